@@ -1,0 +1,41 @@
+# `make demo`, `make test` and `make ui` each work as the only command on a fresh clone.
+PYTHON ?= python3
+VENV   ?= .venv
+PORT   ?= 3000
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.installed
+
+export DAGSTER_HOME ?= $(CURDIR)
+
+.PHONY: help demo test lint types unit ui install clean
+
+help:          ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
+
+install: $(READY)  ## make the virtual environment
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)     ## the whole graph on the miniature world, from nothing
+	$(BIN)/pervl demo
+
+test: lint types unit  ## lint, types and tests
+
+lint: $(READY)     ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)    ## mypy, strict
+	$(BIN)/mypy
+
+unit: $(READY)     ## pytest on two processes
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+ui: $(READY)       ## the Dagster UI and its daemon on 127.0.0.1
+	$(BIN)/dg dev --host 127.0.0.1 --port $(PORT)
+
+clean:         ## remove the virtual environment and caches, never data
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
