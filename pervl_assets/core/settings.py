@@ -1,0 +1,104 @@
+"""The environment variables, read in one place.
+
+Belongs here: names, defaults and checks of the variables in the README's table. Does not belong here: secrets
+(`DEEPFASHION2_PASSWORD` is read where an archive is opened, so that no configuration ever holds it).
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, get_args
+
+from pervl_assets.core.errors import PervlError
+
+Profile = Literal["demo", "full"]
+Precision = Literal["fp32", "fp16", "bf16"]
+NamesRule = Literal["csv", "upstream"]
+Executor = Literal["in_process", "multiprocess"]
+
+TINY_CLIP: Final = Path(__file__).parent.parent / "demo" / "tiny_clip"
+"""Folder of the demo's CLIP, in open_clip's `local-dir` layout."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a run depends on beside its inputs.
+
+    Attributes:
+        data: Root of raw inputs and results (`PERVL_DATA`).
+        profile: Whether raw inputs are drawn or official (`PERVL_PROFILE`).
+        annotations: Folder with one folder a benchmark; None: the official files, fetched below `data`
+            (`PERVL_ANNOTATIONS`).
+        clip_model: open_clip model name, or a folder with `open_clip_config.json` (`PERVL_CLIP_MODEL`).
+        clip_pretrained: Pretrained tag or path of a checkpoint; empty for a model folder, which brings its own
+            (`PERVL_CLIP_PRETRAINED`).
+        device: `auto`, `cpu`, `cuda` or `cuda:n` (`PERVL_DEVICE`).
+        precision: None: fp16 on CUDA, fp32 elsewhere (`PERVL_PRECISION`).
+        top_objects: How many of the most common objects are classes (`PERVL_TOP_OBJECTS`).
+        openimages_names: Rule by which class names are read (`PERVL_OPENIMAGES_NAMES`).
+        feature_shards: Number of partitions of the image features (`PERVL_FEATURE_SHARDS`).
+        executor: How Dagster runs steps (`PERVL_EXECUTOR`).
+    """
+
+    data: Path
+    profile: Profile
+    annotations: Path | None
+    clip_model: str
+    clip_pretrained: str
+    device: str
+    precision: Precision | None
+    top_objects: int
+    openimages_names: NamesRule
+    feature_shards: int
+    executor: Executor
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] = os.environ) -> "Settings":
+        """Read the settings from environment variables.
+
+        Raises:
+            PervlError: A variable has a value that is not one of those allowed; every such variable is named.
+        """
+        wrong: list[str] = []
+
+        def choose(name: str, default: str, allowed: tuple[str, ...]) -> str:
+            value = env.get(name) or default
+            if value not in allowed:
+                wrong.append(f"{name}={value!r}: one of {', '.join(a for a in allowed if a)}")
+            return value
+
+        def count(name: str, default: int) -> int:
+            value = env.get(name) or str(default)
+            if not value.isascii() or not value.isdigit() or int(value) < 1:
+                wrong.append(f"{name}={value!r}: a whole number of at least 1")
+                return default
+            return int(value)
+
+        demo = choose("PERVL_PROFILE", "demo", get_args(Profile)) != "full"
+        device = env.get("PERVL_DEVICE") or "auto"
+        if device not in ("auto", "cpu", "cuda") and not (device.startswith("cuda:") and device[5:].isdigit()):
+            wrong.append(f"PERVL_DEVICE={device!r}: auto, cpu, cuda or cuda:<number>")
+        annotations = env.get("PERVL_ANNOTATIONS")
+        clip_model = env.get("PERVL_CLIP_MODEL") or (str(TINY_CLIP) if demo else "ViT-B-32-quickgelu")
+        settings = cls(
+            data=Path(env.get("PERVL_DATA") or ("data/demo" if demo else "data")).expanduser().absolute(),
+            profile="demo" if demo else "full",
+            annotations=Path(annotations).expanduser().absolute() if annotations else None,
+            clip_model=clip_model,
+            clip_pretrained=env.get("PERVL_CLIP_PRETRAINED") or ("" if Path(clip_model).is_dir() else "openai"),
+            device=device,
+            precision=choose("PERVL_PRECISION", "", ("", *get_args(Precision))) or None,  # type: ignore[arg-type]
+            top_objects=count("PERVL_TOP_OBJECTS", 24 if demo else 1000),
+            openimages_names=choose("PERVL_OPENIMAGES_NAMES", "csv", get_args(NamesRule)),  # type: ignore[arg-type]
+            feature_shards=count("PERVL_FEATURE_SHARDS", 2 if demo else 8),
+            executor=choose("PERVL_EXECUTOR", "multiprocess", get_args(Executor)),  # type: ignore[arg-type]
+        )
+        if wrong:
+            raise PervlError(
+                f"{len(wrong)} environment variable{'s have' if len(wrong) > 1 else ' has'} "
+                "a value that means nothing here.",
+                details=wrong,
+                advice="Correct or unset the variables named above; the README lists them all.",
+            )
+        return settings

@@ -1,0 +1,89 @@
+"""Declared schemas of tables: what each column holds, and a check that a frame keeps to it.
+
+Belongs here: `Column`, `TableSchema` and the content hash of a frame. Does not belong here: any particular table.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import polars as pl
+
+from pervl_assets.core.errors import SchemaError
+
+_HASHED_ROWS: Final = 100_000
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its name, polars type, and what it holds (with units)."""
+
+    name: str
+    dtype: pl.DataType | type[pl.DataType]
+    description: str
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """The columns of a table, in order."""
+
+    columns: tuple[Column, ...]
+
+    def __iter__(self) -> Iterator[Column]:
+        return iter(self.columns)
+
+    @property
+    def names(self) -> list[str]:
+        """The column names in order."""
+        return [column.name for column in self.columns]
+
+    def to_polars(self) -> pl.Schema:
+        """Return the polars schema, for building frames."""
+        return pl.Schema({column.name: column.dtype for column in self.columns})
+
+    def validate(self, frame: pl.DataFrame, table: str) -> pl.DataFrame:
+        """Return `frame` unchanged if it has exactly these columns, in this order, of these types.
+
+        Raises:
+            SchemaError: Names every missing, unexpected, misplaced or wrongly typed column.
+        """
+        return validate_columns(frame, {column.name: str(column.dtype) for column in self.columns}, table)
+
+
+def validate_columns(frame: pl.DataFrame, declared: Mapping[str, str], table: str) -> pl.DataFrame:
+    """Return `frame` unchanged if its columns are those declared: name to polars type as text, in order.
+
+    Raises:
+        SchemaError: Names every missing, unexpected, misplaced or wrongly typed column.
+    """
+    actual = {name: str(dtype) for name, dtype in frame.schema.items()}
+    wrong = [f"missing: {name} ({dtype})" for name, dtype in declared.items() if name not in actual]
+    wrong += [f"unexpected: {name} ({dtype})" for name, dtype in actual.items() if name not in declared]
+    wrong += [
+        f"wrong type: {name} is {actual[name]}, declared {dtype}"
+        for name, dtype in declared.items()
+        if name in actual and actual[name] != dtype
+    ]
+    if not wrong and list(actual) != list(declared):
+        wrong = [f"wrong order: {', '.join(actual)}; declared {', '.join(declared)}"]
+    if wrong:
+        raise SchemaError(
+            f"The table {table} does not keep to its declared schema in {len(wrong)} "
+            f"column{'s' if len(wrong) > 1 else ''}.",
+            details=wrong,
+            advice="Change the function that builds the table, or its declared columns; nothing was written.",
+        )
+    return frame
+
+
+def hash_frame(frame: pl.DataFrame) -> str:
+    """Return a sha256 of a frame's schema and values.
+
+    Equal for equal content: the values are hashed as JSON lines, since the same values may lie in memory, and in
+    Parquet, in more than one way.
+    """
+    digest = hashlib.sha256(repr(list(frame.schema.items())).encode())
+    for part in frame.iter_slices(_HASHED_ROWS):
+        digest.update(part.write_ndjson().encode())
+    return digest.hexdigest()
