@@ -1,0 +1,17 @@
+"""The benchmarks, one module each.
+
+Belongs here: modules that define a `BENCHMARK`, and finding them. A new benchmark is a new module; nothing here names
+any. The modules do not import one another.
+"""
+
+import importlib
+import pkgutil
+
+from pervl_assets.core.benchmark import Benchmark
+
+
+def find_benchmarks() -> tuple[Benchmark, ...]:
+    """Return the `BENCHMARK` of every module of this package that has one, in order of the modules' names."""
+    modules = (importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__))
+    found = (getattr(module, "BENCHMARK", None) for module in modules)
+    return tuple(benchmark for benchmark in found if isinstance(benchmark, Benchmark))
