@@ -1,0 +1,139 @@
+"""What every materialization tells: counts, bytes, previews, pictures, and a data version that is a content hash.
+
+Belongs here: turning a value into a `MaterializeResult`. Does not belong here: computing the value, or a rule about it.
+The end table of `pervl materialize` reads the keys named in `Measure`.
+"""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import dagster as dg
+import polars as pl
+
+from pervl_assets.core.archives import RawArchive
+from pervl_assets.core.files import hash_bytes
+from pervl_assets.core.ledger import FolderTree
+from pervl_assets.core.tables import hash_frame
+from pervl_assets.inversion.clip_features import Features
+
+OWNERS: Final = ["team:pervl"]
+
+ROWS: Final = "dagster/row_count"
+FILES: Final = "files"
+BYTES: Final = "bytes"
+QUARANTINED: Final = "quarantined"
+MISSING: Final = "missing"
+
+_PREVIEW_ROWS: Final = 8
+_LONGEST_CELL: Final = 80
+_LARGEST_PICTURE: Final = 100_000
+"""Bytes of base64: Dagster keeps metadata in its event log, which larger pictures would slow down."""
+
+
+def describe_archive(
+    archive: RawArchive, *, checks: Sequence[dg.AssetCheckResult] = (), **more: Any
+) -> dg.MaterializeResult[RawArchive]:
+    """Materialize a raw input: its identity card as metadata, the card's hash as data version."""
+    card = archive.card
+    return dg.MaterializeResult(
+        value=archive,
+        data_version=dg.DataVersion(card.sha256[:16]),
+        metadata={
+            BYTES: card.bytes,
+            FILES: card.members,
+            "kind": card.kind,
+            "encrypted": card.encrypted,
+            "identity_sha256": card.sha256,
+            **more,
+        },
+        check_results=checks,
+    )
+
+
+def describe_table(
+    frame: pl.DataFrame,
+    *,
+    asset_key: dg.AssetKey | None = None,
+    checks: Sequence[dg.AssetCheckResult] = (),
+    **more: Any,
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """Materialize a table: row count and first rows as metadata, the content's hash as data version."""
+    return dg.MaterializeResult(
+        asset_key=asset_key,
+        value=frame,
+        data_version=dg.DataVersion(hash_frame(frame)[:16]),
+        metadata={ROWS: frame.height, "preview": preview_table(frame), **more},
+        check_results=checks,
+    )
+
+
+def describe_tree(
+    tree: FolderTree, *, checks: Sequence[dg.AssetCheckResult] = (), **more: Any
+) -> dg.MaterializeResult[FolderTree]:
+    """Materialize a folder tree: counts as metadata, the hash of paths and contents as data version."""
+    return dg.MaterializeResult(
+        value=tree,
+        data_version=dg.DataVersion(tree.content_hash[:16]),
+        metadata={
+            FILES: tree.written,
+            BYTES: tree.bytes,
+            QUARANTINED: tree.quarantined,
+            MISSING: tree.missing,
+            "folder": dg.MetadataValue.path(str(tree.root)),
+            **more,
+        },
+        check_results=checks,
+    )
+
+
+def describe_features(features: Features) -> dg.MaterializeResult[Features]:
+    """Materialize features: their counts and passport as metadata, their hash as data version."""
+    return dg.MaterializeResult(
+        value=features,
+        data_version=dg.DataVersion(features.hash()[:16]),
+        metadata=summarize_features(features),
+    )
+
+
+def summarize_features(*shards: Features) -> dict[str, Any]:
+    """Return what is told of features: rows, dimension, bytes of the vectors, rejected images, the passport."""
+    rejected = pl.concat([shard.rejected for shard in shards])
+    return {
+        ROWS: sum(len(shard.ids) for shard in shards),
+        BYTES: sum(shard.vectors.nbytes for shard in shards),
+        QUARANTINED: int((rejected["status"] == "quarantined").sum()),
+        MISSING: int((rejected["status"] == "missing").sum()),
+        "rejected": preview_table(rejected, rows=50),
+        "passport": dg.MetadataValue.json(json.loads(shards[0].passport.to_json())),
+    }
+
+
+def preview_table(frame: pl.DataFrame, rows: int = _PREVIEW_ROWS) -> dg.MetadataValue:
+    """Return a table's first rows as markdown, long cells cut."""
+    if frame.is_empty():
+        return dg.MetadataValue.md("*no rows*")
+    lines = ["| " + " | ".join(frame.columns) + " |", "|" + " --- |" * frame.width]
+    for row in frame.head(rows).iter_rows():
+        lines.append("| " + " | ".join(_cut(cell) for cell in row) + " |")
+    return dg.MetadataValue.md("\n".join(lines))
+
+
+def _cut(cell: object) -> str:
+    text = ", ".join(map(str, cell)) if isinstance(cell, list) else "" if cell is None else str(cell)
+    text = text.replace("|", "\\|").replace("\n", " ")
+    return text if len(text) <= _LONGEST_CELL else text[: _LONGEST_CELL - 1] + "…"
+
+
+def show_picture(data: bytes, alt: str, mime: str = "image/jpeg") -> dg.MetadataValue:
+    """Return a picture for the asset page: the UI draws markdown images from data addresses."""
+    encoded = base64.b64encode(data).decode()
+    if len(encoded) > _LARGEST_PICTURE:
+        return dg.MetadataValue.text(f"{alt}: {len(data):,} bytes, too large for the event log")
+    return dg.MetadataValue.md(f"![{alt}](data:{mime};base64,{encoded})")
+
+
+def combine_versions(parts: Mapping[str, str]) -> dg.DataVersion:
+    """Return one data version for several named contents."""
+    return dg.DataVersion(hash_bytes("\n".join(f"{k} {v}" for k, v in sorted(parts.items())).encode())[:16])

@@ -1,0 +1,124 @@
+"""The raw inputs as assets: found, identified, never copied; and the annotations, held against their manifest.
+
+Belongs here: one asset for every `ArchiveSpec`, and `raw/pervl_annotations`. Does not belong here: reading members.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+
+from pervl_assets.core.archives import ArchiveSpec, IdentityCard, RawArchive
+from pervl_assets.core.files import hash_bytes, hash_file
+from pervl_assets.core.official_files import (
+    FolderVerdict,
+    OfficialFiles,
+    count_rows,
+    fetch_files,
+    load_manifest,
+    require_files,
+)
+from pervl_assets.defs.metadata import OWNERS, describe_archive
+from pervl_assets.defs.resources import ANNOTATIONS, Workspace
+
+RAW = "raw"
+ANNOTATIONS_KEY = dg.AssetKey([RAW, "pervl_annotations"])
+
+
+def build_raw_asset(spec: ArchiveSpec) -> dg.AssetsDefinition:
+    """Return the asset of one raw input."""
+
+    @dg.asset(
+        name=spec.name,
+        key_prefix=RAW,
+        group_name=RAW,
+        io_manager_key="raw_archives",
+        description=f"{spec.description}\n\nFrom {spec.homepage}. Licence: {spec.licence}.",
+        kinds={spec.file.rpartition(".")[2]},
+        owners=OWNERS,
+        code_version="1",
+        metadata={
+            "homepage": dg.MetadataValue.url(spec.homepage),
+            "licence": spec.licence,
+            "place": spec.file,
+            "disk": spec.disk,
+        },
+    )
+    def raw_archive(workspace: Workspace) -> dg.MaterializeResult[RawArchive]:
+        return describe_archive(workspace.find_raw(spec))
+
+    return raw_archive
+
+
+@dg.asset(
+    key=ANNOTATIONS_KEY,
+    group_name=RAW,
+    io_manager_key="raw_archives",
+    kinds={"csv", "yaml"},
+    owners=OWNERS,
+    code_version="1",
+    check_specs=[
+        dg.AssetCheckSpec(
+            "official_files",
+            asset=ANNOTATIONS_KEY,
+            description="Every annotation file is, by its sha256, the one published at the pinned commit. A warning "
+            "names those that are not: results from them cannot be compared with published ones.",
+        )
+    ],
+)
+def pervl_annotations(
+    context: dg.AssetExecutionContext, workspace: Workspace
+) -> Iterator[dg.MaterializeResult[RawArchive]]:
+    """The PerVL annotations: which frames, images, concepts and captions the benchmarks are made of.
+
+    In the full profile the official files (NVlabs/PerVLBenchmark at the commit pinned in `annotations/manifest.yaml`,
+    CC-BY-NC-SA-4.0): fetched over HTTPS unless `PERVL_ANNOTATIONS` names a folder that has them. In the demo profile
+    the annotations of the miniature world.
+    """
+    manifest = load_manifest(ANNOTATIONS / "manifest.yaml")
+    if workspace.annotations:
+        verdict = require_files(folder := workspace.annotations_folder, manifest)
+    elif workspace.profile == "demo":
+        folder = workspace.annotations_folder
+        verdict = FolderVerdict(official=(), different=(), missing=())
+    else:
+        folder = workspace.annotations_folder / manifest.commit
+        verdict = fetch_files(folder, manifest, report=context.log.info)
+    archive = identify_annotations(folder)
+    yield describe_archive(
+        archive,
+        checks=[check_official(verdict, manifest, demo=workspace.profile == "demo" and not workspace.annotations)],
+        rows={path.relative_to(folder).as_posix(): count_rows(path) for path in _list_files(folder)},
+    )
+
+
+def identify_annotations(folder: Path) -> RawArchive:
+    """Return the annotations' folder with a card over the files' contents: they are small enough to be read."""
+    files = {path.relative_to(folder).as_posix(): path for path in _list_files(folder)}
+    digest = hash_bytes("\n".join(f"{name} {hash_file(path)}" for name, path in files.items()).encode())
+    size = sum(path.stat().st_size for path in files.values())
+    return RawArchive(folder, IdentityCard("folder", size, len(files), digest, encrypted=False))
+
+
+def _list_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix in (".csv", ".txt", ".yaml"))
+
+
+def check_official(verdict: FolderVerdict, manifest: OfficialFiles, *, demo: bool) -> dg.AssetCheckResult:
+    """Report which annotation files are the published ones."""
+    if demo:
+        text = "The miniature world has annotations of its own; nothing here is meant to be official."
+    elif verdict.different:
+        text = (
+            f"{len(verdict.different)} of {len(manifest.files)} files are not those of {manifest.repository} at "
+            f"{manifest.commit[:7]}: {', '.join(verdict.different)}."
+        )
+    else:
+        text = f"All {len(manifest.files)} files are those of {manifest.repository} at {manifest.commit[:7]}."
+    return dg.AssetCheckResult(
+        check_name="official_files",
+        passed=not verdict.different,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=text,
+        metadata={"official": len(verdict.official), "different": len(verdict.different)},
+    )

@@ -1,0 +1,116 @@
+"""What a run is given beside its inputs: the workspace (where things are, which profile) and the CLIP encoder.
+
+Belongs here: Dagster resources made from `Settings`. The archive's password is not one of them: it is read from the
+environment at the moment an archive is opened, so that no configuration, event or log ever holds it.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import dagster as dg
+from pydantic import Field
+
+from pervl_assets.core.archives import ArchiveSpec, RawArchive, find_archive
+from pervl_assets.core.settings import NamesRule, Settings
+from pervl_assets.demo import DEMO_PASSWORD, draw_raw
+
+if TYPE_CHECKING:
+    from pervl_assets.core.settings import Precision
+    from pervl_assets.inversion.clip_encoder import ClipEncoder, EmbeddingPassport
+
+PROJECT_ROOT = Path(__file__).parents[2]
+ANNOTATIONS = PROJECT_ROOT / "annotations"
+
+
+class Workspace(dg.ConfigurableResource[Any]):
+    """Where inputs and results are, and whether the inputs are drawn or official."""
+
+    profile: str = Field(description="demo: raw inputs are drawn; full: the official archives (PERVL_PROFILE)")
+    data: str = Field(description="root of raw inputs and results (PERVL_DATA)")
+    annotations: str | None = Field(
+        default=None, description="folder of annotations of your own; none: the profile's (PERVL_ANNOTATIONS)"
+    )
+    top_objects: int = Field(description="how many of the most common objects are classes (PERVL_TOP_OBJECTS)")
+    openimages_names: str = Field(description="csv or upstream: how names are read (PERVL_OPENIMAGES_NAMES)")
+    workers: int = Field(
+        default_factory=lambda: os.cpu_count() or 1, description="worker processes for reading and decoding"
+    )
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "Workspace":
+        """Take over what the environment says."""
+        return cls(
+            profile=settings.profile,
+            data=str(settings.data),
+            annotations=str(settings.annotations) if settings.annotations else None,
+            top_objects=settings.top_objects,
+            openimages_names=settings.openimages_names,
+        )
+
+    @property
+    def root(self) -> Path:
+        """The data root."""
+        return Path(self.data)
+
+    @property
+    def names_rule(self) -> NamesRule:
+        """The rule by which OpenImages names are read."""
+        return cast("NamesRule", self.openimages_names)
+
+    @property
+    def annotations_folder(self) -> Path:
+        """Folder of the annotations: the user's own, the demo's, or the one that official files are fetched into."""
+        if self.annotations:
+            return Path(self.annotations)
+        return ANNOTATIONS / "demo" if self.profile == "demo" else self.root / "assets" / "annotations"
+
+    def find_raw(self, spec: ArchiveSpec) -> RawArchive:
+        """Find a raw input; in the demo profile draw it first where it is missing.
+
+        Raises:
+            MissingInputError: In the full profile: says where to get it, where to put it, and its licence.
+        """
+        if self.profile == "demo":
+            draw_raw(spec.name, self.root)
+        return find_archive(spec, self.root)
+
+    def read_password(self, spec: ArchiveSpec) -> str | None:
+        """Return the password for an archive from its environment variable, None where there is none."""
+        if spec.password_variable is None:
+            return None
+        return os.environ.get(spec.password_variable) or (DEMO_PASSWORD if self.profile == "demo" else None)
+
+
+class Clip(dg.ConfigurableResource[Any]):
+    """The CLIP model that encodes pictures and names."""
+
+    model: str = Field(description="open_clip model name, or a folder in open_clip's layout (PERVL_CLIP_MODEL)")
+    pretrained: str = Field(description="pretrained tag or path of a checkpoint (PERVL_CLIP_PRETRAINED)")
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:n (PERVL_DEVICE)")
+    precision: str | None = Field(
+        default=None, description="fp32, fp16, bf16; none: fp16 on CUDA, fp32 elsewhere (PERVL_PRECISION)"
+    )
+    batch_size: int = Field(default=64, description="pictures or names encoded at once")
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "Clip":
+        """Take over what the environment says."""
+        return cls(
+            model=settings.clip_model,
+            pretrained=settings.clip_pretrained,
+            device=settings.device,
+            precision=settings.precision,
+        )
+
+    def describe(self) -> "EmbeddingPassport":
+        """Return what features of this model depend on, without loading it."""
+        from pervl_assets.inversion.clip_encoder import describe_encoder
+
+        return describe_encoder(self.model, self.pretrained, self.device, cast("Precision | None", self.precision))
+
+    def load(self) -> "ClipEncoder":
+        """Load the model onto its device."""
+        from pervl_assets.inversion.clip_encoder import load_encoder
+
+        return load_encoder(self.model, self.pretrained, self.device, cast("Precision | None", self.precision))

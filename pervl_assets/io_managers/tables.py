@@ -1,0 +1,55 @@
+"""Tables: polars frames in Parquet, held against their declared columns before anything is written.
+
+Belongs here: the check and the file format. The declaration itself is the asset's `dagster/column_schema` metadata.
+"""
+
+from pathlib import Path
+from typing import Any, Final
+
+import dagster as dg
+import polars as pl
+
+from pervl_assets.core.errors import SchemaError
+from pervl_assets.core.files import replace_atomically
+from pervl_assets.core.tables import TableSchema, hash_frame, validate_columns
+from pervl_assets.io_managers.base import PervlIOManager
+
+COLUMN_SCHEMA: Final = "dagster/column_schema"
+
+CONTENT_SHA256: Final = "pervl_content_sha256"
+"""Key of the Parquet file's own metadata under which the hash of its content stands, for `pervl verify`."""
+
+
+def declare_columns(schema: TableSchema) -> dict[str, dg.TableSchema]:
+    """Return the asset metadata that declares a table's columns, to Dagster's UI and to `TableIOManager`."""
+    columns = [dg.TableColumn(c.name, str(c.dtype), description=c.description) for c in schema]
+    return {COLUMN_SCHEMA: dg.TableSchema(columns=columns)}
+
+
+class TableIOManager(PervlIOManager):
+    """Reads and writes `polars.DataFrame` as Parquet; refuses a frame that breaks its declared schema."""
+
+    extension = ".parquet"
+
+    def write(self, context: dg.OutputContext, value: pl.DataFrame, path: Path) -> None:
+        """Write the frame whole or not at all; an unchanged frame rewrites nothing.
+
+        Raises:
+            SchemaError: A column is missing, unexpected, misplaced or of another type; nothing is written.
+        """
+        table = context.asset_key.to_user_string()
+        declared: Any = context.definition_metadata.get(COLUMN_SCHEMA)
+        if declared is None:
+            raise SchemaError(
+                f"The table {table} declares no columns.",
+                advice="Give its asset metadata=declare_columns(schema).",
+            )
+        schema: dg.TableSchema = getattr(declared, "schema", declared)  # Dagster may have wrapped it
+        validate_columns(value, {column.name: column.type for column in schema.columns}, table)
+        with replace_atomically(path) as partial:
+            value.write_parquet(partial, metadata={CONTENT_SHA256: hash_frame(value)})
+        context.add_output_metadata({"bytes": path.stat().st_size})
+
+    def read(self, context: dg.InputContext, path: Path) -> pl.DataFrame:
+        """Read the frame."""
+        return pl.read_parquet(path)
