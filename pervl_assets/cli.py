@@ -1,0 +1,176 @@
+"""The command line: `pervl demo`, `pervl materialize`, `pervl verify`, `pervl status`.
+
+Belongs here: options, progress, errors. Does not belong here: running, verifying and printing, which are `headless`'s,
+and everything that an asset does. Dagster is loaded inside the commands: `--help` comes at once.
+"""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from pervl_assets.core.errors import PervlError
+from pervl_assets.core.settings import Settings
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+_POLL_SECONDS = 0.3
+
+
+class PervlGroup(click.Group):
+    """Shows a `PervlError` as what it is: a message for a person, without a stack."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; exit with 1 after an error a person can act on."""
+        try:
+            return super().invoke(ctx)
+        except PervlError as error:
+            Console(stderr=True).print(f"[bold red]error[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+            ctx.exit(1)
+
+
+@click.group(cls=PervlGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="pervl_assets")
+def main() -> None:
+    """The PerVL benchmark as Dagster assets: from raw archives to the files PALAVRA reads.
+
+    Where things are and which inputs are used is said by environment variables: PERVL_DATA, PERVL_PROFILE, … (README).
+    """
+
+
+@main.command()
+@click.option("--select", default="*", show_default=True, help="""Dagster selection: group:ytvos, +key:"palavra/…" """)
+def materialize(select: str) -> None:
+    """Materialize the graph or a part of it, every partition of what is selected.
+
+    What is unchanged is left as it is. Exits with 0 only if every asset materialized and every check of error severity
+    passed.
+    """
+    sys.exit(0 if run_graph(select) else 1)
+
+
+@main.command()
+def demo() -> None:
+    """Draw the miniature world, materialize the whole graph on it, and verify the results."""
+    os.environ["PERVL_PROFILE"] = "demo"
+    os.environ.setdefault(
+        "PERVL_EXECUTOR", "in_process"
+    )  # for these small inputs, starting processes would take longer
+    passed = run_graph("*") and run_verification()
+    if passed:
+        from pervl_assets.headless.printing import make_console, say_where_to_look
+
+        say_where_to_look(make_console(), Settings.from_env().data)
+    sys.exit(0 if passed else 1)
+
+
+@main.command()
+def verify() -> None:
+    """Re-read what is on disk and hold it against its manifests: missing, changed, extra."""
+    sys.exit(0 if run_verification() else 1)
+
+
+@main.command()
+def status() -> None:
+    """Show what is materialized, stale or missing, and which raw inputs are found."""
+    from pervl_assets.definitions import defs
+    from pervl_assets.headless.printing import make_console, print_status
+    from pervl_assets.headless.runs import open_instance
+    from pervl_assets.headless.status import list_inputs, list_states
+
+    settings = Settings.from_env()
+    with open_instance(settings.data) as instance:
+        print_status(make_console(), settings, list_inputs(settings), list_states(defs, instance))
+
+
+def run_graph(selection: str) -> bool:
+    """Materialize a selection with a progress bar and an end table; return whether all of it passed."""
+    from pervl_assets.definitions import defs
+    from pervl_assets.headless import runs
+    from pervl_assets.headless.printing import make_console, print_outcome
+
+    settings, console = Settings.from_env(), make_console()
+    waves = runs.plan_waves(defs, runs.select_assets(defs, selection))
+    total = sum(len(wave.keys) * max(1, len(wave.partitions)) for wave in waves)
+    start, outcome = time.monotonic(), runs.Outcome()
+    with runs.open_instance(settings.data) as instance, show_progress(console, total) as progress:
+        for wave in waves:
+            wave_id = runs.new_wave_id()
+            with follow(instance, wave_id, progress):
+                outcome.add(runs.execute_wave(wave, instance, wave_id))
+            if not outcome.succeeded:
+                break
+    print_outcome(console, outcome, time.monotonic() - start, total - len(outcome.made))
+    return outcome.passed
+
+
+def run_verification() -> bool:
+    """Verify what is on disk with an end table; return whether all of it is as its manifests say."""
+    from pervl_assets.definitions import defs
+    from pervl_assets.headless.printing import make_console, print_verdicts
+    from pervl_assets.headless.verification import verify_values
+
+    settings, console = Settings.from_env(), make_console()
+    with console.status("re-reading what is on disk"):
+        verdicts = list(verify_values(defs, settings.data))
+    return print_verdicts(console, verdicts, settings.data)
+
+
+@contextmanager
+def show_progress(console: Console, total: int) -> Iterator[Progress]:
+    """Show a bar that counts assets; where there is no terminal, a line for each."""
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[news]}"),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+    with bar:
+        bar.add_task("materializing", total=total, news="")
+        yield bar
+
+
+@contextmanager
+def follow(instance: "DagsterInstance", wave_id: str, progress: Progress) -> Iterator[None]:
+    """Let the bar follow the events of a run while it goes on."""
+    over = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(instance, wave_id, progress, over), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _watch(instance: "DagsterInstance", wave_id: str, progress: Progress, over: threading.Event) -> None:
+    from pervl_assets.headless import runs
+
+    run_id: str | None = None
+    cursor: str | None = None
+    task = progress.tasks[0].id
+    while True:
+        last = over.wait(_POLL_SECONDS)
+        run_id = run_id or runs.find_run_id(instance, wave_id)
+        if run_id:
+            news, cursor = runs.read_news(instance, run_id, cursor)
+            for item in news:
+                progress.update(task, advance=1 if item.made else 0, news=escape(item.text))
+                if item.made and progress.disable:
+                    progress.console.print(f"  {escape(item.text)}", highlight=False)
+        if last:
+            return

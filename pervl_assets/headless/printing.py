@@ -1,0 +1,185 @@
+"""The tables that `pervl` ends with.
+
+Belongs here: columns, units and colours. Does not belong here: finding out what is to be printed.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pervl_assets.core.errors import name_some
+from pervl_assets.core.settings import Settings
+from pervl_assets.core.upstream_names import RETRIVAL_SETS
+from pervl_assets.headless.runs import Finding, Outcome, name_partition
+from pervl_assets.headless.status import AssetState, InputState
+from pervl_assets.headless.verification import ValueVerdict
+
+_ROWS: Final = "dagster/row_count"
+_COLOURS: Final = {"fresh": "green", "stale": "yellow", "missing": "red"}
+_THOUSAND: Final = 1000
+_WIDTH_OF_A_FILE: Final = 140
+
+
+def make_console() -> Console:
+    """Return a console as wide as the terminal; where the output is not one, wide enough for every table."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDTH_OF_A_FILE)
+
+
+def print_outcome(console: Console, outcome: Outcome, seconds: float, left: int) -> None:
+    """Print what was materialized, what was found wrong, and the sum of it."""
+    table = _make_table("asset", ">files or rows", ">seconds", ">bytes", ">quarantined")
+    for made in outcome.made:
+        table.add_row(
+            escape(name_partition(made.asset, made.partition)),
+            _count(made.metadata),
+            f"{made.seconds:,.1f}",
+            format_bytes(made.metadata.get("bytes")),
+            _show_quarantined(made.metadata),
+        )
+    table.add_section()
+    table.add_row(
+        f"[bold]{len(outcome.made)} materialized[/]" + (f", [bold red]{left} not[/]" if left else ""),
+        "",
+        f"[bold]{seconds:,.1f}[/]",
+        f"[bold]{format_bytes(sum(made.metadata.get('bytes') or 0 for made in outcome.made))}[/]",
+        str(sum(made.metadata.get("quarantined") or 0 for made in outcome.made)),
+    )
+    console.print(table)
+    print_findings(console, outcome.findings)
+    console.print(
+        "[bold green]all materialized, no check of error severity failed[/]"
+        if outcome.passed
+        else "[bold red]failed[/]: mend what is named above and run the same command again; finished work is kept"
+    )
+
+
+def print_findings(console: Console, findings: Iterable[Finding]) -> None:
+    """Print warnings first and errors last, where the eye ends."""
+    for finding in sorted(findings, key=lambda finding: finding.severity == "error"):
+        colour = "bold red" if finding.severity == "error" else "yellow"
+        console.print(
+            f"[{colour}]{finding.severity}[/] [bold]{escape(finding.asset)}[/] {escape(finding.text)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def print_verdicts(console: Console, verdicts: Iterable[ValueVerdict], data: Path) -> bool:
+    """Print what re-reading showed; return whether everything is as its manifests say, and there is something."""
+    table = _make_table("asset", ">files", ">bytes", "verdict")
+    values = list(verdicts)
+    for value in values:
+        table.add_row(
+            escape(value.asset), f"{value.files:,}" if value.files else "", format_bytes(value.bytes), _judge(value)
+        )
+    console.print(table)
+    wrong = [value for value in values if not value.verdict]
+    for value in wrong:
+        for what in ("missing", "changed", "extra"):
+            if names := getattr(value.verdict, what):
+                console.print(
+                    f"[red]{what}[/] in [bold]{escape(value.asset)}[/]: {escape(name_some(names))}", soft_wrap=True
+                )
+    there = sum(1 for value in values if value.files)
+    if not there:
+        console.print(f"[red]nothing to verify below {data}[/]: run pervl materialize first")
+    elif wrong:
+        console.print(
+            f"[bold red]{len(wrong)} of {there} values differ from their manifests[/]: pervl materialize repairs what "
+            "is missing or changed, and nothing else"
+        )
+    else:
+        files = sum(value.files for value in values)
+        console.print(f"[bold green]verified[/]: {files:,} files in {there} values are as their manifests say")
+    return bool(there) and not wrong
+
+
+def _show_size(value: ValueVerdict) -> tuple[str, str]:
+    return (f"{value.files:,}", format_bytes(value.bytes)) if value.files else ("", "")
+
+
+def _judge(value: ValueVerdict) -> str:
+    if not value.files:
+        return "[dim]not materialized[/]"
+    if value.verdict:
+        return "[green]as written[/]"
+    parts = [f"{len(getattr(value.verdict, what)):,} {what}" for what in ("missing", "changed", "extra")]
+    return f"[red]{', '.join(part for part in parts if not part.startswith('0 '))}[/]"
+
+
+def print_status(
+    console: Console, settings: Settings, inputs: Iterable[InputState], states: Iterable[AssetState]
+) -> None:
+    """Print which inputs are found and the state of every asset."""
+    console.print(f"profile [bold]{settings.profile}[/], data in [bold]{settings.data}[/]", soft_wrap=True)
+    table = _make_table("input", "state", "place below the data folder")
+    for one in inputs:
+        table.add_row(one.name, "[green]found[/]" if one.found else "[yellow]not found[/]", one.place)
+    console.print(table)
+    table = _make_table("asset", "state", "materialized", ">files or rows", ">bytes", "why")
+    for state in states:
+        table.add_row(
+            escape(name_partition(state.asset, state.partition)),
+            f"[{_COLOURS[state.state]}]{state.state}[/]",
+            _show_time(state.when),
+            _count(state.metadata),
+            format_bytes(state.metadata.get("bytes")),
+            escape(state.why),
+        )
+    console.print(table)
+
+
+def say_where_to_look(console: Console, data: Path) -> None:
+    """Say what the demo made and where a person may look at it."""
+    console.print("\n[bold]The miniature world is ready. Where to look:[/]")
+    for place, what in (
+        ("youtube_vos/ytvos_PerVL/fsl_seg", "few-shot crops and evaluation frames, boxes and masks"),
+        (f"youtube_vos/{RETRIVAL_SETS}/validation", "a retrieval set as PALAVRA reads it"),
+        ("deep_fashion2/personalized_validation", "few-shot and evaluation images of people's clothes"),
+        ("inversion_model_train_data", "the training files of the inversion model"),
+        ("assets", "typed tables, features, matches and ledgers in Parquet"),
+    ):
+        console.print(f"  {data / place}", highlight=False, soft_wrap=True, end="")
+        console.print(f"  [dim]{what}[/]", highlight=False, soft_wrap=True)
+    console.print("  [bold]make ui[/] opens the same graph in the browser at http://127.0.0.1:3000", highlight=False)
+
+
+def format_bytes(count: float | None) -> str:
+    """Return a number of bytes as a person reads it: 1.7 GB."""
+    if count is None:
+        return ""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < _THOUSAND:
+            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
+        count /= _THOUSAND
+    return f"{count:,.1f} TB"
+
+
+def _make_table(*columns: str) -> Table:
+    """Return an empty table; a column whose name begins with > holds numbers."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+    return table
+
+
+def _count(metadata: dict[str, Any]) -> str:
+    count = metadata.get(_ROWS, metadata.get("files"))
+    return f"{count:,}" if count is not None else ""
+
+
+def _show_quarantined(metadata: dict[str, Any]) -> str:
+    count, missing = metadata.get("quarantined"), metadata.get("missing")
+    shown = "" if count is None else f"[yellow]{count:,}[/]" if count else "0"
+    return f"{shown} [red]+ {missing:,} missing[/]" if missing else shown
+
+
+def _show_time(when: datetime | None) -> str:
+    return when.astimezone().strftime("%Y-%m-%d %H:%M") if when else ""
