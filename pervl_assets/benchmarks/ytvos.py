@@ -121,8 +121,8 @@ def _iterate_concepts(file: Path, faults: Faults) -> Iterator[tuple[int, dict[st
             f"{file} is not YAML{f' at line {mark.line + 1}' if mark else ''}: {getattr(error, 'problem', error)}.",
             advice="Restore the official file at the pinned commit.",
         ) from error
-    if not isinstance(root, yaml.MappingNode):
-        faults.add(1, "not a mapping of concepts")
+    if not isinstance(root, yaml.MappingNode) or not root.value:
+        faults.add(1, "no mapping of concepts")
         return
     for key, value in root.value:
         line = key.start_mark.line + 1

@@ -116,6 +116,18 @@ class Staging:
         self.clear()
 
 
+def write_anew(file: Path, data: bytes) -> None:
+    """Write a staged file, never through a link that it may share with the tree in place.
+
+    Raises:
+        WriteError: No permission, or no space left.
+    """
+    with explain_write_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.unlink(missing_ok=True)
+        file.write_bytes(data)
+
+
 def exchange(one: Path, other: Path) -> bool:
     """Exchange two folders in one step; return False where the system cannot (then nothing is done)."""
     try:

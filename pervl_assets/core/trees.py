@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from pervl_assets.core.errors import ArchiveError, name_some
-from pervl_assets.core.files import explain_write_errors, hash_bytes
+from pervl_assets.core.files import hash_bytes
 from pervl_assets.core.ledger import FolderTree, Row, build_frame, is_whole, list_files, verify_tree
 from pervl_assets.core.members import Members, check_password
 from pervl_assets.core.pixels import ImageError
@@ -28,7 +28,7 @@ from pervl_assets.core.plans import (
     make_recipe,
     start_row,
 )
-from pervl_assets.core.staging import Staging
+from pervl_assets.core.staging import Staging, write_anew
 from pervl_assets.core.workers import map_in_threads, run_in_workers
 from pervl_assets.core.zips import MemberError
 
@@ -171,10 +171,7 @@ class _Task:
             yield {**start_row(self.rules, output, job.members, crcs), "status": "quarantined", "reason": reason}
 
     def _write(self, row: Row, result: Rendered) -> Row:
-        file = self.folder / row["path"]
-        with explain_write_errors(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(result.data)
+        write_anew(self.folder / row["path"], result.data)
         box = None if result.box is None else list(result.box)
         return {**fill_row(row, result.data), "box": box, "width": result.width, "height": result.height}
 
@@ -239,7 +236,6 @@ def _assemble(plan: TreePlan, staging: Staging, ledger: pl.DataFrame, in_place: 
         for path in kept:
             staging.keep(path)
         for path in summaries.keys() - kept:
-            (staging.folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (staging.folder / path).write_bytes(summaries[path])
+            write_anew(staging.folder / path, summaries[path])
         staging.prune(wanted)
     return ledger, True

@@ -72,7 +72,8 @@ def read_directory(path: Path) -> dict[str, ZipEntry]:
             f"{path} is not a whole zip archive: {error}.",
             advice="Download it again and compare its size with the official one; an interrupted download looks so.",
         ) from error
-    faults = [f"{info.orig_filename!r}: {fault}" for info in infos if (fault := _find_fault(info))]
+    length = path.stat().st_size
+    faults = [f"{info.orig_filename!r}: {fault}" for info in infos if (fault := _find_fault(info, length))]
     folded = Counter(info.orig_filename.casefold() for info in infos)
     faults += [f"{name!r}: {count} members of this name, but for upper and lower case"
                for name, count in folded.items() if count > 1]  # fmt: skip
@@ -97,14 +98,15 @@ def read_directory(path: Path) -> dict[str, ZipEntry]:
     }
 
 
-def _find_fault(info: zipfile.ZipInfo) -> str | None:
-    """Say why an entry is not to be trusted, or None."""
+def _find_fault(info: zipfile.ZipInfo, length: int) -> str | None:
+    """Say why an entry of an archive of `length` bytes is not to be trusted, or None."""
     name, size, stored = info.orig_filename, info.file_size, info.compress_size
     faults = {
         "an empty name, or control characters in it": not name or not name.isprintable(),
         "a backslash in the name": "\\" in name,
         "an absolute path": name.startswith("/") or name[1:2] == ":",
         "a path that climbs out of its folder": ".." in name.split("/"),
+        "a place outside the archive": not 0 <= info.header_offset <= length - stored,
         "a symbolic link": stat.S_ISLNK(info.external_attr >> 16),
         f"inflates {stored:,} bytes to {size:,}": size > min(MAX_MEMBER_BYTES, max(1 << 20, MAX_RATIO * stored)),
         f"compressed by method {info.compress_type}, which is not read here": info.compress_type not in _METHODS,

@@ -86,11 +86,12 @@ def build_tree_asset(benchmark: Benchmark, tree: TreeAsset) -> dg.AssetsDefiniti
     def folder_tree(
         context: dg.AssetExecutionContext, workspace: Workspace, **inputs: Any
     ) -> Iterator[dg.MaterializeResult[FolderTree]]:
-        built = build_from_source(context, workspace, tree, spec, inputs)
+        split = context.partition_key if tree.splits else None
+        built = build_from_source(context, workspace, tree, spec, split, inputs)
         sheet = draw_contact_sheet(replace(built, root=built.staged or built.root), tree.sheet)
         yield describe_tree(
             built,
-            checks=check_tree(built),
+            checks=check_tree(built, tree.facts.get(split, {}), drawn=workspace.profile == "demo"),
             contact_sheet=show_picture(sheet, f"{key.to_user_string()}: a sample of its concepts"),
         )
 
@@ -102,10 +103,10 @@ def build_from_source(
     workspace: Workspace,
     tree: TreeAsset,
     spec: ArchiveSpec | None,
+    split: str | None,
     inputs: Mapping[str, Any],
 ) -> FolderTree:
     """Build a tree from its source (a raw archive, or another tree), keeping whatever a former run got right."""
-    split = context.partition_key if tree.splits else None
     plan = tree.plan({name: inputs[name] for name in tree.tables}, split)
     ledger = locate_value(workspace.root, context.asset_key.path, ".parquet", split)
     source = inputs["source"]

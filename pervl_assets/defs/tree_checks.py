@@ -3,6 +3,8 @@
 Belongs here: what a tree's numbers must satisfy, as `AssetCheckResult`. Does not belong here: building the tree.
 """
 
+from collections.abc import Mapping
+
 import dagster as dg
 import polars as pl
 
@@ -12,6 +14,7 @@ from pervl_assets.defs.metadata import preview_table
 
 LEDGER_ADDS_UP = "ledger_adds_up"
 NOTHING_QUARANTINED = "nothing_quarantined"
+OFFICIAL_COUNTS = "official_counts"
 
 
 def declare_tree_checks(key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
@@ -30,12 +33,40 @@ def declare_tree_checks(key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
             description="No file had to be left out because its source is corrupt. A warning: published numbers "
             "depend on the number of files in each concept.",
         ),
+        dg.AssetCheckSpec(
+            OFFICIAL_COUNTS,
+            asset=key,
+            description="As many files of each rule are expected as the official annotations give. A warning: with "
+            "other annotations the results cannot be compared with published ones.",
+        ),
     ]
 
 
-def check_tree(tree: FolderTree) -> list[dg.AssetCheckResult]:
-    """Evaluate the checks of `declare_tree_checks` on a tree that was just built."""
-    return [check_ledger(tree), check_quarantine(tree)]
+def check_tree(tree: FolderTree, facts: Mapping[str, int], *, drawn: bool) -> list[dg.AssetCheckResult]:
+    """Evaluate the checks of `declare_tree_checks` on a tree that was just built.
+
+    Args:
+        tree: The tree.
+        facts: Expected outputs by rule under the official annotations.
+        drawn: Whether the inputs are the miniature world's, to which the facts do not apply.
+    """
+    return [check_ledger(tree), check_quarantine(tree), check_counts(tree, facts, drawn=drawn)]
+
+
+def check_counts(tree: FolderTree, facts: Mapping[str, int], *, drawn: bool) -> dg.AssetCheckResult:
+    """Hold the number of outputs of each rule against what the official annotations give."""
+    counts = dict(tree.ledger.group_by("rule").len().iter_rows())
+    differing = [
+        f"{rule}: {counts.get(rule, 0):,}, officially {n:,}" for rule, n in facts.items() if counts.get(rule) != n
+    ]
+    text = "; ".join(differing) if differing else ", ".join(f"{n:,} {rule}" for rule, n in sorted(counts.items()))
+    return dg.AssetCheckResult(
+        check_name=OFFICIAL_COUNTS,
+        passed=drawn or not differing,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"The miniature world has counts of its own: {text}" if drawn else text,
+        metadata=dict(sorted(counts.items())),
+    )
 
 
 def check_ledger(tree: FolderTree) -> dg.AssetCheckResult:

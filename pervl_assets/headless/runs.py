@@ -122,7 +122,8 @@ def select_assets(defs: dg.Definitions, selection: str) -> frozenset[dg.AssetKey
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", dg.BetaWarning)  # of Dagster about itself; nothing a user here can mend
-            keys = frozenset(dg.AssetSelection.from_string(selection).resolve(graph))
+            chosen = dg.AssetSelection.from_string(selection).required_multi_asset_neighbors()
+            keys = frozenset(chosen.resolve(graph))
     except (dg.DagsterError, ValueError) as error:
         raise PervlError(
             f"The selection {selection!r} cannot be understood: {str(error).splitlines()[0]}",

@@ -1,0 +1,193 @@
+"""DeepFashion2 of the miniature world: people who wear the same garment in different places, and their captions.
+
+Belongs here: the pictures, the encrypted `train.zip` as DeepFashion2 publishes it, and the annotation files in
+upstream's formats. Does not belong here: how those files are read (`pervl_assets.benchmarks.deep_fashion`).
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Final
+
+import numpy as np
+
+from pervl_assets.core.files import write_bytes_atomically
+from pervl_assets.demo.builder import Builder, RawInput
+from pervl_assets.demo.creatures import GARMENTS
+from pervl_assets.demo.drawing import Marking, encode_jpeg
+from pervl_assets.demo.places import PLACES
+from pervl_assets.demo.scenes import Figure, Scene, choose_look, dress_person, render
+from pervl_assets.demo.sentences import add_article, choose_verb, describe
+from pervl_assets.demo.zips import Member, write_zip
+
+DEMO_PASSWORD: Final = "fluffy-the-unicorn"  # noqa: S105 - opens a drawn archive; anybody may know it
+"""Password of the drawn DeepFashion2 archive."""
+
+_SPLITS: Final = ("validation", "test")
+_PAIRS: Final = 6
+_COLOURS: Final = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "black", "white")
+_MARKINGS: Final[tuple[Marking, ...]] = ("plain", "striped", "spotted")
+_SIZES: Final = ((225, 300), (234, 312), (240, 320), (300, 300))
+_COMPANIONS: Final = {
+    "grass": ("dog", "horse", "car", "tree", "flower", "bicycle", "ball", "elephant"),
+    "beach": ("dog", "umbrella", "ball", "chair", "turtle", "bicycle"),
+    "street": ("car", "bus", "bicycle", "dog", "tree"),
+    "snow": ("tree", "dog", "horse", "train"),
+    "room": ("chair", "cat", "dog", "flower", "ball"),
+}
+_DETAILS: Final = {
+    "grass": "on the green grass with hills behind",
+    "beach": "on the sandy beach in front of the blue sea",
+    "street": "on a street with a row of houses",
+    "snow": "in the snow in front of mountains",
+    "room": "in a room with a window and a round rug",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a garment: its number in the archive, what it shows and what is said about it."""
+
+    number: int
+    pair: int
+    split: str
+    role: str
+    category: str
+    scene: Scene
+    short: str
+    detailed: str
+
+    @property
+    def member(self) -> str:
+        """The member's name in the archive, as captions name it."""
+        return f"train/image/{self.number:06d}.jpg"
+
+
+def _compose(random: Random, place: str, category: str, colour: str, marking: Marking) -> Scene:
+    """Compose a picture of a person who wears the garment next to something else."""
+    width, height = random.choice(_SIZES)
+    arms = random.choice([(0.0, 0.0), (0.0, 0.6), (0.4, 0.0), (0.25, 0.25)])
+    side = random.choice([-1, 1])
+    person = Figure("person", dress_person(random, category, colour, marking, arms), -0.13 * side, 0.94, 0.84)
+    thing = random.choice(_COMPANIONS[place])
+    look = replace(choose_look(random, thing), tilt=0.0)
+    companion = Figure(thing, look, 0.2 * side, random.uniform(0.78, 0.86), random.uniform(0.28, 0.34))
+    return Scene(place, str(random.random()), (companion, person), width, height, relation="beside")
+
+
+def _caption(random: Random, scene: Scene) -> tuple[str, str]:
+    """Write a short and a detailed caption that are true of a picture; neither names the garment."""
+    companion, person = scene.figures
+    thing, named = add_article(describe(companion)), add_article(companion.thing)
+    side, other = ("left", "right") if person.x < companion.x else ("right", "left")
+    where, detail = PLACES[scene.place].phrase, _DETAILS[scene.place]
+    verb = choose_verb(companion, scene.place)
+    short = random.choice(
+        [f"a person stands next to {named}.", f"the person stands {where}.", f"{thing} {verb} beside a person."]
+    )
+    detailed = random.choice(
+        [
+            f"a person stands to the {side} of {thing}, {detail}.",
+            f"{detail}, {thing} {verb} to the {other} of the person.",
+            f"the person stands next to {thing} {detail}.",
+        ]
+    )
+    return short, detailed
+
+
+@cache
+def plan_pictures(seed: int) -> tuple[Picture, ...]:
+    """Plan every picture of the miniature DeepFashion2, by number.
+
+    Six pairs a split, each with five to eight few-shot and two to four evaluation pictures, and three pairs that no
+    annotation names.
+    """
+    random = Random(f"{seed}/deep_fashion")
+    pairs = sorted(random.sample(range(300, 14000), 2 * _PAIRS + 3))
+    random.shuffle(pairs)
+    pictures: list[Picture] = []
+    garments = random.sample([(g, c, m) for g in GARMENTS for c in _COLOURS for m in _MARKINGS], len(pairs))
+    for index, (pair, (category, colour, marking)) in enumerate(zip(pairs, garments, strict=True)):
+        split = _SPLITS[index // _PAIRS] if index < 2 * _PAIRS else ""
+        few_shot, evaluation = random.randint(5, 8), random.randint(2, 4)
+        roles = ["few_shot"] * few_shot + ["evaluation"] * evaluation
+        random.shuffle(roles)
+        places = [place for _ in range(3) for place in random.sample(list(_COMPANIONS), len(_COMPANIONS))]
+        numbers = sorted(random.sample(range(13 * pair, 13 * pair + 13), len(roles)))
+        for number, role, place in zip(numbers, roles, places, strict=False):
+            scene = _compose(random, place, category, colour, marking)
+            short, detailed = _caption(random, scene)
+            pictures.append(Picture(number, pair, split, role, category, scene, short, detailed))
+    return tuple(sorted(pictures, key=lambda picture: picture.number))
+
+
+def _draw_members(seed: int) -> Iterator[Member]:
+    yield from ((folder, b"") for folder in ("train/", "train/image/", "train/annos/"))
+    for picture in plan_pictures(seed):
+        image, mask = render(picture.scene)
+        rows, columns = np.nonzero(mask == len(picture.scene.figures))
+        box = [int(columns.min()), int(rows.min()), int(columns.max()), int(rows.max())]
+        item = {
+            "category_id": GARMENTS.index(picture.category) + 1,
+            "category_name": picture.category,
+            "style": 1,
+            "bounding_box": box,
+            "scale": 2,
+            "occlusion": 1,
+            "viewpoint": 2,
+            "zoom_in": 1,
+        }
+        note = {"source": "user", "pair_id": picture.pair, "item1": item}
+        yield picture.member, encode_jpeg(image)
+        yield f"train/annos/{picture.number:06d}.json", json.dumps(note).encode()
+
+
+def _draw_archive(goal: Path, seed: int) -> None:
+    write_zip(goal, _draw_members(seed), DEMO_PASSWORD, seed)
+
+
+def _write_captions(goal: Path, rows: Iterable[tuple[Picture, str]]) -> None:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["image_name", "pair_id", "caption"])
+    writer.writerows([picture.member, picture.pair, caption] for picture, caption in rows)
+    write_bytes_atomically(goal, buffer.getvalue().encode())
+
+
+def _write_annotations(folder: Path, seed: int) -> None:
+    pictures = plan_pictures(seed)
+    for split in _SPLITS:
+        mine = [picture for picture in pictures if picture.split == split]
+        # Concepts stand in the order of their ids as text, as upstream's do.
+        pairs = sorted({str(picture.pair) for picture in mine})
+        blocks = [
+            f"codes_infer/{pair}:\n"
+            + "".join(f"{p.number:06d}.jpg\n" for p in mine if str(p.pair) == pair and p.role == "few_shot")
+            for pair in pairs
+        ]
+        write_bytes_atomically(folder / f"{split}_fsl_train.txt", "\n".join(blocks).encode())
+        evaluation = [picture for picture in mine if picture.role == "evaluation"]
+        _write_captions(folder / f"{split}_captions.csv", [(picture, picture.detailed) for picture in evaluation])
+    # The joint files hold every evaluation picture and some few-shot ones, in no order, as upstream's do.
+    random = Random(f"{seed}/deep_fashion/captions")
+    joint = [p for p in pictures if p.split and (p.role == "evaluation" or p.number % 3 == 0)]
+    random.shuffle(joint)
+    _write_captions(folder / "shortened_deepfashion2_captions.csv", [(p, p.short) for p in joint])
+    random.shuffle(joint)
+    _write_captions(folder / "detailed_deepfashion2_captions.csv", [(p, p.detailed) for p in joint])
+    names = sorted({(picture.pair, picture.category) for picture in pictures})
+    lines = ["unique_pair_ids,pair_id_categories", *(f"{pair},{category}" for pair, category in names)]
+    write_bytes_atomically(folder / "train_coarse_grained_names.csv", ("\n".join(lines) + "\n").encode())
+
+
+BUILDER: Final = Builder(
+    raw={"deep_fashion2_train": RawInput("deep_fashion2/train.zip", _draw_archive)},
+    annotations="deep_fashion",
+    write_annotations=_write_annotations,
+)
+"""Draws DeepFashion2 and writes the annotations of PerVL on it."""

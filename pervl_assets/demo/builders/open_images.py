@@ -1,0 +1,75 @@
+"""OpenImages of the miniature world: a list of class names, many of them kinds of the world's own classes.
+
+Belongs here: the CSV of class descriptions in its official format, with the oddities of the real one: a header,
+quoted names with commas, doubled quotes, letters beyond ASCII. The ids are made up.
+Does not belong here: how the file is read (`pervl_assets.inversion.open_images`).
+"""
+
+import csv
+import io
+from pathlib import Path
+from random import Random
+from typing import Final
+
+from pervl_assets.core.files import write_bytes_atomically
+from pervl_assets.demo.builder import Builder, RawInput
+from pervl_assets.demo.scenes import CLASSES
+from pervl_assets.demo.sentences import SYNONYMS
+
+_OTHERS: Final = """
+Brown dog; White cat; Black horse; Grey elephant; Red bird; Orange fish; Green turtle; Red car; Yellow bus; Blue train
+White boat; White airplane; Blue bicycle; Red umbrella; Striped ball; Purple kite; Red balloon; White cup; Pink cake
+Wooden chair; Green tree; Yellow flower; Spotted dog; Striped cat; Old car; Small boat; Flying bird; Parked car
+Green grass; Busy street; Deep snow; Empty room; Deep sea; Evening sky; Sun; Moon; Rainbow; Standing person
+Bird on a horse; Cup on a chair; Cat on a car; Dog in the snow; Boat in the sea; Kite in the sky; Person on the beach
+Lantern; Violin; Bridge; Spoon; Window; Mountain; Cheese; Piano; Ladder; Candle; Notebook; Harbour; Basket; Rug
+""".replace("\n", ";").split(";")
+_ODD: Final = (
+    "Cups, mugs and saucers",
+    "Cars, buses and trains",
+    "Cats, dogs and other pets",
+    'Bicycle with 26" wheels',
+    'The "little red" car',
+    "Café chair",
+    "Crème cake",
+    "Fjord boat “Ægir”",
+    "Jalapeño",
+    "Piñata",
+)
+
+
+def list_names() -> list[str]:
+    """Return every class name: the world's classes, their synonyms, some kinds of them, and others."""
+    known = [*CLASSES, *(name for names in SYNONYMS.values() for name in names)]
+    names = [name.capitalize() for name in known] + [name.strip() for name in _OTHERS if name.strip()]
+    return list(dict.fromkeys([*names, *_ODD]))
+
+
+def _write_descriptions(goal: Path, seed: int) -> None:
+    random = Random(f"{seed}/open_images")
+    names = list_names()
+    random.shuffle(names)
+    numbers = random.sample(range(36**4, 36**5), len(names))
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["LabelName", "DisplayName"])
+    writer.writerows([f"/m/0{_to_base36(number)}", name] for number, name in zip(numbers, names, strict=True))
+    write_bytes_atomically(goal, buffer.getvalue().encode())
+
+
+def _to_base36(number: int) -> str:
+    digits = ""
+    while number:
+        number, digit = divmod(number, 36)
+        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
+    return digits
+
+
+BUILDER: Final = Builder(
+    raw={
+        "openimages_class_descriptions": RawInput(
+            "inversion_model_train_data/oidv6-class-descriptions.csv", _write_descriptions
+        )
+    }
+)
+"""Writes the class names of OpenImages."""

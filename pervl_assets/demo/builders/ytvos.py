@@ -1,0 +1,295 @@
+"""YouTube-VOS of the miniature world: short clips of things that move, and the PerVL annotations of them.
+
+Belongs here: the clips, `train.zip` as YouTube-VOS publishes it, and the YTVOS annotation files in upstream's formats.
+Does not belong here: how those files are read (`pervl_assets.benchmarks.ytvos`).
+"""
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+import yaml
+from PIL import Image
+
+from pervl_assets.core.files import write_bytes_atomically
+from pervl_assets.demo.builder import Builder, RawInput
+from pervl_assets.demo.drawing import encode_jpeg
+from pervl_assets.demo.places import PLACES
+from pervl_assets.demo.scenes import Figure, Scene, choose_look, render
+from pervl_assets.demo.sentences import add_article, choose_verb, describe
+from pervl_assets.demo.zips import Member, write_zip
+
+# Split, place, and who moves there; a thing in brackets is in the clip but no concept.
+_SCRIPT: Final = (
+    ("val", "sea", ("fish", "fish", "fish")),
+    ("val", "street", ("car", "bus")),
+    ("val", "grass", ("dog", "dog", "cat")),
+    ("val", "sky", ("airplane", "airplane")),
+    ("val", "snow", ("horse", "person")),
+    ("test", "sea", ("turtle", "fish", "turtle")),
+    ("test", "beach", ("(ball)", "person", "dog")),
+    ("test", "sky", ("bird", "balloon", "bird")),
+    ("test", "grass", ("elephant", "elephant")),
+    ("test", "street", ("car", "bicycle", "car")),
+    ("", "room", ("(cat)", "(ball)")),
+)
+_CLASS_NAMES: Final = {"turtle": "sea_turtle", "balloon": "hot_air_balloon"}
+_SIZES: Final = {"person": 0.7, "elephant": 0.62, "horse": 0.6, "bus": 0.6, "ball": 0.3, "cat": 0.42, "fish": 0.38}
+# What things do in a clip, where everything moves.
+_MOVES: Final = {"stands": "walks", "is parked": "rolls", "sits": "is"}
+_RESOLUTIONS: Final = ((320, 180), (384, 216), (426, 240))
+
+
+@dataclass(frozen=True)
+class Actor:
+    """A thing that moves through a clip; its figure at the start, and how far it moves until the end."""
+
+    start: Figure
+    drift: float
+    concept: bool
+
+    def at(self, share: float) -> Figure:
+        """Return the figure when `share` (0 to 1) of the clip has passed."""
+        phase = self.start.look.phase + 9 * share
+        sway = 0.02 * math.sin(phase)
+        lift = 0.0 if self.start.grounded else sway
+        look = replace(self.start.look, phase=phase)
+        return replace(self.start, x=self.start.x + self.drift * share + sway, y=self.start.y + lift, look=look)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip: its actors are instances 1, 2, … of the masks."""
+
+    scene_id: str
+    split: str
+    place: str
+    width: int
+    height: int
+    frames: tuple[str, ...]
+    actors: tuple[Actor, ...]
+
+    def at(self, frame: str) -> Scene:
+        """Return the scene that a frame shows."""
+        share = int(frame) / int(self.frames[-1])
+        figures = tuple(actor.at(share) for actor in self.actors)
+        return Scene(self.place, self.scene_id, figures, self.width, self.height)
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A concept of the benchmark: an instance of a clip, its frames and its caption."""
+
+    name: str
+    class_name: str
+    clip: Clip
+    instance: int
+    few_shot_frames: tuple[str, ...]
+    evaluation_frame: str
+    caption: str
+
+
+def _make_id(random: Random, number: int) -> str:
+    """Make a scene id of ten hexadecimal digits; some look like a number, as some official ones do."""
+    if number == 2:
+        return str(random.randrange(10**9, 10**10))
+    if number == 6:
+        return f"{random.randrange(10, 100)}e{random.randrange(10**6, 10**7)}"
+    return f"{random.randrange(16**9, 16**10):x}"
+
+
+def _cast(random: Random, place: str, things: tuple[str, ...]) -> Iterator[Actor]:
+    """Place the actors of a clip side by side, moving the same way, each with a colour of its own."""
+    spread = 0.5 if len(things) == 3 else 0.62
+    drift = random.choice([-1, 1]) * random.uniform(0.16, 0.24)
+    taken: set[tuple[str, str]] = set()
+    low, high = PLACES[place].ground
+    for number, name in enumerate(things):
+        thing = name.strip("()")
+        look = choose_look(random, thing)
+        while (thing, look.colour) in taken:
+            look = choose_look(random, thing)
+        taken.add((thing, look.colour))
+        size = _SIZES.get(thing, 0.48) * random.uniform(0.95, 1.05)
+        x = (number - (len(things) - 1) / 2) * spread - drift / 2
+        floating = place in ("sea", "sky")
+        y = random.uniform(0.55, 0.85) if floating else random.uniform(low + 0.06, high + 0.06)
+        look = replace(look, flip=drift < 0 and thing != "cat", tilt=0.0)
+        start = Figure(thing, look, x, y, size, grounded=not floating)
+        yield Actor(start, drift + random.uniform(-0.03, 0.03), concept=thing == name)
+
+
+@cache
+def plan_clips(seed: int) -> tuple[Clip, ...]:
+    """Plan every clip of the miniature YouTube-VOS."""
+    clips = []
+    for number, (split, place, things) in enumerate(_SCRIPT):
+        random = Random(f"{seed}/ytvos/{number}")
+        width, height = random.choice(_RESOLUTIONS)
+        frames = tuple(f"{5 * k:05d}" for k in range(random.randint(9, 10)))
+        actors = tuple(_cast(random, place, things))
+        clips.append(Clip(_make_id(random, number), split, place, width, height, frames, actors))
+    return tuple(clips)
+
+
+def _say_position(figure: Figure, other: Figure) -> str:
+    """Say how a figure lies to another one."""
+    right = figure.x - other.x
+    lower = (figure.y - figure.size / 2) - (other.y - other.size / 2)
+    if abs(lower) > abs(right):
+        return "below" if lower > 0 else "above"
+    return "to the right of" if right > 0 else "to the left of"
+
+
+def _write_caption(random: Random, scene: Scene, figure: Figure) -> str:
+    """Write a caption that is true of the scene; `*` stands for the figure."""
+    others = [other for other in scene.figures if other is not figure]
+    other = min(others, key=lambda other: abs(other.x - figure.x))
+    relation, where = _say_position(figure, other), PLACES[scene.place].phrase
+    companion = add_article(describe(other))
+    verb = choose_verb(figure, scene.place)
+    verb = _MOVES.get(verb, verb)
+    captions = [
+        f"* is {relation} {companion}.",
+        f"{add_article(figure.look.colour)} * {verb} {relation} {companion}.",
+        f"{where}, * {verb} {relation} {companion}.",
+    ]
+    if len(others) == 2:
+        if all(figure.x < other.x for other in others):
+            captions.append(f"* {verb} furthest to the left {where}.")
+        elif all(figure.x > other.x for other in others):
+            captions.append(f"* {verb} furthest to the right {where}.")
+        else:
+            captions.append(
+                f"an * between {companion} and {add_article(describe(max(others, key=_far_from(figure))))}."
+            )
+    if figure.thing == "person":
+        captions[1] = f"* in {figure.look.colour} {verb} {relation} {companion}."
+    return random.choice(captions)
+
+
+def _far_from(figure: Figure) -> Any:
+    return lambda other: abs(other.x - figure.x)
+
+
+@cache
+def plan_concepts(seed: int) -> tuple[Concept, ...]:
+    """Plan the concepts: four to eight few-shot frames, then one evaluation frame each."""
+    concepts = []
+    for clip in plan_clips(seed):
+        random = Random(f"{seed}/ytvos/{clip.scene_id}")
+        for instance, actor in enumerate(clip.actors, start=1):
+            if not actor.concept:
+                continue
+            thing = actor.start.thing
+            class_name = _CLASS_NAMES.get(thing, thing)
+            last = random.choice([len(clip.frames) - 1, len(clip.frames) - 2])
+            few_shot = sorted(random.sample(clip.frames[:last], random.randint(4, min(8, last))))
+            scene = clip.at(clip.frames[last])
+            concepts.append(
+                Concept(
+                    name=f"{class_name}_{clip.scene_id}_{instance}",
+                    class_name=class_name,
+                    clip=clip,
+                    instance=instance,
+                    few_shot_frames=tuple(few_shot),
+                    evaluation_frame=clip.frames[last],
+                    caption=_write_caption(random, scene, scene.figures[instance - 1]),
+                )
+            )
+    return tuple(sorted(concepts, key=lambda concept: concept.name))
+
+
+def _make_palette() -> list[int]:
+    """Make the palette of DAVIS and YouTube-VOS masks: the bits of an index, dealt in turn to red, green and blue."""
+    palette = []
+    for index in range(256):
+        for channel in range(3):
+            bits = [(index >> (3 * place + channel)) & 1 for place in range(3)]
+            palette.append(sum(bit << (7 - place) for place, bit in enumerate(bits)))
+    return palette
+
+
+def _draw_members(seed: int) -> Iterator[Member]:
+    palette = _make_palette()
+    videos: dict[str, Any] = {}
+    yield from ((folder, b"") for folder in ("train/", "train/JPEGImages/", "train/Annotations/"))
+    for clip in plan_clips(seed):
+        seen: dict[int, list[str]] = {k: [] for k in range(1, len(clip.actors) + 1)}
+        for frame in clip.frames:
+            picture, mask = render(clip.at(frame), int(frame))
+            for instance, frames in seen.items():
+                if (mask == instance).any():
+                    frames.append(frame)
+            image = Image.fromarray(mask).convert("L")
+            image.putpalette(palette)
+            buffer = io.BytesIO()
+            image.save(buffer, "PNG")
+            yield f"train/JPEGImages/{clip.scene_id}/{frame}.jpg", encode_jpeg(picture)
+            yield f"train/Annotations/{clip.scene_id}/{frame}.png", buffer.getvalue()
+        names = [_CLASS_NAMES.get(actor.start.thing, actor.start.thing) for actor in clip.actors]
+        objects = {str(k): {"category": names[k - 1], "frames": frames} for k, frames in seen.items()}
+        videos[clip.scene_id] = {"objects": objects}
+    yield "train/meta.json", json.dumps({"videos": videos}).encode()
+
+
+def _draw_archive(goal: Path, seed: int) -> None:
+    write_zip(goal, _draw_members(seed))
+
+
+class _QuotingDumper(yaml.SafeDumper):
+    """Quotes every text that some YAML reader takes for a number: `00085`, `13e3070469`, `1336440745`."""
+
+
+_QuotingDumper.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[0-9]+(e[0-9]+)?$"), list("0123456789"))
+
+
+def _dump_csv(header: list[str], rows: list[list[str]]) -> bytes:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return buffer.getvalue().encode()
+
+
+def _write_annotations(folder: Path, seed: int) -> None:
+    meta = {
+        concept.name: {
+            "coarse_grained_class": concept.class_name,
+            "caption": concept.caption,
+            "class_id": concept.name,
+            "scene_id": concept.clip.scene_id,
+            "instance_id": str(concept.instance),
+            "test_frame": concept.evaluation_frame,
+            "train_frames": list(concept.few_shot_frames),
+        }
+        for concept in plan_concepts(seed)
+    }
+    text = yaml.dump(meta, Dumper=_QuotingDumper, sort_keys=False, default_flow_style=False, width=1000)
+    write_bytes_atomically(folder / "ytvos_personalization_meta.yaml", text.encode())
+    header = ["image_name", "coarse_grained_class", "caption", "class_id"]
+    joint: list[list[str]] = []
+    for split in ("val", "test"):
+        concepts = [concept for concept in plan_concepts(seed) if concept.clip.split == split]
+        Random(f"{seed}/ytvos/captions/{split}").shuffle(concepts)
+        rows = [[f"eval/images/{c.name}_{c.evaluation_frame}.jpg", c.class_name, c.caption, c.name] for c in concepts]
+        write_bytes_atomically(folder / f"cleaned_captions_ytvos_{split}.csv", _dump_csv(header, rows))
+        joint += rows
+    numbered = [[str(number), *row] for number, row in enumerate(joint)]
+    write_bytes_atomically(folder / "ytvos_joint_captions.csv", _dump_csv(["", *header], numbered))
+
+
+BUILDER: Final = Builder(
+    raw={"youtube_vos_train": RawInput("youtube_vos/train.zip", _draw_archive)},
+    annotations="ytvos",
+    write_annotations=_write_annotations,
+)
+"""Draws YouTube-VOS and writes the annotations of PerVL on it."""

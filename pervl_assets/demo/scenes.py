@@ -1,0 +1,259 @@
+"""Scenes: which things stand where, and the picture of it with the mask of every thing.
+
+Belongs here: the world's classes, composing a scene at random so that it makes sense, and rendering it.
+Does not belong here: what is said about it (`sentences`).
+
+Lengths are in picture heights; x is measured from the picture's middle, y from its top. What matters stays within the
+middle square of 0.75 heights, because CLIP's preprocessing keeps no more (shorter side to 300, centre crop 224).
+"""
+
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pervl_assets.demo.creatures import CREATURES, GARMENTS, Outfit
+from pervl_assets.demo.drawing import COLOURS, Colour, Look, Marking, Painter, add_grain, cast_shadow, paint_stamp
+from pervl_assets.demo.objects import OBJECTS
+from pervl_assets.demo.places import PLACES, paint_place
+
+PAINTERS: Final[dict[str, Painter]] = {**CREATURES, **OBJECTS}
+THINGS: Final = tuple(PAINTERS)
+"""Classes of things."""
+CLASSES: Final = (*THINGS, *PLACES)
+"""All 30 object classes of the world: things and places."""
+
+Relation = Literal["beside", "above", "on", "hold"]
+
+_SIZES: Final = {
+    "dog": 0.34, "cat": 0.33, "horse": 0.46, "elephant": 0.48, "bird": 0.28, "fish": 0.31, "turtle": 0.32,
+    "person": 0.56, "car": 0.4, "bus": 0.46, "train": 0.46, "boat": 0.44, "airplane": 0.4, "bicycle": 0.4,
+    "umbrella": 0.4, "ball": 0.28, "kite": 0.36, "balloon": 0.42, "cup": 0.3, "cake": 0.32, "chair": 0.38,
+    "tree": 0.54, "flower": 0.36,
+}  # fmt: skip
+
+_STANDING: Final = {
+    "grass": ("dog", "cat", "horse", "elephant", "turtle", "person", "car", "train", "bicycle", "umbrella", "ball",
+              "chair", "tree", "flower"),
+    "beach": ("dog", "turtle", "person", "bicycle", "umbrella", "ball", "chair"),
+    "street": ("dog", "cat", "person", "car", "bus", "bicycle", "tree"),
+    "snow": ("dog", "cat", "horse", "person", "car", "bus", "train", "tree"),
+    "room": ("dog", "cat", "person", "ball", "cup", "cake", "chair", "flower"),
+    "sea": ("fish", "turtle", "boat"),
+    "sky": ("bird", "airplane", "kite", "balloon"),
+}  # fmt: skip
+_FLYING: Final = {
+    "grass": ("bird", "airplane", "kite", "balloon"),
+    "beach": ("bird", "airplane", "kite", "balloon"),
+    "street": ("bird", "balloon"),
+    "snow": ("bird", "airplane"),
+}
+# What carries something: its top (x from its middle, y from its upper edge, in its own size), and what sits there.
+_CARRIERS: Final = {
+    "chair": (0.05, 0.57, ("cat", "ball", "cup", "cake")),
+    "car": (0.0, 0.36, ("bird", "cat")),
+    "bus": (0.0, 0.23, ("bird",)),
+    "train": (-0.28, 0.27, ("bird",)),
+    "elephant": (-0.12, 0.26, ("bird",)),
+    "horse": (-0.08, 0.39, ("bird",)),
+}
+# Where a hand grips each thing: y of the grip from the thing's upper edge, and the thing's size.
+_GRIPS: Final = {"umbrella": (0.88, 0.36), "kite": (0.97, 0.3), "flower": (0.85, 0.24), "ball": (0.58, 0.16)}
+
+_NATURAL: Final = {
+    "dog": ("brown", "black", "white", "grey", "orange"),
+    "cat": ("orange", "grey", "black", "white", "brown"),
+    "horse": ("brown", "black", "white", "grey"),
+    "elephant": ("grey", "blue", "brown"),
+    "turtle": ("green", "brown", "purple", "orange"),
+    "tree": ("green", "green", "orange", "yellow", "pink"),
+    "chair": ("brown", "white", "red", "blue", "yellow"),
+}
+# A "person in red" wears red above the waist.
+_UPPER_GARMENTS: Final = tuple(g for g in GARMENTS if g not in ("shorts", "trousers", "skirt"))
+_BRIGHT: Final = ("red", "orange", "yellow", "green", "blue", "purple", "pink")
+_SKINS: Final[tuple[Colour, ...]] = ((238, 200, 170), (222, 172, 134), (176, 124, 88), (116, 80, 58))
+_HAIRS: Final[tuple[Colour, ...]] = ((52, 40, 36), (98, 64, 42), (196, 152, 84), (150, 76, 46), (148, 146, 146))
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One thing in a scene: its lower edge's middle at (x, y), its size, and whether it stands on the ground."""
+
+    thing: str
+    look: Look
+    x: float
+    y: float
+    size: float
+    grounded: bool = True
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A place with figures, painted in order; instance k of a mask is `figures[k - 1]`.
+
+    Attributes:
+        place: Name of the place.
+        seed: Decides the place's hills and houses.
+        figures: What is there.
+        width: In pixels.
+        height: In pixels.
+        relation: How the first figure stands to the second, if there are two.
+        rarity: `sun`, `moon` or `rainbow`, if one is seen.
+    """
+
+    place: str
+    seed: str
+    figures: tuple[Figure, ...]
+    width: int
+    height: int
+    relation: Relation | None = None
+    rarity: str | None = None
+
+
+def dress_person(random: Random, category: str, colour: str, marking: Marking, arms: tuple[float, float]) -> Look:
+    """Return the look of a person who wears a garment; everything but the garment is chosen at random."""
+    accent = COLOURS["brown"] if colour in ("white", "yellow") else COLOURS["white"]
+    outfit = Outfit(
+        category=category,
+        colour=COLOURS[colour],
+        marking=marking,
+        accent=accent,
+        other=random.choice([(66, 80, 112), (92, 92, 98), (214, 206, 192), (58, 58, 66)]),
+        skin=random.choice(_SKINS),
+        hair=random.choice(_HAIRS),
+        long_hair=random.random() < 0.5,
+        arms=arms,
+    )
+    return Look(colour, marking, accent, phase=random.uniform(0, 6.28), outfit=outfit)
+
+
+def choose_look(random: Random, thing: str, colour: str | None = None) -> Look:
+    """Choose a natural look for a thing, of a given colour or a random one."""
+    colour = colour or random.choice(_NATURAL.get(thing, _BRIGHT))
+    if thing == "person":
+        return dress_person(
+            random, random.choice(_UPPER_GARMENTS), colour, "plain", (0.0, random.choice([0.0, 0.0, 0.6]))
+        )
+    markings: tuple[Marking, ...] = (
+        ("plain", "plain", "spotted", "striped") if thing in CREATURES else ("plain", "striped")
+    )
+    accent = COLOURS["brown"] if colour in ("white", "yellow", "grey") else COLOURS["white"]
+    tilt = random.uniform(-9, 9) if thing in ("airplane", "kite", "fish", "ball") else 0.0
+    return Look(colour, random.choice(markings), accent, random.uniform(0, 6.28), random.random() < 0.5, tilt)
+
+
+def _stand(random: Random, thing: str, place: str, x: float, scale: float = 1.0) -> Figure:
+    """Put a thing on the ground of a place, or where it swims or flies there."""
+    size = _SIZES[thing] * scale * random.uniform(0.92, 1.08)
+    look = choose_look(random, thing)
+    if place == "sea" and thing == "boat":
+        return Figure(thing, look, x, 0.33 + size * 0.24, size, grounded=False)
+    low, high = PLACES[place].ground
+    if place in ("sea", "sky"):
+        return Figure(thing, look, x, random.uniform(low, high), size, grounded=False)
+    return Figure(thing, look, x, random.uniform(low, high), size)
+
+
+def _fly(random: Random, thing: str, x: float) -> Figure:
+    size = _SIZES[thing] * random.uniform(0.78, 0.92)
+    return Figure(thing, choose_look(random, thing), x, 0.14 + size, size, grounded=False)
+
+
+def _put_on(random: Random, thing: str, carrier: Figure) -> Figure:
+    """Put a thing on top of its carrier."""
+    x, y, _ = _CARRIERS[carrier.thing]
+    size = _SIZES[thing] * 0.74
+    side = -x if carrier.look.flip else x
+    top = carrier.y - carrier.size * (1 - y) + size * 0.03
+    return Figure(thing, choose_look(random, thing), carrier.x + side * carrier.size, top, size, grounded=False)
+
+
+def _hold(random: Random, thing: str, person: Figure) -> tuple[Figure, Figure]:
+    """Let a person raise the right hand and hold a thing in it."""
+    outfit = person.look.outfit
+    if not isinstance(outfit, Outfit):
+        raise TypeError("only a person with an outfit can hold something")
+    grip, size = _GRIPS[thing]
+    raised = replace(person, look=replace(person.look, outfit=replace(outfit, arms=(0.0, 0.5))))
+    hand_x, hand_y = person.x + 0.225 * person.size, person.y - person.size * (1 - 0.34)
+    held = Figure(thing, choose_look(random, thing), hand_x, hand_y + size * (1 - grip), size, grounded=False)
+    return raised, replace(held, look=replace(held.look, tilt=0.0))
+
+
+def compose_scene(
+    random: Random, thing: str, *, alone: bool = False, size: tuple[int, int] = (320, 240), rarity: str | None = None
+) -> Scene:
+    """Compose a scene about a thing: alone and large, or with a second thing in some relation to it.
+
+    Args:
+        random: Source of every choice.
+        thing: Class of the thing that must be there.
+        alone: Show nothing else.
+        size: Width and height in pixels.
+        rarity: A sun, moon or rainbow to show; the place is then one that has a sky.
+    """
+    place = random.choice(
+        [p for p in PLACES if thing in _STANDING[p] and (not rarity or p in ("grass", "sky", "beach"))]
+    )
+    scene = Scene(place, str(random.random()), (), *size, rarity=rarity)
+    if alone:
+        scale = 1.5 if _SIZES[thing] < 0.35 else 1.25
+        return replace(scene, figures=(_stand(random, thing, place, random.uniform(-0.06, 0.06), scale),))
+    left, right = random.uniform(-0.23, -0.19), random.uniform(0.19, 0.23)
+    if random.random() < 0.5:
+        left, right = right, left
+    choice = random.random()
+    if thing in _CARRIERS and choice < 0.3 and not rarity:
+        carrier = _stand(random, thing, place, random.uniform(-0.08, 0.08), 1.1)
+        figures = (_put_on(random, random.choice(_CARRIERS[thing][2]), carrier), carrier)
+        return replace(scene, figures=figures, relation="on")
+    if thing == "person" and place != "street" and choice < 0.6:
+        held = random.choice(["flower", "ball"] if place == "room" else list(_GRIPS))
+        figures = _hold(random, held, _stand(random, "person", place, random.uniform(-0.14, -0.02)))
+        return replace(scene, figures=figures, relation="hold")
+    if place in _FLYING and choice > 0.66:
+        flying = random.choice([f for f in _FLYING[place] if not (thing == "ball" and f == "balloon")])
+        figures = (_fly(random, flying, left * 0.8), _stand(random, thing, place, right * 0.8))
+        return replace(scene, figures=figures, relation="above")
+    others = [other for other in _STANDING[place] if other != thing]
+    figures = (_stand(random, thing, place, left), _stand(random, random.choice(others), place, right))
+    if "boat" in (figures[0].thing, figures[1].thing):
+        boat, below = sorted(figures, key=lambda figure: figure.thing != "boat")
+        return replace(scene, figures=(boat, below), relation="above")
+    return replace(scene, figures=figures, relation="beside")
+
+
+def render(scene: Scene, moment: int = 0) -> tuple[Image.Image, NDArray[np.uint8]]:
+    """Paint a scene; another moment has another grain.
+
+    Returns:
+        The picture (RGB), and its mask: uint8 (height, width), 0 for the place, k where `figures[k - 1]` is seen.
+    """
+    picture = paint_place(scene.place, scene.seed, scene.width, scene.height, scene.rarity)
+    mask = Image.new("L", picture.size, 0)
+    order = sorted(range(len(scene.figures)), key=lambda k: scene.figures[k].y)
+    if scene.relation == "on":
+        order = [1, 0]
+    elif scene.relation == "hold":
+        order = [0, 1]
+    for k in order:
+        figure = scene.figures[k]
+        pixels = max(8, round(figure.size * scene.height))
+        x = scene.width / 2 + figure.x * scene.height
+        corner = (round(x - pixels / 2), round(figure.y * scene.height - pixels))
+        if figure.grounded:
+            cast_shadow(
+                picture,
+                x,
+                figure.y * scene.height - pixels * 0.03,
+                pixels * (0.5 if figure.thing == "person" else 0.95),
+            )
+        stamp = paint_stamp(PAINTERS[figure.thing], figure.look, pixels)
+        alpha = stamp.getchannel("A")
+        picture.paste(stamp, corner, alpha)
+        mask.paste(k + 1, corner, alpha.point(lambda a: 255 * (a >= 128)))
+    return add_grain(picture, Random(f"{scene.seed}/{moment}").getrandbits(32)), np.asarray(mask)

@@ -1,0 +1,215 @@
+"""Feature vectors as one typed value: ids, vectors and passport in one table, so that they cannot drift apart.
+
+Belongs here: the value, its Parquet file, merging shards, and which image belongs to which shard. Does not belong here:
+computing vectors (`clip_encoder`, `encode_shard`).
+"""
+
+import json
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from pervl_assets.core.errors import PervlError, SchemaError, name_some
+from pervl_assets.core.files import hash_bytes, replace_atomically
+from pervl_assets.core.tables import Column, TableSchema, hash_frame
+from pervl_assets.inversion.clip_encoder import PROMPT, ClipEncoder, EmbeddingPassport
+
+REJECTED_IMAGES: Final = TableSchema(
+    (
+        Column("id", pl.String, "Image id as text, with its blank"),
+        Column("member", pl.String, "Member of the archive"),
+        Column("status", pl.String, "missing: not in the archive; quarantined: it is, and cannot be used"),
+        Column("reason", pl.String, "What is wrong"),
+        Column("crc32", pl.UInt32, "CRC-32 of the member; null where it is missing"),
+    )
+)
+
+MISSING: Final = "missing"
+QUARANTINED: Final = "quarantined"
+
+CONTENT_SHA256: Final = "pervl_content_sha256"
+"""Key of the file's own metadata under which `Features.hash` stands, so that a file can be verified by itself."""
+
+_PASSPORT: Final = "pervl_passport"
+_REJECTED: Final = "pervl_rejected"
+
+
+def _no_rejected() -> pl.DataFrame:
+    return pl.DataFrame(schema=REJECTED_IMAGES.to_polars())
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Feature vectors of images or texts.
+
+    Attributes:
+        ids: What each vector belongs to: image id texts, or names. Texts may repeat.
+        vectors: Float32 of shape (N, D), not normalised.
+        passport: What the vectors depend on.
+        crc32s: CRC-32 of the member each image was decoded from; None for texts.
+        rejected: Images that have no vector, as `REJECTED_IMAGES`; empty for texts.
+    """
+
+    ids: list[str]
+    vectors: npt.NDArray[np.float32]
+    passport: EmbeddingPassport
+    crc32s: list[int] | None = None
+    rejected: pl.DataFrame = field(default_factory=_no_rejected)
+
+    def __post_init__(self) -> None:
+        wanted = (len(self.ids), self.passport.dimension)
+        crc32s = len(self.ids) if self.crc32s is None else len(self.crc32s)
+        if self.vectors.shape != wanted or self.vectors.dtype != np.float32 or crc32s != len(self.ids):
+            raise SchemaError(
+                f"{len(self.ids)} ids and {crc32s} CRCs stand beside vectors of {self.vectors.dtype} "
+                f"{self.vectors.shape}; expected float32 {wanted}.",
+                advice="Change the function that computes the vectors; nothing was written.",
+            )
+        REJECTED_IMAGES.validate(self.rejected, "rejected images")
+
+    def to_frame(self) -> pl.DataFrame:
+        """Return columns `id` (String), `crc32` (UInt32, null for texts) and `vector` (Array(Float32, D))."""
+        dimension = self.passport.dimension
+        return pl.DataFrame(
+            {
+                "id": pl.Series(self.ids, dtype=pl.String),
+                "crc32": pl.Series(self.crc32s or [None] * len(self.ids), dtype=pl.UInt32),
+                "vector": pl.Series(self.vectors.ravel(), dtype=pl.Float32).reshape((-1, dimension)),
+            },
+            schema_overrides={"vector": pl.Array(pl.Float32, dimension)},
+        )
+
+    def hash(self) -> str:
+        """Return a sha256 of ids, vectors, CRCs, rejected images and passport."""
+        parts = (
+            hash_frame(self.to_frame().drop("vector")),
+            hash_bytes(np.ascontiguousarray(self.vectors).tobytes()),
+            hash_frame(self.rejected),
+            self.passport.to_json(),
+        )
+        return hash_bytes("\n".join(parts).encode())
+
+
+def write_features(features: Features, path: Path) -> None:
+    """Write features to a Parquet file whole or not at all; the passport is in its key-value metadata.
+
+    Raises:
+        WriteError: No permission, or no space left.
+    """
+    metadata = {
+        _PASSPORT: features.passport.to_json(),
+        _REJECTED: json.dumps(features.rejected.to_dicts()),
+        CONTENT_SHA256: features.hash(),
+    }
+    with replace_atomically(path) as partial:
+        features.to_frame().write_parquet(partial, metadata=metadata)
+
+
+def read_features(path: Path) -> Features:
+    """Read features from Parquet.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        SchemaError: The file is damaged, or does not hold features with their passport.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(2, "No such file", str(path))
+    try:
+        metadata = pl.read_parquet_metadata(path)
+        passport = EmbeddingPassport.from_json(metadata[_PASSPORT])
+        rejected = pl.DataFrame(json.loads(metadata[_REJECTED]), schema=REJECTED_IMAGES.to_polars())
+        frame = pl.read_parquet(path)
+        crc32s = None if frame["crc32"].null_count() else frame["crc32"].to_list()
+        vectors = frame["vector"].to_numpy().reshape(-1, passport.dimension)
+        return Features(frame["id"].to_list(), vectors, passport, crc32s, rejected)
+    except (pl.exceptions.PolarsError, KeyError, ValueError, TypeError) as error:
+        raise SchemaError(
+            f"{path} does not hold features with their passport: {error!r}.",
+            advice="Delete the file and materialize its asset again.",
+        ) from error
+
+
+def merge_features(shards: Sequence[Features]) -> Features:
+    """Merge the shards of the image features into one value, ids in text order (upstream rule E3).
+
+    Raises:
+        PervlError: The shards' passports differ, or an image stands in two shards; names both.
+    """
+    if not shards:
+        raise PervlError("There are no features to merge.", advice="Materialize at least one shard.")
+    passport = shards[0].passport
+    for number, shard in enumerate(shards):
+        if differences := passport.list_differences(shard.passport):
+            raise PervlError(
+                f"Shards 0 and {number} of the features were encoded differently: {'; '.join(differences)}.",
+                advice="Materialize all shards again with the same model, precision and device.",
+            )
+    ids = [image_id for shard in shards for image_id in shard.ids]
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    merged = [ids[row] for row in order]
+    twice = sorted({one for one, other in pairwise(merged) if one == other})
+    if twice:
+        raise PervlError(
+            f"{len(twice)} images stand in two shards: {name_some([repr(i) for i in twice])}.",
+            advice="Materialize all shards again; PERVL_FEATURE_SHARDS was changed in between.",
+        )
+    crc32s = [crc for shard in shards for crc in shard.crc32s or [0] * len(shard.ids)]
+    return Features(
+        merged,
+        np.concatenate([shard.vectors for shard in shards])[order],
+        passport,
+        [crc32s[row] for row in order],
+        pl.concat([shard.rejected for shard in shards]).sort("id"),
+    )
+
+
+def encode_names(encoder: ClipEncoder, names: list[str]) -> Features:
+    """Encode names in the prompt `This is a photo of a ` (upstream rule F5); ids are the names."""
+    return Features(names, encoder.encode_texts([PROMPT + name for name in names]), encoder.passport)
+
+
+def update_names(
+    names: list[str],
+    passport: EmbeddingPassport,
+    load_encoder: Callable[[], ClipEncoder],
+    previous: Features | None = None,
+) -> Features:
+    """Encode names, except those that `previous` holds under the same passport; load no model if there are none.
+
+    Args:
+        names: Names in order; ids of the result.
+        passport: What the vectors shall depend on, from `describe_encoder`.
+        load_encoder: Loads the encoder.
+        previous: The features as they were stored last.
+    """
+    nothing = Features([], np.empty((0, passport.dimension), np.float32), passport)
+    known = previous if previous is not None and previous.passport == passport else nothing
+    rows = {name: row for row, name in enumerate(known.ids)}
+    new = [name for name in dict.fromkeys(names) if name not in rows]
+    encoded = encode_names(load_encoder(), new) if new else nothing
+    rows |= {name: len(known.ids) + row for row, name in enumerate(new)}
+    vectors = np.concatenate([known.vectors, encoded.vectors])
+    return Features(names, vectors[[rows[name] for name in names]], passport)
+
+
+def assign_shard(image_id: str, shards: int) -> int:
+    """Return the shard of an image, 0 to `shards` - 1: the same for the same id on every machine."""
+    return zlib.crc32(image_id.encode()) % shards
+
+
+def select_images(sentences: pl.DataFrame, shards: int, shard: int) -> list[str]:
+    """Return the different image ids of the top classes that belong to a shard, in text order (rules E3, E4).
+
+    Args:
+        sentences: Frame of `OBJECT_SENTENCES`.
+        shards: Number of shards.
+        shard: Which one, from 0.
+    """
+    return sorted(image_id for image_id in sentences["image_id"].unique() if assign_shard(image_id, shards) == shard)

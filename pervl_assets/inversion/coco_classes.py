@@ -1,0 +1,189 @@
+"""COCO triplets, the most common objects among them, and the sentences about each object.
+
+Belongs here: DESIGN section 6 "COCO triplets", upstream rules D1 to D7. Does not belong here: images and features.
+
+A line is ``img_id=<id> | <subject>, <relation>, <object> | <text> | <sentence>``. The joint list of objects is every
+subject in file order followed by every object in file order; ranks, ties and rows all follow it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+
+from pervl_assets.core.errors import AnnotationError
+from pervl_assets.core.tables import Column, TableSchema
+from pervl_assets.inversion.text_lines import MALFORMED_LINES, MAX_MALFORMED_SHARE, read_lines, refuse_too_many
+
+TRIPLETS: Final = TableSchema(
+    (
+        Column("line", pl.UInt32, "Line number in the file, counted from 1"),
+        Column("image_id", pl.String, "COCO image id as text, with the blank that stands before the |"),
+        Column("subject", pl.String, "First part of the triplet, stripped; may be empty"),
+        Column("relation", pl.String, "Second part of the triplet, stripped"),
+        Column("object", pl.String, "Third part of the triplet, stripped; may be empty"),
+        Column("sentence", pl.String, "The caption the triplet was parsed from, stripped, up to its first |"),
+    )
+)
+
+OBJECT_CLASSES: Final = TableSchema(
+    (
+        Column("class_row", pl.UInt32, "Rank from 0; the row number in every file made for PALAVRA"),
+        Column("name", pl.String, "Name of the object, as it stands in the triplets"),
+        Column("triplets", pl.UInt32, "How often it is a subject or an object"),
+        Column("images", pl.UInt32, "How many different images it is named in"),
+    )
+)
+
+OBJECT_SENTENCES: Final = TableSchema(
+    (
+        Column("class_row", pl.UInt32, "Row of the object class"),
+        Column("name", pl.String, "Name of the object class"),
+        Column("line", pl.UInt32, "Line number of the triplet in the file, counted from 1"),
+        Column("image_id", pl.String, "COCO image id as text, with the blank that stands before the |"),
+        Column("sentence", pl.String, "The caption, stripped"),
+        Column("masked_sentence", pl.String, "The caption with the first occurrence of the name replaced by *"),
+    )
+)
+
+PYTHON_BLANKS: Final = (
+    "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680"
+    "\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+)
+"""What Python's `str.strip` strips. Polars' own default leaves the four separators U+001C to U+001F standing."""
+
+_IMAGE_ID: Final = r"^[0-9]{1,12}$"
+_ADVICE: Final = (
+    "Compare the file with https://github.com/yuvalatzmon/compositional-relationships-data; "
+    "a line is img_id=<id> | <subject>, <relation>, <object> | <text> | <sentence>."
+)
+
+
+@dataclass(frozen=True)
+class Triplets:
+    """The triplets of a file.
+
+    Attributes:
+        frame: The well-formed lines in file order, as `TRIPLETS`.
+        malformed: The quarantined lines, as `MALFORMED_LINES`.
+        blank_lines: How many lines held nothing but blanks; they are skipped.
+    """
+
+    frame: pl.DataFrame
+    malformed: pl.DataFrame
+    blank_lines: int
+
+
+def read_triplets(path: Path, *, max_malformed_share: float = MAX_MALFORMED_SHARE) -> Triplets:
+    """Read the triplets of a text file (upstream rules D1, D2 and D10).
+
+    Args:
+        path: UTF-8 text, one triplet a line; a BOM, CRLF and a missing final line break are fine.
+        max_malformed_share: Share of malformed lines above which the file is refused; three are borne in any case.
+
+    Raises:
+        AnnotationError: Too many lines are malformed, or no line is well-formed.
+    """
+    lines, unreadable = read_lines(path)
+    blank = _strip(pl.col("text")) == ""
+    blank_lines = lines.select(blank.sum()).item()
+    fields = pl.col("text").str.split("|")
+    id_parts = fields.list.get(0, null_on_oob=True).str.splitn("=", 2)
+    triplet = fields.list.get(1, null_on_oob=True).str.split(",")
+    parsed = lines.filter(~blank).select(
+        "line",
+        "text",
+        fields=fields.list.len(),
+        image_id=id_parts.struct.field("field_1"),
+        parts=triplet.list.len(),
+        subject=_strip(triplet.list.get(0, null_on_oob=True)),
+        relation=_strip(triplet.list.get(1, null_on_oob=True)),
+        object=_strip(triplet.list.get(2, null_on_oob=True)),
+        sentence=_strip(fields.list.get(3, null_on_oob=True)),
+    )
+    parsed = parsed.with_columns(reason=_find_fault())
+    bad_format = parsed.filter(pl.col("reason").is_not_null()).select("line", "reason", pl.col("text").str.head(200))
+    malformed = pl.concat([unreadable, bad_format]).sort("line")
+    frame = parsed.filter(pl.col("reason").is_null()).select(TRIPLETS.names)
+    refuse_too_many(malformed, parsed.height + unreadable.height, path, max_malformed_share, _ADVICE)
+    if frame.is_empty():
+        raise AnnotationError(
+            f"{path} holds no triplet: {malformed.height:,} malformed and {blank_lines:,} blank lines.", advice=_ADVICE
+        )
+    return Triplets(TRIPLETS.validate(frame, "triplets"), MALFORMED_LINES.validate(malformed, "lines"), blank_lines)
+
+
+def _find_fault() -> pl.Expr:
+    """Say what is wrong with a parsed line; null where nothing is."""
+    return (
+        pl.when(pl.col("fields") < 4)
+        .then(pl.format("{} of 4 fields between |", "fields"))
+        .when(pl.col("image_id").is_null())
+        .then(pl.lit("no = before the first |"))
+        .when(~_strip(pl.col("image_id")).str.contains(_IMAGE_ID))
+        .then(pl.lit("image id is not a whole number of 1 to 12 digits"))
+        .when(pl.col("parts") < 3)
+        .then(pl.format("{} of 3 parts between commas in the triplet", "parts"))
+    )
+
+
+def _strip(text: pl.Expr) -> pl.Expr:
+    return text.str.strip_chars(PYTHON_BLANKS)
+
+
+def count_object_classes(triplets: pl.DataFrame, top_objects: int) -> pl.DataFrame:
+    """Rank the objects of the joint list and keep the most common (upstream rules D3, D4 and D7).
+
+    Args:
+        triplets: Frame of `TRIPLETS`.
+        top_objects: How many are kept; all, if there are fewer.
+
+    Returns:
+        Frame of `OBJECT_CLASSES`: by count descending, ties in order of first appearance in the joint list. Names are
+        case-sensitive, and an empty name counts like any other.
+    """
+    ranked = (
+        _join_objects(triplets)
+        .group_by("name", maintain_order=True)
+        .agg(triplets=pl.len(), images=pl.col("image_id").n_unique())
+        .sort("triplets", descending=True, maintain_order=True)
+        .head(top_objects)
+        .with_row_index("class_row")
+    )
+    return OBJECT_CLASSES.validate(ranked.cast(OBJECT_CLASSES.to_polars()), "object classes")
+
+
+def collect_object_sentences(triplets: pl.DataFrame, classes: pl.DataFrame) -> pl.DataFrame:
+    """Collect the sentences about every class, and mask the class name in them (upstream rules D5 and D6).
+
+    Args:
+        triplets: Frame of `TRIPLETS`.
+        classes: Frame of `OBJECT_CLASSES`.
+
+    Returns:
+        Frame of `OBJECT_SENTENCES`: classes in order, the rows of a class in the order of the joint list.
+    """
+    first, rest = pl.col("cut").struct.field("field_0"), pl.col("cut").struct.field("field_1")
+    masked = (
+        pl.when(pl.col("name") == "")
+        .then(pl.concat_str(pl.lit("*"), "sentence"))
+        .when(rest.is_null())
+        .then("sentence")
+        .otherwise(pl.concat_str(first, pl.lit("*"), rest))
+    )
+    rows = (
+        _join_objects(triplets)
+        .join(classes.select("class_row", "name"), on="name", how="inner", maintain_order="left")
+        .sort("class_row", maintain_order=True)
+        .with_columns(cut=pl.col("sentence").str.splitn(pl.col("name"), 2))
+        .with_columns(masked_sentence=masked)
+        .select(OBJECT_SENTENCES.names)
+    )
+    return OBJECT_SENTENCES.validate(rows, "object sentences")
+
+
+def _join_objects(triplets: pl.DataFrame) -> pl.DataFrame:
+    """Return the joint list: a row for every subject in file order, then a row for every object in file order."""
+    rest = ("line", "image_id", "sentence")
+    return pl.concat([triplets.select(pl.col(role).alias("name"), *rest) for role in ("subject", "object")])

@@ -1,0 +1,174 @@
+"""OpenImages class names, and the COCO object class nearest to each.
+
+Belongs here: DESIGN section 6 "Text and matches", upstream rules F1 to F4. Does not belong here: encoding the names
+(`clip_features.encode_names`).
+"""
+
+import csv
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from pervl_assets.core.errors import AnnotationError, PervlError
+from pervl_assets.core.settings import NamesRule
+from pervl_assets.core.tables import Column, TableSchema
+from pervl_assets.inversion.clip_features import Features
+from pervl_assets.inversion.text_lines import MAX_MALFORMED_SHARE, list_malformed, read_lines, refuse_too_many
+
+OPENIMAGES_CLASSES: Final = TableSchema(
+    (
+        Column("row", pl.UInt32, "Row number from 0; the row in both files made for PALAVRA"),
+        Column("label", pl.String, "OpenImages label, e.g. /m/0100nhbf"),
+        Column("name", pl.String, "Display name; a few stand twice"),
+    )
+)
+
+OPENIMAGES_MATCHES: Final = TableSchema(
+    (
+        Column("row", pl.UInt32, "Row number of the OpenImages class, from 0"),
+        Column("name", pl.String, "Its display name"),
+        Column("class_row", pl.UInt32, "Row of the nearest COCO object class; the first of several equally near"),
+        Column("class_name", pl.String, "Its name"),
+        Column("distance", pl.Float32, "Squared L2 distance between the text features, which are not normalised"),
+        Column("runner_up_row", pl.UInt32, "Row of the second nearest class; null if there is one class only"),
+        Column("runner_up_name", pl.String, "Its name"),
+        Column("margin", pl.Float32, "Squared distance to the runner-up less that to the nearest; 0 on a tie"),
+    )
+)
+
+_HEADER: Final = ["LabelName", "DisplayName"]
+_ADVICE: Final = "Compare the file with https://storage.googleapis.com/openimages/v6/oidv6-class-descriptions.csv."
+_PAIRS: Final = 1 << 14
+
+
+def read_class_names(
+    path: Path, rule: NamesRule, *, max_malformed_share: float = MAX_MALFORMED_SHARE
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Read the OpenImages class names.
+
+    Args:
+        path: CSV with lines `<label>,<display name>`.
+        rule: `csv`: parsed as CSV, a line at a time, without the header. `upstream`: of every line what stands after
+            its first comma, further commas replaced by a blank, quotes kept, the header taken for a class (rules F1,
+            F2).
+        max_malformed_share: Share of malformed lines above which the file is refused; three are borne in any case.
+
+    Returns:
+        Frame of `OPENIMAGES_CLASSES` in file order, and the rejected lines as `MALFORMED_LINES`.
+
+    Raises:
+        AnnotationError: Too many lines are malformed, or none holds a class.
+    """
+    lines, unreadable = read_lines(path)
+    reasons: dict[int, str] = {}
+    texts = dict(lines.iter_rows())
+    classes: list[tuple[str, str]] = []
+    for number, text in texts.items():
+        if rule == "upstream":
+            label, *rest = text.split(",")
+            classes.append((label, " ".join(rest)))
+        elif text.strip():
+            fields, reason = _parse_line(text)
+            if reason:
+                reasons[number] = reason
+            elif number > 1 or fields != _HEADER:
+                classes.append((fields[0], fields[1]))
+    rejected = pl.concat([unreadable, list_malformed(texts, reasons)]).sort("line")
+    refuse_too_many(rejected, lines.height + unreadable.height, path, max_malformed_share, _ADVICE)
+    if not classes:
+        raise AnnotationError(f"{path} holds no class name.", advice=_ADVICE)
+    frame = pl.DataFrame(classes, schema={"label": pl.String, "name": pl.String}, orient="row")
+    frame = frame.with_row_index("row").cast(OPENIMAGES_CLASSES.to_polars())
+    return OPENIMAGES_CLASSES.validate(frame, "OpenImages classes"), rejected
+
+
+def _parse_line(text: str) -> tuple[list[str], str | None]:
+    """Parse one line of CSV; a name never spans lines, so an unclosed quote cannot swallow the lines after it."""
+    try:
+        fields = next(csv.reader([text], strict=True))
+    except csv.Error as error:
+        return [], f"not CSV: {error}"
+    if len(fields) != 2:
+        return fields, f"{len(fields)} fields instead of 2"
+    if not all(field.strip() for field in fields):
+        return fields, "an empty label or name"
+    return fields, None
+
+
+def find_nearest_classes(queries: Features, classes: Features, chunk: int = 1024) -> pl.DataFrame:
+    """Find for every query the class with the smallest squared L2 distance (upstream rules F3, F4).
+
+    Distances are computed in float64 and compared as float32, so that classes with equal vectors are equally near
+    whatever the order of summation; of equally near ones the first is the match and the second the runner-up.
+
+    Args:
+        queries: Text features of M names.
+        classes: Text features of N class names, in class order.
+        chunk: Queries compared at a time; memory is `chunk` x N x 8 bytes.
+
+    Returns:
+        Frame of `OPENIMAGES_MATCHES`, a row for every query in order.
+
+    Raises:
+        PervlError: The two were encoded differently, or there is no class.
+    """
+    if differences := queries.passport.list_differences(classes.passport):
+        raise PervlError(
+            f"The names and the classes were encoded differently: {'; '.join(differences)}.",
+            advice="Materialize both text features again with the same model, precision and device.",
+        )
+    if not classes.ids:
+        raise PervlError("There is no object class to compare with.", advice="Materialize the object classes.")
+    starts = range(0, len(queries.ids), chunk)
+    parts = [_find_two_nearest(queries.vectors[start : start + chunk], classes.vectors) for start in starts]
+    empty = np.empty((0, 2), np.int64), np.empty((0, 2), np.float32)
+    rows, distances = (np.concatenate(part) for part in zip(empty, *parts, strict=True))
+    names = pl.Series(classes.ids, dtype=pl.String)
+    second = pl.Series(rows[:, 1]).replace(-1, None)
+    frame = pl.DataFrame(
+        {
+            "row": np.arange(len(queries.ids)),
+            "name": queries.ids,
+            "class_row": rows[:, 0],
+            "class_name": names.gather(rows[:, 0]),
+            "distance": distances[:, 0],
+            "runner_up_row": second,
+            "runner_up_name": names.gather(second),
+            "margin": pl.Series(distances[:, 1] - distances[:, 0]).fill_nan(None),
+        }
+    ).cast(OPENIMAGES_MATCHES.to_polars())
+    return OPENIMAGES_MATCHES.validate(frame, "OpenImages matches")
+
+
+def _find_two_nearest(
+    queries: npt.NDArray[np.float32], classes: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Return rows (M, 2) and distances (M, 2) of the two nearest classes; -1 and NaN where there is no second.
+
+    |a|^2 - 2ab + |b|^2 finds candidates quickly; it cancels, and sums in an order that varies from column to column.
+    So everything within its error of the second nearest is compared again by the sum of (a - b)^2.
+    """
+    a, b = queries.astype(np.float64), classes.astype(np.float64)
+    a_squares, b_squares = (a * a).sum(axis=1)[:, None], (b * b).sum(axis=1)[None, :]
+    rough = a_squares - 2 * (a @ b.T) + b_squares
+    second = np.partition(rough, 1, axis=1)[:, 1:2] if len(b) > 1 else rough
+    slack = 1e-12 * (a_squares + b_squares.max()) + 1e-6 * np.abs(second)
+    query, candidate = np.nonzero(rough <= second + slack)
+    exact = np.concatenate(
+        [
+            ((a[query[start : start + _PAIRS]] - b[candidate[start : start + _PAIRS]]) ** 2).sum(axis=1)
+            for start in range(0, len(query), _PAIRS)
+        ]
+    ).astype(np.float32)
+    order = np.lexsort((candidate, exact, query))
+    query, candidate, exact = query[order], candidate[order], exact[order]
+    first = np.flatnonzero(np.diff(query, prepend=-1))
+    rows = np.full((len(a), 2), -1, np.int64)
+    distances = np.full((len(a), 2), np.nan, np.float32)
+    places = [first, first + 1] if len(b) > 1 else [first]
+    for column, place in enumerate(places):
+        rows[:, column], distances[:, column] = candidate[place], exact[place]
+    return rows, distances

@@ -1,0 +1,53 @@
+"""The raw inputs of the inversion side: where they are looked for, and which member holds an image.
+
+Belongs here: facts about other people's files. Does not belong here: reading them.
+"""
+
+from typing import Final
+
+from pervl_assets.core.archives import ArchiveSpec
+
+COCO_TRAIN2014: Final = ArchiveSpec(
+    name="coco_train2014",
+    title="The images of COCO 2014 train",
+    description="82,783 photographs, `train2014/COCO_train2014_<12 digits>.jpg`. Only those that the triplets of the "
+    "most common objects name are read.",
+    file="inversion_model_train_data/train2014.zip",
+    folders=("inversion_model_train_data/train2014",),
+    homepage="https://cocodataset.org/#download",
+    how_to_get="Download http://images.cocodataset.org/zips/train2014.zip.",
+    licence="images under the terms of Flickr and their owners; see https://cocodataset.org/#termsofuse",
+    disk="13 GB",
+)
+
+COCO_SVO_TRIPLETS: Final = ArchiveSpec(
+    name="coco_svo_triplets",
+    title="The subject-relation-object triplets of the COCO 2014 train captions",
+    description="One triplet a line: image id, subject, relation, object, and the caption it was parsed from.",
+    file="inversion_model_train_data/mscoco-train2014-svo-2016-02-18.txt",
+    homepage="https://github.com/yuvalatzmon/compositional-relationships-data",
+    how_to_get="Download mscoco-train2014-svo-2016-02-18.txt from the repository.",
+    licence="CC-BY-4.0",
+    disk="about 45 MB",
+)
+
+OPENIMAGES_CLASS_DESCRIPTIONS: Final = ArchiveSpec(
+    name="openimages_class_descriptions",
+    title="The class names of OpenImages V6",
+    description="19,994 class labels with their display names, as CSV with a header.",
+    file="inversion_model_train_data/oidv6-class-descriptions.csv",
+    homepage="https://storage.googleapis.com/openimages/web/download_v6.html",
+    how_to_get="Download https://storage.googleapis.com/openimages/v6/oidv6-class-descriptions.csv.",
+    licence="CC-BY-4.0",
+    disk="0.5 MB",
+)
+
+ARCHIVES: Final = (COCO_TRAIN2014, COCO_SVO_TRIPLETS, OPENIMAGES_CLASS_DESCRIPTIONS)
+
+
+def locate_image(image_id: str) -> str:
+    """Return the member of the COCO archive that holds an image.
+
+    Upstream cuts the last character of the id text, whatever it is (rule E7); here the blanks around the number are.
+    """
+    return f"train2014/COCO_train2014_{int(image_id):012d}.jpg"

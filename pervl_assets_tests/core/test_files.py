@@ -1,0 +1,71 @@
+import errno
+import os
+
+import pytest
+
+from pervl_assets.core.errors import PervlError, WriteError, name_some
+from pervl_assets.core.files import explain_write_errors, replace_atomically, write_bytes_atomically
+
+
+def test_unchanged_content_keeps_its_modification_time(tmp_path):
+    goal = tmp_path / "folder" / "file"
+    assert write_bytes_atomically(goal, b"one")
+    os.utime(goal, (1, 1))
+    assert not write_bytes_atomically(goal, b"one")
+    with replace_atomically(goal) as partial:
+        partial.write_bytes(b"one")
+    assert goal.stat().st_mtime == 1
+    assert write_bytes_atomically(goal, b"two")
+    assert goal.read_bytes() == b"two"
+
+
+def test_failure_leaves_the_old_file_and_nothing_unfinished(tmp_path):
+    goal = tmp_path / "file"
+    goal.write_bytes(b"old")
+
+    def fail():
+        with replace_atomically(goal) as partial:
+            partial.write_bytes(b"half")
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert goal.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(errno.EACCES, "Make the folder writable"), (errno.ENOSPC, "Free some space")]
+)
+def test_refused_writes_advise(tmp_path, number, words):
+    with pytest.raises(WriteError, match=words) as caught, explain_write_errors(tmp_path / "goal"):
+        raise OSError(number, os.strerror(number), str(tmp_path / "goal"))
+    assert str(tmp_path / "goal") in caught.value.problem
+
+
+def test_other_errors_pass_through(tmp_path):
+    with pytest.raises(FileNotFoundError), explain_write_errors(tmp_path):
+        raise FileNotFoundError(errno.ENOENT, "none")
+
+
+def test_write_where_a_file_stands_in_the_folders_place(tmp_path):
+    (tmp_path / "blocked").write_bytes(b"")
+    with pytest.raises(OSError), replace_atomically(tmp_path / "blocked" / "file"):
+        pass
+
+
+def test_errors_say_problem_details_and_advice():
+    error = PervlError("3 things are wrong.", details=["a", "b"], advice="Mend them.")
+    assert str(error) == "3 things are wrong.\n  a\n  b\nWhat to do: Mend them."
+
+
+def test_errors_cross_a_process_boundary():
+    import copy
+
+    twin = copy.copy(WriteError("no room", advice="make some", details=["x"]))  # uses __reduce__, as pickling does
+    assert (type(twin), twin.problem, twin.advice, twin.details) == (WriteError, "no room", "make some", ("x",))
+
+
+def test_name_some():
+    assert name_some(["a", "b"]) == "a, b"
+    assert name_some(range(4128), shown=2) == "0, 1 and 4,126 more"

@@ -1,0 +1,49 @@
+from pathlib import Path
+
+import pytest
+
+from pervl_assets.core.errors import PervlError
+from pervl_assets.core.settings import TINY_CLIP, Settings
+
+
+def test_demo_is_the_default():
+    settings = Settings.from_env({})
+    assert settings.profile == "demo"
+    assert settings.data == Path("data/demo").absolute()
+    assert (settings.clip_model, settings.clip_pretrained) == (str(TINY_CLIP), "")
+    assert (settings.feature_shards, settings.device, settings.precision) == (2, "auto", None)
+    assert settings.executor == "multiprocess"
+
+
+def test_full_profile():
+    settings = Settings.from_env({"PERVL_PROFILE": "full", "PERVL_ANNOTATIONS": "x", "PERVL_DATA": "/d"})
+    assert settings.data == Path("/d")
+    assert settings.annotations == Path("x").absolute()
+    assert (settings.clip_model, settings.clip_pretrained) == ("ViT-B-32-quickgelu", "openai")
+    assert (settings.top_objects, settings.feature_shards, settings.openimages_names) == (1000, 8, "csv")
+
+
+def test_every_wrong_value_is_named_at_once():
+    wrong = {
+        "PERVL_PROFILE": "fool",
+        "PERVL_DEVICE": "gpu",
+        "PERVL_PRECISION": "fp8",
+        "PERVL_TOP_OBJECTS": "-3",
+        "PERVL_OPENIMAGES_NAMES": "tsv",
+        "PERVL_FEATURE_SHARDS": "0",
+        "PERVL_EXECUTOR": "threads",
+    }
+    with pytest.raises(PervlError) as caught:
+        Settings.from_env(wrong)
+    assert "7 environment variables" in caught.value.problem
+    for name, value in wrong.items():
+        assert f"{name}={value!r}" in str(caught.value)
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:3"])
+def test_devices(device):
+    assert Settings.from_env({"PERVL_DEVICE": device}).device == device
+
+
+def test_empty_values_are_unset():
+    assert Settings.from_env({"PERVL_DATA": "", "PERVL_TOP_OBJECTS": ""}) == Settings.from_env({})

@@ -1,0 +1,187 @@
+"""The benchmark assets through `dagster.materialize`, with the real IO managers, on the miniature world's archives."""
+
+import shutil
+import zipfile
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+import yaml
+from PIL import Image
+
+from pervl_assets.defs.resources import ANNOTATIONS
+from pervl_assets.demo import DEMO_PASSWORD
+from pervl_assets.io_managers.base import locate_value
+from pervl_assets_tests.conftest import explain, list_checks
+from pervl_assets_tests.core.samples import photograph
+
+YTVOS = '+key:"ytvos/fsl_seg"'
+
+
+@pytest.fixture
+def instance():
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+def rewrite_zip(path: Path, change) -> None:
+    """Write an archive again; `change` maps a member's name and bytes to its new bytes, or None to leave it out."""
+    copy = path.with_suffix(".new")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(copy, "w") as new:
+        for info in old.infolist():
+            data = change(info.filename, old.read(info))
+            if data is not None:
+                new.writestr(zipfile.ZipInfo(info.filename, info.date_time), data)
+    copy.replace(path)
+
+
+def list_names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def read_ledger(data: Path, *key: str) -> pl.DataFrame:
+    return pl.read_parquet(locate_value(data, key[:2], ".parquet", *key[2:]))
+
+
+def test_ytvos_from_the_archive_to_what_palavra_reads(materialize, data, instance):
+    result = materialize(YTVOS + ' or key:"ytvos/captions"', instance=instance)
+    assert result.success, explain(result)
+    tree = data / "youtube_vos/ytvos_PerVL/fsl_seg"
+    concepts = pl.read_parquet(locate_value(data, ["ytvos", "concepts"], ".parquet"))
+    assert sorted(path.name for path in (tree / "train").iterdir()) == concepts["concept"].to_list()
+    for folder in ("images", "gt_mask", "retrieval", "images_with_bbox"):
+        assert len(list((tree / "eval" / folder).iterdir())) == concepts.height
+    boxes = yaml.safe_load((tree / "eval/gt_box_labels.yaml").read_text())
+    assert list(boxes) == concepts["concept"].to_list()
+
+    for split in ("validation", "test"):
+        result = materialize('key:"ytvos/retrieval_set"', partition=split, instance=instance)
+        assert result.success, explain(result)
+        root = data / "youtube_vos/retrival_sets" / split
+        wanted = sorted(concepts.filter(split=split)["concept"])
+        assert list_names(root / "eval/test") == [f"{concept}.jpg" for concept in wanted]
+        assert list_names(root / "codes_infer") == wanted
+        for concept in wanted:
+            crops = {path.name: path.read_bytes() for path in (root / "codes_infer" / concept).iterdir()}
+            assert crops == {path.name: path.read_bytes() for path in (tree / "train" / concept).iterdir()}
+    assert not [path for path in data.rglob("*") if ".partial" in path.name]
+
+
+def test_materialization_tells_counts_checks_and_shows_a_contact_sheet(materialize):
+    result = materialize(YTVOS)
+    (made,) = result.asset_materializations_for_node("ytvos__fsl_seg")
+    assert made.metadata["files"].value > 100
+    assert (made.metadata["quarantined"].value, made.metadata["missing"].value) == (0, 0)
+    assert made.metadata["contact_sheet"].value.startswith("![ytvos/fsl_seg")
+    assert "](data:image/jpeg;base64," in made.metadata["contact_sheet"].value
+    checks = list_checks(result)
+    for name in ("ledger_adds_up", "nothing_quarantined", "official_counts"):
+        assert checks[f"ytvos/fsl_seg:{name}"].passed
+    assert checks["raw/pervl_annotations:official_files"].passed
+
+
+def test_deep_fashion_is_decrypted_and_copied_byte_for_byte(materialize, data, instance):
+    result = materialize('+key:"deep_fashion/captions" or +key:"deep_fashion/few_shot_split"', instance=instance)
+    assert result.success, explain(result)
+    materialize('key:"raw/deep_fashion2_train"', instance=instance)
+    with zipfile.ZipFile(data / "deep_fashion2/train.zip") as archive:
+        archive.setpassword(DEMO_PASSWORD.encode())
+        assert archive.getinfo(archive.namelist()[-1]).flag_bits & 1
+        for split in ("validation", "test"):
+            result = materialize('key:"deep_fashion/personalized"', partition=split, instance=instance)
+            assert result.success, explain(result)
+            files = list((data / f"deep_fashion2/personalized_{split}").rglob("*.jpg"))
+            assert len(files) > 20
+            assert all(path.read_bytes() == archive.read(f"train/image/{path.name}") for path in files)
+
+
+def test_a_second_run_writes_no_file_and_a_repair_mends_just_what_is_wrong(materialize, data, instance):
+    assert materialize(YTVOS, instance=instance).success
+    before = photograph(data)
+    assert materialize(YTVOS, instance=instance).success
+    assert photograph(data) == before
+    tree = data / "youtube_vos/ytvos_PerVL/fsl_seg"
+    crops = sorted((tree / "train").rglob("*.jpg"))
+    crops[0].unlink()
+    crops[1].write_bytes(b"x" * crops[1].stat().st_size)
+    (tree / "train/stray.txt").write_text("not of the tree")
+    assert materialize(YTVOS, instance=instance).success
+    after = photograph(data)
+    assert {name: content for name, (content, _) in after.items()} == {name: c for name, (c, _) in before.items()}
+    changed = {name for name in before if after[name][1] != before[name][1]}
+    assert changed == {crop.relative_to(data).as_posix() for crop in crops[:2]}
+
+
+@pytest.mark.parametrize(("password", "words"), [("", "no password is given"), ("Secr3t", "password does not open")])
+def test_missing_or_wrong_password_is_found_before_any_work(materialize, data, monkeypatch, instance, password, words):
+    monkeypatch.setenv("DEEPFASHION2_PASSWORD", password)
+    own = {"profile": "full", "annotations": ANNOTATIONS / "demo", "instance": instance}
+    tables = '+key:"deep_fashion/captions" or +key:"deep_fashion/few_shot_split" or key:"raw/deep_fashion2_train"'
+    assert materialize(tables, **own).success
+    result = materialize('key:"deep_fashion/personalized"', "test", **own)
+    assert words in explain(result)
+    assert "DEEPFASHION2_PASSWORD" in explain(result)
+    assert not list((data / "deep_fashion2").glob("personalized*"))
+    assert not password or password not in "".join(str(event) for event in result.all_events)
+
+
+def test_members_that_are_not_in_the_archive_are_all_named_and_fail_the_run(materialize, data, instance):
+    gone = []
+
+    def drop(name: str, content: bytes) -> bytes | None:
+        if name.endswith(".png") and len(gone) < 2 and "Annotations" in name:
+            gone.append(name)
+            return None
+        return content
+
+    rewrite_zip(data / "youtube_vos/train.zip", drop)
+    result = materialize(YTVOS, instance=instance)
+    assert not result.success
+    check = list_checks(result)["ytvos/fsl_seg:ledger_adds_up"]
+    assert not check.passed
+    ledger = read_ledger(data, "ytvos", "fsl_seg")
+    missing = ledger.filter(status="missing")
+    assert check.metadata["missing"].value == missing.height > 0
+    named = set(missing["source_members"].explode()) & set(gone)
+    assert named
+    assert all(name in check.description for name in named)
+    assert "materialize again" in check.description
+    assert ledger.height == sum((ledger["status"] == status).sum() for status in ("written", "quarantined", "missing"))
+    # Nothing is built on a tree that lacks files.
+    downstream = materialize('key:"ytvos/fsl_seg"+', partition="test", instance=instance)
+    assert not downstream.success
+
+
+def test_a_corrupt_frame_is_quarantined_counted_and_repaired_later(materialize, data, instance):
+    archive, intact, broken = data / "youtube_vos/train.zip", data / "intact.zip", []
+    shutil.copy(archive, intact)
+
+    def cut(name: str, content: bytes) -> bytes:
+        if "JPEGImages" in name and name.endswith(".jpg") and not broken:
+            broken.append(name)
+            return content[: len(content) // 2]
+        return content
+
+    rewrite_zip(archive, cut)
+    result = materialize(YTVOS, instance=instance)
+    assert result.success, explain(result)
+    check = list_checks(result)["ytvos/fsl_seg:nothing_quarantined"]
+    rows = read_ledger(data, "ytvos", "fsl_seg").filter(status="quarantined")
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert check.metadata["quarantined"].value == rows.height > 0
+    assert set(rows["source_members"].explode()) >= set(broken)
+    assert all(rows["reason"].is_not_null())
+    shutil.copy(intact, archive)
+    assert materialize(YTVOS, instance=instance).success
+    assert read_ledger(data, "ytvos", "fsl_seg")["status"].unique().to_list() == ["written"]
+
+
+def test_every_evaluation_frame_decodes_and_has_its_own_box(materialize, data):
+    assert materialize(YTVOS).success
+    ledger = read_ledger(data, "ytvos", "fsl_seg").filter(rule="evaluation_frame")
+    for path, width, height, (x0, y0, x1, y1) in ledger.select("path", "width", "height", "box").iter_rows():
+        with Image.open(data / "youtube_vos/ytvos_PerVL/fsl_seg" / path) as image:
+            assert image.size == (width, height)
+        assert 0 <= x0 <= x1 < width
+        assert 0 <= y0 <= y1 < height
