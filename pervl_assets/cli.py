@@ -174,3 +174,7 @@ def _watch(instance: "DagsterInstance", wave_id: str, progress: Progress, over: 
                     progress.console.print(f"  {escape(item.text)}", highlight=False)
         if last:
             return
+
+
+if __name__ == "__main__":
+    main()

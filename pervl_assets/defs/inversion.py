@@ -175,24 +175,27 @@ def coco_object_sentences(
 
 
 def name_shards(shards: int) -> list[str]:
-    """Return the partition keys of the image features: `0-of-8` to `7-of-8`."""
-    return [f"{shard}-of-{shards}" for shard in range(shards)]
+    """Return the partition keys of the image features, in text order: `0-of-8` to `7-of-8`, `00-of-16` and so on."""
+    width = len(str(shards - 1))
+    return [f"{shard:0{width}d}-of-{shards}" for shard in range(shards)]
 
 
 @dg.op(
-    out=dg.Out(io_manager_key="features"),
     pool="gpu",
     tags=GPU_TAGS,
     code_version="1",
 )
 def encode_images(
-    context: dg.OpExecutionContext,
+    context: dg.AssetExecutionContext,
     workspace: Workspace,
     clip: Clip,
     coco_train2014: RawArchive,
     coco_object_sentences: pl.DataFrame,
-) -> dg.Output[Any]:
-    """Encode the images of the run's shards with CLIP; the model is loaded once, and only if there is work for it."""
+) -> Any:
+    """Encode the images of the run's shards with CLIP; the model is loaded once, and only if there is work for it.
+
+    Dagster 1.13 gives all partitions of one run the same data version; here it is the hash of them all.
+    """
     load = functools.cache(clip.load)
     made: dict[str, Features] = {}
     for shard in sorted(context.partition_keys):
@@ -210,11 +213,11 @@ def encode_images(
                 workers=workspace.workers,
                 report=_report_encoding(context.log.info, shard),
             )
-    return dg.Output(
-        made if len(made) > 1 else next(iter(made.values())),
-        data_version=combine_versions({shard: features.hash() for shard, features in made.items()}),
-        metadata=summarize_features(*made.values()),
+        context.add_asset_metadata(summarize_features(made[shard]), IMAGE_FEATURES_KEY, shard)
+    context.set_data_version(
+        IMAGE_FEATURES_KEY, combine_versions({shard: features.hash() for shard, features in made.items()})
     )
+    return made if len(made) > 1 else next(iter(made.values()))
 
 
 def _report_encoding(say: Callable[[str], None], shard: str) -> Callable[[EncodeProgress], None]:
@@ -248,7 +251,6 @@ def build_image_features(shards: int) -> dg.AssetsDefinition:
         kinds={"torch", "parquet"},
         owners=OWNERS,
         code_version="1",
-        check_specs=None,
     )
     def coco_image_features(coco_train2014: RawArchive, coco_object_sentences: pl.DataFrame) -> Any:
         """CLIP features of the images that the object classes name: id text, vector (D float32, not normalised).

@@ -97,16 +97,16 @@ def describe_features(features: Features) -> dg.MaterializeResult[Features]:
     )
 
 
-def summarize_features(*shards: Features) -> dict[str, Any]:
-    """Return what is told of features: rows, dimension, bytes of the vectors, rejected images, the passport."""
-    rejected = pl.concat([shard.rejected for shard in shards])
+def summarize_features(features: Features) -> dict[str, Any]:
+    """Return what is told of features: rows, bytes of the vectors, rejected images, the passport."""
+    rejected = features.rejected
     return {
-        ROWS: sum(len(shard.ids) for shard in shards),
-        BYTES: sum(shard.vectors.nbytes for shard in shards),
+        ROWS: len(features.ids),
+        BYTES: features.vectors.nbytes,
         QUARANTINED: int((rejected["status"] == "quarantined").sum()),
         MISSING: int((rejected["status"] == "missing").sum()),
         "rejected": preview_table(rejected, rows=50),
-        "passport": dg.MetadataValue.json(json.loads(shards[0].passport.to_json())),
+        "passport": dg.MetadataValue.json(json.loads(features.passport.to_json())),
     }
 
 

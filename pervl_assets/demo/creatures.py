@@ -59,8 +59,8 @@ def paint_cat(brush: Brush, look: Look) -> None:
     """A sitting cat seen from the front, with pointed ears, whiskers and a curled tail."""
     brush.arc((58, 46, 98, 92), -80 + 12 * look.swing, 120, look.dark, 8)
     brush.ellipse(26, 44, 76, 98, look.rgb)
-    _paint_markings(brush, look, (28, 50, 74, 92))
-    brush.ellipse(39, 56, 63, 96, look.light)
+    brush.ellipse(39, 60, 63, 96, look.light)
+    _paint_markings(brush, look, (24, 56, 78, 96))
     for x in (34, 54):
         brush.ellipse(x, 86, x + 14, 98, look.light)
     for left, tip, right in ((25, 23, 44), (77, 79, 58)):
@@ -287,7 +287,7 @@ def paint_person(brush: Brush, look: Look) -> None:
         )
     if outfit.long_hair:
         brush.box(40.5, 7, 59.5, 30, outfit.hair, corner=6)
-    _paint_legs(brush, outfit, 5 * look.swing)
+    _paint_legs(brush, outfit, 2.5 + 2.5 * look.swing)
     brush.box(46.5, 18, 53.5, 26, shade(outfit.skin, 0.88), corner=1)
     _paint_upper(brush, outfit)
     brush.ellipse(41.5, 3, 58.5, 22, outfit.skin)

@@ -14,7 +14,6 @@ import argparse
 import gzip
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -184,7 +183,17 @@ def _match_all(tags: list[frozenset[str]], asked: list[frozenset[str]]) -> "torc
     return (encode(tags) @ wanted.T == wanted.sum(1)).float()
 
 
-def train(folder: Path, *, pictures: int, minutes: float, batch: int, seed: int, report: Callable[[str], None]) -> None:
+def train(
+    folder: Path,
+    *,
+    pictures: int,
+    minutes: float,
+    batch: int,
+    seed: int,
+    threads: int,
+    resume: bool,
+    report: Callable[[str], None],
+) -> None:
     """Train a tiny CLIP and save it to `folder`.
 
     Args:
@@ -193,6 +202,8 @@ def train(folder: Path, *, pictures: int, minutes: float, batch: int, seed: int,
         minutes: Length of the training; the learning rate falls to zero over it.
         batch: Pictures a step.
         seed: Decides pictures, captions and initial weights.
+        threads: Threads of torch; one is best where others share the cores.
+        resume: Start from the weights in `folder` instead of random ones; another seed then gives fresh pictures.
         report: Told about the progress.
     """
     import open_clip
@@ -206,10 +217,10 @@ def train(folder: Path, *, pictures: int, minutes: float, batch: int, seed: int,
     report(f"{len(examples):,} pictures drawn")
 
     torch.manual_seed(seed)
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    torch.set_num_threads(threads)
     random = Random(seed)
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", bpe_path=str(folder / MERGES))
-    model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
+    model = open_clip.create_model(f"local-dir:{folder}", load_weights=resume)
     model = model.to(memory_format=torch.channels_last)
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     plain = [p for p in model.parameters() if p.ndim < 2]
@@ -221,7 +232,7 @@ def train(folder: Path, *, pictures: int, minutes: float, batch: int, seed: int,
     while share < 1:
         share = min(1.0, (time.monotonic() - started) / (60 * minutes))
         for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * min(1, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * share))
+            group["lr"] = 2e-3 * min(1, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * share))
         if len(order) < batch:
             order = random.sample(range(pictures), pictures)
         chosen = [examples[order.pop()] for _ in range(batch)]
@@ -259,6 +270,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=7.0)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--resume", action="store_true")
     options = vars(parser.parse_args())
     train(**options, report=lambda line: print(line, flush=True))  # noqa: T201 - a script's progress
 

@@ -259,6 +259,9 @@ def read_outcome(instance: DagsterInstance, run_id: str, *, succeeded: bool) -> 
                 outcome.findings.append(Finding(check.asset_key.to_user_string(), severity, text))
         elif (message := explain_failure(event.step_failure_data.error)) is not None:
             outcome.findings.append(Finding((event.step_key or "").replace("__", "/"), "error", message))
+    # Dagster tells the partitions of one step in no order; the assets themselves stay in that of their steps.
+    steps = list(dict.fromkeys(made.asset for made in outcome.made))
+    outcome.made.sort(key=lambda made: (steps.index(made.asset), made.partition or ""))
     return outcome
 
 

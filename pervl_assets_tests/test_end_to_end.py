@@ -1,0 +1,144 @@
+"""The command line on the miniature world, as a person uses it: from nothing to files that the consumer reads."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pervl_assets_tests.core.samples import photograph
+
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("end_to_end")]
+
+
+class Project:
+    """A data folder and a Dagster home of its own, and `pervl` run in them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.data = root, root / "data"
+        self.env = {name: value for name, value in os.environ.items() if not name.startswith(("PERVL_", "DAGSTER_"))}
+        self.env |= {"PERVL_DATA": str(self.data), "DAGSTER_HOME": str(root / "home"), "PERVL_DEVICE": "cpu"}
+
+    def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-m", "pervl_assets.cli", *arguments],
+            cwd=self.root,
+            env=self.env | {"PERVL_EXECUTOR": "in_process"} | env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def photograph(self) -> dict[str, tuple[bytes, int]]:
+        return photograph(self.data)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The project after `pervl demo`."""
+    project = Project(tmp_path_factory.mktemp("project"))
+    project.first = project.run("demo")
+    return project
+
+
+def test_demo_ends_well_and_says_where_to_look(demo):
+    assert demo.first.returncode == 0, demo.first.stdout + demo.first.stderr
+    assert "all materialized, no check of error severity failed" in demo.first.stdout
+    assert "verified: " in demo.first.stdout
+    assert "Where to look" in demo.first.stdout
+    assert "retrieval_set [validation]" in demo.first.stdout
+    assert not demo.first.stderr.strip()
+
+
+def test_training_files_fit_together_as_palavra_reads_them(demo):
+    root = demo.data / "inversion_model_train_data"
+    names = np.load(root / "txt_for_training/obj_names_only.npy")
+    sentences = np.load(root / "txt_for_training/commom_obj_dict.npy", allow_pickle=True).item()
+    features = np.load(root / "visual_features/visual_features_dict_center_crop_300_224.npz", allow_pickle=True)[
+        "arr_0"
+    ].item()
+    open_names = np.load(root / "open_images/open_images_obj_names.npz")["arr_0"]
+    nearest = np.load(root / "open_images/open_images_to_mscoco_map.npz")["arr_0"]
+    assert list(sentences) == names.tolist()
+    assert list(features) == sorted(features)
+    for ids, texts, masked in sentences.values():
+        assert len(ids) == len(texts) == len(masked) >= len(set(ids)) >= 8
+        assert set(ids) <= set(features)
+    assert all(vector.shape == (1, vector.shape[1]) and vector.dtype == np.float32 for (vector,) in features.values())
+    assert (nearest.shape, nearest.dtype) == ((len(open_names), 1), np.int64)
+    assert nearest.max() < len(names)
+
+
+def test_matches_of_the_tiny_clip_mean_something(demo):
+    matches = pl.read_parquet(demo.data / "assets/inversion/openimages_matches.parquet")
+    surest = matches.sort("margin", descending=True).head(20)
+    assert len(matches["class_row"].unique()) > 5
+    assert (surest["margin"] > 0).all()
+    # An OpenImages name that is a class's own name must find that class.
+    own = matches.filter(pl.col("name").str.to_lowercase().is_in(matches["class_name"].unique().to_list()))
+    assert own.height
+    assert (own["name"].str.to_lowercase() == own["class_name"]).all()
+
+
+def test_second_run_rewrites_nothing(demo):
+    before = demo.photograph()
+    done = demo.run("materialize")
+    assert done.returncode == 0, done.stdout
+    assert demo.photograph() == before
+
+
+def test_verify_names_what_is_wrong_and_materialize_mends_it(demo):
+    before = demo.photograph()
+    crop = next((demo.data / "youtube_vos/ytvos_PerVL/fsl_seg/train").rglob("*.jpg"))
+    table = demo.data / "assets/ytvos/captions.parquet"
+    crop.write_bytes(b"changed")
+    table.write_bytes(table.read_bytes()[:-9])
+    (demo.data / "inversion_model_train_data/txt_for_training/obj_names_only.npy").unlink()
+    (demo.data / "deep_fashion2/personalized_test/extra.jpg").write_bytes(b"")
+    done = demo.run("verify")
+    assert done.returncode == 1
+    assert crop.name in done.stdout
+    assert "4 of " in done.stdout
+    for words in ("1 changed", "1 missing", "1 extra", "obj_names_only.npy", "extra.jpg"):
+        assert words in done.stdout
+    assert demo.run("materialize").returncode == 0
+    assert demo.run("verify").returncode == 0
+    after = demo.photograph()
+    assert {name: content for name, (content, _) in after.items()} == {n: c for n, (c, _) in before.items()}
+
+
+def test_status_tells_inputs_and_states(demo):
+    done = demo.run("status")
+    assert done.returncode == 0, done.stderr
+    assert "missing" not in done.stdout
+    assert "not found" not in done.stdout
+    assert "palavra/visual_features" in done.stdout
+
+
+def test_worker_processes_give_the_same_files(demo, tmp_path):
+    """The multiprocess executor, which people use by default, makes the very bytes that one process makes."""
+    other = Project(tmp_path)
+    done = other.run("materialize", "--select", '+key:"ytvos/fsl_seg"', PERVL_EXECUTOR="multiprocess")
+    assert done.returncode == 0, done.stdout + done.stderr
+    tree = "youtube_vos/ytvos_PerVL/fsl_seg"
+    made = {name: content for name, (content, _) in photograph(other.data / tree).items()}
+    assert made == {name: content for name, (content, _) in photograph(demo.data / tree).items()}
+
+
+def test_a_missing_input_fails_with_advice(tmp_path):
+    project = Project(tmp_path)
+    done = project.run("materialize", "--select", 'key:"raw/youtube_vos_train"', PERVL_PROFILE="full")
+    assert done.returncode == 1
+    assert "error raw/youtube_vos_train" in done.stdout
+    assert "https://youtube-vos.org" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_wrong_settings_are_told_without_a_stack(tmp_path):
+    done = Project(tmp_path).run("materialize", PERVL_PRECISION="fp8")
+    assert done.returncode == 1
+    assert "PERVL_PRECISION='fp8'" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
