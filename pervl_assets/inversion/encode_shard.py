@@ -109,7 +109,7 @@ def encode_image_shard(
         previous: The shard as it was stored last.
         batch_size: Images in a forward pass.
         chunk_size: Images in a chunk.
-        workers: See `decode_images`.
+        workers: See `decode_images`; at most one where the CPU itself encodes.
         report: Called after every batch.
 
     Returns:
@@ -135,6 +135,8 @@ def encode_image_shard(
                 f"The encoder is not the one that was announced: {'; '.join(differences)}.",
                 advice="Do not change checkpoint or device during a run; run again.",
             )
+        if passport.device == "cpu" and workers != 0:
+            workers = 1  # decoding takes a twentieth of the time; more processes would take cores from the encoder
         meter = _Meter(len(ids), len(ids) - sum(len(chunk.ids) for chunk in pending), report)
         decoded = decode_images(members, [names[i] for chunk in pending for i in chunk.ids], workers)
         for chunk in pending:

@@ -1,0 +1,102 @@
+"""What the tests of this folder share: a COCO archive drawn on the spot, an encoder without a model, the raw kit."""
+
+import io
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pervl_assets.core.archives import RawArchive, identify
+from pervl_assets.core.members import Members, open_members
+from pervl_assets.inversion.clip_encoder import EmbeddingPassport
+from pervl_assets.inversion.sources import locate_image
+
+SHARED = Path(__file__).parents[2].parent / "shared"
+
+
+def require_raw_kit() -> Path:
+    """Return the folder of the raw kit, or skip."""
+    kit = SHARED / "raw_kit"
+    if not (kit / "make_raw.py").is_file():
+        pytest.skip(f"the raw kit is not at {kit}")
+    return kit
+
+
+def draw_raw_kit(out: Path, *parts: str) -> Path:
+    """Draw parts of the small raw kit."""
+    command = [sys.executable, str(require_raw_kit() / "make_raw.py"), str(out), "--scale", "small", "--seed", "0"]
+    subprocess.run([*command, "--parts", ",".join(parts)], check=True, capture_output=True)
+    return out
+
+
+def make_passport(**changes) -> EmbeddingPassport:
+    entries = {
+        "model": "fake",
+        "architecture_sha256": "a" * 64,
+        "weights_sha256": "b" * 64,
+        "preprocessing": "none",
+        "precision": "fp32",
+        "device": "cpu",
+        "dimension": 8,
+        "torch": "0",
+        "open_clip": "0",
+        "pillow": "0",
+    }
+    return EmbeddingPassport(**{**entries, **changes})
+
+
+class FakeEncoder:
+    """Takes pixels for vectors, and writes down what it was given."""
+
+    def __init__(self, passport: EmbeddingPassport | None = None, seconds: float = 0.0) -> None:
+        self.passport = passport or make_passport()
+        self.seconds = seconds
+        self.batches: list[int] = []
+
+    def encode_images(self, images):
+        time.sleep(self.seconds)
+        self.batches.append(len(images))
+        return images[:, 100, :, 0].reshape(len(images), -1)[:, : self.passport.dimension].astype(np.float32)
+
+    @property
+    def images(self) -> int:
+        return sum(self.batches)
+
+
+def draw_jpeg(seed: int, size: tuple[int, int] = (80, 60), mode: str = "RGB") -> bytes:
+    """Draw smooth noise as JPEG."""
+    channels = {"L": 1, "RGB": 3, "CMYK": 4}[mode]
+    noise = np.random.default_rng(seed).integers(0, 256, (8, 8, channels), dtype=np.uint8)
+    image = Image.frombytes(mode, (8, 8), noise.tobytes()).resize(size, Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def write_coco(path: Path, images: dict[str, bytes]) -> Members:
+    """Write a COCO archive from image id to bytes, and open it."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for image_id, data in images.items():
+            archive.writestr(locate_image(image_id), data)
+    return open_members(RawArchive(path, identify(path)))
+
+
+TINY_CONFIG = {
+    "embed_dim": 16,
+    "quick_gelu": True,
+    "vision_cfg": {"image_size": 224, "layers": 2, "width": 32, "head_width": 16, "patch_size": 32},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+def make_tiny_clip(config):
+    import open_clip
+    import torch
+
+    torch.manual_seed(0)
+    return open_clip.CLIP(**config).eval()
