@@ -45,6 +45,11 @@ def explain_write_errors(goal: Path) -> Iterator[None]:
                 f"Cannot write {where}: {os.strerror(error.errno)}.",
                 advice=f"Make the folder writable for this user, or set PERVL_DATA to one that is (goal: {goal}).",
             ) from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST):
+            raise WriteError(
+                f"Cannot write {goal}: {where} is a file where a folder is needed.",
+                advice="Move that file away, or set PERVL_DATA to another folder.",
+            ) from error
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise WriteError(
                 f"The disk is full while writing {where}: {os.strerror(error.errno)}.",

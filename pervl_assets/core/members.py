@@ -141,9 +141,13 @@ class FolderMembers(Members):
         return self._crcs.keys()
 
     def crc32(self, name: str) -> int:
-        """Return the CRC of a file, as it was when selected."""
-        crc = self._crcs[name]
-        return zlib.crc32(self._read_file(name)) if crc is None else crc
+        """Return the CRC of a file, as it was when selected; 0 for one that cannot be read, which `read` then says."""
+        if (crc := self._crcs[name]) is not None:
+            return crc
+        try:
+            return zlib.crc32(self._read_file(name))
+        except MemberError:
+            return 0
 
     def read(self, name: str) -> bytes:
         """Return a file's bytes."""

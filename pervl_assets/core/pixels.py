@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 MAX_PIXELS: Final = 64_000_000
 """Larger images are refused before they are decoded; the benchmarks' frames have about a million pixels."""
@@ -80,5 +80,7 @@ def _decode(data: bytes, modes: Sequence[str], what: str) -> NDArray[np.uint8]:
             if modes and image.mode not in modes:
                 raise ImageError(f"the {what} has mode {image.mode}, not {' or '.join(modes)}")
             return np.asarray(image)
+    except UnidentifiedImageError as error:  # its text holds an address in memory, another one in every run
+        raise ImageError(f"the {what} cannot be decoded (neither a JPEG nor a PNG file)") from error
     except (*_DAMAGE, Image.DecompressionBombError) as error:
         raise ImageError(f"the {what} cannot be decoded ({error})") from error

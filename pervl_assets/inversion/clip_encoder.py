@@ -6,7 +6,8 @@ Belongs here: device, precision, batches and forward passes. Does not belong her
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
@@ -243,15 +244,21 @@ class ClipEncoder:
         import torch
 
         def forward(part: npt.NDArray[Any]) -> "torch.Tensor":
-            return cast("torch.Tensor", self._model.encode_text(self._move(torch.from_numpy(part))))
+            length = int(_count_tokens(part).max())
+            with _cut_context(self._model, length):
+                return cast("torch.Tensor", self._model.encode_text(self._move(torch.from_numpy(part[:, :length]))))
 
         if not texts:
             return self._no_vectors()
         tokens, rows = np.unique(self._tokenizer(texts).numpy(), axis=0, return_inverse=True)
+        order = np.argsort(
+            _count_tokens(tokens), kind="stable"
+        )  # short texts together, so that each batch is cut short
+        tokens, places = tokens[order], np.argsort(order)
         batches = [
             self._encode(tokens[start : start + batch_size], forward) for start in range(0, len(tokens), batch_size)
         ]
-        return np.concatenate(batches)[rows.ravel()]
+        return np.concatenate(batches)[places[rows.ravel()]]
 
     def _move(self, tensor: "torch.Tensor") -> "torch.Tensor":
         if self._device.type == "cuda":
@@ -295,3 +302,26 @@ class ClipEncoder:
 
     def _no_vectors(self) -> npt.NDArray[np.float32]:
         return np.empty((0, self.passport.dimension), dtype=np.float32)
+
+
+def _count_tokens(tokens: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+    """Return how many tokens each text has, the end-of-text token included: it has the highest number of all."""
+    return np.argmax(tokens, axis=1) + 1
+
+
+@contextmanager
+def _cut_context(model: Any, length: int) -> Iterator[None]:
+    """Let a text tower run on its first positions only.
+
+    With a causal mask, and the feature taken at the end-of-text token, the padding behind it changes nothing: a prompt
+    of 9 tokens costs a ninth of the 77 positions.
+    """
+    if getattr(model, "text_pool_type", None) != "argmax" or getattr(model, "attn_mask", None) is None:
+        yield
+        return
+    positions, mask = model.positional_embedding.data, model.attn_mask
+    model.positional_embedding.data, model.attn_mask = positions[:length], mask[:length, :length]
+    try:
+        yield
+    finally:
+        model.positional_embedding.data, model.attn_mask = positions, mask

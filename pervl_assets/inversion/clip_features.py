@@ -181,7 +181,10 @@ def update_names(
     load_encoder: Callable[[], ClipEncoder],
     previous: Features | None = None,
 ) -> Features:
-    """Encode names, except those that `previous` holds under the same passport; load no model if there are none.
+    """Encode names, unless `previous` holds just these under the same passport; then no model is loaded.
+
+    Where one name is new, all are encoded: names that differ only in case must get the same vector to the last bit
+    (upstream rule F4), and that holds within one call.
 
     Args:
         names: Names in order; ids of the result.
@@ -189,14 +192,9 @@ def update_names(
         load_encoder: Loads the encoder.
         previous: The features as they were stored last.
     """
-    nothing = Features([], np.empty((0, passport.dimension), np.float32), passport)
-    known = previous if previous is not None and previous.passport == passport else nothing
-    rows = {name: row for row, name in enumerate(known.ids)}
-    new = [name for name in dict.fromkeys(names) if name not in rows]
-    encoded = encode_names(load_encoder(), new) if new else nothing
-    rows |= {name: len(known.ids) + row for row, name in enumerate(new)}
-    vectors = np.concatenate([known.vectors, encoded.vectors])
-    return Features(names, vectors[[rows[name] for name in names]], passport)
+    if previous is not None and previous.passport == passport and previous.ids == names:
+        return previous
+    return encode_names(load_encoder(), names)
 
 
 def assign_shard(image_id: str, shards: int) -> int:

@@ -50,8 +50,8 @@ def test_other_errors_pass_through(tmp_path):
 
 def test_write_where_a_file_stands_in_the_folders_place(tmp_path):
     (tmp_path / "blocked").write_bytes(b"")
-    with pytest.raises(OSError), replace_atomically(tmp_path / "blocked" / "file"):
-        pass
+    with pytest.raises(WriteError, match="a file where a folder is needed"):
+        write_bytes_atomically(tmp_path / "blocked" / "file", b"x")
 
 
 def test_errors_say_problem_details_and_advice():

@@ -150,19 +150,15 @@ def test_names_are_encoded_in_the_prompt():
     assert encoder.texts == ["This is a photo of a man", "This is a photo of a "]
 
 
-def test_names_encoded_before_are_not_encoded_again():
+def test_the_same_names_are_not_encoded_again_and_one_new_name_encodes_all():
     encoder = TextEncoder()
     first = update_names(["man", "goose", "man"], encoder.passport, lambda: encoder)
-    assert encoder.texts == ["This is a photo of a man", "This is a photo of a goose"]
     assert first.hash() == encode_names(TextEncoder(), ["man", "goose", "man"]).hash()
+    assert update_names(["man", "goose", "man"], encoder.passport, lambda: pytest.fail("loaded"), first) is first
     encoder.texts.clear()
-    assert update_names(["goose", "man"], encoder.passport, lambda: pytest.fail("loaded"), first).ids == [
-        "goose",
-        "man",
-    ]
-    second = update_names(["cat's", "man"], encoder.passport, lambda: encoder, first)
-    assert encoder.texts == ["This is a photo of a cat's"]
-    assert second.hash() == encode_names(TextEncoder(), ["cat's", "man"]).hash()
+    second = update_names(["man", "Man"], encoder.passport, lambda: encoder, first)
+    assert encoder.texts == ["This is a photo of a man", "This is a photo of a Man"]
+    assert second.hash() == encode_names(TextEncoder(), ["man", "Man"]).hash()
     other = make_passport(precision="fp16")
     encoder.passport = other
     assert update_names(["man"], other, lambda: encoder, first).passport == other

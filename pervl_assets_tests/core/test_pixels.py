@@ -1,0 +1,92 @@
+"""Decoding and encoding: what upstream does, and what it gets silently wrong."""
+
+import hashlib
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from pervl_assets.core import pixels
+from pervl_assets.core.pixels import ImageError, decode_frame, decode_mask, encode_jpeg, encode_mask, measure_image
+from pervl_assets_tests.core.samples import draw_picture, save_jpeg, save_mask
+
+OPENCV_JPEGS = {
+    (1, 1): "0713ce07a3603a3bb0d6aaabddcdf7049d9e5a0697b2c850c47e8fa719217e55",
+    (37, 23): "2e29efc45e8dfdd7ba24ea4d0b17bc4862ee29a67064523abaf95880e0648e5a",
+    (160, 90): "3b25a4905910e57bc9a6c4bce82052272ae5f70e915308e7d7c350ee0dc61fe4",
+}
+"""sha256 of what `cv2.imencode(".jpg", ...)` gives for the same pixels, the same for OpenCV 4.5.5 and 5.0.0."""
+
+
+@pytest.mark.parametrize("size", OPENCV_JPEGS)
+def test_jpegs_are_opencvs_byte_for_byte(size):
+    assert hashlib.sha256(encode_jpeg(draw_picture(*size))).hexdigest() == OPENCV_JPEGS[size]
+
+
+def test_orientation_is_not_applied_and_nothing_of_the_source_file_remains():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    plain = save_jpeg(draw_picture(40, 20))
+    marked = save_jpeg(draw_picture(40, 20), exif=exif.tobytes(), icc_profile=profile, dpi=(300, 300), comment=b"hello")
+    assert decode_frame(marked).shape == (20, 40, 3)
+    assert encode_jpeg(decode_frame(marked)) == encode_jpeg(decode_frame(plain))
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_frames_of_other_modes_are_refused(mode):
+    with pytest.raises(ImageError, match=f"mode {mode}, not RGB"):
+        decode_frame(save_jpeg(Image.fromarray(draw_picture(8, 8)).convert(mode)))
+
+
+def test_masks_give_palette_indices():
+    indices = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
+    assert np.array_equal(decode_mask(save_mask(indices)), indices)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "1", "I;16"])
+def test_masks_of_other_modes_are_refused(mode):
+    buffer = io.BytesIO()
+    image = Image.new(mode, (8, 8))
+    image.save(buffer, "PNG")
+    with pytest.raises(ImageError, match="not P or L"):
+        decode_mask(buffer.getvalue())
+
+
+def test_written_masks_are_grey_zeros_and_ones():
+    mask = np.eye(7, 9, dtype=bool)
+    image = Image.open(io.BytesIO(encode_mask(mask)))
+    assert (image.format, image.mode, image.size) == ("PNG", "L", (9, 7))
+    assert np.array_equal(np.asarray(image), mask.astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("decode", "data"),
+    [
+        (decode_frame, b""),
+        (decode_frame, b"\xff\xd8\xff\xe0 no picture"),
+        (decode_frame, save_jpeg(draw_picture(64, 64))[:900]),
+        (decode_frame, b"GIF89a" + bytes(40)),
+        (decode_mask, save_mask(np.eye(64))[:60]),
+        (decode_mask, save_mask(np.eye(64))[:-40]),
+        (measure_image, save_jpeg(draw_picture(64, 64))[:-900]),
+    ],
+)
+def test_damaged_images_are_refused(decode, data):
+    with pytest.raises(ImageError, match="cannot be decoded") as caught:
+        decode(data)
+    with pytest.raises(ImageError) as again:
+        decode(bytes(bytearray(data)))
+    assert str(again.value) == str(caught.value), "a reason that differs from run to run would change the ledger"
+
+
+def test_huge_images_are_refused_before_they_are_decoded(monkeypatch):
+    monkeypatch.setattr(pixels, "MAX_PIXELS", 100)
+    with pytest.raises(ImageError, match="11 x 10"):
+        decode_frame(save_jpeg(draw_picture(11, 10)))
+
+
+def test_any_whole_image_can_be_measured():
+    for mode in ("RGB", "L", "CMYK"):
+        assert measure_image(save_jpeg(Image.fromarray(draw_picture(12, 7)).convert(mode))) == (12, 7)
