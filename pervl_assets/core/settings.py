@@ -89,7 +89,7 @@ class Settings:
             clip_pretrained=env.get("PERVL_CLIP_PRETRAINED") or ("" if Path(clip_model).is_dir() else "openai"),
             device=device,
             precision=choose("PERVL_PRECISION", "", ("", *get_args(Precision))) or None,  # type: ignore[arg-type]
-            top_objects=count("PERVL_TOP_OBJECTS", 24 if demo else 1000),
+            top_objects=count("PERVL_TOP_OBJECTS", 30 if demo else 1000),
             openimages_names=choose("PERVL_OPENIMAGES_NAMES", "csv", get_args(NamesRule)),  # type: ignore[arg-type]
             feature_shards=count("PERVL_FEATURE_SHARDS", 2 if demo else 8),
             executor=choose("PERVL_EXECUTOR", "multiprocess", get_args(Executor)),  # type: ignore[arg-type]

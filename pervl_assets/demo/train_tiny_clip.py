@@ -6,8 +6,8 @@ Belongs here: the training pictures and captions, the model's shape, the trainin
 The model learns from pictures of seeds that nothing else uses (`tiny clip/…`), with captions that are true of them.
 Many captions are true of several pictures of a batch ("This is a photo of a dog"), so the contrastive loss counts every
 true pair as a match, not only the pair that was drawn together; a prompt for every class joins each batch. No network
-is used. The seed fixes pictures, captions
-and initial weights; floating-point sums differ a little between machines, so trained weights do too.
+is used. The seed fixes pictures, captions and initial weights; the learning rate follows the clock, so trained weights
+differ a little from one run to the next.
 """
 
 import argparse

@@ -27,6 +27,9 @@ ALL_ASSETS_JOB: Final = "__ASSET_JOB"
 WAVE_TAG: Final = "pervl/wave"
 Severity = Literal["error", "warning"]
 
+_INSTANCE: Final = "telemetry: {enabled: false}\npython_logs: {python_log_level: INFO}\n"
+"""For a Dagster home that has no `dagster.yaml`; the project's own says more."""
+
 _PARTITION: Final = "dagster/partition"
 _RANGE: Final = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
@@ -107,7 +110,7 @@ def open_instance(data: Path) -> DagsterInstance:
     home = find_dagster_home(data)
     home.mkdir(parents=True, exist_ok=True)
     if not (home / "dagster.yaml").exists():
-        (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n", encoding="utf-8")
+        (home / "dagster.yaml").write_text(_INSTANCE, encoding="utf-8")
     os.environ["DAGSTER_HOME"] = str(home)
     return DagsterInstance.get()
 

@@ -306,7 +306,7 @@ class ClipEncoder:
 
 def _count_tokens(tokens: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
     """Return how many tokens each text has, the end-of-text token included: it has the highest number of all."""
-    return np.argmax(tokens, axis=1) + 1
+    return np.asarray(tokens.argmax(axis=1) + 1)
 
 
 @contextmanager
