@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import dagster as dg
@@ -11,6 +11,7 @@ import pytest
 from pervl_assets.core.settings import Settings
 from pervl_assets.definitions import build_definitions
 from pervl_assets.demo import RAW_NAMES, draw_raw
+from pervl_assets.headless.runs import plan_waves, select_assets
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +35,40 @@ def make_settings(data: Path, **changes) -> Settings:
     return dataclasses.replace(settings, **changes)
 
 
+def run_assets(
+    data: Path,
+    selection: dg.AssetSelection,
+    instance: dg.DagsterInstance | None = None,
+    partition: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    **changes,
+) -> dg.ExecuteInProcessResult:
+    """Materialize a selection of the real graph in this process, in one run; failures are returned, not raised."""
+    defs = build_definitions(make_settings(data, **changes))
+    return dg.materialize(
+        list(defs.assets or []),
+        selection=selection,
+        resources=dict(defs.resources or {}),
+        partition_key=partition,
+        instance=instance,
+        tags=dict(tags or {}),
+        raise_on_error=False,
+    )
+
+
+def run_waves(
+    data: Path, selection: str, instance: dg.DagsterInstance | None = None, **changes
+) -> list[dg.ExecuteInProcessResult]:
+    """Materialize every partition of a selection, in the runs of `pervl materialize`, up to one that fails."""
+    defs = build_definitions(make_settings(data, **changes))
+    results = []
+    for wave in plan_waves(defs, select_assets(defs, selection)):
+        results.append(run_assets(data, dg.AssetSelection.assets(*wave.keys), instance, tags=wave.tags, **changes))
+        if not results[-1].success:
+            break
+    return results
+
+
 Materialize = Callable[..., dg.ExecuteInProcessResult]
 
 
@@ -42,22 +77,43 @@ def materialize(data) -> Materialize:
     """Materialize a selection of the real graph in this process; failures are returned, not raised."""
 
     def run(selection: str, partition: str | None = None, instance: dg.DagsterInstance | None = None, **changes):
-        defs = build_definitions(make_settings(**{"data": data, **changes}))
-        return dg.materialize(
-            list(defs.assets or []),
-            selection=dg.AssetSelection.from_string(selection).required_multi_asset_neighbors(),
-            resources=dict(defs.resources or {}),
-            partition_key=partition,
-            instance=instance,
-            raise_on_error=False,
-        )
+        chosen = dg.AssetSelection.from_string(selection).required_multi_asset_neighbors()
+        return run_assets(changes.pop("data", data), chosen, instance, partition, **changes)
 
     return run
 
 
-def list_checks(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
-    """Return the asset checks that a run evaluated, by `asset:check`."""
-    return {f"{e.asset_key.to_user_string()}:{e.check_name}": e for e in result.get_asset_check_evaluations()}
+@dataclasses.dataclass(frozen=True)
+class World:
+    """A data folder in which assets were materialized, and the runs that did it."""
+
+    data: Path
+    results: list[dg.ExecuteInProcessResult]
+
+    def copy_to(self, folder: Path) -> Path:
+        """Copy the data folder; identity cards say where a raw input is, so they are moved along."""
+        shutil.copytree(self.data, folder)
+        for card in (folder / "assets/raw").glob("*.json"):
+            card.write_text(card.read_text().replace(str(self.data), str(folder)))
+        return folder
+
+
+@pytest.fixture(scope="session")
+def made_world(drawn_raw, tmp_path_factory) -> World:
+    """A world with every kind of value: DeepFashion2, the inversion side and its training files. Read-only.
+
+    It takes a while to make: tests that use it belong into the xdist group `made_world`, so that one process makes it.
+    """
+    data = Path(shutil.copytree(drawn_raw, tmp_path_factory.mktemp("made") / "data"))
+    results = run_waves(data, "+group:palavra or group:deep_fashion or group:raw")
+    assert all(result.success for result in results), [explain(result) for result in results]
+    return World(data, results)
+
+
+def list_checks(*results: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
+    """Return the asset checks that runs evaluated, by `asset:check`."""
+    evaluations = [evaluation for result in results for evaluation in result.get_asset_check_evaluations()]
+    return {f"{e.asset_key.to_user_string()}:{e.check_name}": e for e in evaluations}
 
 
 def explain(result: dg.ExecuteInProcessResult) -> str:

@@ -68,7 +68,7 @@ def load_manifest(path: Path) -> OfficialFiles:
             licence=str(content["licence"]),
             files=files,
         )
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise AnnotationError(
             f"The manifest {path} cannot be read: {error!r}.",
             advice="Restore it from the project's repository.",

@@ -1,16 +1,20 @@
 """Declared schemas of tables: what each column holds, and a check that a frame keeps to it.
 
-Belongs here: `Column`, `TableSchema` and the content hash of a frame. Does not belong here: any particular table.
+Belongs here: `Column`, `TableSchema`, the content hash of a frame, and writing one to Parquet. Does not belong here:
+any particular table.
 """
 
 import hashlib
+import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import polars as pl
 
 from pervl_assets.core.errors import SchemaError
+from pervl_assets.core.files import write_bytes_atomically
 
 _HASHED_ROWS: Final = 100_000
 
@@ -75,6 +79,20 @@ def validate_columns(frame: pl.DataFrame, declared: Mapping[str, str], table: st
             advice="Change the function that builds the table, or its declared columns; nothing was written.",
         )
     return frame
+
+
+def write_parquet(frame: pl.DataFrame, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a frame and key-value metadata to a Parquet file, whole or not at all; an unchanged one rewrites nothing.
+
+    The file's bytes are made in memory: where polars writes to disk itself, it tells of a full disk or a locked folder
+    in errors of its own, without the system's number.
+
+    Raises:
+        WriteError: No permission, or no space left.
+    """
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer, metadata=dict(metadata))
+    write_bytes_atomically(path, buffer.getvalue())
 
 
 def hash_frame(frame: pl.DataFrame) -> str:

@@ -196,44 +196,53 @@ def encode_images(
 
     Dagster 1.13 gives all partitions of one run the same data version; here it is the hash of them all.
     """
-    load = functools.cache(clip.load)
+    passport, load = clip.describe(), functools.cache(clip.load)
     made: dict[str, Features] = {}
-    for shard in sorted(context.partition_keys):
-        number, shards = (int(part) for part in shard.split("-of-"))
-        goal = locate_value(workspace.root, IMAGE_FEATURES_KEY.path, ".parquet", shard)
-        with open_members(coco_train2014) as members:
+    with open_members(coco_train2014) as members:
+        for shard in sorted(context.partition_keys):
+            number, shards = (int(part) for part in shard.split("-of-"))
+            goal = locate_value(workspace.root, IMAGE_FEATURES_KEY.path, ".parquet", shard)
+            report = EncodingReport(context.log.info, f"shard {shard}")
             made[shard] = encode_image_shard(
                 select_images(coco_object_sentences, shards, number),
                 members,
-                clip.describe(),
+                passport,
                 load,
                 locate_chunks(goal),
                 previous=read_features(goal) if goal.is_file() else None,
                 batch_size=clip.batch_size,
                 workers=workspace.workers,
-                report=_report_encoding(context.log.info, shard),
+                report=report,
             )
-        context.add_asset_metadata(summarize_features(made[shard]), IMAGE_FEATURES_KEY, shard)
+            told = {**summarize_features(made[shard]), **report.rates}
+            context.add_asset_metadata(told, IMAGE_FEATURES_KEY, shard)
     context.set_data_version(
         IMAGE_FEATURES_KEY, combine_versions({shard: features.hash() for shard, features in made.items()})
     )
     return made if len(made) > 1 else next(iter(made.values()))
 
 
-def _report_encoding(say: Callable[[str], None], shard: str) -> Callable[[EncodeProgress], None]:
-    """Return a reporter that logs at most one line in two seconds, and the last."""
-    last = 0.0
+class EncodingReport:
+    """Logs how the encoding comes along, at most once in two seconds and at its end; keeps the rates it ended with."""
 
-    def report(now: EncodeProgress) -> None:
-        nonlocal last
-        if now.done == now.total or time.monotonic() - last > _REPORT_SECONDS:
-            last = time.monotonic()
-            say(
-                f"shard {shard}: {now.done:,} of {now.total:,} images, {now.images_per_second:,.1f} images/s "
-                f"(decoding {now.decode_share:.0%}, device {now.device_share:.0%} of the time)"
-            )
+    def __init__(self, say: Callable[[str], None], what: str) -> None:
+        self._say, self._what, self._last = say, what, 0.0
+        self.rates: dict[str, float] = {}
 
-    return report
+    def __call__(self, now: EncodeProgress) -> None:
+        """Take note of the progress of images."""
+        rate, decode, device = now.images_per_second, now.decode_share, now.device_share
+        self.rates = {"images_per_second": round(rate, 1), "decode_share": decode, "device_share": device}
+        self._tell(now.done, now.total, f"images, {rate:,.1f} images/s (decoding {decode:.0%}, device {device:.0%})")
+
+    def count_names(self, done: int, total: int) -> None:
+        """Take note of the progress of names."""
+        self._tell(done, total, "names")
+
+    def _tell(self, done: int, total: int, rest: str) -> None:
+        if done == total or time.monotonic() - self._last > _REPORT_SECONDS:
+            self._last = time.monotonic()
+            self._say(f"{self._what}: {done:,} of {total:,} {rest}")
 
 
 def build_image_features(shards: int) -> dg.AssetsDefinition:
@@ -280,10 +289,13 @@ def _features_asset(name: str, table: str, description: str) -> dg.AssetsDefinit
         pool="gpu",
         op_tags=GPU_TAGS,
     )
-    def text_features(workspace: Workspace, clip: Clip, names: pl.DataFrame) -> dg.MaterializeResult[Features]:
+    def text_features(
+        context: dg.AssetExecutionContext, workspace: Workspace, clip: Clip, names: pl.DataFrame
+    ) -> dg.MaterializeResult[Features]:
         goal = locate_value(workspace.root, [INVERSION, name], ".parquet")
         previous = read_features(goal) if goal.is_file() else None
-        return describe_features(update_names(names["name"].to_list(), clip.describe(), clip.load, previous))
+        report = EncodingReport(context.log.info, name).count_names
+        return describe_features(update_names(names["name"].to_list(), clip.describe(), clip.load, previous, report))
 
     return text_features
 

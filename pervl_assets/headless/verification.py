@@ -53,18 +53,34 @@ def verify_values(defs: dg.Definitions, data: Path) -> Iterator[ValueVerdict]:
     """Re-read every value of the graph that has been materialized, and what unfinished work was left behind."""
     graph = defs.resolve_asset_graph()
     for key in sorted(graph.materializable_asset_keys):
-        node = graph.get(key)
         kind = _KINDS[_name_io_manager(graph, key)]
-        for partition in node.partitions_def.get_partition_keys() if node.partitions_def else [None]:
+        for partition in _list_partitions(graph, key):
             path = locate_value(data, key.path, kind.extension, partition)
             name = name_partition(key.to_user_string(), partition)
             if path.is_file():
                 yield kind.verify(name, data, path)
+            elif _is_used(graph, key, data):
+                yield ValueVerdict(name, 1, 0, Verdict(missing=[str(path.relative_to(data))], changed=[], extra=[]))
             else:
                 yield ValueVerdict(name, 0, 0, _NOTHING)
     left = sorted(str(path.relative_to(data)) for path in data.rglob(f"*{PARTIAL}*"))
     if left:
         yield ValueVerdict("unfinished work", len(left), 0, Verdict(missing=[], changed=[], extra=left))
+
+
+def _is_used(graph: Any, key: dg.AssetKey, data: Path) -> bool:
+    """Tell whether a value was made from this asset's: then it was there, for it cannot be left out."""
+    return any(
+        locate_value(data, child.path, _KINDS[_name_io_manager(graph, child)].extension, partition).is_file()
+        for child in graph.get(key).child_keys
+        for partition in _list_partitions(graph, child)
+    )
+
+
+def _list_partitions(graph: Any, key: dg.AssetKey) -> list[str | None]:
+    """Return an asset's partitions; one without a name for an asset that has none."""
+    partitioning = graph.get(key).partitions_def
+    return [*partitioning.get_partition_keys()] if partitioning else [None]
 
 
 def _name_io_manager(graph: Any, key: dg.AssetKey) -> str:
@@ -125,7 +141,10 @@ def _verify_raw_archive(name: str, data: Path, path: Path) -> ValueVerdict:
     if not archive.path.exists():
         return ValueVerdict(name, archive.card.members, 0, Verdict(missing=[shown], changed=[], extra=[]))
     annotations = name == ANNOTATIONS_KEY.to_user_string()
-    card = identify_annotations(archive.path).card if annotations else identify(archive.path)
+    try:
+        card = identify_annotations(archive.path).card if annotations else identify(archive.path)
+    except PervlError:  # a zip without a directory that can be trusted
+        return ValueVerdict(name, 1, 0, Verdict(missing=[], changed=[shown], extra=[]))
     verdict = _NOTHING if card == archive.card else Verdict(missing=[], changed=[shown], extra=[])
     return ValueVerdict(name, 1 if card.kind != "folder" else card.members, card.bytes, verdict)
 

@@ -229,11 +229,21 @@ class ClipEncoder:
 
         return self._encode(np.ascontiguousarray(images), forward)
 
-    def encode_texts(self, texts: list[str], batch_size: int = TEXT_BATCH) -> npt.NDArray[np.float32]:
+    def encode_texts(
+        self,
+        texts: list[str],
+        batch_size: int = TEXT_BATCH,
+        report: Callable[[int, int], None] = lambda done, total: None,
+    ) -> npt.NDArray[np.float32]:
         """Encode texts, `batch_size` at a time.
 
         Texts of the same tokens (CLIP lower-cases) are encoded once, so that their vectors are equal to the last bit
         and the lowest index wins among them (upstream rule F4).
+
+        Args:
+            texts: Any number of texts.
+            batch_size: How many are encoded at once.
+            report: Called after every batch with the number of different texts done and their total.
 
         Returns:
             Vectors, float32 of shape (M, D).
@@ -255,9 +265,10 @@ class ClipEncoder:
             _count_tokens(tokens), kind="stable"
         )  # short texts together, so that each batch is cut short
         tokens, places = tokens[order], np.argsort(order)
-        batches = [
-            self._encode(tokens[start : start + batch_size], forward) for start in range(0, len(tokens), batch_size)
-        ]
+        batches = []
+        for start in range(0, len(tokens), batch_size):
+            batches.append(self._encode(tokens[start : start + batch_size], forward))
+            report(min(start + batch_size, len(tokens)), len(tokens))
         return np.concatenate(batches)[places[rows.ravel()]]
 
     def _move(self, tensor: "torch.Tensor") -> "torch.Tensor":

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import polars as pl
 
 from pervl_assets.core.errors import PervlError, SchemaError, name_some
-from pervl_assets.core.files import hash_bytes, replace_atomically
-from pervl_assets.core.tables import Column, TableSchema, hash_frame
+from pervl_assets.core.files import hash_bytes
+from pervl_assets.core.tables import Column, TableSchema, hash_frame, write_parquet
 from pervl_assets.inversion.clip_encoder import PROMPT, ClipEncoder, EmbeddingPassport
 
 REJECTED_IMAGES: Final = TableSchema(
@@ -108,8 +108,7 @@ def write_features(features: Features, path: Path) -> None:
         _REJECTED: json.dumps(features.rejected.to_dicts()),
         CONTENT_SHA256: features.hash(),
     }
-    with replace_atomically(path) as partial:
-        features.to_frame().write_parquet(partial, metadata=metadata)
+    write_parquet(features.to_frame(), path, metadata)
 
 
 def read_features(path: Path) -> Features:
@@ -170,9 +169,15 @@ def merge_features(shards: Sequence[Features]) -> Features:
     )
 
 
-def encode_names(encoder: ClipEncoder, names: list[str]) -> Features:
+def _report_nothing(done: int, total: int) -> None:
+    pass
+
+
+def encode_names(
+    encoder: ClipEncoder, names: list[str], report: Callable[[int, int], None] = _report_nothing
+) -> Features:
     """Encode names in the prompt `This is a photo of a ` (upstream rule F5); ids are the names."""
-    return Features(names, encoder.encode_texts([PROMPT + name for name in names]), encoder.passport)
+    return Features(names, encoder.encode_texts([PROMPT + name for name in names], report=report), encoder.passport)
 
 
 def update_names(
@@ -180,6 +185,7 @@ def update_names(
     passport: EmbeddingPassport,
     load_encoder: Callable[[], ClipEncoder],
     previous: Features | None = None,
+    report: Callable[[int, int], None] = _report_nothing,
 ) -> Features:
     """Encode names, unless `previous` holds just these under the same passport; then no model is loaded.
 
@@ -191,10 +197,11 @@ def update_names(
         passport: What the vectors shall depend on, from `describe_encoder`.
         load_encoder: Loads the encoder.
         previous: The features as they were stored last.
+        report: Called after every batch with the number of different texts done and their total.
     """
     if previous is not None and previous.passport == passport and previous.ids == names:
         return previous
-    return encode_names(load_encoder(), names)
+    return encode_names(load_encoder(), names, report)
 
 
 def assign_shard(image_id: str, shards: int) -> int:

@@ -19,7 +19,7 @@ from typing import IO, Any, Final
 import numpy as np
 import polars as pl
 
-from pervl_assets.core.files import replace_atomically
+from pervl_assets.core.files import replace_atomically, write_bytes_atomically
 from pervl_assets.core.upstream_names import COMMOM_OBJ_DICT
 from pervl_assets.inversion.clip_features import Features
 
@@ -67,8 +67,9 @@ def write_object_names(classes: pl.DataFrame, goal: Path) -> None:
     Raises:
         WriteError: No permission, or no space left.
     """
-    with replace_atomically(goal) as partial, partial.open("wb") as file:
-        np.lib.format.write_array(file, _to_text_array(classes["name"].to_list()), allow_pickle=False)
+    buffer = io.BytesIO()  # numpy writes to a file on disk in its own way, and hides why that fails
+    np.lib.format.write_array(buffer, _to_text_array(classes["name"].to_list()), allow_pickle=False)
+    write_bytes_atomically(goal, buffer.getvalue())
 
 
 def summarize_sentences(classes: pl.DataFrame, sentences: pl.DataFrame, encoded: Iterable[str]) -> SentencesSummary:

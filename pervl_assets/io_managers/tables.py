@@ -10,8 +10,7 @@ import dagster as dg
 import polars as pl
 
 from pervl_assets.core.errors import SchemaError
-from pervl_assets.core.files import replace_atomically
-from pervl_assets.core.tables import TableSchema, hash_frame, validate_columns
+from pervl_assets.core.tables import TableSchema, hash_frame, validate_columns, write_parquet
 from pervl_assets.io_managers.base import PervlIOManager
 
 COLUMN_SCHEMA: Final = "dagster/column_schema"
@@ -46,8 +45,7 @@ class TableIOManager(PervlIOManager):
             )
         schema: dg.TableSchema = getattr(declared, "schema", declared)  # Dagster may have wrapped it
         validate_columns(value, {column.name: column.type for column in schema.columns}, table)
-        with replace_atomically(path) as partial:
-            value.write_parquet(partial, metadata={CONTENT_SHA256: hash_frame(value)})
+        write_parquet(value, path, {CONTENT_SHA256: hash_frame(value)})
         context.add_output_metadata({"bytes": path.stat().st_size})
 
     def read(self, context: dg.InputContext, path: Path) -> pl.DataFrame:

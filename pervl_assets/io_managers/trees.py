@@ -8,8 +8,8 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
-from pervl_assets.core.files import replace_atomically
 from pervl_assets.core.ledger import FolderTree
+from pervl_assets.core.tables import write_parquet
 from pervl_assets.core.trees import commit_tree
 from pervl_assets.io_managers.base import PervlIOManager
 
@@ -21,8 +21,7 @@ class TreeIOManager(PervlIOManager):
 
     def write(self, context: dg.OutputContext, value: FolderTree, path: Path) -> None:
         """Write the ledger, then swap the staged files in; an unchanged tree writes nothing."""
-        with replace_atomically(path) as partial:
-            value.ledger.write_parquet(partial, metadata={"root": value.root.relative_to(self.data).as_posix()})
+        write_parquet(value.ledger, path, {"root": value.root.relative_to(self.data).as_posix()})
         commit_tree(value)
 
     def read(self, context: dg.InputContext, path: Path) -> FolderTree:

@@ -139,8 +139,9 @@ class TextEncoder:
     def __init__(self):
         self.texts = []
 
-    def encode_texts(self, texts):
+    def encode_texts(self, texts, report):
         self.texts += texts
+        report(len(texts), len(texts))
         return np.array([[len(text)] * 8 for text in texts], np.float32)
 
 

@@ -1,0 +1,206 @@
+"""A folder that may not be written to, and a disk that is full, at the moment an asset's value is stored.
+
+Both are real: permission bits are made to bind this process even where it is root's, and the system itself cuts every
+file off that grows beyond a limit, wherever in the program it is written (in Python, numpy or polars).
+"""
+
+import ctypes
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from pervl_assets.core.files import PARTIAL
+from pervl_assets.defs.resources import ANNOTATIONS
+from pervl_assets.definitions import build_definitions
+from pervl_assets.headless.verification import verify_values
+from pervl_assets_tests.conftest import explain, make_settings, run_waves
+from pervl_assets_tests.core.samples import photograph
+from pervl_assets_tests.defs.plain import COCO, OPENIMAGES, RAW
+
+pytestmark = pytest.mark.xdist_group("made_world")
+
+_CAPABILITIES_VERSION_3 = 0x20080522
+_OVERRIDE_PERMISSIONS = 0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Take the right to write into a folder; root is held to it, too."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITIES_VERSION_3, 0)  # 0: this thread, and those it starts
+    held = (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, held) == 0
+    fewer = (ctypes.c_uint32 * 6)(held[0] & ~_OVERRIDE_PERMISSIONS, *held[1:])
+    mode = folder.stat().st_mode
+    folder.chmod(0o555)
+    assert libc.capset(header, fewer) == 0
+    try:
+        with pytest.raises(PermissionError):
+            (folder / "probe").touch()
+        yield
+    finally:
+        assert libc.capset(header, held) == 0
+        folder.chmod(mode)
+
+
+@contextmanager
+def full(folder: Path) -> Iterator[None]:
+    """Let no file of this process grow beyond 100 bytes; the system answers as it does for a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def add_openimages_name(data: Path) -> None:
+    with (data / OPENIMAGES).open("a") as file:
+        file.write("/m/0extra,Unicorn named Fluffy\n")
+
+
+def forget_shard(data: Path) -> None:
+    """Leave one shard of the image features as it was for fewer classes."""
+    (before,) = run_waves(data, 'key:"inversion/coco_object_classes" or key:"inversion/coco_object_sentences"', **FEW)
+    assert before.success
+    shutil.copy(data / COCO, data / "kept.zip")
+    (features,) = run_waves(data, 'key:"inversion/coco_image_features"', **FEW)
+    assert features.success, explain(features)
+    (data / "kept.zip").unlink()
+
+
+def write_fewer_annotations(data: Path) -> None:
+    """Materialize the tree as it is with fewer evaluation images; what comes then is materializing it with all."""
+    own = data / "annotations"
+    shutil.copytree(ANNOTATIONS / "demo", own)
+    captions = own / "deep_fashion/test_captions.csv"
+    whole = captions.read_text().splitlines(keepends=True)
+    captions.write_text("".join(whole[:-4]))
+    results = run_waves(data, '+key:"deep_fashion/personalized"', annotations=own)
+    assert all(result.success for result in results), explain(results[-1])
+    captions.write_text("".join(whole))
+
+
+FEW = {"top_objects": 1}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of value: what changes, what is materialized before, the asset that cannot be stored, and where."""
+
+    change: Callable[[Path], None]
+    before: str
+    asset: str
+    folder: str
+    settings: dict = field(default_factory=dict)
+    leaves: tuple[str, ...] = ()
+    """What a full disk may leave: finished work that the next run takes over."""
+
+
+TREE = "deep_fashion2/personalized_test"
+KINDS = {
+    "table": Kind(
+        add_openimages_name,
+        'key:"raw/openimages_class_descriptions"',
+        'key:"inversion/openimages_classes"',
+        "assets/inversion",
+    ),
+    "features": Kind(
+        add_openimages_name,
+        'key:"raw/openimages_class_descriptions" or key:"inversion/openimages_classes"',
+        'key:"inversion/openimages_text_features"',
+        "assets/inversion",
+    ),
+    "image features": Kind(
+        forget_shard,
+        'key:"inversion/coco_object_classes" or key:"inversion/coco_object_sentences"',
+        'key:"inversion/coco_image_features"',
+        "assets/inversion/coco_image_features",
+        {"top_objects": 2},
+    ),
+    "tree": Kind(
+        write_fewer_annotations,
+        'key:"raw/pervl_annotations" or key:"deep_fashion/captions" or key:"deep_fashion/few_shot_split"',
+        'key:"deep_fashion/personalized"',
+        "deep_fashion2",
+        leaves=(f"{TREE}.partial", f"{TREE}.partial.jsonl"),
+    ),
+    "training file of text": Kind(
+        lambda data: None,
+        'key:"inversion/coco_object_classes"',
+        'key:"palavra/object_names"',
+        f"{RAW}/txt_for_training",
+        {"top_objects": 5},
+    ),
+    "pickled training file": Kind(
+        lambda data: None,
+        'key:"inversion/coco_object_classes" or key:"inversion/coco_object_sentences"',
+        'key:"palavra/object_sentences"',
+        f"{RAW}/txt_for_training",
+        {"top_objects": 5},
+    ),
+    "zipped training file": Kind(
+        add_openimages_name,
+        '+key:"inversion/openimages_matches"',
+        'key:"palavra/openimages_names"',
+        f"{RAW}/open_images",
+    ),
+}
+
+
+@pytest.mark.parametrize(("trouble", "words"), [(locked, "Make the folder writable"), (full, "Free some space")])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_cannot_be_stored_is_told_and_leaves_the_old_value(made_world, tmp_path, kind, trouble, words):
+    what = KINDS[kind]
+    data = made_world.copy_to(tmp_path / "data")
+    what.change(data)
+    own = {"annotations": data / "annotations"} if (data / "annotations").exists() else {}
+    settings = {**what.settings, **own}
+    results = run_waves(data, what.before, **settings)
+    assert all(result.success for result in results), explain(results[-1])
+    before = photograph(data)
+
+    with trouble(data / what.folder):
+        *_, failed = run_waves(data, what.asset, **settings)
+    assert not failed.success
+    text = explain(failed)
+    assert "WriteError" in text
+    assert f"What to do: {words}" in text
+    assert str(data / what.folder) in text
+    after = photograph(data)
+    partial = {path.relative_to(data).as_posix() for path in data.rglob(f"*{PARTIAL}*")}
+    assert partial <= (set(what.leaves) if trouble is full else set())
+    assert {name: content for name, content in after.items() if PARTIAL not in name} == before
+
+    results = run_waves(data, what.asset, **settings)  # mended: the same command goes on
+    assert all(result.success for result in results), explain(results[-1])
+    assert photograph(data) != before
+    assert not list(data.rglob(f"*{PARTIAL}*"))
+    defs = build_definitions(make_settings(data, **settings))
+    assert all(value.verdict for value in verify_values(defs, data))
+
+
+def test_raw_inputs_that_cannot_be_drawn_leave_nothing(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    with full(data):
+        (failed,) = run_waves(data, 'key:"raw/coco_train2014"')
+    assert "The disk is full" in explain(failed)
+    assert not [path for path in data.rglob("*") if path.is_file()]
+    with locked(data):
+        (failed,) = run_waves(data, 'key:"raw/coco_train2014"')
+    assert "Make the folder writable" in explain(failed)
+
+
+def test_a_data_root_that_is_a_file_is_told(tmp_path):
+    data = tmp_path / "data"
+    data.write_text("not a folder")
+    (failed,) = run_waves(data, 'key:"raw/coco_svo_triplets"')
+    assert "a file where a folder is needed" in explain(failed)
+    assert isinstance(failed, dg.ExecuteInProcessResult)
