@@ -32,7 +32,7 @@ types: $(READY)    ## mypy, strict
 	$(BIN)/mypy
 
 unit: $(READY)     ## pytest on two processes
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadfile
 
 ui: $(READY)       ## the Dagster UI and its daemon on 127.0.0.1
 	$(BIN)/dg dev --host 127.0.0.1 --port $(PORT)

@@ -11,7 +11,7 @@ import pytest
 
 from pervl_assets_tests.core.samples import photograph
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("end_to_end")]
+pytestmark = pytest.mark.timeout(600)
 
 
 class Project:

@@ -12,6 +12,7 @@ from pydantic import PrivateAttr
 from upath import UPath
 
 from pervl_assets.core.errors import MissingInputError
+from pervl_assets.core.files import explain_write_errors
 
 ASSETS_FOLDER: Final = "assets"
 
@@ -46,6 +47,15 @@ class PervlIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Resolve the path that `UPathIOManager` works below."""
         self._base_path = UPath(self.data) / ASSETS_FOLDER
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        """Write a value.
+
+        Raises:
+            WriteError: No permission, or no space left; also for the folders that `UPathIOManager` makes by itself.
+        """
+        with explain_write_errors(Path(self.data)):
+            super().handle_output(context, obj)
 
     def dump_to_path(self, context: dg.OutputContext, obj: Any, path: UPath) -> None:
         """Write a value where `UPathIOManager` says."""

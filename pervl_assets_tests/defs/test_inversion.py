@@ -219,7 +219,7 @@ def test_all_shards_in_one_run_load_the_model_once_and_then_not_at_all(data, loa
     assert run.success, explain(run)
     assert len(loads) == 1
     made = {event.partition: event.materialization.metadata for event in run.get_asset_materialization_events()}
-    assert list(sorted(made)) == ["0-of-2", "1-of-2"]
+    assert sorted(made) == ["0-of-2", "1-of-2"]
     for shard, metadata in made.items():
         assert metadata["dagster/row_count"].value == len(read_shard(data, shard).ids) > 0
         assert metadata["passport"].value["precision"] == "fp32"

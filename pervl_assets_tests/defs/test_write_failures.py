@@ -12,19 +12,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import dagster as dg
 import pytest
 
 from pervl_assets.core.files import PARTIAL
-from pervl_assets.defs.resources import ANNOTATIONS
 from pervl_assets.definitions import build_definitions
+from pervl_assets.defs.resources import ANNOTATIONS
 from pervl_assets.headless.verification import verify_values
 from pervl_assets_tests.conftest import explain, make_settings, run_waves
 from pervl_assets_tests.core.samples import photograph
-from pervl_assets_tests.defs.plain import COCO, OPENIMAGES, RAW
+from pervl_assets_tests.defs.plain import OPENIMAGES, RAW
 
 pytestmark = pytest.mark.xdist_group("made_world")
 
+IMAGE_FEATURES = 'key:"inversion/coco_image_features"'
 _CAPABILITIES_VERSION_3 = 0x20080522
 _OVERRIDE_PERMISSIONS = 0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
 
@@ -65,14 +65,11 @@ def add_openimages_name(data: Path) -> None:
         file.write("/m/0extra,Unicorn named Fluffy\n")
 
 
-def forget_shard(data: Path) -> None:
-    """Leave one shard of the image features as it was for fewer classes."""
-    (before,) = run_waves(data, 'key:"inversion/coco_object_classes" or key:"inversion/coco_object_sentences"', **FEW)
-    assert before.success
-    shutil.copy(data / COCO, data / "kept.zip")
-    (features,) = run_waves(data, 'key:"inversion/coco_image_features"', **FEW)
-    assert features.success, explain(features)
-    (data / "kept.zip").unlink()
+def encode_fewer_images(data: Path) -> None:
+    """Materialize the image features as they are for one class; what comes then is encoding those of two."""
+    tables = 'key:"inversion/coco_object_classes" or key:"inversion/coco_object_sentences"'
+    results = [*run_waves(data, tables, top_objects=1), *run_waves(data, IMAGE_FEATURES, top_objects=1)]
+    assert all(result.success for result in results), explain(results[-1])
 
 
 def write_fewer_annotations(data: Path) -> None:
@@ -85,9 +82,6 @@ def write_fewer_annotations(data: Path) -> None:
     results = run_waves(data, '+key:"deep_fashion/personalized"', annotations=own)
     assert all(result.success for result in results), explain(results[-1])
     captions.write_text("".join(whole))
-
-
-FEW = {"top_objects": 1}
 
 
 @dataclass(frozen=True)
@@ -118,11 +112,12 @@ KINDS = {
         "assets/inversion",
     ),
     "image features": Kind(
-        forget_shard,
+        encode_fewer_images,
         'key:"inversion/coco_object_classes" or key:"inversion/coco_object_sentences"',
-        'key:"inversion/coco_image_features"',
+        IMAGE_FEATURES,
         "assets/inversion/coco_image_features",
         {"top_objects": 2},
+        leaves=("assets/inversion/coco_image_features/0-of-2.partial",),
     ),
     "tree": Kind(
         write_fewer_annotations,
@@ -190,11 +185,20 @@ def test_raw_inputs_that_cannot_be_drawn_leave_nothing(tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     with full(data):
-        (failed,) = run_waves(data, 'key:"raw/coco_train2014"')
+        (failed,) = run_waves(data, 'key:"raw/coco_svo_triplets"')
     assert "The disk is full" in explain(failed)
     assert not [path for path in data.rglob("*") if path.is_file()]
+    with locked(data / RAW):
+        (failed,) = run_waves(data, 'key:"raw/coco_svo_triplets"')
+    assert f"Cannot write {data / RAW}" in explain(failed)
+    assert "Make the folder writable" in explain(failed)
+
+
+def test_a_data_root_without_permission_is_told_though_the_inputs_are_there(data):
     with locked(data):
-        (failed,) = run_waves(data, 'key:"raw/coco_train2014"')
+        (failed,) = run_waves(data, 'key:"raw/coco_svo_triplets"')
+    assert "WriteError" in explain(failed)
+    assert f"Cannot write {data / 'assets'}" in explain(failed)
     assert "Make the folder writable" in explain(failed)
 
 
@@ -203,4 +207,3 @@ def test_a_data_root_that_is_a_file_is_told(tmp_path):
     data.write_text("not a folder")
     (failed,) = run_waves(data, 'key:"raw/coco_svo_triplets"')
     assert "a file where a folder is needed" in explain(failed)
-    assert isinstance(failed, dg.ExecuteInProcessResult)
