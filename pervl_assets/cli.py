@@ -103,6 +103,7 @@ def run_graph(selection: str) -> bool:
     total = sum(len(wave.keys) * max(1, len(wave.partitions)) for wave in waves)
     start, outcome = time.monotonic(), runs.Outcome()
     with runs.open_instance(settings.data) as instance, show_progress(console, total) as progress:
+        runs.end_dead_runs(instance)
         for wave in waves:
             wave_id = runs.new_wave_id()
             with follow(instance, wave_id, progress):

@@ -8,6 +8,7 @@ therefore materialized in waves: each the largest set of assets of one partition
 """
 
 import os
+import socket
 import uuid
 import warnings
 from collections.abc import Iterator, Set
@@ -25,6 +26,9 @@ from pervl_assets.core.errors import PervlError
 
 ALL_ASSETS_JOB: Final = "__ASSET_JOB"
 WAVE_TAG: Final = "pervl/wave"
+PROCESS_TAG: Final = "pervl/process"
+"""Host and process id of the `pervl` that a run belongs to."""
+
 Severity = Literal["error", "warning"]
 
 _INSTANCE: Final = "telemetry: {enabled: false}\npython_logs: {python_log_level: INFO}\n"
@@ -189,11 +193,41 @@ def execute_wave(wave: Wave, instance: DagsterInstance, wave_id: str) -> Outcome
         job,
         instance=instance,
         asset_selection=list(wave.keys),
-        tags={**wave.tags, WAVE_TAG: wave_id},
+        tags={**wave.tags, WAVE_TAG: wave_id, PROCESS_TAG: _name_process(os.getpid())},
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         raise_on_error=False,
     ) as result:
         return read_outcome(instance, result.run_id, succeeded=result.success)
+
+
+def end_dead_runs(instance: DagsterInstance) -> list[str]:
+    """Mark the runs of processes that were killed as failed, and free the pool slots they held; return their ids.
+
+    A killed run would hold the one slot of the pool `gpu` for ever. Runs started from the UI are the daemon's to watch.
+    """
+    dead = []
+    unfinished = RunsFilter(statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])
+    for run in instance.get_runs(unfinished):
+        host, _, pid = run.tags.get(PROCESS_TAG, "").partition("/")
+        if host == socket.gethostname() and not _is_alive(int(pid)):
+            instance.report_run_failed(run, "The process of this run was killed.")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+            dead.append(run.run_id)
+    return dead
+
+
+def _name_process(pid: int) -> str:
+    return f"{socket.gethostname()}/{pid}"
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def new_wave_id() -> str:

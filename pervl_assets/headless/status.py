@@ -90,7 +90,9 @@ def list_states(defs: dg.Definitions, instance: DagsterInstance) -> Iterator[Ass
         for partition in partitioning.get_partition_keys() if partitioning else [None]:
             status = resolver.get_status(key, partition)
             stale = status == StaleStatus.STALE
-            causes = resolver.get_stale_causes(key, partition) if stale else []
+            # A cause says that something it needs is new; what that is, its child says.
+            found = resolver.get_stale_causes(key, partition) if stale else []
+            causes = [child for cause in found for child in cause.children or [cause]]
             yield AssetState(
                 asset=key.to_user_string(),
                 partition=partition,

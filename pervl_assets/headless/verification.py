@@ -115,9 +115,9 @@ def _verify_features(name: str, data: Path, path: Path) -> ValueVerdict:
 def _verify_tree(name: str, data: Path, path: Path) -> ValueVerdict:
     try:
         tree = read_tree(data, path)
-    except (pl.exceptions.PolarsError, KeyError):
+        return ValueVerdict(name, tree.written, tree.bytes, verify_tree(tree.root, tree.ledger))
+    except (pl.exceptions.PolarsError, KeyError):  # no ledger, or a damaged one
         return _judge_file(name, path, data, unchanged=False)
-    return ValueVerdict(name, tree.written, tree.bytes, verify_tree(tree.root, tree.ledger))
 
 
 def _verify_training_file(name: str, data: Path, path: Path) -> ValueVerdict:

@@ -1,11 +1,22 @@
 import dataclasses
+import os
+import socket
+import subprocess
+import sys
 
 import dagster as dg
 import pytest
 
 from pervl_assets.core.errors import MissingInputError, PervlError
 from pervl_assets.definitions import build_definitions
-from pervl_assets.headless.runs import explain_failure, name_partition, plan_waves, select_assets
+from pervl_assets.headless.runs import (
+    PROCESS_TAG,
+    end_dead_runs,
+    explain_failure,
+    name_partition,
+    plan_waves,
+    select_assets,
+)
 from pervl_assets_tests.conftest import make_settings
 
 
@@ -84,6 +95,24 @@ def test_a_real_failure_is_told_as_the_error_says_it():
     (failure,) = [event for event in result.all_events if event.event_type_value == "STEP_FAILURE"]
     text = explain_failure(failure.step_failure_data.error)
     assert text == "It is missing.\n  where: here\nWhat to do: Put it there."
+
+
+def test_a_killed_run_gives_its_pool_slot_back_and_a_living_one_keeps_it(tmp_path, defs):
+    finished = subprocess.Popen([sys.executable, "-c", ""])
+    finished.wait()
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        job = defs.resolve_implicit_global_asset_job_def()
+        instance.event_log_storage.set_concurrency_slots("gpu", 2)
+        runs = {}
+        for name, pid in {"killed": finished.pid, "living": os.getpid()}.items():
+            tags = {PROCESS_TAG: f"{socket.gethostname()}/{pid}"}
+            runs[name] = instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED).run_id
+            instance.event_log_storage.claim_concurrency_slot("gpu", runs[name], "step")
+        assert end_dead_runs(instance) == [runs["killed"]]
+        assert instance.get_run_by_id(runs["killed"]).status == dg.DagsterRunStatus.FAILURE
+        assert instance.get_run_by_id(runs["living"]).status == dg.DagsterRunStatus.STARTED
+        slots = instance.event_log_storage.get_concurrency_info("gpu").claimed_slots
+        assert [slot.run_id for slot in slots] == [runs["living"]]
 
 
 def test_names_of_partitions():

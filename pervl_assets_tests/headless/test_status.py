@@ -56,18 +56,18 @@ def test_missing_then_fresh_then_stale_behind_a_changed_input_then_fresh(data, i
         file.write("img_id=9 | dog, chase, kite | dog chase kite | a dog chases a kite\n")
     run(data, 'key:"raw/coco_svo_triplets"', instance)
     changed = look(data, instance)
-    behind = {
-        ("inversion/coco_triplets", None),
-        ("inversion/coco_malformed_lines", None),
-        ("inversion/coco_object_classes", None),
-        ("inversion/coco_object_sentences", None),
-        ("palavra/object_names", None),
-    }
-    assert name_by_state(changed, "stale") == behind
+    behind = {("inversion/coco_triplets", None), ("inversion/coco_malformed_lines", None)}
+    assert name_by_state(changed, "stale") == behind  # those made from it; what they will change is not known yet
     assert name_by_state(changed, "fresh") == fresh - behind
     assert name_by_state(changed, "missing") == name_by_state(made, "missing")
     assert "raw/coco_svo_triplets" in changed["inversion/coco_triplets", None].why
 
+    run(data, 'key:"inversion/coco_triplets"', instance)
+    changed = look(data, instance)
+    assert name_by_state(changed, "stale") == {
+        ("inversion/coco_object_classes", None),
+        ("inversion/coco_object_sentences", None),
+    }
     run(data, SELECTION, instance)
     assert name_by_state(look(data, instance), "fresh") == fresh
 
