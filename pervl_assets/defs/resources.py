@@ -13,7 +13,7 @@ from pydantic import Field
 
 from pervl_assets.core.archives import ArchiveSpec, RawArchive, find_archive
 from pervl_assets.core.settings import NamesRule, Settings
-from pervl_assets.demo import DEMO_PASSWORD, draw_raw
+from pervl_assets.demo import DEMO_PASSWORD, RAW_NAMES, draw_raw
 
 if TYPE_CHECKING:
     from pervl_assets.core.settings import Precision
@@ -66,12 +66,12 @@ class Workspace(dg.ConfigurableResource[Any]):
         return ANNOTATIONS / "demo" if self.profile == "demo" else self.root / "assets" / "annotations"
 
     def find_raw(self, spec: ArchiveSpec) -> RawArchive:
-        """Find a raw input; in the demo profile draw it first where it is missing.
+        """Find a raw input; in the demo profile draw it first where it is missing and the miniature world has it.
 
         Raises:
-            MissingInputError: In the full profile: says where to get it, where to put it, and its licence.
+            MissingInputError: It is missing: says where to get it, where to put it, and its licence.
         """
-        if self.profile == "demo":
+        if self.profile == "demo" and spec.name in RAW_NAMES:
             draw_raw(spec.name, self.root)
         return find_archive(spec, self.root)
 

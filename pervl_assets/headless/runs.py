@@ -314,4 +314,6 @@ def explain_failure(error: Any) -> str | None:
         if error.cause is None:
             break
         error = error.cause
+    if error.cls_name == "DagsterExecutionInterruptedError":
+        return "interrupted"
     return None if error.cls_name == "DagsterAssetCheckFailedError" else str(error.message).strip()

@@ -24,7 +24,7 @@ WRONG = "Wv3-mistaken-Jp5"
 
 
 def read_contents(file: Path) -> Iterator[bytes]:
-    """Yield a file's bytes, and of a database every cell, unpacked: Dagster keeps jobs and configurations compressed."""
+    """Yield a file's bytes, and of a database every cell, unpacked: Dagster keeps descriptions of jobs compressed."""
     data = file.read_bytes()
     yield data
     with suppress(zlib.error):
