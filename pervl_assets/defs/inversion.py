@@ -68,6 +68,19 @@ def _raw(name: str) -> dg.AssetIn:
     return dg.AssetIn([RAW, name])
 
 
+def _table_asset(schema: TableSchema) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """Return the decorator of an asset that is a table of the inversion side."""
+    return dg.asset(
+        key_prefix=INVERSION,
+        group_name=INVERSION,
+        io_manager_key="tables",
+        kinds={"polars", "parquet"},
+        owners=OWNERS,
+        code_version="1",
+        metadata=declare_columns(schema),
+    )
+
+
 def _table_out(name: str, schema: TableSchema, description: str) -> dg.AssetOut:
     return dg.AssetOut(
         key=_key(name),
@@ -135,15 +148,7 @@ def coco_triplets(coco_svo_triplets: RawArchive) -> Iterator[dg.MaterializeResul
     yield describe_table(triplets.malformed, asset_key=_key("coco_malformed_lines"))
 
 
-@dg.asset(
-    key_prefix=INVERSION,
-    group_name=INVERSION,
-    io_manager_key="tables",
-    kinds={"polars", "parquet"},
-    owners=OWNERS,
-    code_version="1",
-    metadata=declare_columns(OBJECT_CLASSES),
-)
+@_table_asset(OBJECT_CLASSES)
 def coco_object_classes(workspace: Workspace, coco_triplets: pl.DataFrame) -> dg.MaterializeResult[pl.DataFrame]:
     """The most common objects (`PERVL_TOP_OBJECTS`): counts over subjects and objects, most common first.
 
@@ -153,15 +158,7 @@ def coco_object_classes(workspace: Workspace, coco_triplets: pl.DataFrame) -> dg
     return describe_table(count_object_classes(coco_triplets, workspace.top_objects))
 
 
-@dg.asset(
-    key_prefix=INVERSION,
-    group_name=INVERSION,
-    io_manager_key="tables",
-    kinds={"polars", "parquet"},
-    owners=OWNERS,
-    code_version="1",
-    metadata=declare_columns(OBJECT_SENTENCES),
-)
+@_table_asset(OBJECT_SENTENCES)
 def coco_object_sentences(
     coco_triplets: pl.DataFrame, coco_object_classes: pl.DataFrame
 ) -> dg.MaterializeResult[pl.DataFrame]:
@@ -350,15 +347,7 @@ def openimages_classes(
     yield describe_table(malformed, asset_key=_key("openimages_malformed_rows"))
 
 
-@dg.asset(
-    key_prefix=INVERSION,
-    group_name=INVERSION,
-    io_manager_key="tables",
-    kinds={"polars", "parquet"},
-    owners=OWNERS,
-    code_version="1",
-    metadata=declare_columns(OPENIMAGES_MATCHES),
-)
+@_table_asset(OPENIMAGES_MATCHES)
 def openimages_matches(
     openimages_text_features: Features, coco_class_text_features: Features
 ) -> dg.MaterializeResult[pl.DataFrame]:

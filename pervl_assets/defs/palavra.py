@@ -3,7 +3,7 @@
 Belongs here: thin bodies around `pervl_assets.inversion.palavra`. Does not belong here: the files' bytes.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import dagster as dg
@@ -24,14 +24,22 @@ def _input(name: str) -> dg.AssetIn:
     return dg.AssetIn([INVERSION, name])
 
 
-@dg.asset(
-    key_prefix=PALAVRA,
-    group_name=PALAVRA,
-    io_manager_key="training_files",
+def _training_file(**more: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """Return the decorator of an asset that is a training file."""
+    decorate: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(
+        key_prefix=PALAVRA,
+        group_name=PALAVRA,
+        io_manager_key="training_files",
+        owners=OWNERS,
+        code_version="1",
+        **more,
+    )
+    return decorate
+
+
+@_training_file(
     ins={"coco_object_classes": _input("coco_object_classes")},
     kinds={"numpy"},
-    owners=OWNERS,
-    code_version="1",
 )
 def object_names(coco_object_classes: pl.DataFrame) -> dg.MaterializeResult[TrainingFile]:
     """`txt_for_training/obj_names_only.npy`: the names of the object classes, in class order (text, shape (N,))."""
@@ -44,18 +52,13 @@ def object_names(coco_object_classes: pl.DataFrame) -> dg.MaterializeResult[Trai
     )
 
 
-@dg.asset(
-    key_prefix=PALAVRA,
-    group_name=PALAVRA,
-    io_manager_key="training_files",
+@_training_file(
     ins={
         "classes": _input("coco_object_classes"),
         "sentences": _input("coco_object_sentences"),
         "shards": _input("coco_image_features"),
     },
     kinds={"numpy", "pickle"},
-    owners=OWNERS,
-    code_version="1",
     check_specs=[
         dg.AssetCheckSpec(
             "every_image_has_features",
@@ -113,14 +116,9 @@ def object_sentences(
     )
 
 
-@dg.asset(
-    key_prefix=PALAVRA,
-    group_name=PALAVRA,
-    io_manager_key="training_files",
+@_training_file(
     ins={"shards": _input("coco_image_features")},
     kinds={"numpy", "pickle"},
-    owners=OWNERS,
-    code_version="1",
     check_specs=[
         dg.AssetCheckSpec(
             "no_image_missing",
@@ -173,28 +171,18 @@ def _count_rejected(rejected: pl.DataFrame, total: int, what: str) -> str:
     return f"{rejected.height:,} of {total:,} images are {what}{names}"
 
 
-@dg.asset(
-    key_prefix=PALAVRA,
-    group_name=PALAVRA,
-    io_manager_key="training_files",
+@_training_file(
     ins={"matches": _input("openimages_matches")},
     kinds={"numpy"},
-    owners=OWNERS,
-    code_version="1",
 )
 def openimages_names(matches: pl.DataFrame) -> dg.MaterializeResult[TrainingFile]:
     """`open_images/open_images_obj_names.npz`: the OpenImages names (`arr_0`, text, shape (M,))."""
     return _write_matches(palavra.OPENIMAGES_NAMES_FILE, palavra.write_openimages_names, matches)
 
 
-@dg.asset(
-    key_prefix=PALAVRA,
-    group_name=PALAVRA,
-    io_manager_key="training_files",
+@_training_file(
     ins={"matches": _input("openimages_matches")},
     kinds={"numpy"},
-    owners=OWNERS,
-    code_version="1",
 )
 def openimages_map(matches: pl.DataFrame) -> dg.MaterializeResult[TrainingFile]:
     """`open_images/open_images_to_mscoco_map.npz`: the nearest class of each name (`arr_0`, int64, shape (M, 1))."""
