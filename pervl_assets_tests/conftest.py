@@ -1,6 +1,7 @@
 """The miniature world as fixtures, and a way to materialize parts of the graph with the real IO managers."""
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,9 @@ from pervl_assets.core.settings import Settings
 from pervl_assets.definitions import build_definitions
 from pervl_assets.demo import RAW_NAMES, draw_raw
 from pervl_assets.headless.runs import plan_waves, select_assets
+
+# Pytest's processes share the cores; torch's threads, one set a process, would mostly wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
@@ -102,7 +106,7 @@ class World:
 def made_world(drawn_raw, tmp_path_factory) -> World:
     """A world with every kind of value: DeepFashion2, the inversion side and its training files. Read-only.
 
-    It takes a while to make: tests that use it belong into the xdist group `made_world`, so that one process makes it.
+    It takes a while to make, and each of pytest's processes that needs it makes its own: few modules should use it.
     """
     data = Path(shutil.copytree(drawn_raw, tmp_path_factory.mktemp("made") / "data"))
     results = run_waves(data, "+group:palavra or group:deep_fashion or group:raw")

@@ -157,8 +157,8 @@ def plan_waves(defs: dg.Definitions, keys: Set[dg.AssetKey]) -> list[Wave]:
     waves: list[Wave] = []
     while waiting:
         is_ready = {key: (graph.get(key).parent_keys & keys) <= done for key in waiting}
-        # Assets without partitions first: others usually wait for them.
-        first = min((key for key in waiting if is_ready[key]), key=lambda key: graph.get(key).is_partitioned)
+        # Assets with partitions first, once they can: what waits for several of them then goes into one last run.
+        first = max((key for key in waiting if is_ready[key]), key=lambda key: graph.get(key).is_partitioned)
         partitioning = graph.get(first).partitions_def
         wave: list[dg.AssetKey] = []
         for key in waiting:  # in topological order, so that inputs within the wave are seen before

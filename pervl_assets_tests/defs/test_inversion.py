@@ -29,8 +29,6 @@ from pervl_assets_tests.defs.plain import (
 from pervl_assets_tests.defs.test_benchmarks import rewrite_zip
 from pervl_assets_tests.inversion.kit import TINY_CONFIG, make_tiny_clip
 
-pytestmark = pytest.mark.xdist_group("made_world")
-
 CLASSES = make_settings(Path("data")).top_objects
 FEATURES = dg.AssetKey(["inversion", "coco_image_features"])
 # Few images, so that a test of its own world takes a second.

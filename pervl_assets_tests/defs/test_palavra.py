@@ -23,8 +23,6 @@ from pervl_assets_tests.defs.plain import (
     read_sentences,
 )
 
-pytestmark = pytest.mark.xdist_group("made_world")
-
 NAMES = f"{RAW}/txt_for_training/obj_names_only.npy"
 DICTIONARY = f"{RAW}/txt_for_training/commom_obj_dict.npy"
 VISUAL = f"{RAW}/visual_features/visual_features_dict_center_crop_300_224.npz"

@@ -22,8 +22,6 @@ from pervl_assets_tests.conftest import explain, make_settings, run_waves
 from pervl_assets_tests.core.samples import photograph
 from pervl_assets_tests.defs.plain import OPENIMAGES, RAW
 
-pytestmark = pytest.mark.xdist_group("made_world")
-
 IMAGE_FEATURES = 'key:"inversion/coco_image_features"'
 _CAPABILITIES_VERSION_3 = 0x20080522
 _OVERRIDE_PERMISSIONS = 0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH

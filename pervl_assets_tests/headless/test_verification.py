@@ -16,8 +16,6 @@ from pervl_assets.io_managers.tables import CONTENT_SHA256
 from pervl_assets_tests.conftest import make_settings
 from pervl_assets_tests.core.samples import photograph
 
-pytestmark = pytest.mark.xdist_group("made_world")
-
 RAW = "inversion_model_train_data"
 TABLE = "assets/inversion/coco_object_classes.parquet"
 IMAGES = "assets/inversion/coco_image_features/1-of-2.parquet"
