@@ -1,4 +1,4 @@
-"""The command line: `pervl demo`, `pervl materialize`, `pervl verify`, `pervl status`.
+"""The command line: `pervl demo`, `pervl materialize`, `pervl verify`, `pervl status`, `pervl preview`.
 
 Belongs here: options, progress, errors. Does not belong here: running, verifying and printing, which are `headless`'s,
 and everything that an asset does. Dagster is loaded inside the commands: `--help` comes at once.
@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -18,6 +19,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pervl_assets.core.errors import PervlError
+from pervl_assets.core.files import write_bytes_atomically
 from pervl_assets.core.settings import Settings
 
 if TYPE_CHECKING:
@@ -92,6 +94,24 @@ def status() -> None:
         print_status(make_console(), settings, list_inputs(settings), list_states(defs, instance))
 
 
+@main.command()
+@click.argument("asset")
+@click.option("--concept", required=True, help="Name of the concept, which is the name of its class folder.")
+@click.option("--split", help="Partition of the tree; without it, whichever has the concept.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="PNG to write.  [default: CONCEPT.png]")
+def preview(asset: str, concept: str, split: str | None, out: Path | None) -> None:
+    """Draw everything about one concept of the folder tree ASSET, e.g. ytvos/fsl_seg.
+
+    All its few-shot images, its evaluation images with box and mask, and what the annotations say of it.
+    """
+    from pervl_assets.headless.preview import preview_concept
+
+    goal = out or Path(f"{concept}.png")
+    picture = preview_concept(Settings.from_env().data, asset, concept, split)
+    write_bytes_atomically(goal.absolute(), picture)
+    Console().print(str(goal), highlight=False, soft_wrap=True)
+
+
 def run_graph(selection: str) -> bool:
     """Materialize a selection with a progress bar and an end table; return whether all of it passed."""
     from pervl_assets.definitions import defs
@@ -107,7 +127,7 @@ def run_graph(selection: str) -> bool:
         for wave in waves:
             wave_id = runs.new_wave_id()
             with follow(instance, wave_id, progress):
-                outcome.add(runs.execute_wave(wave, instance, wave_id))
+                outcome.add(runs.execute_wave(wave, defs, instance, wave_id))
             if not outcome.succeeded:
                 break
     print_outcome(console, outcome, time.monotonic() - start, total - len(outcome.made))

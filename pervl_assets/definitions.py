@@ -6,7 +6,8 @@ Belongs here: assembly only. Loading it imports no torch: the Dagster UI and dae
 import dagster as dg
 
 from pervl_assets.core.settings import Settings
-from pervl_assets.defs.benchmarks import build_benchmark_assets
+from pervl_assets.defs.archive_checks import build_archive_checks
+from pervl_assets.defs.benchmarks import build_benchmark_assets, build_benchmark_checks
 from pervl_assets.defs.inversion import build_inversion_assets
 from pervl_assets.defs.palavra import PALAVRA_ASSETS
 from pervl_assets.defs.raw import pervl_annotations
@@ -32,6 +33,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
             *build_inversion_assets(settings.feature_shards),
             *PALAVRA_ASSETS,
         ],
+        asset_checks=[*build_archive_checks(), *build_benchmark_checks()],
         resources={
             "workspace": Workspace.from_settings(settings),
             "clip": Clip.from_settings(settings),

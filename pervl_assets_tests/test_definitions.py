@@ -101,7 +101,7 @@ def test_partitions_are_splits_and_shards(defs):
     shards = partitions.pop("inversion/coco_image_features")
     assert len(shards) in (2, 8)
     assert shards == [f"{number}-of-{len(shards)}" for number in range(len(shards))]
-    assert set(partitions) == {"ytvos/retrieval_set", "deep_fashion/personalized"}
+    assert {"ytvos/retrieval_set", "deep_fashion/personalized"} <= set(partitions)
     assert set(map(tuple, partitions.values())) == {("validation", "test")}
 
 

@@ -1,7 +1,7 @@
 """The benchmarks, one module each.
 
 Belongs here: modules that define a `BENCHMARK`, and finding them. A new benchmark is a new module; nothing here names
-any. The modules do not import one another.
+any. Benchmarks do not import one another; a large one may have its parts in further modules (`ytvos_annotations`).
 """
 
 import importlib

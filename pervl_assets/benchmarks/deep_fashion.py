@@ -6,17 +6,20 @@ Belongs here: everything that is particular to this benchmark. Rule numbers: the
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import polars as pl
 
+from pervl_assets.benchmarks.deep_fashion_views import plan_concon_chi, plan_images, plan_polar
 from pervl_assets.core.annotations import Faults, read_csv, read_text
 from pervl_assets.core.archives import ArchiveSpec
 from pervl_assets.core.benchmark import Benchmark, TableAsset, TreeAsset
+from pervl_assets.core.checks import check_roles_apart
 from pervl_assets.core.contact_sheet import SheetRules
 from pervl_assets.core.pixels import measure_image
 from pervl_assets.core.tables import Column, TableSchema
 from pervl_assets.core.trees import Job, Output, Rendered, TreePlan
+from pervl_assets.core.views import EVALUATION, FEW_SHOT
 
 SPLITS: Final = ("validation", "test")
 _CAPTION_FILES: Final = {
@@ -25,6 +28,8 @@ _CAPTION_FILES: Final = {
     "shortened": "shortened_deepfashion2_captions.csv",
     "detailed": "detailed_deepfashion2_captions.csv",
 }
+
+_CLASSES_FILE: Final = "train_coarse_grained_names.csv"
 
 # Annotations are not trusted either: these become names of files.
 _PAIR: Final = re.compile(r"[0-9]{1,12}")
@@ -50,6 +55,7 @@ FEW_SHOT_SPLIT: Final = TableSchema(
         Column("split", pl.String, "validation or test"),
         Column("pair_id", pl.String, "id of the item of clothing; text"),
         Column("image", pl.String, "file name of an image that the concept is learned from"),
+        Column("class_name", pl.String, "class of the item, e.g. long sleeve dress; null if the annotations name none"),
     )
 )
 
@@ -59,9 +65,10 @@ def read_few_shot_split(folder: Path) -> pl.DataFrame:
 
     Raises:
         AnnotationError: Names each faulty line: neither header nor image, an image before any header, a header twice or
-            without images.
+            without images; a class of no item, or a second class of one.
         MissingInputError: An annotation file is missing.
     """
+    classes = _read_classes(folder / _CLASSES_FILE)
     rows = []
     for split in SPLITS:
         faults = Faults(folder / f"{split}_fsl_train.txt")
@@ -82,11 +89,22 @@ def read_few_shot_split(folder: Path) -> pl.DataFrame:
                 faults.add(line, f"{text} stands before any codes_infer/<pair_id>:")
             else:
                 filled.add(pair)
-                rows.append((split, pair, text))
+                rows.append((split, pair, text, classes.get(pair)))
         for empty in headers.keys() - filled:
             faults.add(headers[empty], f"codes_infer/{empty} has no images")
         faults.raise_any()
     return pl.DataFrame(rows, schema=FEW_SHOT_SPLIT.to_polars(), orient="row")
+
+
+def _read_classes(file: Path) -> dict[str, str]:
+    faults = Faults(file)
+    classes: dict[str, str] = {}
+    for line, row in read_csv(file, ("unique_pair_ids", "pair_id_categories")):
+        pair, name = faults.check(line, _PAIR, row["unique_pair_ids"], "unique_pair_ids"), row["pair_id_categories"]
+        if pair and classes.setdefault(pair[0], name) != name:
+            faults.add(line, f"a second class of {pair[0]}")
+    faults.raise_any()
+    return classes
 
 
 def read_captions(folder: Path) -> pl.DataFrame:
@@ -108,6 +126,42 @@ def read_captions(folder: Path) -> pl.DataFrame:
                 rows.append((caption_set, row["pair_id"], row["image_name"], image[1], row["caption"], split))
         faults.raise_any()
     return pl.DataFrame(rows, schema=CAPTIONS.to_polars(), orient="row")
+
+
+def count_captions(captions: pl.DataFrame) -> dict[str, int]:
+    """Count captions, images and concepts of each caption set (schema `CAPTIONS`)."""
+    sets = {name: captions.filter(caption_set=name) for name in _CAPTION_FILES}
+    return {
+        **{f"{name} captions": frame.height for name, frame in sets.items()},
+        **{f"{name} images": frame["image"].n_unique() for name, frame in sets.items()},
+        "concepts": captions["pair_id"].n_unique(),
+    }
+
+
+def count_few_shot(few_shot: pl.DataFrame) -> dict[str, int]:
+    """Count concepts and few-shot images of each split (schema `FEW_SHOT_SPLIT`)."""
+    splits = {split: few_shot.filter(split=split) for split in SPLITS}
+    return {f"{split} concepts": frame["pair_id"].n_unique() for split, frame in splits.items()} | {
+        f"{split} few-shot images": frame["image"].n_unique() for split, frame in splits.items()
+    }
+
+
+def name_classes(tables: Mapping[str, pl.DataFrame]) -> dict[str, str]:
+    """Return the class of every concept that has one."""
+    return dict(tables["few_shot_split"].select("pair_id", "class_name").drop_nulls().iter_rows())
+
+
+def tell_concept(tables: Mapping[str, pl.DataFrame], concept: str) -> list[tuple[str, str]]:
+    """Return what the annotations say of a concept, as label and text: its class, the captions of evaluation images."""
+    captions = tables["captions"].filter(pair_id=concept)
+    short = dict(captions.filter(caption_set="shortened").select("image", "caption").iter_rows())
+    told = [("class", name_classes(tables).get(concept, "none"))]
+    for split in SPLITS:
+        for image, caption in captions.filter(caption_set=split).select("image", "caption").iter_rows():
+            told.append((image, caption))
+            if image in short:
+                told.append(("in short", short[image]))
+    return told
 
 
 def plan_personalized(tables: Mapping[str, pl.DataFrame], split: str | None) -> TreePlan:
@@ -141,6 +195,27 @@ def _place_personalized(split: str | None) -> str:
     return f"deep_fashion2/personalized_{split}"
 
 
+def _plan_sources(tables: Mapping[str, pl.DataFrame]) -> dict[str, TreePlan]:
+    return {split: plan_personalized(tables, split) for split in SPLITS}
+
+
+def _describe_view(name: str, description: str, splits: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return what the views have in common."""
+    facts = {"validation": {FEW_SHOT: 661, EVALUATION: 229}, "test": {FEW_SHOT: 653, EVALUATION: 221}}
+    both: Mapping[str | None, Mapping[str, int]] = {None: {FEW_SHOT: 1314, EVALUATION: 450}}
+    return {
+        "name": name,
+        "description": f"{description} Hard links to the files of `personalized`: next to no space.",
+        "splits": splits,
+        "tables": ("few_shot_split", "captions"),
+        "source": "personalized",
+        "sheet": SheetRules(FEW_SHOT, (EVALUATION,)),
+        "facts": facts if splits else both,
+        "name_classes": name_classes,
+        "tell": tell_concept,
+    }
+
+
 BENCHMARK: Final = Benchmark(
     name="deep_fashion",
     title="PerVL-DeepFashion2",
@@ -165,14 +240,31 @@ BENCHMARK: Final = Benchmark(
             "Captions of the evaluation images, and the shortened and detailed captions of all images.",
             CAPTIONS,
             read_captions,
-            {"rows": 1756, "pair_id": 100},
+            count_captions,
+            {
+                "validation captions": 229,
+                "test captions": 221,
+                "shortened captions": 653,
+                "detailed captions": 653,
+                "validation images": 229,
+                "test images": 221,
+                "shortened images": 653,
+                "detailed images": 653,
+                "concepts": 100,
+            },
         ),
         TableAsset(
             "few_shot_split",
             "The images that each item of clothing is learned from.",
             FEW_SHOT_SPLIT,
             read_few_shot_split,
-            {"rows": 1314, "pair_id": 100},
+            count_few_shot,
+            {
+                "validation concepts": 50,
+                "test concepts": 50,
+                "validation few-shot images": 661,
+                "test few-shot images": 653,
+            },
         ),
     ),
     trees=(
@@ -189,13 +281,38 @@ BENCHMARK: Final = Benchmark(
                 "validation": {"few_shot_copy": 661, "evaluation_copy": 229},
                 "test": {"few_shot_copy": 653, "evaluation_copy": 221},
             },
+            checks=(check_roles_apart("few_shot_copy", "evaluation_copy"),),
+            name_classes=name_classes,
+            tell=tell_concept,
+        ),
+        TreeAsset(
+            **_describe_view(
+                "concon_chi_view",
+                "What ConCon-Chi takes as `dataset_root`: both splits, captions, and the order of the concepts.",
+            ),
+            folder=lambda _: "views/concon_chi",
+            plan=lambda tables, _: plan_concon_chi(tables, _plan_sources(tables)),
+        ),
+        TreeAsset(
+            **_describe_view("polar_view", "What POLAR takes as `--data_path`: images of both splits and annotations."),
+            folder=lambda _: "views/polar",
+            plan=lambda tables, _: plan_polar(tables, _plan_sources(tables)),
+        ),
+        TreeAsset(
+            **_describe_view(
+                "imagefolder_view",
+                "A split as Hugging Face `imagefolder`: few-shot images as train, evaluation images as test.",
+                SPLITS,
+            ),
+            folder=lambda split: f"views/imagefolder/deep_fashion/{split}",
+            plan=lambda tables, split: plan_images(tables, split, plan_personalized(tables, split)),
         ),
     ),
     annotation_files=(
         *_CAPTION_FILES.values(),
         "validation_fsl_train.txt",
         "test_fsl_train.txt",
-        "train_coarse_grained_names.csv",
+        _CLASSES_FILE,
     ),
     paper="Cohen et al., 'This is my unicorn, Fluffy': Personalizing frozen vision-language representations, ECCV 2022",
 )

@@ -1,9 +1,9 @@
 """PerVL-YTVOS: personal objects in videos of YouTube-VOS.
 
-Belongs here: everything that is particular to this benchmark. Rule numbers: the notes on upstream.
+Belongs here: everything that is particular to this benchmark, but for its annotations (`ytvos_annotations`). Rule
+numbers: the notes on upstream.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,149 +14,34 @@ import polars as pl
 import yaml
 from numpy.typing import NDArray
 
-from pervl_assets.core.annotations import Faults, read_csv, read_text
+from pervl_assets.benchmarks.ytvos_annotations import (
+    CAPTION_FILES,
+    CAPTIONS,
+    CONCEPTS,
+    CONCEPTS_FILE,
+    SCENES_APART,
+    SPLITS,
+    count_captions,
+    count_concepts,
+    name_classes,
+    read_captions,
+    read_concepts,
+    read_disjoint_captions,
+    read_disjoint_concepts,
+    tell_concept,
+)
 from pervl_assets.core.archives import ArchiveSpec
 from pervl_assets.core.benchmark import Benchmark, TableAsset, TreeAsset
 from pervl_assets.core.boxes import Box, draw_band, find_box, grow_box, tight_region
+from pervl_assets.core.checks import BOXES_INSIDE, check_roles_apart
 from pervl_assets.core.contact_sheet import SheetRules
 from pervl_assets.core.errors import AnnotationError, name_some
 from pervl_assets.core.pixels import ImageError, decode_frame, decode_mask, encode_jpeg, encode_mask
-from pervl_assets.core.tables import Column, TableSchema
 from pervl_assets.core.trees import Job, Output, Quarantined, Rendered, TreePlan
 from pervl_assets.core.upstream_names import RETRIVAL_SETS
+from pervl_assets.core.views import EVALUATION, FEW_SHOT, plan_image_folder
 
-SPLITS: Final = ("validation", "test")
-_CAPTION_FILES: Final = {"validation": "cleaned_captions_ytvos_val.csv", "test": "cleaned_captions_ytvos_test.csv"}
-_CONCEPTS_FILE: Final = "ytvos_personalization_meta.yaml"
 _BAND_COLOUR: Final = (255, 255, 0)
-
-# Annotations are not trusted either: these become names of files.
-_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,80}")
-_FRAME: Final = re.compile(r"[A-Za-z0-9-]{1,20}")
-_INSTANCE: Final = re.compile(r"0*([1-9][0-9]{0,2})")
-_IMAGE_NAME: Final = re.compile(r"eval/images/([A-Za-z0-9_-]{1,180})_([A-Za-z0-9-]{1,20})\.jpg")
-
-CONCEPTS: Final = TableSchema(
-    (
-        Column("concept", pl.String, "name of the concept: class, scene and instance joined by _"),
-        Column("class_name", pl.String, "class of the object, e.g. earless_seal"),
-        Column("scene", pl.String, "id of the video in YouTube-VOS; text, though some look like numbers"),
-        Column("instance", pl.UInt8, "palette index of the object in the video's masks"),
-        Column("split", pl.String, "validation or test; null if no caption names the concept"),
-        Column("caption", pl.String, "retrieval query with * in the object's place"),
-        Column("evaluation_frame", pl.String, "the frame that is searched for, e.g. 00085"),
-        Column("few_shot_frames", pl.List(pl.String), "the frames that the concept is learned from"),
-    )
-)
-
-CAPTIONS: Final = TableSchema(
-    (
-        Column("split", pl.String, "validation or test"),
-        Column("concept", pl.String, "file name of the image up to its last _ (upstream rule B3)"),
-        Column("class_name", pl.String, "class of the object"),
-        Column("caption", pl.String, "retrieval query with * in the object's place"),
-        Column("image_name", pl.String, "evaluation image as upstream names it: eval/images/<concept>_<frame>.jpg"),
-    )
-)
-
-
-def read_concepts(folder: Path) -> pl.DataFrame:
-    """Read the concepts (schema `CONCEPTS`), sorted by name.
-
-    Scalars are taken as the text that stands in the file, so an id stays an id with or without quotes (upstream rule
-    A16).
-
-    Raises:
-        AnnotationError: Names each faulty concept with its line.
-        MissingInputError: An annotation file is missing.
-    """
-    file = folder / _CONCEPTS_FILE
-    splits = dict(read_captions(folder).select("concept", "split").iter_rows())
-    faults = Faults(file)
-    rows: dict[str, dict[str, object]] = {}
-    for line, fields in _iterate_concepts(file, faults):
-        texts = {name: value for name, value in fields.items() if isinstance(value, str)}
-        frames = fields.get("train_frames")
-        if absent := {"coarse_grained_class", "scene_id", "instance_id", "test_frame", "caption"} - texts.keys():
-            faults.add(line, f"no {' and no '.join(sorted(absent))}")
-            continue
-        if not isinstance(frames, list):
-            faults.add(line, "train_frames is not a list")
-            continue
-        instance = faults.check(line, _INSTANCE, texts["instance_id"], "instance_id")
-        checked = [
-            faults.check(line, _ID, texts["coarse_grained_class"], "coarse_grained_class"),
-            faults.check(line, _ID, texts["scene_id"], "scene_id"),
-            *(faults.check(line, _FRAME, frame, "frame") for frame in (texts["test_frame"], *frames)),
-        ]
-        if instance is None or None in checked:
-            continue
-        number = int(instance[1])
-        name = f"{texts['coarse_grained_class']}_{texts['scene_id']}_{number}"
-        if number > 255 or name in rows or len(set(frames)) < len(frames):
-            faults.add(line, f"{name}: listed twice, a frame listed twice, or an instance above 255")
-            continue
-        rows[name] = {
-            "concept": name,
-            "class_name": texts["coarse_grained_class"],
-            "scene": texts["scene_id"],
-            "instance": number,
-            "split": splits.get(name),
-            "caption": texts["caption"],
-            "evaluation_frame": texts["test_frame"],
-            "few_shot_frames": frames,
-        }
-    faults.raise_any()
-    return pl.DataFrame([rows[name] for name in sorted(rows)], schema=CONCEPTS.to_polars(), orient="row")
-
-
-def _iterate_concepts(file: Path, faults: Faults) -> Iterator[tuple[int, dict[str, str | list[str]]]]:
-    """Yield line and fields of every concept; nodes are composed, never constructed, so text stays text."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        root = yaml.compose(read_text(file), Loader=loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise AnnotationError(
-            f"{file} is not YAML{f' at line {mark.line + 1}' if mark else ''}: {getattr(error, 'problem', error)}.",
-            advice="Restore the official file at the pinned commit.",
-        ) from error
-    if not isinstance(root, yaml.MappingNode) or not root.value:
-        faults.add(1, "no mapping of concepts")
-        return
-    for key, value in root.value:
-        line = key.start_mark.line + 1
-        if not isinstance(value, yaml.MappingNode):
-            faults.add(line, "the concept has no fields")
-            continue
-        fields: dict[str, str | list[str]] = {}
-        for name, node in value.value:
-            if isinstance(node, yaml.ScalarNode):
-                fields[str(name.value)] = str(node.value)
-            elif isinstance(node, yaml.SequenceNode):
-                fields[str(name.value)] = [str(item.value) for item in node.value]
-        yield line, fields
-
-
-def read_captions(folder: Path) -> pl.DataFrame:
-    """Read the captions of both splits (schema `CAPTIONS`), in the files' order, validation first.
-
-    Raises:
-        AnnotationError: Names each faulty row with its line.
-        MissingInputError: An annotation file is missing.
-    """
-    rows, seen = [], set()
-    for split, name in _CAPTION_FILES.items():
-        faults = Faults(folder / name)
-        for line, row in read_csv(folder / name, ("image_name", "coarse_grained_class", "caption")):
-            match = faults.check(line, _IMAGE_NAME, row["image_name"], "image_name")
-            if match and match[1] in seen:
-                faults.add(line, f"a second caption of {match[1]}")
-            elif match:
-                seen.add(match[1])
-                rows.append((split, match[1], row["coarse_grained_class"], row["caption"], row["image_name"]))
-        faults.raise_any()
-    return pl.DataFrame(rows, schema=CAPTIONS.to_polars(), orient="row")
 
 
 def plan_fsl_seg(tables: Mapping[str, pl.DataFrame], split: str | None = None) -> TreePlan:
@@ -251,7 +136,7 @@ def plan_retrieval_set(tables: Mapping[str, pl.DataFrame], split: str | None) ->
     captions = tables["captions"].filter(split=split)
     if unknown := [concept for concept in captions["concept"] if concept not in frames]:
         raise AnnotationError(
-            f"{len(unknown):,} captions of the {split} split name concepts that {_CONCEPTS_FILE} does not hold: "
+            f"{len(unknown):,} captions of the {split} split name concepts that {CONCEPTS_FILE} does not hold: "
             f"{name_some(unknown)}.",
             advice="Use caption files and concepts of the same release.",
         )
@@ -268,6 +153,18 @@ def plan_retrieval_set(tables: Mapping[str, pl.DataFrame], split: str | None) ->
 def copy_file(job: Job, blobs: list[bytes]) -> Iterator[Rendered]:
     """Copy one file byte for byte."""
     yield Rendered(job.outputs[0], blobs[0])
+
+
+def plan_images(tables: Mapping[str, pl.DataFrame], split: str | None) -> TreePlan:
+    """Plan the Hugging Face `imagefolder` of a split: its retrieval set, with class and query of every concept."""
+    captions = tables["captions"].filter(split=split).select("concept", "class_name", "caption").iter_rows()
+    told = {concept: {"class_name": class_name, "query": caption} for concept, class_name, caption in captions}
+    return plan_image_folder(
+        f"views/imagefolder/ytvos/{split}",
+        plan_retrieval_set(tables, split),
+        {"few_shot_copy": FEW_SHOT, "evaluation_copy": EVALUATION},
+        lambda concept, _: told[concept],
+    )
 
 
 def _place_retrieval_set(split: str | None) -> str:
@@ -297,9 +194,33 @@ BENCHMARK: Final = Benchmark(
             "The personal concepts: class, scene, instance, split, and which frames play which part.",
             CONCEPTS,
             read_concepts,
-            {"rows": 498, "class_name": 43, "scene": 270},
+            count_concepts,
+            {
+                "concepts": 498,
+                "validation concepts": 246,
+                "test concepts": 252,
+                "concepts in no split": 0,
+                "classes": 43,
+                "scenes": 270,
+                "distinct frames": 4129,
+                "few-shot crops": 5989,
+                "fewest few-shot crops of a concept": 4,
+                "most few-shot crops of a concept": 33,
+            },
+            paper="The paper tells of 251 test concepts; the annotations it published hold 252.",
+            checks=(SCENES_APART,),
+            variants={"scene_disjoint": read_disjoint_concepts},
         ),
-        TableAsset("captions", "The retrieval queries of both splits.", CAPTIONS, read_captions, {"rows": 498}),
+        TableAsset(
+            "captions",
+            "The retrieval queries of both splits.",
+            CAPTIONS,
+            read_captions,
+            count_captions,
+            {"validation captions": 246, "test captions": 252, "validation images": 246, "test images": 252},
+            paper="The paper tells of 251 test concepts; the annotations it published hold captions of 252.",
+            variants={"scene_disjoint": read_disjoint_captions},
+        ),
     ),
     trees=(
         TreeAsset(
@@ -320,6 +241,9 @@ BENCHMARK: Final = Benchmark(
                     "evaluation_box": 498,
                 }
             },
+            checks=(check_roles_apart("few_shot_crop", "evaluation_frame"), BOXES_INSIDE),
+            name_classes=name_classes,
+            tell=tell_concept,
         ),
         TreeAsset(
             name="retrieval_set",
@@ -330,9 +254,31 @@ BENCHMARK: Final = Benchmark(
             folder=_place_retrieval_set,
             plan=plan_retrieval_set,
             sheet=SheetRules("few_shot_copy", ("evaluation_copy",)),
-            facts={"validation": {"evaluation_copy": 246}, "test": {"evaluation_copy": 252}},
+            facts={
+                "validation": {"few_shot_copy": 2948, "evaluation_copy": 246},
+                "test": {"few_shot_copy": 3041, "evaluation_copy": 252},
+            },
+            name_classes=name_classes,
+            tell=tell_concept,
+        ),
+        TreeAsset(
+            name="imagefolder_view",
+            description="A retrieval set as Hugging Face `imagefolder`: few-shot crops as train, retrieval crops as "
+            "test. Hard links to the files of `retrieval_set`: next to no space.",
+            splits=SPLITS,
+            tables=("concepts", "captions"),
+            source="retrieval_set",
+            folder=lambda split: f"views/imagefolder/ytvos/{split}",
+            plan=plan_images,
+            sheet=SheetRules(FEW_SHOT, (EVALUATION,)),
+            facts={
+                "validation": {FEW_SHOT: 2948, EVALUATION: 246},
+                "test": {FEW_SHOT: 3041, EVALUATION: 252},
+            },
+            name_classes=name_classes,
+            tell=tell_concept,
         ),
     ),
-    annotation_files=(_CONCEPTS_FILE, *_CAPTION_FILES.values(), "ytvos_joint_captions.csv"),
+    annotation_files=(CONCEPTS_FILE, *CAPTION_FILES.values(), "ytvos_joint_captions.csv"),
     paper="Cohen et al., 'This is my unicorn, Fluffy': Personalizing frozen vision-language representations, ECCV 2022",
 )

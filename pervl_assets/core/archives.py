@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pervl_assets.core.errors import MissingInputError
 from pervl_assets.core.files import hash_file
-from pervl_assets.core.zips import ZipEntry, read_directory
+from pervl_assets.core.zip_directory import ZipEntry, read_directory
 
 Kind = Literal["zip", "folder", "file"]
 

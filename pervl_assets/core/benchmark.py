@@ -4,16 +4,23 @@ Belongs here: the vocabulary. Does not belong here: any particular benchmark, wh
 `pervl_assets.benchmarks`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
 
 from pervl_assets.core.archives import ArchiveSpec
+from pervl_assets.core.checks import Check
 from pervl_assets.core.contact_sheet import SheetRules
+from pervl_assets.core.ledger import FolderTree
 from pervl_assets.core.tables import TableSchema
 from pervl_assets.core.trees import TreePlan
+
+
+def count_rows(frame: pl.DataFrame) -> Mapping[str, int]:
+    """Count what there is to count in a table of which nothing else is known."""
+    return {"rows": frame.height}
 
 
 @dataclass(frozen=True)
@@ -26,15 +33,22 @@ class TableAsset:
         schema: Its columns.
         read: Reads it from the folder with the benchmark's annotation files; raises `AnnotationError` with line
             numbers, or `MissingInputError`.
-        facts: What is known of the official annotations: name of the fact to its value. `rows` is the row count; any
-            other name is a column, and the value the number of its distinct values.
+        count: Counts what the benchmark is described by, e.g. the concepts of each split; by name of the count.
+        facts: What `count` gives for the official annotations.
+        paper: Where these differ from what the paper says, in a sentence.
+        checks: What else such a table must satisfy.
+        variants: Other ways to read it, by the value of `PERVL_SPLITS` that asks for them.
     """
 
     name: str
     description: str
     schema: TableSchema
     read: Callable[[Path], pl.DataFrame]
+    count: Callable[[pl.DataFrame], Mapping[str, int]] = count_rows
     facts: Mapping[str, int] = field(default_factory=dict)
+    paper: str = ""
+    checks: tuple[Check[pl.DataFrame], ...] = ()
+    variants: Mapping[str, Callable[[Path], pl.DataFrame]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,6 +65,9 @@ class TreeAsset:
         plan: What it shall hold, from the tables (by name) and the split.
         sheet: Which of its files a contact sheet shows.
         facts: Outputs by rule under the official annotations, by split (None for an unpartitioned tree).
+        checks: What else such a tree must satisfy.
+        name_classes: Class of every concept, from the tables (by name).
+        tell: What a person wants to read of a concept, as label and text, from the tables (by name).
     """
 
     name: str
@@ -62,6 +79,9 @@ class TreeAsset:
     plan: Callable[[Mapping[str, pl.DataFrame], str | None], TreePlan]
     sheet: SheetRules
     facts: Mapping[str | None, Mapping[str, int]] = field(default_factory=dict)
+    checks: tuple[Check[FolderTree], ...] = ()
+    name_classes: Callable[[Mapping[str, pl.DataFrame]], Mapping[str, str]] = lambda tables: {}
+    tell: Callable[[Mapping[str, pl.DataFrame], str], Sequence[tuple[str, str]]] = lambda tables, concept: ()
 
 
 @dataclass(frozen=True)
@@ -87,3 +107,22 @@ class Benchmark:
     trees: tuple[TreeAsset, ...]
     annotation_files: tuple[str, ...]
     paper: str
+
+
+def name_members(benchmark: Benchmark, archive: str, annotations: Path) -> set[str]:
+    """Return the members of an archive that the benchmark's annotations name.
+
+    Args:
+        benchmark: Whose trees are made from the archive.
+        archive: Name of its `ArchiveSpec`.
+        annotations: The benchmark's annotations folder.
+
+    Raises:
+        AnnotationError: The annotations do not follow their format.
+        MissingInputError: An annotation file is missing.
+    """
+    trees = [tree for tree in benchmark.trees if tree.source == archive]
+    wanted = {name for tree in trees for name in tree.tables}
+    tables = {table.name: table.read(annotations) for table in benchmark.tables if table.name in wanted}
+    plans = [tree.plan(tables, split) for tree in trees for split in tree.splits or (None,)]
+    return {member for plan in plans for job in plan.jobs for member in job.members}

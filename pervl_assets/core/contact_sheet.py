@@ -76,7 +76,7 @@ def draw_contact_sheet(tree: FolderTree, rules: SheetRules, concepts: int = 6, s
         tiles = [*_spread(shots, _FEW_SHOT), *[None] * (_FEW_SHOT - len(shots)), *shown[:_EVALUATION]]
         for column, row in enumerate(tiles):
             if row is not None:
-                tile = _draw_tile(tree.root, row, mask)
+                tile = ImageOps.pad(load_picture(tree.root, row, mask), (_TILE, _TILE), color=_BACKGROUND)
                 sheet.paste(tile, (_GAP + column * (_TILE + _GAP), top + _LABEL))
     return _encode(sheet)
 
@@ -85,7 +85,12 @@ def _spread(rows: list[Row], count: int) -> Iterable[Row]:
     return (rows[index * len(rows) // count] for index in range(count)) if len(rows) > count else rows
 
 
-def _draw_tile(root: Path, row: Row, mask: Row | None) -> Image.Image:
+def load_picture(root: Path, row: Row, mask: Row | None) -> Image.Image:
+    """Read an image of a tree; where it is the frame that the row's box belongs to, draw box and mask over it.
+
+    Raises:
+        OSError: The file is not there, or does not decode.
+    """
     with Image.open(root / row["path"], formats=("JPEG", "PNG")) as image:
         picture = image.convert("RGB")
     if row["box"] and picture.size == (row["width"], row["height"]):
@@ -94,8 +99,9 @@ def _draw_tile(root: Path, row: Row, mask: Row | None) -> Image.Image:
                 shade = Image.fromarray(np.asarray(image) * np.uint8(110))
             picture.paste(_MASK, mask=shade)
         line = max(2, max(picture.size) // _TILE)
-        ImageDraw.Draw(picture).rectangle(row["box"], outline=_BOX, width=line)
-    return ImageOps.pad(picture, (_TILE, _TILE), color=_BACKGROUND)
+        x0, y0, x1, y1 = row["box"]  # drawn around the object, so that a small one is not hidden
+        ImageDraw.Draw(picture).rectangle((x0 - line, y0 - line, x1 + line, y1 + line), outline=_BOX, width=line)
+    return picture
 
 
 def _encode(sheet: Image.Image) -> bytes:

@@ -41,6 +41,10 @@ class ArchiveError(PervlError):
     """An archive cannot be trusted or read: damaged, hostile, or of another kind than expected."""
 
 
+class TruncatedArchiveError(ArchiveError):
+    """An archive ends before its directory: a download that was cut short."""
+
+
 class PasswordError(ArchiveError):
     """The archive's password is missing or wrong."""
 

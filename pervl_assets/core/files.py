@@ -5,8 +5,10 @@ Does not belong here: what is written. Unfinished work stands beside its goal un
 """
 
 import errno
+import glob
 import hashlib
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,14 +65,19 @@ def replace_atomically(goal: Path) -> Iterator[Path]:
     """Give a path beside `goal` to write to, and move it over `goal` at the end.
 
     A file that is byte for byte what already stands at `goal` is dropped instead, so an unchanged result keeps its
-    modification time. Whatever goes wrong, `goal` holds either its old bytes or the new ones.
+    modification time. Whatever goes wrong, `goal` holds either its old bytes or the new ones. What a killed process of
+    this machine left beside `goal` is removed.
 
     Raises:
         WriteError: No permission, or no space left.
     """
-    partial = goal.with_name(f".{goal.name}{PARTIAL}-{os.getpid()}")
+    stem = f".{goal.name}{PARTIAL}-{platform.node()}-"
+    partial = goal.with_name(f"{stem}{os.getpid()}")
     with explain_write_errors(goal):
         goal.parent.mkdir(parents=True, exist_ok=True)
+        for left in goal.parent.glob(f"{glob.escape(stem)}*"):
+            if not _is_running(left.name.removeprefix(stem)):
+                left.unlink(missing_ok=True)
         try:
             yield partial
             if is_same_file(partial, goal):
@@ -79,6 +86,16 @@ def replace_atomically(goal: Path) -> Iterator[Path]:
                 partial.replace(goal)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def _is_running(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def write_bytes_atomically(goal: Path, data: bytes) -> bool:

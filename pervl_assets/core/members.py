@@ -8,7 +8,7 @@ import heapq
 import os
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,9 +16,10 @@ from pervl_assets.core.archives import RawArchive, identify_directory, identify_
 from pervl_assets.core.errors import ArchiveError, MissingInputError, PasswordError
 from pervl_assets.core.ledger import FolderTree
 from pervl_assets.core.workers import map_in_threads
-from pervl_assets.core.zips import MAX_MEMBER_BYTES, MemberError, ZipEntry, read_directory, read_entry
+from pervl_assets.core.zip_directory import MAX_MEMBER_BYTES, ZipEntry, read_directory
+from pervl_assets.core.zips import MemberError, read_entry
 
-__all__ = ["MemberError", "Members", "check_password", "open_members", "open_tree"]
+__all__ = ["MemberError", "Members", "check_password", "open_members", "open_tree", "open_trees"]
 
 _TRIES = 3
 
@@ -53,6 +54,10 @@ class Members(ABC):
     @abstractmethod
     def select(self, names: Collection[str]) -> Self:
         """Return the same source with these members only, their CRCs known."""
+
+    def locate(self, name: str) -> Path | None:
+        """Return the file that holds a member's bytes just as they are; None: there is no such file."""
+        return None
 
     def close(self) -> None:  # noqa: B027 - most sources hold nothing open
         """Let go of open files."""
@@ -162,8 +167,12 @@ class FolderMembers(Members):
         crcs = dict(zip(chosen, map_in_threads(self.crc32, chosen), strict=True))
         return type(self)(self.path, self._prefix, crcs)
 
+    def locate(self, name: str) -> Path:
+        """Return where the file stands."""
+        return self.path / name.removeprefix(self._prefix)
+
     def _read_file(self, name: str) -> bytes:
-        file = self.path / name.removeprefix(self._prefix)
+        file = self.locate(name)
         try:
             if file.stat().st_size > MAX_MEMBER_BYTES:
                 raise MemberError(f"the file is larger than {MAX_MEMBER_BYTES:,} bytes")
@@ -194,7 +203,7 @@ class TreeMembers(Members):
         if name in self._reasons:
             raise MemberError(f"source quarantined: {self._reasons[name]}")
         try:
-            data = (self.path / name).read_bytes()
+            data = self.locate(name).read_bytes()
         except OSError as error:
             raise MemberError(f"the source tree lacks it ({error.strerror})") from error
         if zlib.crc32(data) != self._crcs[name]:
@@ -205,6 +214,10 @@ class TreeMembers(Members):
         """Return the same tree with these outputs only."""
         crcs = {name: self._crcs[name] for name in names if name in self._crcs}
         return type(self)(self.path, crcs, {name: self._reasons[name] for name in names if name in self._reasons})
+
+    def locate(self, name: str) -> Path:
+        """Return where the file stands."""
+        return self.path / name
 
 
 def open_members(archive: RawArchive, password: str | None = None) -> Members:
@@ -249,13 +262,25 @@ def open_members(archive: RawArchive, password: str | None = None) -> Members:
 
 def open_tree(tree: FolderTree) -> Members:
     """Open a finished tree for reading its outputs."""
+    return _open_trees(tree.root, {"": tree})
+
+
+def open_trees(trees: Iterable[FolderTree]) -> Members:
+    """Open finished trees that stand side by side; an output's name begins with its tree's: `personalized_test/…`."""
+    by_place = {f"{tree.root.name}/": tree for tree in trees}
+    (folder,) = {tree.root.parent for tree in by_place.values()}
+    return _open_trees(folder, by_place)
+
+
+def _open_trees(folder: Path, trees: Mapping[str, FolderTree]) -> TreeMembers:
     crcs, reasons = {}, {}
-    for path, status, crc, reason in tree.ledger.select("path", "status", "crc32", "reason").iter_rows():
-        if status == "written":
-            crcs[path] = crc
-        elif status == "quarantined":
-            reasons[path] = reason
-    return TreeMembers(tree.root, crcs, reasons)
+    for place, tree in trees.items():
+        for path, status, crc, reason in tree.ledger.select("path", "status", "crc32", "reason").iter_rows():
+            if status == "written":
+                crcs[place + path] = crc
+            elif status == "quarantined":
+                reasons[place + path] = reason
+    return TreeMembers(folder, crcs, reasons)
 
 
 def check_password(members: Members) -> None:

@@ -75,6 +75,8 @@ class TreePlan:
             processes. A `MemberError` or `ImageError` quarantines the outputs it has not given yet.
         rules: Version of the rules: raise it when the same input shall give other bytes.
         finish: Makes further files (path to bytes) from the finished ledger.
+        link: Whether every output is its one source member as it is: then it becomes a second name of the same file,
+            which costs no space, where source and tree stand on one disk that has hard links.
     """
 
     folder: str
@@ -82,6 +84,7 @@ class TreePlan:
     render: Renderer
     rules: int
     finish: Callable[[pl.DataFrame], Mapping[str, bytes]] | None = None
+    link: bool = False
 
 
 def list_outputs(plan: TreePlan) -> dict[str, Output]:

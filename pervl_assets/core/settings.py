@@ -15,6 +15,7 @@ from pervl_assets.core.errors import PervlError
 Profile = Literal["demo", "full"]
 Precision = Literal["fp32", "fp16", "bf16"]
 NamesRule = Literal["csv", "upstream"]
+SplitRule = Literal["official", "scene_disjoint"]
 Executor = Literal["in_process", "multiprocess"]
 
 TINY_CLIP: Final = Path(__file__).parent.parent / "demo" / "tiny_clip"
@@ -37,6 +38,7 @@ class Settings:
         precision: None: fp16 on CUDA, fp32 elsewhere (`PERVL_PRECISION`).
         top_objects: How many of the most common objects are classes (`PERVL_TOP_OBJECTS`).
         openimages_names: Rule by which class names are read (`PERVL_OPENIMAGES_NAMES`).
+        splits: Whether the benchmarks' splits are as published, or made disjoint by scene (`PERVL_SPLITS`).
         feature_shards: Number of partitions of the image features (`PERVL_FEATURE_SHARDS`).
         executor: How Dagster runs steps (`PERVL_EXECUTOR`).
     """
@@ -50,6 +52,7 @@ class Settings:
     precision: Precision | None
     top_objects: int
     openimages_names: NamesRule
+    splits: SplitRule
     feature_shards: int
     executor: Executor
 
@@ -91,6 +94,7 @@ class Settings:
             precision=choose("PERVL_PRECISION", "", ("", *get_args(Precision))) or None,  # type: ignore[arg-type]
             top_objects=count("PERVL_TOP_OBJECTS", 30 if demo else 1000),
             openimages_names=choose("PERVL_OPENIMAGES_NAMES", "csv", get_args(NamesRule)),  # type: ignore[arg-type]
+            splits=choose("PERVL_SPLITS", "official", get_args(SplitRule)),  # type: ignore[arg-type]
             feature_shards=count("PERVL_FEATURE_SHARDS", 2 if demo else 8),
             executor=choose("PERVL_EXECUTOR", "multiprocess", get_args(Executor)),  # type: ignore[arg-type]
         )

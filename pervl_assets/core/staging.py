@@ -78,14 +78,7 @@ class Staging:
 
     def keep(self, path: str) -> None:
         """Take over a file of the old tree without copying it, where the file system has hard links."""
-        old, new = self.goal / path, self.folder / path
-        with explain_write_errors(new):
-            new.parent.mkdir(parents=True, exist_ok=True)
-            new.unlink(missing_ok=True)
-            try:
-                os.link(old, new)
-            except OSError:
-                shutil.copy2(old, new)
+        link_anew(self.folder / path, self.goal / path)
 
     def prune(self, wanted: Iterable[str]) -> None:
         """Remove all files but the `wanted`, and folders left empty: `ImageFolder` refuses an empty class."""
@@ -126,6 +119,21 @@ def write_anew(file: Path, data: bytes) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.unlink(missing_ok=True)
         file.write_bytes(data)
+
+
+def link_anew(file: Path, source: Path) -> None:
+    """Give `source` a second name; copy it where the file system has no hard links, or is another one.
+
+    Raises:
+        WriteError: No permission, or no space left.
+    """
+    with explain_write_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.unlink(missing_ok=True)
+        try:
+            os.link(source, file)
+        except OSError:
+            shutil.copy2(source, file)
 
 
 def exchange(one: Path, other: Path) -> bool:

@@ -28,7 +28,7 @@ from pervl_assets.core.plans import (
     make_recipe,
     start_row,
 )
-from pervl_assets.core.staging import Staging, write_anew
+from pervl_assets.core.staging import Staging, link_anew, write_anew
 from pervl_assets.core.workers import map_in_threads, run_in_workers
 from pervl_assets.core.zips import MemberError
 
@@ -107,8 +107,8 @@ def build_tree(
         report(len(rows), len(wanted))
     if todo:
         with staging.write() as file:
-            task = _Task(plan.render, plan.rules, members, staging.folder)
-            for made in run_in_workers(task, todo, workers):
+            task = _Task(plan.render, plan.rules, members, staging.folder, plan.link)
+            for made in run_in_workers(task, todo, 1 if plan.link else workers):
                 rows |= {row["path"]: row for row in made}
                 file.writelines(json.dumps(row) + "\n" for row in made if row["status"] == "written")
                 file.flush()
@@ -142,6 +142,7 @@ class _Task:
     rules: int
     members: Members
     folder: Path
+    link: bool
 
     def __call__(self, job: Job) -> list[Row]:
         return list(self._render(job))
@@ -171,7 +172,11 @@ class _Task:
             yield {**start_row(self.rules, output, job.members, crcs), "status": "quarantined", "reason": reason}
 
     def _write(self, row: Row, result: Rendered) -> Row:
-        write_anew(self.folder / row["path"], result.data)
+        file = self.folder / row["path"]
+        if self.link and (source := self.members.locate(row["source_members"][0])):
+            link_anew(file, source)
+        else:
+            write_anew(file, result.data)
         box = None if result.box is None else list(result.box)
         return {**fill_row(row, result.data), "box": box, "width": result.width, "height": result.height}
 

@@ -6,7 +6,7 @@ in `pervl_assets/benchmarks` is found by itself.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import dagster as dg
 import polars as pl
@@ -16,15 +16,20 @@ from pervl_assets.core.archives import ArchiveSpec, RawArchive
 from pervl_assets.core.benchmark import Benchmark, TableAsset, TreeAsset
 from pervl_assets.core.contact_sheet import draw_contact_sheet
 from pervl_assets.core.ledger import FolderTree
-from pervl_assets.core.members import open_members, open_tree
+from pervl_assets.core.members import open_members, open_tree, open_trees
+from pervl_assets.core.tree_summary import count_classes, tabulate_sizes
 from pervl_assets.core.trees import build_tree
-from pervl_assets.defs.metadata import OWNERS, describe_table, describe_tree, show_picture
+from pervl_assets.defs.benchmark_checks import declare_checks, report_checks, report_counts
+from pervl_assets.defs.metadata import OWNERS, describe_table, describe_tree, preview_table, show_picture
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW, build_raw_asset
 from pervl_assets.defs.resources import Workspace
-from pervl_assets.defs.tree_checks import check_tree, declare_tree_checks
+from pervl_assets.defs.tree_checks import build_sums_check, check_tree, declare_tree_checks
 from pervl_assets.io_managers.base import locate_value
 from pervl_assets.io_managers.tables import declare_columns
 from pervl_assets.io_managers.trees import read_tree
+
+_CLASSES: Final = 50
+"""Classes shown of a tree; PerVL-YTVOS has 43."""
 
 
 def build_benchmark_assets() -> list[dg.AssetsDefinition]:
@@ -40,12 +45,21 @@ def build_benchmark_assets() -> list[dg.AssetsDefinition]:
     ]
 
 
+def build_benchmark_checks() -> list[dg.AssetChecksDefinition]:
+    """Return the checks that can be run without materializing, for the trees of every benchmark."""
+    return [
+        build_sums_check(dg.AssetKey([benchmark.name, tree.name]), tree.splits)
+        for benchmark in find_benchmarks()
+        for tree in benchmark.trees
+    ]
+
+
 def build_table_asset(benchmark: Benchmark, table: TableAsset) -> dg.AssetsDefinition:
     """Return the asset of one annotation table."""
+    key = dg.AssetKey([benchmark.name, table.name])
 
     @dg.asset(
-        name=table.name,
-        key_prefix=benchmark.name,
+        key=key,
         group_name=benchmark.name,
         ins={"pervl_annotations": dg.AssetIn(ANNOTATIONS_KEY)},
         io_manager_key="tables",
@@ -54,9 +68,16 @@ def build_table_asset(benchmark: Benchmark, table: TableAsset) -> dg.AssetsDefin
         owners=OWNERS,
         code_version="1",
         metadata=declare_columns(table.schema),
+        check_specs=declare_checks(key, table.checks, table.paper),
     )
-    def annotation_table(pervl_annotations: RawArchive) -> dg.MaterializeResult[pl.DataFrame]:
-        return describe_table(table.read(pervl_annotations.path / benchmark.name))
+    def annotation_table(
+        workspace: Workspace, pervl_annotations: RawArchive
+    ) -> Iterator[dg.MaterializeResult[pl.DataFrame]]:
+        read = table.variants.get(workspace.splits, table.read)
+        frame = read(pervl_annotations.path / benchmark.name)
+        counts = report_counts(table.count(frame), table.facts, drawn=workspace.profile == "demo")
+        more: dict[str, Any] = {"splits": workspace.splits} if table.variants else {}
+        yield describe_table(frame, checks=[counts, *report_checks(table.checks, frame)], **more)
 
     return annotation_table
 
@@ -81,18 +102,29 @@ def build_tree_asset(benchmark: Benchmark, tree: TreeAsset) -> dg.AssetsDefiniti
         kinds={"pillow", "folder"},
         owners=OWNERS,
         code_version="1",
-        check_specs=declare_tree_checks(key),
+        check_specs=[*declare_tree_checks(key), *declare_checks(key, tree.checks)],
     )
     def folder_tree(
         context: dg.AssetExecutionContext, workspace: Workspace, **inputs: Any
     ) -> Iterator[dg.MaterializeResult[FolderTree]]:
         split = context.partition_key if tree.splits else None
         built = build_from_source(context, workspace, tree, spec, split, inputs)
-        sheet = draw_contact_sheet(replace(built, root=built.staged or built.root), tree.sheet)
+        there = replace(built, root=built.staged or built.root)
+        classes = tree.name_classes({name: inputs[name] for name in tree.tables})
+        shown = (tree.sheet.few_shot, *tree.sheet.evaluation)
+        counts = dict(built.ledger.group_by("rule").len().sort("rule").iter_rows())
         yield describe_tree(
             built,
-            checks=check_tree(built, tree.facts.get(split, {}), drawn=workspace.profile == "demo"),
-            contact_sheet=show_picture(sheet, f"{key.to_user_string()}: a sample of its concepts"),
+            checks=[
+                *check_tree(built),
+                report_counts(counts, tree.facts.get(split, {}), drawn=workspace.profile == "demo"),
+                *report_checks(tree.checks, built),
+            ],
+            contact_sheet=show_picture(
+                draw_contact_sheet(there, tree.sheet), f"{key.to_user_string()}: a sample of its concepts"
+            ),
+            classes=preview_table(count_classes(built, shown, classes), rows=_CLASSES),
+            image_sizes=preview_table(tabulate_sizes(there, shown)),
         )
 
     return folder_tree
@@ -110,7 +142,10 @@ def build_from_source(
     plan = tree.plan({name: inputs[name] for name in tree.tables}, split)
     ledger = locate_value(workspace.root, context.asset_key.path, ".parquet", split)
     source = inputs["source"]
-    members = open_members(source, workspace.read_password(spec)) if spec else open_tree(source)
+    if spec:
+        members = open_members(source, workspace.read_password(spec))
+    else:  # an unpartitioned tree is made from all partitions of its source
+        members = open_trees(source.values()) if isinstance(source, dict) else open_tree(source)
     with members:
         return build_tree(
             plan,

@@ -33,6 +33,9 @@ class Workspace(dg.ConfigurableResource[Any]):
     )
     top_objects: int = Field(description="how many of the most common objects are classes (PERVL_TOP_OBJECTS)")
     openimages_names: str = Field(description="csv or upstream: how names are read (PERVL_OPENIMAGES_NAMES)")
+    splits: str = Field(
+        default="official", description="official, or scene_disjoint where a benchmark has such splits (PERVL_SPLITS)"
+    )
     workers: int = Field(
         default_factory=lambda: os.cpu_count() or 1, description="worker processes for reading and decoding"
     )
@@ -46,6 +49,7 @@ class Workspace(dg.ConfigurableResource[Any]):
             annotations=str(settings.annotations) if settings.annotations else None,
             top_objects=settings.top_objects,
             openimages_names=settings.openimages_names,
+            splits=settings.splits,
         )
 
     @property

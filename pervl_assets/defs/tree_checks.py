@@ -1,20 +1,26 @@
-"""Asset checks of folder trees: the ledger adds up, nothing is quarantined, the counts are the paper's.
+"""Asset checks of folder trees: the ledger adds up, nothing is quarantined, the files are still what was written.
 
-Belongs here: what a tree's numbers must satisfy, as `AssetCheckResult`. Does not belong here: building the tree.
+Belongs here: what every tree must satisfy, as `AssetCheckResult`. Does not belong here: building the tree, and what a
+benchmark asks of its own trees (`benchmark_checks`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
 
 import dagster as dg
 import polars as pl
 
 from pervl_assets.core.errors import name_some
-from pervl_assets.core.ledger import FolderTree
+from pervl_assets.core.ledger import FolderTree, verify_tree
 from pervl_assets.defs.metadata import preview_table
+from pervl_assets.defs.resources import Workspace
+from pervl_assets.io_managers.base import locate_value
+from pervl_assets.io_managers.trees import read_tree
 
 LEDGER_ADDS_UP = "ledger_adds_up"
 NOTHING_QUARANTINED = "nothing_quarantined"
-OFFICIAL_COUNTS = "official_counts"
+SUMS_HOLD: Final = "sums_hold"
 
 
 def declare_tree_checks(key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
@@ -33,39 +39,61 @@ def declare_tree_checks(key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
             description="No file had to be left out because its source is corrupt. A warning: published numbers "
             "depend on the number of files in each concept.",
         ),
-        dg.AssetCheckSpec(
-            OFFICIAL_COUNTS,
-            asset=key,
-            description="As many files of each rule are expected as the official annotations give. A warning: with "
-            "other annotations the results cannot be compared with published ones.",
-        ),
     ]
 
 
-def check_tree(tree: FolderTree, facts: Mapping[str, int], *, drawn: bool) -> list[dg.AssetCheckResult]:
-    """Evaluate the checks of `declare_tree_checks` on a tree that was just built.
+def check_tree(tree: FolderTree) -> list[dg.AssetCheckResult]:
+    """Evaluate the checks of `declare_tree_checks` on a tree that was just built."""
+    return [check_ledger(tree), check_quarantine(tree)]
 
-    Args:
-        tree: The tree.
-        facts: Expected outputs by rule under the official annotations.
-        drawn: Whether the inputs are the miniature world's, to which the facts do not apply.
+
+def build_sums_check(key: dg.AssetKey, splits: Sequence[str]) -> dg.AssetChecksDefinition:
+    """Return the check that re-hashes a tree; it runs after a materialization, and by itself whenever one asks for it.
+
+    It has no partitions of its own: of a partitioned asset, the UI of Dagster 1.13 executes only such a check without
+    materializing. In a run of one partition it looks at that one, else at all that are materialized.
     """
-    return [check_ledger(tree), check_quarantine(tree), check_counts(tree, facts, drawn=drawn)]
+
+    @dg.asset_check(
+        asset=key,
+        name=SUMS_HOLD,
+        description="Every file of the tree is there and holds the bytes whose sha256 its ledger has, and no other "
+        "file is there. Re-reads the whole tree, in parallel; materializing repairs just what is wrong.",
+    )
+    def sums_hold(context: dg.AssetCheckExecutionContext, workspace: Workspace) -> dg.AssetCheckResult:
+        chosen = [context.partition_key] if splits and context.has_partition_key else splits
+        return check_sums(workspace.root, key, chosen or [None])
+
+    return sums_hold
 
 
-def check_counts(tree: FolderTree, facts: Mapping[str, int], *, drawn: bool) -> dg.AssetCheckResult:
-    """Hold the number of outputs of each rule against what the official annotations give."""
-    counts = dict(tree.ledger.group_by("rule").len().iter_rows())
-    differing = [
-        f"{rule}: {counts.get(rule, 0):,}, officially {n:,}" for rule, n in facts.items() if counts.get(rule) != n
-    ]
-    text = "; ".join(differing) if differing else ", ".join(f"{n:,} {rule}" for rule, n in sorted(counts.items()))
+def check_sums(root: Path, key: dg.AssetKey, partitions: Sequence[str | None]) -> dg.AssetCheckResult:
+    """Re-hash the partitions of a tree that are materialized against their ledgers."""
+    ledgers = [locate_value(root, key.path, ".parquet", partition) for partition in partitions]
+    trees = [read_tree(root, ledger) for ledger in ledgers if ledger.is_file()]
+    verdicts = [(tree, verify_tree(tree.root, tree.ledger)) for tree in trees]
+    wrong = {
+        what: [
+            str((tree.root / path).relative_to(root)) for tree, verdict in verdicts for path in getattr(verdict, what)
+        ]
+        for what in ("missing", "changed", "extra")
+    }
+    files = sum(tree.written for tree in trees)
+    text = f"{files:,} files re-read; all are as they were written"
+    if not trees:
+        text = "nothing is materialized, so there is nothing to re-read"
+    elif any(wrong.values()):
+        named = "; ".join(f"{len(paths):,} {what}: {name_some(paths, 5)}" for what, paths in wrong.items() if paths)
+        text = f"{files:,} files re-read; {named}. Materialize again: that repairs these and touches nothing else"
     return dg.AssetCheckResult(
-        check_name=OFFICIAL_COUNTS,
-        passed=drawn or not differing,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=f"The miniature world has counts of its own: {text}" if drawn else text,
-        metadata=dict(sorted(counts.items())),
+        passed=bool(trees) and not any(wrong.values()),
+        severity=dg.AssetCheckSeverity.ERROR if trees else dg.AssetCheckSeverity.WARN,
+        description=text,
+        metadata={
+            "files": files,
+            "bytes": sum(tree.bytes for tree in trees),
+            **{what: len(paths) for what, paths in wrong.items()},
+        },
     )
 
 

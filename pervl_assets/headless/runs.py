@@ -23,6 +23,7 @@ from dagster import BackfillPolicy, DagsterEventType, DagsterInstance, Partition
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 
 from pervl_assets.core.errors import PervlError
+from pervl_assets.defs.tree_checks import SUMS_HOLD
 
 ALL_ASSETS_JOB: Final = "__ASSET_JOB"
 WAVE_TAG: Final = "pervl/wave"
@@ -184,15 +185,22 @@ def _split_by_partition(
         yield from (Wave(keys, (name,)) for name in names)
 
 
-def execute_wave(wave: Wave, instance: DagsterInstance, wave_id: str) -> Outcome:
-    """Run one wave with the executor of the definitions, and read back what it did."""
-    job = ReconstructableRepository.for_module("pervl_assets.definitions", "defs").get_reconstructable_job(
+def execute_wave(wave: Wave, defs: dg.Definitions, instance: DagsterInstance, wave_id: str) -> Outcome:
+    """Run one wave with the executor of the definitions, and read back what it did.
+
+    Trees are not re-hashed right after they were built: building hashes every file, and `pervl verify` does it again.
+    """
+    whole = ReconstructableRepository.for_module("pervl_assets.definitions", "defs").get_reconstructable_job(
         ALL_ASSETS_JOB
+    )
+    checks = (check for check in defs.resolve_asset_graph().asset_check_keys if check.asset_key in wave.keys)
+    job = whole.get_subset(
+        asset_selection=frozenset(wave.keys),
+        asset_check_selection=frozenset(check for check in checks if check.name != SUMS_HOLD),
     )
     with dg.execute_job(
         job,
         instance=instance,
-        asset_selection=list(wave.keys),
         tags={**wave.tags, WAVE_TAG: wave_id, PROCESS_TAG: _name_process(os.getpid())},
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         raise_on_error=False,

@@ -26,11 +26,38 @@ def folder(tmp_path):
 
 def test_the_split_is_read_with_any_line_ends(folder):
     assert deep_fashion.read_few_shot_split(folder).rows() == [
-        ("validation", "10488", "000011.jpg"),
-        ("validation", "10488", "000012.jpg"),
-        ("validation", "96", "000013.jpg"),
-        ("test", "7", "000021.jpg"),
-        ("test", "7", "000022.jpg"),
+        ("validation", "10488", "000011.jpg", "long sleeve dress"),
+        ("validation", "10488", "000012.jpg", "long sleeve dress"),
+        ("validation", "96", "000013.jpg", "vest"),
+        ("test", "7", "000021.jpg", "short sleeve top"),
+        ("test", "7", "000022.jpg", "short sleeve top"),
+    ]
+
+
+def test_an_item_without_a_class_is_kept_and_a_second_class_is_refused(folder):
+    file = folder / "train_coarse_grained_names.csv"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(line for line in lines if not line.startswith("96,")))
+    split = deep_fashion.read_few_shot_split(folder)
+    assert split.filter(pair_id="96")["class_name"].to_list() == [None]
+    assert "96" not in deep_fashion.name_classes({"few_shot_split": split})
+    file.write_text("".join([*lines, "7,vest\n"]))
+    with pytest.raises(AnnotationError, match="line 5: a second class of 7"):
+        deep_fashion.read_few_shot_split(folder)
+
+
+def test_what_is_told_of_an_item(folder):
+    tables = read_tables(deep_fashion.BENCHMARK, folder)
+    assert deep_fashion.tell_concept(tables, "10488") == [
+        ("class", "long sleeve dress"),
+        ("000014.jpg", "a person."),
+        ("in short", "short."),
+    ]
+    assert [text for _, text in deep_fashion.tell_concept(tables, "7")] == [
+        "short sleeve top",
+        "a person.",
+        "a person.",
+        "again.",
     ]
 
 
@@ -109,17 +136,15 @@ def test_facts_of_the_official_annotations():
         pytest.skip(f"the official annotations are not at {OFFICIAL}")
     tables = read_tables(deep_fashion.BENCHMARK, OFFICIAL)
     for table in deep_fashion.BENCHMARK.tables:
-        for fact, value in table.facts.items():
-            frame = tables[table.name]
-            assert (frame.height if fact == "rows" else frame[fact].n_unique()) == value
-    (tree,) = deep_fashion.BENCHMARK.trees
-    members = set()
-    for split, facts in tree.facts.items():
-        plan = tree.plan(tables, split)
-        rules = [output.rule for job in plan.jobs for output in job.outputs]
-        assert {rule: rules.count(rule) for rule in facts} == dict(facts)
-        members |= {name for job in plan.jobs for name in job.members}
-    assert len(members) == 1764
+        assert table.count(tables[table.name]) == table.facts
+    for tree in deep_fashion.BENCHMARK.trees:
+        members = set()
+        for split, facts in tree.facts.items():
+            plan = tree.plan(tables, split)
+            rules = [output.rule for job in plan.jobs for output in job.outputs]
+            assert {rule: rules.count(rule) for rule in facts} == dict(facts)
+            members |= {name for job in plan.jobs for name in job.members}
+        assert len(members) == 1764
 
 
 def test_a_wrong_password_writes_nothing(tmp_path, folder):

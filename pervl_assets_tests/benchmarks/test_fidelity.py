@@ -178,7 +178,7 @@ def build_from_folder(root, loose, folder):
     from pervl_assets.core.trees import build_tree, commit_tree
     from pervl_assets_tests.benchmarks.worlds import read_tables
 
-    (spec,), (tree,) = BENCHMARK.archives, BENCHMARK.trees
+    (spec,), tree = BENCHMARK.archives, BENCHMARK.trees[0]
     archive = find_archive(spec, root)
     assert archive.path == loose
     built = {}

@@ -151,16 +151,77 @@ def test_facts_of_the_official_annotations():
         pytest.skip(f"the official annotations are not at {OFFICIAL}")
     tables = read_tables(ytvos.BENCHMARK, OFFICIAL)
     for table in ytvos.BENCHMARK.tables:
-        for fact, value in table.facts.items():
-            frame = tables[table.name]
-            assert (frame.height if fact == "rows" else frame[fact].n_unique()) == value
-    assert dict(tables["concepts"]["split"].value_counts().iter_rows()) == {"validation": 246, "test": 252}
+        assert table.count(tables[table.name]) == table.facts
+    scenes = ytvos.SCENES_APART.judge(tables["concepts"])
+    assert not scenes.passed
+    for scene in ("77610860e0", "c55784c766", "ff15a5eff6"):
+        assert scene in scenes.text
+        assert scene in ytvos.SCENES_APART.description
+    disjoint = ytvos.read_disjoint_concepts(OFFICIAL)
+    assert ytvos.SCENES_APART.judge(disjoint).passed
+    left_out = tables["concepts"].filter(disjoint["split"].is_null())["concept"].to_list()
+    assert left_out == ["cow_77610860e0_3", "person_c55784c766_1", "person_ff15a5eff6_1"]
+    assert tables["captions"].height - ytvos.read_disjoint_captions(OFFICIAL).height == 3
     plan = ytvos.plan_fsl_seg(tables)
     assert len(plan.jobs) == 4129
     for tree in ytvos.BENCHMARK.trees:
         for split, facts in tree.facts.items():
             rules = [output.rule for job in tree.plan(tables, split).jobs for output in job.outputs]
             assert {rule: rules.count(rule) for rule in facts} == dict(facts)
+
+
+def test_scenes_in_both_splits_are_named_and_can_be_left_out_of_validation(folder):
+    """The panda of validation and the second dog of test are in one video."""
+    found = ytvos.SCENES_APART.judge(ytvos.read_concepts(folder))
+    assert not found.passed
+    assert "1 of 2 scenes stand in both splits: 1336440745" in found.text
+    assert "giant_panda_1336440745_2 (validation), dog_1336440745_1 (test)" in found.text
+    assert (found.numbers["validation concepts of these"], found.numbers["test concepts of these"]) == (1, 1)
+
+    concepts, captions = ytvos.read_disjoint_concepts(folder), ytvos.read_disjoint_captions(folder)
+    assert concepts.select("concept", "split").rows() == [
+        ("dog_1336440745_1", "test"),
+        ("dog_13e3070469_1", "test"),
+        ("giant_panda_1336440745_2", None),
+    ]
+    assert concepts.drop("split").equals(ytvos.read_concepts(folder).drop("split"))
+    assert captions.equals(ytvos.read_captions(folder).filter(split="test"))
+    again = ytvos.SCENES_APART.judge(concepts)
+    assert (again.passed, again.numbers["concepts in no split"]) == (True, 1)
+    tables = {"concepts": concepts, "captions": captions}
+    assert ytvos.plan_retrieval_set(tables, "validation").jobs == ()
+    official = read_tables(ytvos.BENCHMARK, folder)
+    assert ytvos.plan_retrieval_set(tables, "test") == ytvos.plan_retrieval_set(official, "test")
+    assert ytvos.plan_fsl_seg(tables) == ytvos.plan_fsl_seg(official)
+
+
+def test_scenes_apart_change_nothing(folder):
+    file = folder / "cleaned_captions_ytvos_test.csv"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))  # without the second dog
+    assert ytvos.read_disjoint_concepts(folder).equals(ytvos.read_concepts(folder))
+    assert ytvos.read_disjoint_captions(folder).equals(ytvos.read_captions(folder))
+
+
+def test_what_is_counted_and_told_of_concepts(folder):
+    tables = read_tables(ytvos.BENCHMARK, folder)
+    counts = ytvos.count_concepts(tables["concepts"])
+    assert {name: counts[name] for name in ("validation concepts", "test concepts", "classes", "scenes")} == {
+        "validation concepts": 1,
+        "test concepts": 2,
+        "classes": 2,
+        "scenes": 2,
+    }
+    assert (counts["few-shot crops"], counts["fewest few-shot crops of a concept"], counts["distinct frames"]) == (
+        5,
+        1,
+        6,
+    )
+    assert ytvos.tell_concept(tables, "giant_panda_1336440745_2") == [
+        ("class", "giant panda"),
+        ("caption", "* is at the back:  far away."),
+        ("split", "validation"),
+        ("scene", "1336440745, object 2 in its masks"),
+    ]
 
 
 # ---- raw data

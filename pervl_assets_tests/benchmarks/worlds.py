@@ -128,6 +128,7 @@ FASHION_CAPTIONS = {
     "shortened_deepfashion2_captions.csv": [("000014", "10488", "short."), ("000021", "7", "short.")],
     "detailed_deepfashion2_captions.csv": [("000014", "10488", "long."), ("000099", "555", "of no split.")],
 }
+FASHION_CLASSES = "unique_pair_ids,pair_id_categories\n7,short sleeve top\n96,vest\n10488,long sleeve dress\n"
 
 
 def draw_deep_fashion() -> dict[str, bytes]:
@@ -144,6 +145,7 @@ def write_deep_fashion_annotations(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for split, text in FEW_SHOT.items():
         (folder / f"{split}_fsl_train.txt").write_bytes(text.encode())
+    (folder / "train_coarse_grained_names.csv").write_text(FASHION_CLASSES)
     for name, rows in FASHION_CAPTIONS.items():
         lines = ['train/image/{}.jpg,{},"{}"'.format(n, p, c.replace('"', '""')) for n, p, c in rows]
         (folder / name).write_text("\n".join(["image_name,pair_id,caption", *lines]))

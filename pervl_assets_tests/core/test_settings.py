@@ -12,7 +12,7 @@ def test_demo_is_the_default():
     assert settings.data == Path("data/demo").absolute()
     assert (settings.clip_model, settings.clip_pretrained) == (str(TINY_CLIP), "")
     assert (settings.feature_shards, settings.device, settings.precision) == (2, "auto", None)
-    assert settings.executor == "multiprocess"
+    assert (settings.executor, settings.splits) == ("multiprocess", "official")
 
 
 def test_full_profile():
@@ -31,11 +31,12 @@ def test_every_wrong_value_is_named_at_once():
         "PERVL_TOP_OBJECTS": "-3",
         "PERVL_OPENIMAGES_NAMES": "tsv",
         "PERVL_FEATURE_SHARDS": "0",
+        "PERVL_SPLITS": "disjoint",
         "PERVL_EXECUTOR": "threads",
     }
     with pytest.raises(PervlError) as caught:
         Settings.from_env(wrong)
-    assert "7 environment variables" in caught.value.problem
+    assert "8 environment variables" in caught.value.problem
     for name, value in wrong.items():
         assert f"{name}={value!r}" in str(caught.value)
 

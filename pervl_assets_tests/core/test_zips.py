@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from pervl_assets.core import zips
 from pervl_assets.core.errors import ArchiveError
-from pervl_assets.core.zips import MemberError, read_directory, read_entry
+from pervl_assets.core.zip_directory import read_directory
+from pervl_assets.core.zips import MemberError, read_entry
 from pervl_assets_tests.core.samples import write_encrypted_zip, write_zip
 
 MEMBERS = {"train/a.jpg": b"first" * 40, "train/b.jpg": b"second" * 30, "train/empty.txt": b""}

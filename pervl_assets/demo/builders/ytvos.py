@@ -191,8 +191,10 @@ def plan_concepts(seed: int) -> tuple[Concept, ...]:
                 continue
             thing = actor.start.thing
             class_name = _CLASS_NAMES.get(thing, thing)
+            # Concepts of a clip may have different evaluation frames; none of these is a few-shot frame of any.
             last = random.choice([len(clip.frames) - 1, len(clip.frames) - 2])
-            few_shot = sorted(random.sample(clip.frames[:last], random.randint(4, min(8, last))))
+            shown = clip.frames[:-2]
+            few_shot = sorted(random.sample(shown, random.randint(4, min(8, len(shown)))))
             scene = clip.at(clip.frames[last])
             concepts.append(
                 Concept(

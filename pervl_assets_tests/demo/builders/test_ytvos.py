@@ -52,6 +52,12 @@ def test_ids_and_frames_are_text_though_some_look_like_numbers(meta):
     assert any("_" in concept["coarse_grained_class"] for concept in meta.values())
 
 
+def test_no_evaluation_frame_is_a_few_shot_frame_of_any_concept(meta):
+    """As in the official annotations."""
+    few_shot = {(concept["scene_id"], frame) for concept in meta.values() for frame in concept["train_frames"]}
+    assert few_shot.isdisjoint((concept["scene_id"], concept["test_frame"]) for concept in meta.values())
+
+
 def test_every_annotated_instance_is_in_its_masks(meta, archive):
     for concept in meta.values():
         for frame in [*concept["train_frames"], concept["test_frame"]]:

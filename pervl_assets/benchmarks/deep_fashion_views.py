@@ -1,0 +1,171 @@
+"""What other projects read of PerVL-DeepFashion2: ConCon-Chi and POLAR, as views of the `personalized` trees.
+
+Belongs here: their folders and texts; a part of `deep_fashion`, without a `BENCHMARK` of its own. Does not belong here:
+how a view is made (`core.views`).
+
+Both number the concepts: POLAR in the order of the split file, ConCon-Chi in the order in which the system happens to
+list a folder, which differs between disks. Here the order is pinned to that of the ids as text, which is the official
+split files' order, and `ImageFolder`'s. The texts name only images and concepts that are there, for either reader stops
+at the first that is not.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Final
+
+import polars as pl
+
+from pervl_assets.core.errors import AnnotationError, name_some
+from pervl_assets.core.plans import Output, TreePlan
+from pervl_assets.core.views import EVALUATION, FEW_SHOT, plan_image_folder, plan_view
+
+ROLES: Final = {"few_shot_copy": FEW_SHOT, "evaluation_copy": EVALUATION}
+_JOINT_SETS: Final = ("shortened", "detailed")
+_COLUMNS: Final = ("image_name", "pair_id", "caption")
+
+
+def plan_concon_chi(tables: Mapping[str, pl.DataFrame], sources: Mapping[str, TreePlan]) -> TreePlan:
+    """Plan the folder that ConCon-Chi (hsp-iit/concon-chi_benchmark) takes as `dataset_root`.
+
+    `data/deep_fashion2/personalized_<split>/` is the tree of that split, with the pinned order of its concepts in
+    `concepts.txt`; `annotations/deep_fashion/` holds the captions.
+
+    Args:
+        tables: The benchmark's tables, by name.
+        sources: Plan of the `personalized` tree of each split.
+
+    Raises:
+        AnnotationError: As `check_annotations`.
+    """
+    check_annotations(tables, sources)
+    places = {split: f"data/deep_fashion2/personalized_{split}" for split in sources}
+
+    def write_texts(ledger: pl.DataFrame) -> dict[str, bytes]:
+        few_shot = _list_few_shot(tables, ledger)
+        texts = {f"annotations/deep_fashion/{name}": text for name, text in write_annotations(tables, ledger).items()}
+        for split, place in places.items():
+            if concepts := sorted(set(few_shot.filter(split=split)["pair_id"])):
+                texts[f"{place}/concepts.txt"] = "".join(f"{concept}\n" for concept in concepts).encode()
+        return texts
+
+    files = (
+        (member, Output(f"{places[split]}/{output.path}", output.concept, ROLES[output.rule]))
+        for split, member, output in _iterate_sources(sources)
+    )
+    return plan_view("views/concon_chi", files, write_texts)
+
+
+def plan_polar(tables: Mapping[str, pl.DataFrame], sources: Mapping[str, TreePlan]) -> TreePlan:
+    """Plan the folder that POLAR (adobe-research/polar-vl) takes as `--data_path`.
+
+    The images of both splits stand in `train/image/`, the annotations beside `train`.
+
+    Args:
+        tables: The benchmark's tables, by name.
+        sources: Plan of the `personalized` tree of each split.
+
+    Raises:
+        AnnotationError: As `check_annotations`.
+    """
+    check_annotations(tables, sources)
+    files = (
+        (member, Output(f"train/image/{PurePosixPath(output.path).name}", output.concept, ROLES[output.rule]))
+        for _, member, output in _iterate_sources(sources)
+    )
+    return plan_view("views/polar", files, lambda ledger: write_annotations(tables, ledger))
+
+
+def plan_images(tables: Mapping[str, pl.DataFrame], split: str | None, source: TreePlan) -> TreePlan:
+    """Plan the Hugging Face `imagefolder` of a split; captions are empty where an image has none."""
+    classes = dict(tables["few_shot_split"].select("pair_id", "class_name").iter_rows())
+    captions = {name: _list_captions(tables, name) for name in _JOINT_SETS}
+
+    def describe(concept: str, image: str) -> dict[str, str]:
+        told = {f"{name}_caption": captions[name].get(image, "") for name in _JOINT_SETS}
+        return {"class_name": classes.get(concept) or "", **told}
+
+    return plan_image_folder(f"views/imagefolder/deep_fashion/{split}", source, ROLES, describe)
+
+
+def check_annotations(tables: Mapping[str, pl.DataFrame], splits: Iterable[str]) -> None:
+    """Make sure that both readers get along with the annotations.
+
+    Raises:
+        AnnotationError: An evaluation image without exactly one shortened and one detailed caption, or a concept
+            without a class: either reader would stop there.
+    """
+    captions, few_shot = tables["captions"], tables["few_shot_split"]
+    splits = [*splits]
+    evaluation = captions.filter(pl.col("caption_set").is_in(splits))["image"].unique()
+    faults = []
+    for name in _JOINT_SETS:
+        joint = captions.filter(caption_set=name)["image"]
+        once = set(joint.filter(joint.is_unique()))
+        if bad := sorted(set(evaluation) - once):
+            faults.append(f"{len(bad):,} evaluation images without exactly one {name} caption: {name_some(bad)}")
+    if bad := sorted(set(few_shot.filter(pl.col("class_name").is_null())["pair_id"])):
+        faults.append(f"{len(bad):,} concepts without a class: {name_some(bad)}")
+    if faults:
+        raise AnnotationError(
+            "ConCon-Chi and POLAR cannot read these annotations of PerVL-DeepFashion2.",
+            details=faults,
+            advice="Use annotation files of the same release; the trees themselves are not concerned.",
+        )
+
+
+def write_annotations(tables: Mapping[str, pl.DataFrame], ledger: pl.DataFrame) -> dict[str, bytes]:
+    """Return the annotation files about what a view holds, under their official names.
+
+    A concept stands in them if it has a few-shot image, an evaluation image if its concept does.
+    """
+    few_shot = _list_few_shot(tables, ledger)
+    images = _list_names(ledger, EVALUATION)
+    concepts = set(few_shot["pair_id"])
+    classes = few_shot.select("pair_id", "class_name").unique().sort("pair_id")
+    texts = {"train_coarse_grained_names.csv": _write_csv(("unique_pair_ids", "pair_id_categories"), classes)}
+    for split in few_shot["split"].unique().sort():
+        mine = few_shot.filter(split=split)
+        blocks = [
+            f"codes_infer/{concept}:\n" + "".join(f"{image}\n" for image in mine.filter(pair_id=concept)["image"])
+            for concept in sorted(set(mine["pair_id"]))
+        ]
+        texts[f"{split}_fsl_train.txt"] = "\n".join(blocks).encode()  # a blank line counts a concept: one, between two
+        queries = tables["captions"].filter(
+            pl.col("caption_set") == split, pl.col("image").is_in(images), pl.col("pair_id").is_in(concepts)
+        )
+        texts[f"{split}_captions.csv"] = _write_csv(_COLUMNS, queries.select(_COLUMNS))
+    for name in _JOINT_SETS:
+        joint = tables["captions"].filter(caption_set=name)
+        texts[f"{name}_deepfashion2_captions.csv"] = _write_csv(_COLUMNS, joint.select(_COLUMNS))
+    return texts
+
+
+def _iterate_sources(sources: Mapping[str, TreePlan]) -> Iterator[tuple[str, str, Output]]:
+    """Yield split, member (it begins with the tree's name) and output of every file of the sources."""
+    for split, plan in sources.items():
+        tree = PurePosixPath(plan.folder).name
+        for output in (output for job in plan.jobs for output in job.outputs):
+            yield split, f"{tree}/{output.path}", output
+
+
+def _list_few_shot(tables: Mapping[str, pl.DataFrame], ledger: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of the few-shot split whose image a view holds."""
+    return tables["few_shot_split"].filter(pl.col("image").is_in(_list_names(ledger, FEW_SHOT)))
+
+
+def _list_names(ledger: pl.DataFrame, role: str) -> set[str]:
+    return {PurePosixPath(path).name for path in ledger.filter(status="written", rule=role)["path"]}
+
+
+def _list_captions(tables: Mapping[str, pl.DataFrame], caption_set: str) -> dict[str, str]:
+    return dict(tables["captions"].filter(caption_set=caption_set).select("image", "caption").iter_rows())
+
+
+def _write_csv(header: Iterable[str], frame: pl.DataFrame) -> bytes:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(frame.iter_rows())
+    return buffer.getvalue().encode()

@@ -1,0 +1,258 @@
+"""The annotations of PerVL-YTVOS: read, counted, and judged for scenes that stand in both splits.
+
+Belongs here: from annotation files to tables, and what is said of them. Does not belong here: trees (`ytvos`). Rule
+numbers: the notes on upstream.
+
+Splits: the paper splits by scene, but in the published annotations three scenes stand in both splits, each with one
+concept in either. `PERVL_SPLITS=official` (the default) keeps that, for published numbers are made on it, and an asset
+check names the scenes. `PERVL_SPLITS=scene_disjoint` takes the concepts of such scenes out of validation: they get no
+split, their captions are left out, and so is their part of `retrieval_set [validation]`. Test stays as published, and
+`fsl_seg` holds every concept either way.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+import yaml
+
+from pervl_assets.core.annotations import Faults, read_csv, read_text
+from pervl_assets.core.checks import Check, Judgement
+from pervl_assets.core.errors import AnnotationError, name_some
+from pervl_assets.core.tables import Column, TableSchema
+
+SPLITS: Final = ("validation", "test")
+CAPTION_FILES: Final = {"validation": "cleaned_captions_ytvos_val.csv", "test": "cleaned_captions_ytvos_test.csv"}
+CONCEPTS_FILE: Final = "ytvos_personalization_meta.yaml"
+
+# Annotations are not trusted either: these become names of files.
+_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,80}")
+_FRAME: Final = re.compile(r"[A-Za-z0-9-]{1,20}")
+_INSTANCE: Final = re.compile(r"0*([1-9][0-9]{0,2})")
+_IMAGE_NAME: Final = re.compile(r"eval/images/([A-Za-z0-9_-]{1,180})_([A-Za-z0-9-]{1,20})\.jpg")
+
+CONCEPTS: Final = TableSchema(
+    (
+        Column("concept", pl.String, "name of the concept: class, scene and instance joined by _"),
+        Column("class_name", pl.String, "class of the object, e.g. earless_seal"),
+        Column("scene", pl.String, "id of the video in YouTube-VOS; text, though some look like numbers"),
+        Column("instance", pl.UInt8, "palette index of the object in the video's masks"),
+        Column("split", pl.String, "validation or test; null if no caption names the concept"),
+        Column("caption", pl.String, "retrieval query with * in the object's place"),
+        Column("evaluation_frame", pl.String, "the frame that is searched for, e.g. 00085"),
+        Column("few_shot_frames", pl.List(pl.String), "the frames that the concept is learned from"),
+    )
+)
+
+CAPTIONS: Final = TableSchema(
+    (
+        Column("split", pl.String, "validation or test"),
+        Column("concept", pl.String, "file name of the image up to its last _ (upstream rule B3)"),
+        Column("class_name", pl.String, "class of the object"),
+        Column("caption", pl.String, "retrieval query with * in the object's place"),
+        Column("image_name", pl.String, "evaluation image as upstream names it: eval/images/<concept>_<frame>.jpg"),
+    )
+)
+
+
+def read_concepts(folder: Path) -> pl.DataFrame:
+    """Read the concepts (schema `CONCEPTS`), sorted by name.
+
+    Scalars are taken as the text that stands in the file, so an id stays an id with or without quotes (upstream rule
+    A16).
+
+    Raises:
+        AnnotationError: Names each faulty concept with its line.
+        MissingInputError: An annotation file is missing.
+    """
+    file = folder / CONCEPTS_FILE
+    splits = dict(read_captions(folder).select("concept", "split").iter_rows())
+    faults = Faults(file)
+    rows: dict[str, dict[str, object]] = {}
+    for line, fields in _iterate_concepts(file, faults):
+        texts = {name: value for name, value in fields.items() if isinstance(value, str)}
+        frames = fields.get("train_frames")
+        if absent := {"coarse_grained_class", "scene_id", "instance_id", "test_frame", "caption"} - texts.keys():
+            faults.add(line, f"no {' and no '.join(sorted(absent))}")
+            continue
+        if not isinstance(frames, list):
+            faults.add(line, "train_frames is not a list")
+            continue
+        instance = faults.check(line, _INSTANCE, texts["instance_id"], "instance_id")
+        checked = [
+            faults.check(line, _ID, texts["coarse_grained_class"], "coarse_grained_class"),
+            faults.check(line, _ID, texts["scene_id"], "scene_id"),
+            *(faults.check(line, _FRAME, frame, "frame") for frame in (texts["test_frame"], *frames)),
+        ]
+        if instance is None or None in checked:
+            continue
+        number = int(instance[1])
+        name = f"{texts['coarse_grained_class']}_{texts['scene_id']}_{number}"
+        if number > 255 or name in rows or len(set(frames)) < len(frames):
+            faults.add(line, f"{name}: listed twice, a frame listed twice, or an instance above 255")
+            continue
+        rows[name] = {
+            "concept": name,
+            "class_name": texts["coarse_grained_class"],
+            "scene": texts["scene_id"],
+            "instance": number,
+            "split": splits.get(name),
+            "caption": texts["caption"],
+            "evaluation_frame": texts["test_frame"],
+            "few_shot_frames": frames,
+        }
+    faults.raise_any()
+    return pl.DataFrame([rows[name] for name in sorted(rows)], schema=CONCEPTS.to_polars(), orient="row")
+
+
+def _iterate_concepts(file: Path, faults: Faults) -> Iterator[tuple[int, dict[str, str | list[str]]]]:
+    """Yield line and fields of every concept; nodes are composed, never constructed, so text stays text."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        root = yaml.compose(read_text(file), Loader=loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise AnnotationError(
+            f"{file} is not YAML{f' at line {mark.line + 1}' if mark else ''}: {getattr(error, 'problem', error)}.",
+            advice="Restore the official file at the pinned commit.",
+        ) from error
+    if not isinstance(root, yaml.MappingNode) or not root.value:
+        faults.add(1, "no mapping of concepts")
+        return
+    for key, value in root.value:
+        line = key.start_mark.line + 1
+        if not isinstance(value, yaml.MappingNode):
+            faults.add(line, "the concept has no fields")
+            continue
+        fields: dict[str, str | list[str]] = {}
+        for name, node in value.value:
+            if isinstance(node, yaml.ScalarNode):
+                fields[str(name.value)] = str(node.value)
+            elif isinstance(node, yaml.SequenceNode):
+                fields[str(name.value)] = [str(item.value) for item in node.value]
+        yield line, fields
+
+
+def read_captions(folder: Path) -> pl.DataFrame:
+    """Read the captions of both splits (schema `CAPTIONS`), in the files' order, validation first.
+
+    Raises:
+        AnnotationError: Names each faulty row with its line.
+        MissingInputError: An annotation file is missing.
+    """
+    rows, seen = [], set()
+    for split, name in CAPTION_FILES.items():
+        faults = Faults(folder / name)
+        for line, row in read_csv(folder / name, ("image_name", "coarse_grained_class", "caption")):
+            match = faults.check(line, _IMAGE_NAME, row["image_name"], "image_name")
+            if match and match[1] in seen:
+                faults.add(line, f"a second caption of {match[1]}")
+            elif match:
+                seen.add(match[1])
+                rows.append((split, match[1], row["coarse_grained_class"], row["caption"], row["image_name"]))
+        faults.raise_any()
+    return pl.DataFrame(rows, schema=CAPTIONS.to_polars(), orient="row")
+
+
+def read_disjoint_concepts(folder: Path) -> pl.DataFrame:
+    """Read the concepts as `read_concepts` does, but let those of validation whose scene test has too be in no split.
+
+    Raises:
+        AnnotationError: As `read_concepts`.
+        MissingInputError: An annotation file is missing.
+    """
+    concepts = read_concepts(folder)
+    is_test = pl.col("split") == "test"
+    return concepts.with_columns(
+        pl.when(is_test | ~is_test.any().over("scene")).then("split").otherwise(None).alias("split")
+    )
+
+
+def read_disjoint_captions(folder: Path) -> pl.DataFrame:
+    """Read the captions as `read_captions` does, but those of validation concepts whose scene test has too.
+
+    Raises:
+        AnnotationError: As `read_concepts`.
+        MissingInputError: An annotation file is missing.
+    """
+    concepts = read_concepts(folder).select("concept", old="split")
+    left_out = concepts.join(read_disjoint_concepts(folder), on="concept").filter(
+        pl.col("old").is_not_null() & pl.col("split").is_null()
+    )
+    return read_captions(folder).join(left_out, on="concept", how="anti", maintain_order="left")
+
+
+def count_concepts(concepts: pl.DataFrame) -> dict[str, int]:
+    """Count what the paper and the annotations tell of the concepts (schema `CONCEPTS`)."""
+    crops = [len(frames) for frames in concepts["few_shot_frames"]]
+    few_shot = concepts.select("scene", frame="few_shot_frames").explode("frame")
+    evaluation = concepts.select("scene", frame="evaluation_frame")
+    return {
+        "concepts": concepts.height,
+        **{f"{split} concepts": concepts.filter(split=split).height for split in SPLITS},
+        "concepts in no split": concepts["split"].null_count(),
+        "classes": concepts["class_name"].n_unique(),
+        "scenes": concepts["scene"].n_unique(),
+        "distinct frames": pl.concat([few_shot, evaluation]).n_unique(),
+        "few-shot crops": sum(crops),
+        "fewest few-shot crops of a concept": min(crops, default=0),
+        "most few-shot crops of a concept": max(crops, default=0),
+    }
+
+
+def count_captions(captions: pl.DataFrame) -> dict[str, int]:
+    """Count captions and evaluation images of each split (schema `CAPTIONS`)."""
+    by_split = {split: captions.filter(split=split) for split in SPLITS}
+    return {f"{split} captions": frame.height for split, frame in by_split.items()} | {
+        f"{split} images": frame["image_name"].n_unique() for split, frame in by_split.items()
+    }
+
+
+def judge_scenes(concepts: pl.DataFrame) -> Judgement:
+    """Look for scenes that have concepts in more than one split (schema `CONCEPTS`)."""
+    shared = (
+        concepts.drop_nulls("split")
+        .filter(pl.col("split").n_unique().over("scene") > 1)
+        .select("scene", "split", "concept")
+        .sort("scene", "split", "concept", descending=[False, True, False])
+    )
+    scenes = shared["scene"].unique(maintain_order=True).to_list()
+    no_split = concepts["split"].null_count()
+    numbers = {"scenes": concepts["scene"].n_unique(), "scenes in both splits": len(scenes)}
+    numbers |= {f"{split} concepts of these": shared.filter(split=split).height for split in SPLITS}
+    text = f"none of {numbers['scenes']:,} scenes stands in both splits; {no_split:,} concepts are in no split"
+    if scenes:
+        named = [f"{concept} ({split})" for _, split, concept in shared.iter_rows()]
+        text = (
+            f"{len(scenes):,} of {numbers['scenes']:,} scenes stand in both splits: {name_some(scenes)}; "
+            f"with {name_some(named)}. PERVL_SPLITS=scene_disjoint leaves these concepts out of validation"
+        )
+    return Judgement(not scenes, text, numbers | {"concepts in no split": no_split}, shared)
+
+
+def name_classes(tables: Mapping[str, pl.DataFrame]) -> dict[str, str]:
+    """Return the class of every concept."""
+    return dict(tables["concepts"].select("concept", "class_name").iter_rows())
+
+
+def tell_concept(tables: Mapping[str, pl.DataFrame], concept: str) -> list[tuple[str, str]]:
+    """Return what the annotations say of a concept, as label and text."""
+    (row,) = tables["concepts"].filter(concept=concept).to_dicts()
+    return [
+        ("class", row["class_name"].replace("_", " ")),
+        ("caption", row["caption"]),
+        ("split", row["split"] or "none"),
+        ("scene", f"{row['scene']}, object {row['instance']} in its masks"),
+    ]
+
+
+SCENES_APART: Final = Check(
+    "scenes_in_one_split",
+    "No scene has concepts in both splits: what is tuned on validation has then not seen the videos of test. The paper "
+    "splits by scene; the published annotations have 77610860e0, c55784c766 and ff15a5eff6 in both splits. A warning: "
+    "published numbers are made on these splits. PERVL_SPLITS=scene_disjoint leaves such concepts out of validation.",
+    "warning",
+    judge_scenes,
+)

@@ -1,0 +1,293 @@
+"""The central directory of a zip file, read whole and checked before any use.
+
+Belongs here: finding the directory, cutting it into entries, and refusing what no honest archive holds. Does not belong
+here: the members' bytes, which is `core.zips`.
+
+The directory is parsed here rather than by `zipfile`, which takes several times as long for an archive of 200,000
+members and takes more on trust: where a directory stands, and that no two members share their bytes.
+"""
+
+import gc
+import os
+import stat
+import struct
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pervl_assets.core.errors import ArchiveError, TruncatedArchiveError
+
+MAX_MEMBER_BYTES: Final = 256 << 20
+"""No member of the benchmarks' archives comes near this size, inflated."""
+
+MAX_RATIO: Final = 200
+"""Inflated to stored size, for members above 1 MiB; images hardly compress, JSON about 20 to 1."""
+
+ENCRYPTED: Final = 0x01
+UTF8: Final = 0x800
+"""Bits of a member's flags."""
+
+_STRONG_ENCRYPTION: Final = 0x40
+_FIELDS: Final = {
+    "magic": "S4", "versions": "<u4", "flags": "<u2", "method": "<u2", "time": "<u4", "crc32": "<u4", "stored": "<u4",
+    "size": "<u4", "name_length": "<u2", "extra_length": "<u2", "comment_length": "<u2", "disk": "<u2",
+    "internal": "<u2", "attributes": "<u4", "offset": "<u4",
+}  # fmt: skip
+_HEADER: Final = np.dtype([*_FIELDS.items()])
+_WIDE: Final = np.dtype([*(_FIELDS | dict.fromkeys(("stored", "size", "offset"), "<u8")).items()])
+Headers = NDArray[np.void]
+"""An entry a row, without its name, extra field and comment; sizes and places as wide as zip64 needs them."""
+
+_LENGTHS: Final = struct.Struct("<HHH")
+_LENGTHS_AT: Final = 28
+_END: Final = struct.Struct("<4s6xHIIH")
+_END_64: Final = struct.Struct("<4s28xQQQ")
+_LOCATOR_64: Final = struct.Struct("<4s4xQ4x")
+_LONGEST_COMMENT: Final = 0xFFFF
+_IN_EXTRA: Final = 0xFFFFFFFF
+_ZIP64_EXTRA: Final = 1
+_LOCAL_HEADER_BYTES: Final = 30
+_METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_SHOWN: Final = 10
+
+_SMALL: Final = 1 << 20
+_ODD: Final = ("\\", ":", "..", "\n/", "\n\n")
+"""What names, a line each, hold only for a good reason: they are looked at one by one where any does."""
+
+
+class ZipEntry(NamedTuple):
+    """Where one member's bytes stand in a zip, and what they must come to.
+
+    Attributes:
+        offset: Position of the local header, in bytes.
+        stored: Bytes in the archive, an encryption header included.
+        size: Bytes once inflated.
+        crc32: CRC of the inflated bytes.
+        method: 0 stored, 8 deflated.
+        encrypted: Whether ZipCrypto hides the bytes.
+    """
+
+    offset: int
+    stored: int
+    size: int
+    crc32: int
+    method: int
+    encrypted: bool
+
+
+class DamageError(Exception):
+    """The directory cannot be found or cut into entries; the text says why."""
+
+    def __init__(self, text: str, *, truncated: bool = False) -> None:
+        super().__init__(text)
+        self.truncated = truncated
+
+
+def read_directory(path: Path) -> dict[str, ZipEntry]:
+    """Read and check the central directory; return the entries of all files by name, in the archive's order.
+
+    Raises:
+        TruncatedArchiveError: The file begins as a zip and ends before its directory does.
+        ArchiveError: The directory is damaged, or holds names, sizes or places that no honest archive has; all are
+            counted.
+    """
+    try:
+        with path.open("rb") as file, _pause_collection():
+            return _check_directory(path, *_find_directory(file))
+    except DamageError as error:
+        kind = TruncatedArchiveError if error.truncated else ArchiveError
+        raise kind(
+            f"{path} is not a whole zip archive: {error}.",
+            advice="Download it again, or go on with the download, and compare its size with the official one. A page "
+            "that asks to log in, saved under this name, looks so too.",
+        ) from error
+
+
+@contextmanager
+def _pause_collection() -> Iterator[None]:
+    """Keep the garbage collector from walking hundreds of thousands of new entries again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _check_directory(path: Path, start: int, directory: bytes, stated: int) -> dict[str, ZipEntry]:
+    """Return the entries of the directory that stands at `start`, `stated` in number, once they can be trusted."""
+    headers, names, faults = _cut_directory(directory)
+    if (len(names) - stated) % 0x10000:  # archives that are not zip64 have 16 bits for it
+        faults.append(f"the directory: states {stated:,} members and holds {len(names):,}")
+    columns = (headers[name].tolist() for name in ("offset", "stored", "size", "crc32", "method"))
+    encrypted = (headers["flags"] & ENCRYPTED != 0).tolist()
+    entries = list(map(ZipEntry._make, zip(*columns, encrypted, strict=True)))
+    faults += _find_faults(headers, names, entries, start)
+    faults += _find_twins(names)
+    faults = faults or _find_overlaps(headers, names)
+    if faults:
+        more = [f"and {len(faults) - _SHOWN:,} more"] if len(faults) > _SHOWN else []
+        raise ArchiveError(
+            f"{path} holds {len(faults):,} member{'s' if len(faults) > 1 else ''} that cannot be trusted.",
+            details=[*faults[:_SHOWN], *more],
+            advice="Nothing was read from it. Get the archive from its official address.",
+        )
+    return {name: entry for name, entry in zip(names, entries, strict=True) if name[-1] != "/"}
+
+
+def _find_directory(file: BinaryIO) -> tuple[int, bytes, int]:
+    """Return where the directory stands, its bytes, and how many entries it states."""
+    length = file.seek(0, os.SEEK_END)
+    tail_start = max(0, length - _LONGEST_COMMENT - _END.size)
+    tail = _read(file, tail_start, length - tail_start)
+    place = tail.rfind(b"PK\5\6")
+    while place >= 0 and not _is_end(tail, place):
+        place = tail.rfind(b"PK\5\6", 0, place)
+    if place < 0:
+        truncated = _read(file, 0, 4) == b"PK\3\4"
+        what = (
+            f"cut off after {length:,} bytes, before its directory"
+            if truncated
+            else f"{length:,} bytes of another kind"
+        )
+        raise DamageError(what, truncated=truncated)
+    _, count, size, start, _ = _END.unpack_from(tail, place)
+    end = tail_start + place
+    locator = _read(file, end - _LOCATOR_64.size, _LOCATOR_64.size) if end >= _LOCATOR_64.size else b""
+    if locator.startswith(b"PK\6\7"):
+        _, end = _LOCATOR_64.unpack(locator)
+        record = _read(file, end, _END_64.size) if end < length else b""
+        if len(record) < _END_64.size or not record.startswith(b"PK\6\6"):
+            raise DamageError("its zip64 end record is not where it should be")
+        _, count, size, start = _END_64.unpack(record)
+    if start + size != end:
+        raise DamageError("its directory is not where it should be: bytes were lost before it, or added")
+    return start, _read(file, start, size), count
+
+
+def _is_end(tail: bytes, place: int) -> bool:
+    """Tell whether an end record stands at `place`: its comment must end with the file."""
+    if place + _END.size > len(tail):
+        return False
+    comment: int = _END.unpack_from(tail, place)[-1]
+    return place + _END.size + comment == len(tail)
+
+
+def _read(file: BinaryIO, place: int, size: int) -> bytes:
+    file.seek(place)
+    return file.read(size)
+
+
+def _cut_directory(directory: bytes) -> tuple[Headers, list[str], list[str]]:
+    """Return the headers of all entries, one row each, their names, and what is wrong with names."""
+    starts, place, end = [], 0, len(directory)
+    while place < end:
+        if end - place < _HEADER.itemsize:
+            raise DamageError("its directory ends inside an entry")
+        starts.append(place)
+        name, extra, comment = _LENGTHS.unpack_from(directory, place + _LENGTHS_AT)
+        place += _HEADER.itemsize + name + extra + comment
+    if place > end:
+        raise DamageError("its directory ends inside an entry")
+    cut = b"".join([directory[start : start + _HEADER.itemsize] for start in starts])
+    headers = np.frombuffer(cut, _HEADER).astype(_WIDE)
+    if (damaged := np.flatnonzero(headers["magic"] != b"PK\1\2")).size:
+        raise DamageError(f"entry {damaged[0] + 1:,} of its directory is damaged")
+    name_starts = np.array(starts, np.int64) + _HEADER.itemsize
+    name_ends = name_starts + headers["name_length"]
+    _fill_from_zip64(headers, directory, name_ends)
+    text = directory.decode("cp437")  # one character a byte
+    names = [text[start:end] for start, end in zip(name_starts.tolist(), name_ends.tolist(), strict=True)]
+    faults = []
+    for row in np.flatnonzero(headers["flags"] & UTF8).tolist():
+        if not names[row].isascii():
+            raw = directory[name_starts[row] : name_ends[row]]
+            names[row] = raw.decode("utf-8", "backslashreplace")
+            if names[row].encode() != raw:
+                faults.append(f"{names[row]!r}: a name that is not UTF-8, though it says so")
+    return headers, names, faults
+
+
+def _fill_from_zip64(headers: Headers, directory: bytes, extra_starts: NDArray[np.int64]) -> None:
+    """Take sizes and places that need more than 32 bits from the entries' extra fields."""
+    columns = ("size", "stored", "offset")  # in the order of their long forms
+    rows = np.flatnonzero(np.any([headers[name] == _IN_EXTRA for name in columns], axis=0))
+    starts, lengths = extra_starts[rows].tolist(), headers["extra_length"][rows].tolist()
+    values = zip(*(headers[name][rows].tolist() for name in columns), strict=True)
+    full = [
+        _read_zip64(directory[start : start + length], short)
+        for start, length, short in zip(starts, lengths, values, strict=True)
+    ]
+    for name, column in zip(columns, zip(*full, strict=True), strict=False):
+        headers[name][rows] = column
+
+
+def _read_zip64(extra: bytes, short: tuple[int, ...]) -> list[int]:
+    """Return the three values of an entry, each in its long form where the short one says so."""
+    place, size = 0, 0
+    while place + 4 <= len(extra):
+        kind, size = struct.unpack_from("<HH", extra, place)
+        place += 4
+        if kind == _ZIP64_EXTRA:
+            break
+        place += size
+    needed = short.count(_IN_EXTRA)
+    if size < 8 * needed or place + 8 * needed > len(extra):
+        raise DamageError("an entry lacks its zip64 field")
+    longs = iter(struct.unpack_from(f"<{needed}Q", extra, place))
+    return [next(longs) if value == _IN_EXTRA else value for value in short]
+
+
+def _find_faults(headers: Headers, names: list[str], entries: list[ZipEntry], length: int) -> list[str]:
+    """Name the entries not to be trusted, of an archive whose members must end before `length`."""
+    offset, stored = headers["offset"], headers["stored"]
+    suspect = (offset > length) | (stored > length) | (offset + stored + _LOCAL_HEADER_BYTES > length)
+    suspect |= (headers["size"] > _SMALL) | np.all([headers["method"] != method for method in _METHODS], axis=0)
+    suspect |= (headers["flags"] & _STRONG_ENCRYPTION != 0) | (headers["attributes"] >> 28 == stat.S_IFLNK >> 12)
+    lines = "\n".join(["", *names, ""])
+    if any(odd in lines for odd in _ODD) or not "".join(names).isprintable():
+        suspect[:] = True
+    found = ((row, _find_fault(names[row], entries[row], headers[row], length)) for row in np.flatnonzero(suspect))
+    return [f"{names[row]!r}: {fault}" for row, fault in found if fault]
+
+
+def _find_fault(name: str, entry: ZipEntry, header: Any, length: int) -> str | None:
+    """Say why an entry is not to be trusted, or None."""
+    offset, stored, size, _, method, _ = entry
+    faults = {
+        "an empty name, or control characters in it": not name or not name.isprintable(),
+        "a backslash in the name": "\\" in name,
+        "an absolute path": name.startswith("/") or name[1:2] == ":",
+        "a path that climbs out of its folder": ".." in name.split("/"),
+        "a place outside the archive": offset + _LOCAL_HEADER_BYTES + stored > length,
+        "a symbolic link": stat.S_ISLNK(int(header["attributes"]) >> 16),
+        f"inflates {stored:,} bytes to {size:,}": size > min(MAX_MEMBER_BYTES, max(_SMALL, MAX_RATIO * stored)),
+        f"compressed by method {method}, which is not read here": method not in _METHODS,
+        "encrypted in a way that is not read here": bool(header["flags"] & _STRONG_ENCRYPTION),
+    }
+    return next((fault for fault, found in faults.items() if found), None)
+
+
+def _find_twins(names: list[str]) -> list[str]:
+    """Name what differs in upper and lower case only, or not at all."""
+    folded = [name.casefold() for name in names]
+    if len(set(folded)) == len(folded):
+        return []
+    twins = ((name, count) for name, count in Counter(folded).items() if count > 1)
+    return [f"{name!r}: {count} members of this name, but for upper and lower case" for name, count in twins]
+
+
+def _find_overlaps(headers: Headers, names: list[str]) -> list[str]:
+    """Name members that begin inside the one before: an archive folded into itself inflates without end."""
+    order = np.argsort(headers["offset"], kind="stable")
+    rows = headers[order]
+    ends = rows["offset"] + rows["stored"] + rows["name_length"] + _LOCAL_HEADER_BYTES
+    inside = np.flatnonzero(rows["offset"][1:] < ends[:-1])
+    return [f"{names[order[i + 1]]!r}: begins inside {names[order[i]]!r}" for i in inside]

@@ -1,0 +1,90 @@
+"""The check of a raw archive: is it the official one, another with all members that are named, or does it lack some?
+
+Belongs here: finding the named members, and showing the verdict. Does not belong here: the verdict itself, which is
+`core.verdicts`.
+"""
+
+import json
+from pathlib import Path
+from typing import Final
+
+import dagster as dg
+import polars as pl
+
+from pervl_assets.benchmarks import find_benchmarks
+from pervl_assets.core.archives import ArchiveSpec, RawArchive
+from pervl_assets.core.benchmark import Benchmark, name_members
+from pervl_assets.core.verdicts import ArchiveVerdict, KnownArchive, judge_archive, load_known_archives
+from pervl_assets.defs.metadata import preview_table
+from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW
+from pervl_assets.defs.resources import ANNOTATIONS, Workspace
+from pervl_assets.inversion.sources import ARCHIVES
+from pervl_assets.io_managers.base import locate_value
+
+KNOWN_ARCHIVE: Final = "known_archive"
+
+_LACKING_SHOWN: Final = 50
+
+
+def build_archive_checks() -> list[dg.AssetChecksDefinition]:
+    """Return the check of every zip archive: of the benchmarks, with the members that their annotations name."""
+    specs = [(spec, benchmark) for benchmark in find_benchmarks() for spec in benchmark.archives]
+    zips = [spec for spec in ARCHIVES if spec.file.endswith(".zip")]
+    return [build_archive_check(*pair) for pair in specs] + [build_archive_check(spec) for spec in zips]
+
+
+def build_archive_check(spec: ArchiveSpec, benchmark: Benchmark | None = None) -> dg.AssetChecksDefinition:
+    """Return the check of one archive, and of the members that a benchmark's annotations name, if it is one's."""
+
+    @dg.asset_check(
+        asset=dg.AssetKey([RAW, spec.name]),
+        name=KNOWN_ARCHIVE,
+        # Only run after it: the annotations are looked for where they are, for the archive may be looked at without.
+        additional_deps=[ANNOTATIONS_KEY],
+        description="The archive holds every member that the annotations name (if not: an error), and its directory is "
+        "the official archive's (if not, or if that is not known: a warning). Reads the directory only: a second for "
+        "10 GB, and no password.",
+    )
+    def known_archive(workspace: Workspace, archive: RawArchive) -> dg.AssetCheckResult:
+        known = load_known_archives(ANNOTATIONS / "manifest.yaml")
+        folder = find_annotations(workspace.root)
+        needed = name_members(benchmark, spec.name, folder / benchmark.name) if benchmark and folder else set()
+        verdict = judge_archive(archive.path, known.get(spec.name, KnownArchive(())), needed, archive.prefix)
+        return report_verdict(verdict, drawn=workspace.profile == "demo", annotated=folder is not None)
+
+    return known_archive
+
+
+def find_annotations(root: Path) -> Path | None:
+    """Return the annotations' folder as `raw/pervl_annotations` was materialized; None: it has not been."""
+    card = locate_value(root, ANNOTATIONS_KEY.path, ".json")
+    return RawArchive.from_json(json.loads(card.read_bytes())).path if card.is_file() else None
+
+
+def report_verdict(verdict: ArchiveVerdict, *, drawn: bool, annotated: bool) -> dg.AssetCheckResult:
+    """Return a verdict as the result of an asset check.
+
+    Args:
+        verdict: The verdict.
+        drawn: Whether the archive is the miniature world's, which is not meant to be official.
+        annotated: Whether there were annotations to name members.
+    """
+    grave = verdict.state in ("lacking", "truncated")
+    if drawn and not grave:
+        text = f"The miniature world's own: it holds all {verdict.needed:,} members that its annotations name."
+    else:
+        text = verdict.text if annotated else f"The annotations have not been materialized yet. {verdict.text}"
+    return dg.AssetCheckResult(
+        passed=verdict.state == "official" or (drawn and not grave),
+        severity=dg.AssetCheckSeverity.ERROR if grave else dg.AssetCheckSeverity.WARN,
+        description=text,
+        metadata={
+            "state": verdict.state,
+            "named_members": verdict.needed,
+            "lacking_members": len(verdict.lacking),
+            "lacking": preview_table(
+                pl.DataFrame({"member": verdict.lacking}, schema={"member": pl.String}), rows=_LACKING_SHOWN
+            ),
+            "members": preview_table(pl.DataFrame(verdict.counts)),
+        },
+    )

@@ -1,0 +1,63 @@
+"""Checks of benchmarks as asset checks: those a `Benchmark` declares, and its counts held against the official ones.
+
+Belongs here: turning `core.checks` into Dagster's specs and results. Does not belong here: what a check asks.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Final, TypeVar
+
+import dagster as dg
+
+from pervl_assets.core.checks import Check, Judgement, Severity, judge_counts
+from pervl_assets.defs.metadata import preview_table
+
+OFFICIAL_COUNTS: Final = "official_counts"
+
+_ROWS: Final = 50
+_SEVERITIES: Final[Mapping[Severity, dg.AssetCheckSeverity]] = {
+    "warning": dg.AssetCheckSeverity.WARN,
+    "error": dg.AssetCheckSeverity.ERROR,
+}
+
+Value = TypeVar("Value")
+
+
+def declare_checks(key: dg.AssetKey, checks: Iterable[Check[Value]], paper: str = "") -> list[dg.AssetCheckSpec]:
+    """Return the specs of a table's or tree's own checks, and of the counts that each of them carries."""
+    counts = (
+        "As many of everything are expected as the official annotations give. A warning: with other annotations the "
+        "results cannot be compared with published ones."
+    )
+    return [
+        dg.AssetCheckSpec(OFFICIAL_COUNTS, asset=key, description=f"{counts} {paper}".strip()),
+        *(dg.AssetCheckSpec(check.name, asset=key, description=check.description) for check in checks),
+    ]
+
+
+def report_checks(checks: Iterable[Check[Value]], value: Value) -> list[dg.AssetCheckResult]:
+    """Put every check to a value."""
+    return [report(check.name, check.judge(value), check.severity) for check in checks]
+
+
+def report_counts(counts: Mapping[str, int], official: Mapping[str, int], *, drawn: bool) -> dg.AssetCheckResult:
+    """Hold counts against the official ones.
+
+    Args:
+        counts: What was counted.
+        official: The same under the official annotations; of counts that are not named nothing is known.
+        drawn: Whether the inputs are the miniature world's, which has counts of its own.
+    """
+    found = judge_counts(counts, {} if drawn else official)
+    return report(OFFICIAL_COUNTS, found, "warning", "The miniature world has counts of its own: " if drawn else "")
+
+
+def report(name: str, found: Judgement, severity: Severity, before: str = "") -> dg.AssetCheckResult:
+    """Return a judgement as the result of an asset check, with all its numbers and the rows concerned."""
+    rows = {} if found.rows is None else {"rows": preview_table(found.rows, rows=_ROWS)}
+    return dg.AssetCheckResult(
+        check_name=name,
+        passed=found.passed,
+        severity=_SEVERITIES[severity],
+        description=before + found.text,
+        metadata={**found.numbers, **rows},
+    )

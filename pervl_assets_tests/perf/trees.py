@@ -1,0 +1,205 @@
+"""Speed and memory of the benchmark trees, beside the straightforward way: one command, one table.
+
+Belongs here: what is run, in which order, and the table. Does not belong here: the two ways (`perf.project`,
+`perf.plain`), and how they are measured (`perf.measure`).
+
+    python -m pervl_assets_tests.perf.trees [--kit KIT] [--work FOLDER] [--runs N] [--small]
+
+The kit is what `raw_kit/make_raw.py KIT --scale full` draws. Both ways start from the same zips as commands of their
+own and are timed from start to end, imports included, in alternation; the table gives medians. Files of both are
+compared byte for byte before anything is printed (not the frames with a box drawn in: Pillow draws its corners in
+another way than OpenCV). The kit's pages are in memory for both: the disk is not what is measured.
+
+The project's way is the code below Dagster. On an otherwise idle machine; the load is printed beside each figure.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pervl_assets_tests.perf.decryption import compare_readers
+from pervl_assets_tests.perf.measure import Measured, measure, summarise
+from pervl_assets_tests.perf.project import plan_trees
+from pervl_assets_tests.perf.wasteful_archive import count_unneeded, draw_wasteful_archive
+
+SCRATCH = Path(tempfile.gettempdir())
+
+TIMES = 30
+"""Bytes unneeded over bytes needed in the archive drawn here; in the official one, over 100."""
+
+WASTEFUL_EVERY = 10
+"""That archive is drawn for one in so many concepts."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A benchmark's trees to be made from an archive.
+
+    Attributes:
+        title: Row of the table.
+        benchmark: `ytvos` or `deep_fashion`.
+        archive: Its zip.
+        annotations: Folder with both benchmarks' annotations.
+        password: The zip's, or empty.
+        every: One in so many concepts is taken.
+        goal: How many times faster than the straightforward way it shall be.
+    """
+
+    title: str
+    benchmark: str
+    archive: Path
+    annotations: Path
+    password: str
+    every: int
+    goal: float
+
+    def command(self, way: str, out: Path) -> list[str]:
+        """Return the command that makes the trees below `out`."""
+        password = ["--password", self.password] if self.password else []
+        module = f"pervl_assets_tests.perf.{way}"
+        places = [str(self.archive), str(self.annotations), str(out)]
+        return [sys.executable, "-m", module, self.benchmark, *places, *password, "--every", str(self.every)]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a work: medians of both ways, and of runs of the project's with nothing changed."""
+
+    work: Work
+    plain: Measured
+    project: Measured
+    again: Measured
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster the project is."""
+        return self.plain.seconds / self.project.seconds
+
+
+def compare_ways(work: Work, folder: Path, runs: int, say: Callable[[str], None]) -> Outcome:
+    """Run both ways in alternation, compare their files, and run the project's again with nothing changed.
+
+    Raises:
+        RuntimeError: A run failed, the files differ, or the last runs made something anew.
+    """
+    measured: dict[str, list[Measured]] = {"plain": [], "project": [], "again": []}
+    for number in range(runs):
+        for way in ("plain", "project"):
+            shutil.rmtree(folder / way, ignore_errors=True)
+            let_the_disk_settle()
+            measured[way].append(measure(work.command(way, folder / way)))
+            say(f"{work.title}: {way}, run {number + 1}: {measured[way][-1].seconds:.1f} s")
+    compare_files(folder / "plain/trees", folder / "project/trees")
+    for _ in range(runs):
+        measured["again"].append(measure(work.command("project", folder / "project")))
+        if json.loads(measured["again"][-1].printed)["rendered"]:
+            raise RuntimeError("A run with nothing changed made files anew.")
+    shutil.rmtree(folder)
+    return Outcome(work, *(summarise(measured[way]) for way in ("plain", "project", "again")))
+
+
+def let_the_disk_settle() -> None:
+    """Write out what earlier runs left, and wait until ext4 gives away the inodes of deleted files again (5 s)."""
+    os.sync()
+    time.sleep(6)
+
+
+def compare_files(plain: Path, project: Path) -> None:
+    """Hold both ways' files against each other.
+
+    Raises:
+        RuntimeError: They differ.
+    """
+    names = {path.relative_to(plain) for path in plain.rglob("*") if path.is_file()}
+    others = {path.relative_to(project) for path in project.rglob("*") if path.is_file() and path.suffix != ".parquet"}
+    if names != others:
+        raise RuntimeError(f"{len(names ^ others):,} files stand in one of the two trees only.")
+    same = [name for name in names if "images_with_bbox" not in name.parts]
+    if different := [name for name in same if (plain / name).read_bytes() != (project / name).read_bytes()]:
+        raise RuntimeError(f"{len(different):,} files differ, among them {different[0]}.")
+
+
+def list_needed(work: Work) -> set[str]:
+    """Return the members that a work needs."""
+    plans = plan_trees(work.benchmark, work.annotations, work.every).values()
+    return {name for plan in plans for job in plan.jobs for name in job.members}
+
+
+def prepare_works(kit: Path, folder: Path, small: bool) -> list[Work]:
+    """Return what is to be measured, the wasteful archive drawn where it is not yet there."""
+    every = 20 if small else 1
+    annotations, encrypted = kit / "annotations", kit / "deep_fashion2/train_encrypted.zip"
+    password = (kit / "deep_fashion2/PASSWORD.txt").read_text().strip()
+    videos = Work("YTVOS", "ytvos", kit / "youtube_vos/train.zip", annotations, "", every, 6)
+    fashion = Work("DeepFashion2", "deep_fashion", encrypted, annotations, password, every, 1)
+    wasteful = replace(
+        fashion, archive=folder / f"wasteful_{TIMES}.zip", every=WASTEFUL_EVERY * (10 if small else 1), goal=5
+    )
+    if small:
+        wasteful = replace(wasteful, archive=folder / f"wasteful_{TIMES}_small.zip")
+    if not wasteful.archive.exists():
+        draw_wasteful_archive(encrypted, password, list_needed(wasteful), TIMES, wasteful.archive)
+    works = [videos]
+    for work in (fashion, wasteful):
+        share = count_unneeded(work.archive, list_needed(work))
+        works.append(replace(work, title=f"{work.title}, {share:.1f} times as many bytes unneeded"))
+    return works
+
+
+def draw_table(outcomes: list[Outcome], runs: int) -> Table:
+    """Lay out all figures."""
+    table = Table(title=f"Medians of {runs} runs in alternation, 2 worker processes; the largest peaks and loads")
+    table.add_column("trees", max_width=24)
+    for heading in ("way", "seconds", "CPU s", "peak GB", "load", "faster", "goal"):
+        table.add_column(heading, justify="left" if heading == "way" else "right")
+    for outcome in outcomes:
+        own = json.loads(outcome.again.printed)["own_seconds"]
+        verdict = f"{outcome.ratio:.1f} x"
+        for way, run, faster, goal in (
+            ("straightforward", outcome.plain, "", ""),
+            ("project", outcome.project, verdict, f"{outcome.work.goal:.0f} x"),
+            ("nothing changed", outcome.again, f"own work {own:.2f} s", "2 s"),
+        ):
+            title = outcome.work.title if way == "straightforward" else ""
+            figures = (f"{run.seconds:.1f}", f"{run.cpu:.1f}", f"{run.peak / 1e9:.2f}", f"{run.load:.1f}")
+            table.add_row(title, way, *figures, faster, goal, end_section=way == "nothing changed")
+    return table
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kit", type=Path, default=SCRATCH / "raw/full", help="a drawn kit (default: %(default)s)")
+    parser.add_argument("--work", type=Path, default=SCRATCH / "pervl_perf", help="scratch folder, several GB free")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--only", choices=["ytvos", "deep_fashion"], help="one benchmark instead of both")
+    parser.add_argument("--small", action="store_true", help="one run for few concepts: to see that all of it works")
+    given = parser.parse_args(arguments)
+    if not (given.kit / "youtube_vos/train.zip").exists():
+        parser.error(f"no kit at {given.kit}; draw it: python ../shared/raw_kit/make_raw.py {given.kit} --scale full")
+    runs = 1 if given.small else given.runs
+    console = Console(width=max(100, Console().width))
+    works = prepare_works(given.kit, given.work, given.small)
+    chosen = [work for work in works if given.only in (None, work.benchmark)]
+    outcomes = [compare_ways(work, given.work / "runs", runs, console.log) for work in chosen]
+    console.print(draw_table(outcomes, runs))
+    readers = Table(title="ZipCrypto members read and checked, one process")
+    for heading in ("library", "MB/s", "reaches a member without reading the others"):
+        readers.add_column(heading)
+    for row in compare_readers(works[1].archive, works[1].password):
+        readers.add_row(*row)
+    console.print(readers)
+
+
+if __name__ == "__main__":
+    main()
