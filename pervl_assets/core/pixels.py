@@ -49,12 +49,8 @@ def decode_frame(data: bytes) -> NDArray[np.uint8]:
             (rule A11).
     """
     with _open(data, ("RGB",), "frame") as image:
-        if image.format == "JPEG":
-            try:
-                return np.asarray(simplejpeg.decode_jpeg(data, strict=True))
-            except ValueError:  # damaged, or of a kind that it does not know
-                pass
-        return np.asarray(image)
+        pixels = _decode_whole_jpeg(data, "RGB") if image.format == "JPEG" else None
+        return np.asarray(image) if pixels is None else pixels
 
 
 def decode_mask(data: bytes) -> NDArray[np.uint8]:
@@ -76,7 +72,9 @@ def measure_image(data: bytes) -> tuple[int, int]:
         ImageError: Damaged.
     """
     with _open(data, (), "image") as image:
-        image.load()
+        # Brightness is enough: what is damaged shows in the coded data, whose colours are read with it in any case.
+        if image.format != "JPEG" or _decode_whole_jpeg(data, "GRAY") is None:
+            image.load()
         return image.size
 
 
@@ -110,6 +108,14 @@ def _open(data: bytes, modes: Sequence[str], what: str) -> Iterator[Image.Image]
         raise ImageError(f"the {what} cannot be decoded (neither a JPEG nor a PNG file)") from error
     except (*_DAMAGE, Image.DecompressionBombError) as error:
         raise ImageError(f"the {what} cannot be decoded ({error})") from error
+
+
+def _decode_whole_jpeg(data: bytes, colours: str) -> NDArray[np.uint8] | None:
+    """Return the pixels of a JPEG without any fault, shape (height, width, channels); None: leave it to Pillow."""
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(data, colours, strict=True))
+    except ValueError:  # damaged, or of a kind that it does not know
+        return None
 
 
 def _decode_plain_palette(data: bytes) -> NDArray[np.uint8] | None:

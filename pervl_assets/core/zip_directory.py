@@ -51,6 +51,7 @@ _END_64: Final = struct.Struct("<4s28xQQQ")
 _LOCATOR_64: Final = struct.Struct("<4s4xQ4x")
 _LONGEST_COMMENT: Final = 0xFFFF
 _IN_EXTRA: Final = 0xFFFFFFFF
+_EXTRA: Final = struct.Struct("<HH")
 _ZIP64_EXTRA: Final = 1
 _LOCAL_HEADER_BYTES: Final = 30
 _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -217,32 +218,33 @@ def _cut_directory(directory: bytes) -> tuple[Headers, list[str], list[str]]:
 
 def _fill_from_zip64(headers: Headers, directory: bytes, extra_starts: NDArray[np.int64]) -> None:
     """Take sizes and places that need more than 32 bits from the entries' extra fields."""
-    columns = ("size", "stored", "offset")  # in the order of their long forms
-    rows = np.flatnonzero(np.any([headers[name] == _IN_EXTRA for name in columns], axis=0))
-    starts, lengths = extra_starts[rows].tolist(), headers["extra_length"][rows].tolist()
-    values = zip(*(headers[name][rows].tolist() for name in columns), strict=True)
-    full = [
-        _read_zip64(directory[start : start + length], short)
-        for start, length, short in zip(starts, lengths, values, strict=True)
-    ]
-    for name, column in zip(columns, zip(*full, strict=True), strict=False):
-        headers[name][rows] = column
-
-
-def _read_zip64(extra: bytes, short: tuple[int, ...]) -> list[int]:
-    """Return the three values of an entry, each in its long form where the short one says so."""
-    place, size = 0, 0
-    while place + 4 <= len(extra):
-        kind, size = struct.unpack_from("<HH", extra, place)
-        place += 4
-        if kind == _ZIP64_EXTRA:
-            break
-        place += size
-    needed = short.count(_IN_EXTRA)
-    if size < 8 * needed or place + 8 * needed > len(extra):
+    columns = ("size", "stored", "offset")  # in the order of their long forms, of which only the needed ones are there
+    is_long = np.stack([headers[name] == _IN_EXTRA for name in columns], axis=1)
+    rows = np.flatnonzero(is_long.any(axis=1))
+    is_long = is_long[rows]
+    starts = extra_starts[rows]
+    ends = starts + headers["extra_length"][rows]
+    fields = [_find_zip64(directory[start:end]) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+    if (np.array([len(field) for field in fields], int) < 8 * is_long.sum(axis=1)).any():
         raise DamageError("an entry lacks its zip64 field")
-    longs = iter(struct.unpack_from(f"<{needed}Q", extra, place))
-    return [next(longs) if value == _IN_EXTRA else value for value in short]
+    longs = np.frombuffer(b"".join([field[:24].ljust(24, b"\0") for field in fields]), "<u8").reshape(-1, 3)
+    which = np.maximum(is_long.cumsum(axis=1) - 1, 0)
+    values = np.take_along_axis(longs, which, axis=1)
+    for column, name in enumerate(columns):
+        chosen = is_long[:, column]
+        headers[name][rows[chosen]] = values[chosen, column]
+
+
+def _find_zip64(extra: bytes) -> bytes:
+    """Return the zip64 part of an extra field, empty if it has none."""
+    place = 0
+    while place + _EXTRA.size <= len(extra):
+        kind, size = _EXTRA.unpack_from(extra, place)
+        place += _EXTRA.size
+        if kind == _ZIP64_EXTRA:
+            return extra[place : place + size]
+        place += size
+    return b""
 
 
 def _find_faults(headers: Headers, names: list[str], entries: list[ZipEntry], length: int) -> list[str]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pervl_assets.core import pixels
-from pervl_assets.core.pixels import ImageError, decode_frame, decode_mask
+from pervl_assets.core.pixels import ImageError, decode_frame, decode_mask, measure_image
 from pervl_assets_tests.core.samples import PALETTE, draw_picture, save_jpeg, save_mask
 
 INDICES = (np.add.outer(np.arange(45), np.arange(37)) // 9 % 6).astype(np.uint8)
@@ -96,6 +96,8 @@ def spoil(data, changes, length):
 def test_damaged_frames_end_as_with_pillow(changes, length):
     data = spoil(FRAME, changes, length)
     assert_equal(decode(decode_frame, data), decode_slowly(data, ("RGB",)))
+    whole = decode_slowly(data, ("RGB", "L", "CMYK"))
+    assert decode(measure_image, data) == (None if whole is None else whole.shape[1::-1])
 
 
 @settings(max_examples=150, deadline=None)

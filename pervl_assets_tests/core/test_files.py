@@ -69,3 +69,15 @@ def test_errors_cross_a_process_boundary():
 def test_name_some():
     assert name_some(["a", "b"]) == "a, b"
     assert name_some(range(4128), shown=2) == "0, 1 and 4,126 more"
+
+
+def test_what_a_killed_process_left_beside_a_file_is_removed(tmp_path):
+    goal = tmp_path / "file"
+    with replace_atomically(goal) as partial:
+        stem = partial.name.removesuffix(str(os.getpid()))
+        partial.write_bytes(b"new")
+        dead, alive = partial.with_name(f"{stem}{2**22 + 1}"), partial.with_name(f"{stem}{os.getppid()}")
+        dead.touch()
+        alive.touch()
+    write_bytes_atomically(goal, b"newer")
+    assert sorted(tmp_path.iterdir()) == sorted([goal, alive])

@@ -331,6 +331,21 @@ def test_an_honest_zip64_archive_is_read(path, monkeypatch):
     assert build(path).written == 2
 
 
+def test_zip64_sizes_are_found_behind_other_extra_fields(path, monkeypatch):
+    other = struct.pack("<HH4s", 0xAAAA, 4, b"else")
+    with monkeypatch.context() as patched, zipfile.ZipFile(path, "w") as archive:
+        for name, data in MEMBERS.items():
+            info = zipfile.ZipInfo(name)
+            info.extra = other
+            archive.writestr(info, data)
+        patched.setattr(zipfile, "ZIP64_LIMIT", 150)  # for the directory, which is written at the end
+        archive.close()
+    sizes = struct.pack("<HHQQ", 1, 16, 200, 200)
+    assert sizes + other in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(sizes + other, other + sizes))
+    assert build(path).written == 2
+
+
 def test_names_in_an_old_code_page_are_no_reason_to_refuse_an_archive(path):
     add_named(b"train/gr\x81n.jpg")(path)
     assert build(path).written == 2

@@ -136,7 +136,7 @@ def test_an_archive_of_gigabytes_is_judged_in_a_moment(tmp_path):
     needed = [f"train/image/{number:06}.jpg" for number in range(1, 20_000, 11)]
     start = time.process_time()
     verdict = judge_archive(path, KNOWN, needed)
-    # Of 200,000 members in 10 GB: 0.7 s. A tenth of them, with much room for a slow machine.
+    # Of 200,000 members in 10 GB: 0.5 s. A tenth of them, with much room for a slow machine.
     assert time.process_time() - start < 1
     assert (verdict.state, verdict.counts[0].found) == ("unknown", 20_000)
     with zipfile.ZipFile(path) as archive:

@@ -5,6 +5,7 @@ Belongs here: running and sampling. Does not belong here: what is run.
 
 import os
 import subprocess
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,13 +41,15 @@ def measure(command: list[str]) -> Measured:
         RuntimeError: It failed.
     """
     load, cpu_before, start = os.getloadavg()[0], _children_cpu(), time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
     peak = 0
-    while process.poll() is None:
-        peak = max(peak, sum(_read_pss(pid) for pid in list_family(process.pid)))
-        time.sleep(INTERVAL)
-    seconds = time.perf_counter() - start
-    printed = process.stdout.read() if process.stdout else ""
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, stdout=output, cwd=Path(__file__).parents[2])
+        while process.poll() is None:
+            peak = max(peak, sum(_read_pss(pid) for pid in list_family(process.pid)))
+            time.sleep(INTERVAL)
+        seconds = time.perf_counter() - start
+        output.seek(0)
+        printed = output.read()
     if process.returncode:
         raise RuntimeError(f"Exit status {process.returncode}: {' '.join(command)}")
     return Measured(seconds, _children_cpu() - cpu_before, peak, load, printed)
