@@ -28,7 +28,7 @@ def open_page(page: Page, path: str, width: int, height: int) -> None:
 def take_graph(page: Page) -> None:
     """Take the whole graph, every group opened; the UI fits it into the window when the page loads."""
     expanded = ",".join(f"global@global:{group}" for group in GROUPS)
-    open_page(page, f"/asset-groups?expanded={expanded}", 1250, 1400)
+    open_page(page, f"/asset-groups?expanded={expanded}", 1300, 1750)
     page.get_by_text("Hide navigation").click()
     page.wait_for_timeout(1500)
     page.screenshot(path=HERE / "asset_graph.png")
