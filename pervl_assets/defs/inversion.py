@@ -1,32 +1,32 @@
-"""The inversion side as assets: triplets, classes, sentences, features and matches.
+"""The inversion side as assets: triplets, classes, sentences, names and matches.
 
-Belongs here: thin bodies around `pervl_assets.inversion`, and the GPU-tagged op `encode_images`. Does not belong here:
-any rule about triplets, features or names.
+Belongs here: thin bodies around `pervl_assets.inversion`. Does not belong here: any rule about triplets or names, and
+what runs an encoder, which is `defs.clip_features`.
 """
 
-import functools
-import time
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any
 
 import dagster as dg
 import polars as pl
 
 from pervl_assets.core.archives import RawArchive
-from pervl_assets.core.members import open_members
 from pervl_assets.core.tables import TableSchema
+from pervl_assets.defs.clip_features import (
+    INVERSION,
+    build_image_features,
+    coco_class_text_features,
+    openimages_text_features,
+)
 from pervl_assets.defs.metadata import (
     OWNERS,
     QUARANTINED,
-    combine_versions,
-    describe_features,
     describe_table,
     preview_table,
-    summarize_features,
 )
 from pervl_assets.defs.raw import RAW, build_raw_asset
-from pervl_assets.defs.resources import Clip, Workspace
-from pervl_assets.inversion.clip_features import Features, read_features, select_images, update_names
+from pervl_assets.defs.resources import Workspace
+from pervl_assets.inversion.clip_features import Features
 from pervl_assets.inversion.coco_classes import (
     OBJECT_CLASSES,
     OBJECT_SENTENCES,
@@ -35,7 +35,6 @@ from pervl_assets.inversion.coco_classes import (
     count_object_classes,
     read_triplets,
 )
-from pervl_assets.inversion.encode_shard import EncodeProgress, encode_image_shard
 from pervl_assets.inversion.open_images import (
     OPENIMAGES_CLASSES,
     OPENIMAGES_MATCHES,
@@ -44,20 +43,7 @@ from pervl_assets.inversion.open_images import (
 )
 from pervl_assets.inversion.sources import ARCHIVES
 from pervl_assets.inversion.text_lines import MALFORMED_LINES
-from pervl_assets.io_managers.base import locate_value
-from pervl_assets.io_managers.features import locate_chunks
 from pervl_assets.io_managers.tables import declare_columns
-
-_REPORT_SECONDS: Final = 2.0
-INVERSION: Final = "inversion"
-IMAGE_FEATURES_KEY: Final = dg.AssetKey([INVERSION, "coco_image_features"])
-
-GPU_TAGS: Final = {
-    "pervl/device": "gpu",
-    # What the Kubernetes and Ray executors read of an op; the executors of one machine pass them over.
-    "dagster-k8s/config": {"container_config": {"resources": {"limits": {"nvidia.com/gpu": "1"}}}},
-    "dagster-ray/config": {"num_cpus": 2, "num_gpus": 1},
-}
 
 
 def _key(name: str) -> dg.AssetKey:
@@ -169,145 +155,6 @@ def coco_object_sentences(
     """
     sentences = collect_object_sentences(coco_triplets, coco_object_classes)
     return describe_table(sentences, images=sentences["image_id"].n_unique())
-
-
-def name_shards(shards: int) -> list[str]:
-    """Return the partition keys of the image features, in text order: `0-of-8` to `7-of-8`, `00-of-16` and so on."""
-    width = len(str(shards - 1))
-    return [f"{shard:0{width}d}-of-{shards}" for shard in range(shards)]
-
-
-@dg.op(
-    pool="gpu",
-    tags=GPU_TAGS,
-    code_version="1",
-)
-def encode_images(
-    context: dg.AssetExecutionContext,
-    workspace: Workspace,
-    clip: Clip,
-    coco_train2014: RawArchive,
-    coco_object_sentences: pl.DataFrame,
-) -> Any:
-    """Encode the images of the run's shards with CLIP; the model is loaded once, and only if there is work for it.
-
-    Dagster 1.13 gives all partitions of one run the same data version; here it is the hash of them all.
-    """
-    passport, load = clip.describe(), functools.cache(clip.load)
-    made: dict[str, Features] = {}
-    with open_members(coco_train2014) as members:
-        for shard in sorted(context.partition_keys):
-            number, shards = (int(part) for part in shard.split("-of-"))
-            goal = locate_value(workspace.root, IMAGE_FEATURES_KEY.path, ".parquet", shard)
-            report = EncodingReport(context.log.info, f"shard {shard}")
-            made[shard] = encode_image_shard(
-                select_images(coco_object_sentences, shards, number),
-                members,
-                passport,
-                load,
-                locate_chunks(goal),
-                previous=read_features(goal) if goal.is_file() else None,
-                batch_size=clip.batch_size,
-                workers=workspace.workers,
-                report=report,
-            )
-            told = {**summarize_features(made[shard]), **report.rates}
-            context.add_asset_metadata(told, IMAGE_FEATURES_KEY, shard)
-    context.set_data_version(
-        IMAGE_FEATURES_KEY, combine_versions({shard: features.hash() for shard, features in made.items()})
-    )
-    return made if len(made) > 1 else next(iter(made.values()))
-
-
-class EncodingReport:
-    """Logs how the encoding comes along, at most once in two seconds and at its end; keeps the rates it ended with."""
-
-    def __init__(self, say: Callable[[str], None], what: str) -> None:
-        self._say, self._what, self._last = say, what, 0.0
-        self.rates: dict[str, float] = {}
-
-    def __call__(self, now: EncodeProgress) -> None:
-        """Take note of the progress of images."""
-        rate, decode, device = now.images_per_second, now.decode_share, now.device_share
-        self.rates = {"images_per_second": round(rate, 1), "decode_share": decode, "device_share": device}
-        self._tell(now.done, now.total, f"images, {rate:,.1f} images/s (decoding {decode:.0%}, device {device:.0%})")
-
-    def count_names(self, done: int, total: int) -> None:
-        """Take note of the progress of names."""
-        self._tell(done, total, "names")
-
-    def _tell(self, done: int, total: int, rest: str) -> None:
-        if done == total or time.monotonic() - self._last > _REPORT_SECONDS:
-            self._last = time.monotonic()
-            self._say(f"{self._what}: {done:,} of {total:,} {rest}")
-
-
-def build_image_features(shards: int) -> dg.AssetsDefinition:
-    """Return the asset of the image features, partitioned into so many shards."""
-
-    @dg.graph_asset(
-        key=IMAGE_FEATURES_KEY,
-        group_name=INVERSION,
-        ins={
-            "coco_train2014": _raw("coco_train2014"),
-            "coco_object_sentences": dg.AssetIn(_key("coco_object_sentences")),
-        },
-        partitions_def=dg.StaticPartitionsDefinition(name_shards(shards)),
-        backfill_policy=dg.BackfillPolicy.single_run(),
-        kinds={"torch", "parquet"},
-        owners=OWNERS,
-        code_version="1",
-    )
-    def coco_image_features(coco_train2014: RawArchive, coco_object_sentences: pl.DataFrame) -> Any:
-        """CLIP features of the images that the object classes name: id text, vector (D float32, not normalised).
-
-        The shorter side is resized to 300 (PIL bicubic, in the image's own mode), the centre 224 x 224 cropped, then
-        RGB, CLIP mean and deviation, `encode_image`. Each shard's file carries its embedding passport: model, sha256
-        of the weights, preprocessing, precision, device, versions. An image belongs to the same shard on every machine.
-        """
-        return encode_images(coco_train2014, coco_object_sentences)
-
-    return coco_image_features
-
-
-def _features_asset(name: str, table: str, description: str) -> dg.AssetsDefinition:
-    """Return the asset of the text features of a table's names."""
-
-    @dg.asset(
-        name=name,
-        key_prefix=INVERSION,
-        group_name=INVERSION,
-        ins={"names": dg.AssetIn(_key(table))},
-        io_manager_key="features",
-        description=description,
-        kinds={"torch", "parquet"},
-        owners=OWNERS,
-        code_version="1",
-        pool="gpu",
-        op_tags=GPU_TAGS,
-    )
-    def text_features(
-        context: dg.AssetExecutionContext, workspace: Workspace, clip: Clip, names: pl.DataFrame
-    ) -> dg.MaterializeResult[Features]:
-        goal = locate_value(workspace.root, [INVERSION, name], ".parquet")
-        previous = read_features(goal) if goal.is_file() else None
-        report = EncodingReport(context.log.info, name).count_names
-        return describe_features(update_names(names["name"].to_list(), clip.describe(), clip.load, previous, report))
-
-    return text_features
-
-
-coco_class_text_features = _features_asset(
-    "coco_class_text_features",
-    "coco_object_classes",
-    "CLIP text features of the object classes, prompt `This is a photo of a <name>`, not normalised: in class order.",
-)
-
-openimages_text_features = _features_asset(
-    "openimages_text_features",
-    "openimages_classes",
-    "CLIP text features of the OpenImages names, prompt `This is a photo of a <name>`, not normalised: in file order.",
-)
 
 
 @dg.multi_asset(

@@ -11,7 +11,7 @@ import polars as pl
 
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.tables import hash_frame
-from pervl_assets.defs.inversion import INVERSION
+from pervl_assets.defs.clip_features import INVERSION
 from pervl_assets.defs.metadata import MISSING, OWNERS, QUARANTINED, ROWS, combine_versions, preview_table
 from pervl_assets.inversion import palavra
 from pervl_assets.inversion.clip_features import Features, merge_features
