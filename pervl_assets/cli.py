@@ -64,9 +64,7 @@ def materialize(select: str) -> None:
 def demo() -> None:
     """Draw the miniature world, materialize the whole graph on it, and verify the results."""
     os.environ["PERVL_PROFILE"] = "demo"
-    os.environ.setdefault(
-        "PERVL_EXECUTOR", "in_process"
-    )  # for these small inputs, starting processes would take longer
+    os.environ.setdefault("PERVL_EXECUTOR", "in_process")  # starting processes would take longer than the work
     passed = run_graph("*") and run_verification()
     if passed:
         from pervl_assets.headless.printing import make_console, say_where_to_look

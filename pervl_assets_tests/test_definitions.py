@@ -181,7 +181,6 @@ BENCHMARK = Benchmark(
             facts={None: {"portrait": 2}},
         ),
     ),
-    annotation_files=("pets.csv",),
     paper="none",
 )
 '''

@@ -308,11 +308,5 @@ BENCHMARK: Final = Benchmark(
             plan=lambda tables, split: plan_images(tables, split, plan_personalized(tables, split)),
         ),
     ),
-    annotation_files=(
-        *_CAPTION_FILES.values(),
-        "validation_fsl_train.txt",
-        "test_fsl_train.txt",
-        _CLASSES_FILE,
-    ),
     paper="Cohen et al., 'This is my unicorn, Fluffy': Personalizing frozen vision-language representations, ECCV 2022",
 )

@@ -15,7 +15,6 @@ import yaml
 from numpy.typing import NDArray
 
 from pervl_assets.benchmarks.ytvos_annotations import (
-    CAPTION_FILES,
     CAPTIONS,
     CONCEPTS,
     CONCEPTS_FILE,
@@ -279,6 +278,5 @@ BENCHMARK: Final = Benchmark(
             tell=tell_concept,
         ),
     ),
-    annotation_files=(CONCEPTS_FILE, *CAPTION_FILES.values(), "ytvos_joint_captions.csv"),
     paper="Cohen et al., 'This is my unicorn, Fluffy': Personalizing frozen vision-language representations, ECCV 2022",
 )

@@ -95,7 +95,6 @@ class Benchmark:
         archives: Raw inputs it needs.
         tables: Tables read from its annotations.
         trees: Folder trees, a source before what is made from it.
-        annotation_files: Its official annotation files, by name in its annotations folder.
         paper: Where it is defined.
     """
 
@@ -105,7 +104,6 @@ class Benchmark:
     archives: tuple[ArchiveSpec, ...]
     tables: tuple[TableAsset, ...]
     trees: tuple[TreeAsset, ...]
-    annotation_files: tuple[str, ...]
     paper: str
 
 

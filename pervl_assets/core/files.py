@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from pervl_assets.core.errors import WriteError
+from pervl_assets.core.processes import is_running
 
 PARTIAL: Final = ".partial"
 _BLOCK = 1 << 20
@@ -76,7 +77,8 @@ def replace_atomically(goal: Path) -> Iterator[Path]:
     with explain_write_errors(goal):
         goal.parent.mkdir(parents=True, exist_ok=True)
         for left in goal.parent.glob(f"{glob.escape(stem)}*"):
-            if not _is_running(left.name.removeprefix(stem)):
+            process = left.name.removeprefix(stem)
+            if not (process.isdecimal() and is_running(int(process))):
                 left.unlink(missing_ok=True)
         try:
             yield partial
@@ -86,16 +88,6 @@ def replace_atomically(goal: Path) -> Iterator[Path]:
                 partial.replace(goal)
         finally:
             partial.unlink(missing_ok=True)
-
-
-def _is_running(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True
 
 
 def write_bytes_atomically(goal: Path, data: bytes) -> bool:

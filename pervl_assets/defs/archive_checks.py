@@ -15,7 +15,7 @@ from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.core.archives import ArchiveSpec, RawArchive
 from pervl_assets.core.benchmark import Benchmark, name_members
 from pervl_assets.core.verdicts import ArchiveVerdict, KnownArchive, judge_archive, load_known_archives
-from pervl_assets.defs.metadata import preview_table
+from pervl_assets.defs.metadata import preview_table, report_check
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW
 from pervl_assets.defs.resources import ANNOTATIONS, Workspace
 from pervl_assets.inversion.sources import ARCHIVES
@@ -74,17 +74,15 @@ def report_verdict(verdict: ArchiveVerdict, *, drawn: bool, annotated: bool) -> 
         text = f"The miniature world's own: it holds all {verdict.needed:,} members that its annotations name."
     else:
         text = verdict.text if annotated else f"The annotations have not been materialized yet. {verdict.text}"
-    return dg.AssetCheckResult(
-        passed=verdict.state == "official" or (drawn and not grave),
-        severity=dg.AssetCheckSeverity.ERROR if grave else dg.AssetCheckSeverity.WARN,
-        description=text,
-        metadata={
-            "state": verdict.state,
-            "named_members": verdict.needed,
-            "lacking_members": len(verdict.lacking),
-            "lacking": preview_table(
-                pl.DataFrame({"member": verdict.lacking}, schema={"member": pl.String}), rows=_LACKING_SHOWN
-            ),
-            "members": preview_table(pl.DataFrame(verdict.counts)),
-        },
+    lacking = pl.DataFrame({"member": verdict.lacking}, schema={"member": pl.String})
+    return report_check(
+        None,
+        verdict.state == "official" or (drawn and not grave),
+        text,
+        grave=grave,
+        state=verdict.state,
+        named_members=verdict.needed,
+        lacking_members=len(verdict.lacking),
+        lacking=preview_table(lacking, rows=_LACKING_SHOWN),
+        members=preview_table(pl.DataFrame(verdict.counts)),
     )

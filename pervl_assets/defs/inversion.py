@@ -23,6 +23,7 @@ from pervl_assets.defs.metadata import (
     QUARANTINED,
     describe_table,
     preview_table,
+    report_check,
 )
 from pervl_assets.defs.raw import RAW, build_raw_asset
 from pervl_assets.defs.resources import Workspace
@@ -116,13 +117,13 @@ def coco_triplets(coco_svo_triplets: RawArchive) -> Iterator[dg.MaterializeResul
         triplets.frame,
         asset_key=_key("coco_triplets"),
         checks=[
-            _warn(
+            report_check(
                 "no_malformed_lines",
                 bad == 0,
                 f"{bad:,} of {bad + triplets.frame.height:,} lines are quarantined",
                 lines=preview_table(triplets.malformed, rows=50),
             ),
-            _warn(
+            report_check(
                 "no_empty_objects",
                 empty.is_empty(),
                 f"{empty.height:,} of {triplets.frame.height:,} triplets have an empty subject or object",
@@ -188,7 +189,7 @@ def openimages_classes(
     yield describe_table(
         names,
         asset_key=_key("openimages_classes"),
-        checks=[_warn("no_malformed_rows", malformed.is_empty(), text, rows=preview_table(malformed, rows=50))],
+        checks=[report_check("no_malformed_rows", malformed.is_empty(), text, rows=preview_table(malformed, rows=50))],
         **{QUARANTINED: malformed.height, "rule": workspace.openimages_names},
     )
     yield describe_table(malformed, asset_key=_key("openimages_malformed_rows"))
@@ -206,12 +207,6 @@ def openimages_matches(
     surest = matches.sort("margin", descending=True)
     return describe_table(
         matches, surest=preview_table(surest, rows=15), least_sure=preview_table(surest.reverse(), rows=15)
-    )
-
-
-def _warn(name: str, passed: bool, text: str, **metadata: Any) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        check_name=name, passed=passed, severity=dg.AssetCheckSeverity.WARN, description=text, metadata=metadata
     )
 
 

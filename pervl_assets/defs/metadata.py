@@ -110,6 +110,27 @@ def summarize_features(features: Features) -> dict[str, Any]:
     }
 
 
+def report_check(
+    name: str | None, passed: bool, text: str, *, grave: bool = False, **numbers: Any
+) -> dg.AssetCheckResult:
+    """Return the result of an asset check.
+
+    Args:
+        name: Name of the check; None within a check of its own, which has one.
+        passed: Whether it passed.
+        text: What was found, with counts and names, and what to do.
+        grave: Whether not passing is an error; else it is a warning.
+        numbers: What else is shown.
+    """
+    return dg.AssetCheckResult(
+        check_name=name,
+        passed=passed,
+        severity=dg.AssetCheckSeverity.ERROR if grave else dg.AssetCheckSeverity.WARN,
+        description=text,
+        metadata=numbers,
+    )
+
+
 def preview_table(frame: pl.DataFrame, rows: int = _PREVIEW_ROWS) -> dg.MetadataValue:
     """Return a table's first rows as markdown, long cells cut."""
     if frame.is_empty():

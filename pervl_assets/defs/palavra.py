@@ -12,7 +12,7 @@ import polars as pl
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.tables import hash_frame
 from pervl_assets.defs.clip_features import INVERSION
-from pervl_assets.defs.metadata import MISSING, OWNERS, QUARANTINED, ROWS, combine_versions, preview_table
+from pervl_assets.defs.metadata import MISSING, OWNERS, QUARANTINED, ROWS, combine_versions, preview_table, report_check
 from pervl_assets.inversion import palavra
 from pervl_assets.inversion.clip_features import Features, merge_features
 from pervl_assets.io_managers.training_files import TrainingFile
@@ -93,20 +93,18 @@ def object_sentences(
         ),
         metadata={ROWS: summary.rows, "rows_left_out": summary.rows_left_out, "images_left_out": len(images)},
         check_results=[
-            dg.AssetCheckResult(
-                check_name="every_image_has_features",
-                passed=not images,
-                severity=dg.AssetCheckSeverity.WARN,
-                description=f"{summary.rows_left_out:,} sentences of {len(images):,} images without features are left "
+            report_check(
+                "every_image_has_features",
+                not images,
+                f"{summary.rows_left_out:,} sentences of {len(images):,} images without features are left "
                 f"out: {name_some(images)}"
                 if images
                 else "no sentence is left out",
             ),
-            dg.AssetCheckResult(
-                check_name="every_class_has_enough_images",
-                passed=not thin,
-                severity=dg.AssetCheckSeverity.WARN,
-                description=f"{len(thin):,} of {classes.height:,} classes have fewer than {palavra.IMAGES_NEEDED} "
+            report_check(
+                "every_class_has_enough_images",
+                not thin,
+                f"{len(thin):,} of {classes.height:,} classes have fewer than {palavra.IMAGES_NEEDED} "
                 f"different images: {name_some([f'{name!r} ({n})' for name, n in thin.items()])}. Set "
                 "PERVL_TOP_OBJECTS lower, or train with flags that need fewer."
                 if thin
@@ -147,20 +145,19 @@ def visual_features(shards: Mapping[str, Features]) -> Iterator[dg.MaterializeRe
         data_version=combine_versions({"features": features.hash()}),
         metadata={ROWS: len(features.ids), QUARANTINED: broken.height, MISSING: missing.height},
         check_results=[
-            dg.AssetCheckResult(
-                check_name="no_image_missing",
-                passed=missing.is_empty(),
-                severity=dg.AssetCheckSeverity.ERROR,
-                description=_count_rejected(missing, total, "not in the archive")
+            report_check(
+                "no_image_missing",
+                missing.is_empty(),
+                _count_rejected(missing, total, "not in the archive")
                 + (". Download train2014.zip again and compare its size." if missing.height else ""),
-                metadata={"images": preview_table(missing, rows=50)},
+                grave=True,
+                images=preview_table(missing, rows=50),
             ),
-            dg.AssetCheckResult(
-                check_name="no_image_quarantined",
-                passed=broken.is_empty(),
-                severity=dg.AssetCheckSeverity.WARN,
-                description=_count_rejected(broken, total, "quarantined"),
-                metadata={"images": preview_table(broken, rows=50)},
+            report_check(
+                "no_image_quarantined",
+                broken.is_empty(),
+                _count_rejected(broken, total, "quarantined"),
+                images=preview_table(broken, rows=50),
             ),
         ],
     )

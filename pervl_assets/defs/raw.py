@@ -18,7 +18,7 @@ from pervl_assets.core.official_files import (
     load_manifest,
     require_files,
 )
-from pervl_assets.defs.metadata import OWNERS, describe_archive
+from pervl_assets.defs.metadata import OWNERS, describe_archive, report_check
 from pervl_assets.defs.resources import ANNOTATIONS, Workspace
 
 RAW = "raw"
@@ -115,10 +115,10 @@ def check_official(verdict: FolderVerdict, manifest: OfficialFiles, *, demo: boo
         )
     else:
         text = f"All {len(manifest.files)} files are those of {manifest.repository} at {manifest.commit[:7]}."
-    return dg.AssetCheckResult(
-        check_name="official_files",
-        passed=not verdict.different,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=text,
-        metadata={"official": len(verdict.official), "different": len(verdict.different)},
+    return report_check(
+        "official_files",
+        not verdict.different,
+        text,
+        official=len(verdict.official),
+        different=len(verdict.different),
     )

@@ -17,7 +17,8 @@ from pervl_assets.demo import DEMO_PASSWORD, RAW_NAMES, draw_raw
 
 if TYPE_CHECKING:
     from pervl_assets.core.settings import Precision
-    from pervl_assets.inversion.clip_encoder import ClipEncoder, EmbeddingPassport
+    from pervl_assets.inversion.clip_encoder import ClipEncoder
+    from pervl_assets.inversion.passport import EmbeddingPassport
 
 PROJECT_ROOT = Path(__file__).parents[2]
 ANNOTATIONS = PROJECT_ROOT / "annotations"

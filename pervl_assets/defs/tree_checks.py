@@ -13,7 +13,7 @@ import polars as pl
 
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.ledger import FolderTree, verify_tree
-from pervl_assets.defs.metadata import preview_table
+from pervl_assets.defs.metadata import preview_table, report_check
 from pervl_assets.defs.resources import Workspace
 from pervl_assets.io_managers.base import locate_value
 from pervl_assets.io_managers.trees import read_tree
@@ -85,15 +85,14 @@ def check_sums(root: Path, key: dg.AssetKey, partitions: Sequence[str | None]) -
     elif any(wrong.values()):
         named = "; ".join(f"{len(paths):,} {what}: {name_some(paths, 5)}" for what, paths in wrong.items() if paths)
         text = f"{files:,} files re-read; {named}. Materialize again: that repairs these and touches nothing else"
-    return dg.AssetCheckResult(
-        passed=bool(trees) and not any(wrong.values()),
-        severity=dg.AssetCheckSeverity.ERROR if trees else dg.AssetCheckSeverity.WARN,
-        description=text,
-        metadata={
-            "files": files,
-            "bytes": sum(tree.bytes for tree in trees),
-            **{what: len(paths) for what, paths in wrong.items()},
-        },
+    return report_check(
+        None,
+        bool(trees) and not any(wrong.values()),
+        text,
+        grave=bool(trees),
+        files=files,
+        bytes=sum(tree.bytes for tree in trees),
+        **{what: len(paths) for what, paths in wrong.items()},
     )
 
 
@@ -112,18 +111,16 @@ def check_ledger(tree: FolderTree) -> dg.AssetCheckResult:
             "Is it the official archive, downloaded whole? Replace it and materialize again; what is already written "
             "is kept."
         )
-    return dg.AssetCheckResult(
-        check_name=LEDGER_ADDS_UP,
-        passed=adds_up and not tree.missing,
-        severity=dg.AssetCheckSeverity.ERROR,
-        description=text,
-        metadata={
-            "expected": total,
-            "written": tree.written,
-            "quarantined": tree.quarantined,
-            "missing": tree.missing,
-            "missing_files": preview_table(missing.select("path", "source_members"), rows=50),
-        },
+    return report_check(
+        LEDGER_ADDS_UP,
+        adds_up and not tree.missing,
+        text,
+        grave=True,
+        expected=total,
+        written=tree.written,
+        quarantined=tree.quarantined,
+        missing=tree.missing,
+        missing_files=preview_table(missing.select("path", "source_members"), rows=50),
     )
 
 
@@ -138,14 +135,11 @@ def check_quarantine(tree: FolderTree) -> dg.AssetCheckResult:
         if rows.height
         else f"none of {tree.ledger.height:,} files is quarantined"
     )
-    return dg.AssetCheckResult(
-        check_name=NOTHING_QUARANTINED,
-        passed=rows.is_empty(),
-        severity=dg.AssetCheckSeverity.WARN,
-        description=text,
-        metadata={
-            "quarantined": rows.height,
-            "reasons": preview_table(reasons, rows=20),
-            "files": preview_table(rows.select("path", "reason"), rows=50),
-        },
+    return report_check(
+        NOTHING_QUARANTINED,
+        rows.is_empty(),
+        text,
+        quarantined=rows.height,
+        reasons=preview_table(reasons, rows=20),
+        files=preview_table(rows.select("path", "reason"), rows=50),
     )

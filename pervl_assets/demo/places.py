@@ -184,13 +184,11 @@ class Place:
         paint: Paints it.
         phrase: How a sentence says that something is there.
         ground: Highest and lowest line on which things stand (or swim, in the sea and the sky).
-        outdoors: Whether there is a sky above.
     """
 
     paint: Callable[[Brush, Random], None]
     phrase: str
     ground: tuple[float, float]
-    outdoors: bool = True
 
 
 PLACES: Final[dict[str, Place]] = {
@@ -198,7 +196,7 @@ PLACES: Final[dict[str, Place]] = {
     "beach": Place(_paint_beach, "on the beach", (0.74, 0.86)),
     "street": Place(_paint_street, "on the street", (0.72, 0.84)),
     "snow": Place(_paint_snow, "in the snow", (0.72, 0.86)),
-    "room": Place(_paint_room, "in a room", (0.74, 0.86), outdoors=False),
+    "room": Place(_paint_room, "in a room", (0.74, 0.86)),
     "sea": Place(_paint_sea, "in the sea", (0.62, 0.82)),
     "sky": Place(_paint_sky, "in the sky", (0.5, 0.8)),
 }

@@ -76,9 +76,7 @@ def print_verdicts(console: Console, verdicts: Iterable[ValueVerdict], data: Pat
     table = _make_table("asset", ">files", ">bytes", "verdict")
     values = list(verdicts)
     for value in values:
-        table.add_row(
-            escape(value.asset), f"{value.files:,}" if value.files else "", format_bytes(value.bytes), _judge(value)
-        )
+        table.add_row(escape(value.asset), *_show_size(value), _judge(value))
     console.print(table)
     wrong = [value for value in values if not value.verdict]
     for value in wrong:

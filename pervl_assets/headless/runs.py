@@ -23,6 +23,7 @@ from dagster import BackfillPolicy, DagsterEventType, DagsterInstance, Partition
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 
 from pervl_assets.core.errors import PervlError
+from pervl_assets.core.processes import is_running
 from pervl_assets.defs.tree_checks import SUMS_HOLD
 
 ALL_ASSETS_JOB: Final = "__ASSET_JOB"
@@ -217,7 +218,7 @@ def end_dead_runs(instance: DagsterInstance) -> list[str]:
     unfinished = RunsFilter(statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])
     for run in instance.get_runs(unfinished):
         host, _, pid = run.tags.get(PROCESS_TAG, "").partition("/")
-        if host == socket.gethostname() and not _is_alive(int(pid)):
+        if host == socket.gethostname() and not is_running(int(pid)):
             instance.report_run_failed(run, "The process of this run was killed.")
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             dead.append(run.run_id)
@@ -226,16 +227,6 @@ def end_dead_runs(instance: DagsterInstance) -> list[str]:
 
 def _name_process(pid: int) -> str:
     return f"{socket.gethostname()}/{pid}"
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def new_wave_id() -> str:

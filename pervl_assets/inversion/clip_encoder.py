@@ -1,14 +1,12 @@
-"""CLIP as this project runs it: images and texts to feature vectors, and the passport that says with what.
+"""CLIP as this project runs it: images and texts to feature vectors, and issuing the passport that says with what.
 
 Belongs here: device, precision, batches and forward passes. Does not belong here: where weights come from
 (`checkpoints`), decoding images (`clip_preprocess`), and what becomes of the vectors (`clip_features`).
 """
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
@@ -27,6 +25,7 @@ from pervl_assets.inversion.checkpoints import (
     read_weights,
 )
 from pervl_assets.inversion.clip_preprocess import PREPROCESSING
+from pervl_assets.inversion.passport import EmbeddingPassport
 
 if TYPE_CHECKING:
     import torch
@@ -35,57 +34,6 @@ PROMPT: Final = "This is a photo of a "
 """What stands before a class name whose text feature is taken (upstream rule F5)."""
 
 TEXT_BATCH: Final = 256
-
-
-@dataclass(frozen=True)
-class EmbeddingPassport:
-    """What a feature vector depends on beside its image or text; vectors of different passports do not mix.
-
-    Attributes:
-        model: open_clip's name of the model, or the name of its folder.
-        architecture_sha256: Of the model's configuration, and of its own byte-pair merges.
-        weights_sha256: Of the checkpoint file.
-        preprocessing: What is done to an image, in words.
-        precision: `fp32`, `fp16` or `bf16`.
-        device: `cpu` or `cuda`.
-        dimension: Length of a vector.
-        torch: Version of torch.
-        open_clip: Version of open_clip.
-        pillow: Version of Pillow.
-    """
-
-    model: str
-    architecture_sha256: str
-    weights_sha256: str
-    preprocessing: str
-    precision: Precision
-    device: Literal["cpu", "cuda"]
-    dimension: int
-    torch: str
-    open_clip: str
-    pillow: str
-
-    def to_json(self) -> str:
-        """Return the passport as one line of JSON."""
-        return json.dumps(asdict(self), sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> "EmbeddingPassport":
-        """Read a passport from JSON.
-
-        Raises:
-            ValueError: The text is not a passport of this version of the project.
-        """
-        content = json.loads(text)
-        try:
-            return cls(**content)
-        except TypeError as error:
-            raise ValueError(f"not an embedding passport: {error}") from error
-
-    def list_differences(self, other: "EmbeddingPassport") -> list[str]:
-        """Name the entries in which two passports differ: `precision fp32 / fp16`."""
-        mine, theirs = asdict(self), asdict(other)
-        return [f"{name} {mine[name]} / {theirs[name]}" for name in mine if mine[name] != theirs[name]]
 
 
 def choose_device(device: str) -> str:

@@ -19,7 +19,8 @@ import polars as pl
 from pervl_assets.core.errors import PervlError, SchemaError, name_some
 from pervl_assets.core.files import hash_bytes
 from pervl_assets.core.tables import Column, TableSchema, hash_frame, write_parquet
-from pervl_assets.inversion.clip_encoder import PROMPT, ClipEncoder, EmbeddingPassport
+from pervl_assets.inversion.clip_encoder import PROMPT, ClipEncoder
+from pervl_assets.inversion.passport import EmbeddingPassport
 
 REJECTED_IMAGES: Final = TableSchema(
     (

@@ -23,7 +23,6 @@ import polars as pl
 from pervl_assets.core.errors import PervlError, SchemaError
 from pervl_assets.core.files import hash_bytes
 from pervl_assets.core.members import Members
-from pervl_assets.inversion.clip_encoder import EmbeddingPassport
 from pervl_assets.inversion.clip_features import (
     MISSING,
     QUARANTINED,
@@ -33,6 +32,7 @@ from pervl_assets.inversion.clip_features import (
     write_features,
 )
 from pervl_assets.inversion.image_decoding import Decoded, decode_images
+from pervl_assets.inversion.passport import EmbeddingPassport
 from pervl_assets.inversion.sources import locate_image
 
 BATCH: Final = 64

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pervl_assets.core.archives import RawArchive, identify
 from pervl_assets.core.members import Members, open_members
-from pervl_assets.inversion.clip_encoder import EmbeddingPassport
+from pervl_assets.inversion.passport import EmbeddingPassport
 from pervl_assets.inversion.sources import locate_image
 
 SHARED = Path(__file__).parents[2].parent / "shared"

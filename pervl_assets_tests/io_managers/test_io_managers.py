@@ -16,8 +16,8 @@ from pervl_assets.core.ledger import FolderTree
 from pervl_assets.core.members import open_members
 from pervl_assets.core.tables import Column, TableSchema
 from pervl_assets.core.trees import build_tree
-from pervl_assets.inversion.clip_encoder import EmbeddingPassport
 from pervl_assets.inversion.clip_features import Features
+from pervl_assets.inversion.passport import EmbeddingPassport
 from pervl_assets.io_managers import (
     FeaturesIOManager,
     RawArchiveIOManager,
