@@ -5,7 +5,8 @@ numbers: the notes on upstream.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -72,31 +73,40 @@ def render_frame(job: Job, blobs: list[bytes]) -> Iterator[Rendered | Quarantine
     Raises:
         ImageError: Frame or mask cannot be used (upstream rule A11).
     """
-    pixels, indices = decode_frame(blobs[0]), decode_mask(blobs[1])
+    indices = decode_mask(blobs[1])
+    masks = {instance: indices == instance for instance in {int(output.params[0]) for output in job.outputs}}
+    boxes = {instance: find_box(mask) for instance, mask in masks.items()}
+    pixels = decode_frame(blobs[0], _count_rows(job, boxes))
     height, width = indices.shape
     if pixels.shape[:2] != (height, width):
         raise ImageError(
             f"the mask has {width} x {height} pixels, the frame {pixels.shape[1]} x {pixels.shape[0]} (width x height)"
         )
-    masks: dict[int, tuple[NDArray[np.bool_], Box | None]] = {}
+    whole_frame = cache(lambda: encode_jpeg(pixels))  # the same bytes for every concept in it
     for output in job.outputs:
         instance = int(output.params[0])
-        if instance not in masks:
-            mask = indices == instance
-            masks[instance] = mask, find_box(mask)
-        mask, box = masks[instance]
+        mask, box = masks[instance], boxes[instance]
         try:
-            yield Rendered(output, _render(output.rule, pixels, mask, box), box, width, height)
+            yield Rendered(output, _render(output.rule, pixels, mask, box, whole_frame), box, width, height)
         except ImageError as error:
             yield Quarantined(output, str(error))
 
 
-def _render(rule: str, pixels: NDArray[np.uint8], mask: NDArray[np.bool_], box: Box | None) -> bytes:
+def _count_rows(job: Job, boxes: Mapping[int, Box | None]) -> int | None:
+    """Return how many rows of the frame are needed; None: all."""
+    if any(output.rule != "few_shot_crop" for output in job.outputs):
+        return None
+    return max((box.y1 for box in boxes.values() if box), default=None)
+
+
+def _render(
+    rule: str, pixels: NDArray[np.uint8], mask: NDArray[np.bool_], box: Box | None, whole_frame: Callable[[], bytes]
+) -> bytes:
     if box is None:
         raise ImageError("the mask does not hold this instance")  # upstream rule A10
     match rule:
         case "evaluation_frame":
-            return encode_jpeg(pixels)
+            return whole_frame()
         case "evaluation_mask":
             return encode_mask(mask)
         case "evaluation_box":

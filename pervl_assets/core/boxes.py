@@ -33,10 +33,12 @@ class Region(NamedTuple):
 
 def find_box(mask: NDArray[np.bool_]) -> Box | None:
     """Return the box of the set pixels of a mask, shape (height, width); None if none is set."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    rows = np.flatnonzero(mask.any(axis=1))
     if not len(rows):
         return None
-    return Box(int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1]))
+    first, last = int(rows[0]), int(rows[-1])
+    columns = np.flatnonzero(mask[first : last + 1].any(axis=0))
+    return Box(int(columns[0]), first, int(columns[-1]), last)
 
 
 def tight_region(box: Box) -> Region:
@@ -64,7 +66,7 @@ def grow_box(box: Box, width: int, height: int) -> Region:
 
 
 def draw_band(pixels: NDArray[np.uint8], box: Box, colour: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """Return an image, shape (height, width, 3), with a box drawn over it.
+    """Return an image, shape (height, width, 3 or more), with a box drawn over its first three channels.
 
     Every edge is a band of 3 pixels centred on its line; on the middle row or column it is one pixel longer at both
     ends (upstream rule A15: what OpenCV draws for thickness 2). What lies outside the image is not drawn.
@@ -72,7 +74,7 @@ def draw_band(pixels: NDArray[np.uint8], box: Box, colour: tuple[int, int, int])
     drawn = pixels.copy()
 
     def fill(left: int, top: int, right: int, bottom: int) -> None:
-        drawn[max(top, 0) : max(bottom + 1, 0), max(left, 0) : max(right + 1, 0)] = colour
+        drawn[max(top, 0) : max(bottom + 1, 0), max(left, 0) : max(right + 1, 0), :3] = colour
 
     for y in (box.y0, box.y1):
         fill(box.x0, y - 1, box.x1, y + 1)

@@ -5,6 +5,7 @@ here: how outputs come about, which is `core.trees`.
 """
 
 import hashlib
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,4 +154,8 @@ def is_whole(file: Path, size: int, sha256: str) -> bool:
 
 def list_files(root: Path) -> set[str]:
     """Return the paths of all files below `root`, relative to it, with forward slashes."""
-    return {path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir()}
+    files: set[str] = set()
+    for folder, _, names in os.walk(root):
+        place = Path(folder).relative_to(root).as_posix()
+        files.update(names if place == "." else (f"{place}/{name}" for name in names))
+    return files

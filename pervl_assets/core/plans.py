@@ -5,11 +5,11 @@ Belongs here: the vocabulary of plans, and the ledger row that an output starts 
 """
 
 import json
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import polars as pl
+from zlib_ng import zlib_ng
 
 from pervl_assets.core.boxes import Box
 from pervl_assets.core.errors import name_some
@@ -126,4 +126,4 @@ def start_row(rules: int, output: Output, members: Iterable[str], crcs: list[int
 def fill_row(row: Row, data: bytes) -> Row:
     """Return the row of an output whose file holds `data`."""
     status: Status = "written"
-    return {**row, "status": status, "bytes": len(data), "sha256": hash_bytes(data), "crc32": zlib.crc32(data)}
+    return {**row, "status": status, "bytes": len(data), "sha256": hash_bytes(data), "crc32": zlib_ng.crc32(data)}

@@ -116,9 +116,20 @@ def write_anew(file: Path, data: bytes) -> None:
         WriteError: No permission, or no space left.
     """
     with explain_write_errors(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.unlink(missing_ok=True)
-        file.write_bytes(data)
+        try:
+            create_file(file, data)
+        except FileNotFoundError:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            create_file(file, data)
+        except FileExistsError:
+            file.unlink()
+            create_file(file, data)
+
+
+def create_file(file: Path, data: bytes) -> None:
+    """Write a file that must not be there yet."""
+    with file.open("xb") as new:
+        new.write(data)
 
 
 def link_anew(file: Path, source: Path) -> None:

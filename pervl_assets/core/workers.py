@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
+from multiprocessing.queues import SimpleQueue
 from typing import Any, Final, TypeVar
 
 from pervl_assets.core.errors import PervlError
@@ -45,9 +46,11 @@ def run_in_workers(task: Callable[[Job], Result], jobs: Sequence[Job], workers: 
         return
     batches = (jobs[start : start + _BATCH] for start in range(0, len(jobs), _BATCH))
     context = multiprocessing.get_context("spawn")  # forking a process with threads (polars has some) may lock up
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (task,))
+    tasks: SimpleQueue[Callable[[Job], Result]] = context.SimpleQueue()
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (tasks,))
     try:
         under_way: set[Future[list[Result]]] = {pool.submit(_run_batch, b) for b in islice(batches, 2 * workers)}
+        threading.Thread(target=_hand_out, args=(task, tasks, workers), daemon=True).start()
         while under_way:
             done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
             under_way |= {pool.submit(_run_batch, batch) for batch in islice(batches, len(done))}
@@ -69,9 +72,19 @@ def map_in_threads(function: Callable[[Job], Result], items: Sequence[Job]) -> l
         return [result for part in pool.map(lambda part: [*map(function, part)], parts) for result in part]
 
 
-def _start_worker(task: Callable[[Any], Any]) -> None:
+def _hand_out(task: Callable[[Any], Any], tasks: "SimpleQueue[Any]", workers: int) -> None:
+    """Send the task to every worker process.
+
+    As an argument of theirs it would hold up the start of the second one until the first one has read it, for a pipe
+    takes 64 KiB at a time and a task may know thousands of members.
+    """
+    for _ in range(workers):
+        tasks.put(task)
+
+
+def _start_worker(tasks: "SimpleQueue[Callable[[Any], Any]]") -> None:
     global _task  # noqa: PLW0603 - a worker process has one task for all its life
-    _task = task
+    _task = tasks.get()
     _keep_freed_memory()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

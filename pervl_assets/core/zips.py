@@ -10,10 +10,10 @@ own members only, not another copy of a directory of 400,000 names, and decrypti
 import os
 import struct
 import zipfile
-import zlib
 from typing import Final
 
 from _zipdecrypter import StandardZipDecrypter  # type: ignore[import-not-found]
+from zlib_ng import zlib_ng
 
 from pervl_assets.core.zip_directory import ENCRYPTED, UTF8, ZipEntry
 
@@ -61,7 +61,7 @@ def read_entry(file: int, name: str, entry: ZipEntry, password: bytes | None = N
     data = _inflate(stored, entry.size) if entry.method == zipfile.ZIP_DEFLATED else stored
     if len(data) != entry.size:
         raise MemberError(f"it holds {len(data):,} bytes or more where the directory says {entry.size:,}")
-    if zlib.crc32(data) != entry.crc32:
+    if zlib_ng.crc32(data) != entry.crc32:
         raise MemberError("its CRC does not match: the bytes are damaged")
     return data
 
@@ -69,6 +69,6 @@ def read_entry(file: int, name: str, entry: ZipEntry, password: bytes | None = N
 def _inflate(stored: bytes, size: int) -> bytes:
     """Inflate at most one byte more than `size`, so that a bomb stays small."""
     try:
-        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(stored, size + 1)
-    except zlib.error as error:
+        return zlib_ng.decompressobj(-zlib_ng.MAX_WBITS).decompress(stored, size + 1)
+    except zlib_ng.error as error:  # type: ignore[misc]  # its stubs declare a value, not a class
         raise MemberError(f"its compressed bytes are damaged ({error})") from error

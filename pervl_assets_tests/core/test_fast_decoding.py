@@ -25,16 +25,20 @@ def decode_slowly(data, modes):
         return None
 
 
-def decode(function, data):
+def decode(function, data, *arguments):
     try:
-        return function(data)
+        return function(data, *arguments)
     except ImageError:
         return None
 
 
 def assert_equal(one, other):
     assert (one is None) == (other is None)
-    assert one is None or np.array_equal(one, other)
+    assert one is None or np.array_equal(drop_fourth_byte(one), other)
+
+
+def drop_fourth_byte(decoded):
+    return decoded[..., :3] if decoded.ndim == 3 else decoded
 
 
 @pytest.mark.parametrize(
@@ -58,9 +62,48 @@ def test_frames_have_pillows_pixels(options, size):
     assert_equal(decode_frame(data), decode_slowly(data, ("RGB",)))
 
 
+TALL = draw_picture(67, 230)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"progressive": True},
+        {"subsampling": "4:4:4"},
+        {"subsampling": "4:2:2"},
+        {"restart_marker_rows": 1},
+        {"keep_rgb": True},
+        {"exif": b"Exif\0\0" + save_jpeg(draw_picture(8, 8))},
+    ],
+    ids=",".join,
+)
+@pytest.mark.parametrize("rows", [0, 1, 15, 16, 17, 100, 197, 198, 214, 230, 500])
+def test_the_upper_rows_are_those_of_the_whole_frame(options, rows):
+    data = save_jpeg(TALL, **options)
+    part, whole = decode_frame(data, rows), decode_frame(data)
+    assert part.shape == whole.shape
+    assert np.array_equal(part[:rows, :, :3], whole[:rows, :, :3])
+
+
+def test_of_a_plain_frame_only_the_upper_rows_are_decoded():
+    pixels = np.random.default_rng(0).integers(0, 256, (960, 64, 3), np.uint8)
+    data = save_jpeg(pixels)
+    part, whole = decode_frame(data, 40), decode_frame(data)
+    assert np.array_equal(part[:40], whole[:40])
+    assert not np.array_equal(part[64:, :, :3], whole[64:, :, :3])
+
+
+def test_a_frame_cut_short_below_the_needed_rows_is_damaged_all_the_same():
+    data = save_jpeg(TALL)
+    for length in (len(data) - 1, len(data) - 2, len(data) * 3 // 4):
+        with pytest.raises(ImageError):
+            decode_frame(data[:length], 40)
+
+
 def test_plain_frames_and_masks_take_the_quick_way(monkeypatch):
     monkeypatch.setattr(Image.Image, "tobytes", lambda *_: pytest.fail("Pillow handed out the pixels"))
-    assert decode_frame(FRAME).shape == (41, 53, 3)
+    assert decode_frame(FRAME).shape == (41, 53, 4)
     assert np.array_equal(decode_mask(MASK), INDICES)
 
 
@@ -96,6 +139,8 @@ def spoil(data, changes, length):
 def test_damaged_frames_end_as_with_pillow(changes, length):
     data = spoil(FRAME, changes, length)
     assert_equal(decode(decode_frame, data), decode_slowly(data, ("RGB",)))
+    part = decode(decode_frame, data, 7)
+    assert_equal(None if part is None else part[:7], None if part is None else decode_slowly(data, ("RGB",))[:7])
     whole = decode_slowly(data, ("RGB", "L", "CMYK"))
     assert decode(measure_image, data) == (None if whole is None else whole.shape[1::-1])
 

@@ -30,7 +30,7 @@ def test_orientation_is_not_applied_and_nothing_of_the_source_file_remains():
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     plain = save_jpeg(draw_picture(40, 20))
     marked = save_jpeg(draw_picture(40, 20), exif=exif.tobytes(), icc_profile=profile, dpi=(300, 300), comment=b"hello")
-    assert decode_frame(marked).shape == (20, 40, 3)
+    assert decode_frame(marked).shape == (20, 40, 4)
     assert encode_jpeg(decode_frame(marked)) == encode_jpeg(decode_frame(plain))
 
 

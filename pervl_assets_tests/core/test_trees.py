@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from pervl_assets.core import staging
 from pervl_assets.core.archives import RawArchive, identify
 from pervl_assets.core.errors import ArchiveError, PasswordError, WriteError
 from pervl_assets.core.ledger import LEDGER, verify_tree
@@ -271,17 +272,17 @@ def test_a_full_disk_leaves_the_old_tree_and_the_finished_work(tmp_path, monkeyp
     plan = plan_copies(list(MEMBERS))
     first = commit_tree(build(tmp_path, plan))
     newer = {name: data + b" newer" for name, data in MEMBERS.items()}
-    write, written = Path.write_bytes, []
+    write, written = staging.create_file, []
 
     def fill_up(path, data):
         if path.suffix == ".txt" and len(written) == 3:
             write(path, data[:4])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write(path, data)
         written.append(path)
-        return write(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", fill_up)
+        patch.setattr(staging, "create_file", fill_up)
         with pytest.raises(WriteError, match="disk is full"):
             build(tmp_path, plan, newer, first.ledger)
     assert verify_tree(tmp_path / "tree", first.ledger)
@@ -295,6 +296,7 @@ def test_a_full_disk_leaves_the_old_tree_and_the_finished_work(tmp_path, monkeyp
 _BUILD_UNDER_LIMIT = """
 import resource, sys
 from pathlib import Path
+from pervl_assets.core import staging
 from pervl_assets.core.archives import RawArchive, identify
 from pervl_assets.core.errors import WriteError
 from pervl_assets.core.members import open_members

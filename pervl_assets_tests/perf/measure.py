@@ -7,12 +7,13 @@ import os
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-INTERVAL = 0.1
-"""Seconds between two looks at the memory."""
+INTERVAL = 1.0
+"""Seconds between two looks at the memory: the kernel walks all pages for it, which is not to be measured too."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,10 @@ def measure(command: list[str]) -> Measured:
     peak = 0
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(command, stdout=output, cwd=Path(__file__).parents[2])
-        while process.poll() is None:
+        while process.returncode is None:
             peak = max(peak, sum(_read_pss(pid) for pid in list_family(process.pid)))
-            time.sleep(INTERVAL)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(INTERVAL)
         seconds = time.perf_counter() - start
         output.seek(0)
         printed = output.read()

@@ -7,8 +7,9 @@ Belongs here: what is run, in which order, and the table. Does not belong here: 
 
 The kit is what `raw_kit/make_raw.py KIT --scale full` draws. Both ways start from the same zips as commands of their
 own and are timed from start to end, imports included, in alternation; the table gives medians. Files of both are
-compared byte for byte before anything is printed (not the frames with a box drawn in: Pillow draws its corners in
-another way than OpenCV). The kit's pages are in memory for both: the disk is not what is measured.
+compared before anything is printed: masks by their pixels, the rest byte for byte (not the frames with a box drawn in:
+Pillow draws its corners in another way than OpenCV). The kit's pages are in memory for both: the disk is not what is
+measured.
 
 The project's way is the code below Dagster. On an otherwise idle machine; the load is printed beside each figure.
 """
@@ -16,14 +17,13 @@ The project's way is the code below Dagster. On an otherwise idle machine; the l
 import argparse
 import json
 import os
-import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -93,25 +93,17 @@ def compare_ways(work: Work, folder: Path, runs: int, say: Callable[[str], None]
         RuntimeError: A run failed, the files differ, or the last runs made something anew.
     """
     measured: dict[str, list[Measured]] = {"plain": [], "project": [], "again": []}
-    for number in range(runs):
+    for number in range(1, runs + 1):
         for way in ("plain", "project"):
-            shutil.rmtree(folder / way, ignore_errors=True)
-            let_the_disk_settle()
-            measured[way].append(measure(work.command(way, folder / way)))
-            say(f"{work.title}: {way}, run {number + 1}: {measured[way][-1].seconds:.1f} s")
-    compare_files(folder / "plain/trees", folder / "project/trees")
-    for _ in range(runs):
-        measured["again"].append(measure(work.command("project", folder / "project")))
+            os.sync()
+            measured[way].append(measure(work.command(way, folder / f"{way}_{number}")))
+            say(f"{work.title}: {way}, run {number}: {measured[way][-1].seconds:.1f} s")
+        compare_files(folder / f"plain_{number}/trees", folder / f"project_{number}/trees")
+    for number in range(1, runs + 1):
+        measured["again"].append(measure(work.command("project", folder / f"project_{number}")))
         if json.loads(measured["again"][-1].printed)["rendered"]:
             raise RuntimeError("A run with nothing changed made files anew.")
-    shutil.rmtree(folder)
     return Outcome(work, *(summarise(measured[way]) for way in ("plain", "project", "again")))
-
-
-def let_the_disk_settle() -> None:
-    """Write out what earlier runs left, and wait until ext4 gives away the inodes of deleted files again (5 s)."""
-    os.sync()
-    time.sleep(6)
 
 
 def compare_files(plain: Path, project: Path) -> None:
@@ -125,8 +117,16 @@ def compare_files(plain: Path, project: Path) -> None:
     if names != others:
         raise RuntimeError(f"{len(names ^ others):,} files stand in one of the two trees only.")
     same = [name for name in names if "images_with_bbox" not in name.parts]
-    if different := [name for name in same if (plain / name).read_bytes() != (project / name).read_bytes()]:
+    if different := [name for name in same if read_content(plain / name) != read_content(project / name)]:
         raise RuntimeError(f"{len(different):,} files differ, among them {different[0]}.")
+
+
+def read_content(file: Path) -> bytes:
+    """Return a file's bytes; of a PNG, which may be packed in several ways, the pixels'."""
+    if file.suffix != ".png":
+        return file.read_bytes()
+    with Image.open(file) as image:
+        return image.mode.encode() + image.tobytes()
 
 
 def list_needed(work: Work) -> set[str]:
@@ -191,7 +191,10 @@ def main(arguments: list[str] | None = None) -> None:
     console = Console(width=max(100, Console().width))
     works = prepare_works(given.kit, given.work, given.small)
     chosen = [work for work in works if given.only in (None, work.benchmark)]
-    outcomes = [compare_ways(work, given.work / "runs", runs, console.log) for work in chosen]
+    # Every run gets a folder of its own, removed at the end: for five minutes after files were deleted, ext4 creates
+    # new ones four times slower, looking for inodes that were not in use of late.
+    with tempfile.TemporaryDirectory(prefix="runs_", dir=given.work) as folder:
+        outcomes = [compare_ways(work, Path(folder, str(n)), runs, console.log) for n, work in enumerate(chosen)]
     console.print(draw_table(outcomes, runs))
     readers = Table(title="ZipCrypto members read and checked, one process")
     for heading in ("library", "MB/s", "reaches a member without reading the others"):
