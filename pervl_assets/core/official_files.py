@@ -8,16 +8,14 @@ import csv
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import httpx
 import yaml
 
+from pervl_assets.core.downloads import ATTEMPTS, fetch_file
 from pervl_assets.core.errors import AnnotationError, MissingInputError, name_some
-from pervl_assets.core.files import hash_bytes, hash_file, write_bytes_atomically
-
-_TIMEOUT: Final = httpx.Timeout(30.0, connect=10.0)
-_LARGEST_FILE: Final = 64 << 20
+from pervl_assets.core.files import hash_file
 
 
 @dataclass(frozen=True)
@@ -116,8 +114,9 @@ def require_files(folder: Path, manifest: OfficialFiles) -> FolderVerdict:
 def fetch_files(
     folder: Path,
     manifest: OfficialFiles,
+    client: httpx.Client,
     *,
-    client: httpx.Client | None = None,
+    attempts: int = ATTEMPTS,
     report: Callable[[str], None] = lambda line: None,
 ) -> FolderVerdict:
     """Bring `folder` to exactly the manifest's files: what is there and right stays, the rest is downloaded.
@@ -125,34 +124,27 @@ def fetch_files(
     Each file is checked against its sha256 before it is moved into place.
 
     Args:
-        folder: Where the files go.
+        folder: Where the files go; their records go beside it.
         manifest: Which files, and from where.
-        client: HTTP client to use; by default one with time-outs of 10 s to connect and 30 s to read.
+        client: HTTP client to use.
+        attempts: See `fetch_file`.
         report: Called with a line for every file fetched.
 
     Raises:
-        MissingInputError: The server cannot be reached or does not have a file; all such files are named.
-        AnnotationError: What the server sent is not the official file.
+        MissingInputError: The server cannot be reached, does not have a file, or sends another one; all are named.
     """
     verdict = compare_folder(folder, manifest)
     wanted = [file for file in manifest.files if file.path not in verdict.official]
     failures: list[str] = []
-    with client or httpx.Client(timeout=_TIMEOUT, follow_redirects=True) as http:
-        for file in wanted:
-            try:
-                data = _download(http, manifest.base_url + file.path, file.bytes)
-            except httpx.HTTPError as error:
-                failures.append(f"{file.path}: {error}")
-                continue
-            if hash_bytes(data) != file.sha256:
-                raise AnnotationError(
-                    f"{manifest.base_url}{file.path} is not the official file: {len(data):,} bytes with sha256 "
-                    f"{hash_bytes(data)[:12]}…, expected {file.bytes:,} bytes with {file.sha256[:12]}….",
-                    advice="Something between here and the server changes the file (a proxy, a log-in page?). "
-                    "Fetch it by hand and set PERVL_ANNOTATIONS to its folder. Nothing was kept.",
-                )
-            write_bytes_atomically(folder / file.path, data)
-            report(f"fetched {file.path} ({file.bytes:,} bytes, {file.rows:,} rows)")
+    for file in wanted:
+        goal, record = folder / file.path, folder.with_name(f"{folder.name}.downloads") / f"{file.path}.json"
+        goal.unlink(missing_ok=True)
+        try:
+            fetch_file(manifest.base_url + file.path, goal, record, client, sha256=file.sha256, attempts=attempts)
+        except MissingInputError as error:
+            failures.append(f"{file.path}: {error.problem}")
+            continue
+        report(f"fetched {file.path} ({file.bytes:,} bytes, {file.rows:,} rows)")
     if failures:
         raise MissingInputError(
             f"{len(failures)} of {len(wanted)} annotation files could not be fetched from {manifest.base_url}.",
@@ -161,18 +153,6 @@ def fetch_files(
             f"{manifest.commit[:7]} and set PERVL_ANNOTATIONS to its folder annotations/.",
         )
     return compare_folder(folder, manifest)
-
-
-def _download(client: httpx.Client, url: str, expected: int) -> bytes:
-    """Fetch `url`, giving up once it sends much more than it should."""
-    data = bytearray()
-    with client.stream("GET", url) as response:
-        response.raise_for_status()
-        for block in response.iter_bytes():
-            data += block
-            if len(data) > max(2 * expected, _LARGEST_FILE):
-                raise httpx.HTTPError(f"sends more than {len(data):,} bytes, expected {expected:,}")
-    return bytes(data)
 
 
 def count_rows(path: Path) -> int:

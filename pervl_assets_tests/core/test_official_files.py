@@ -3,6 +3,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 
+import httpx
 import pytest
 import yaml
 
@@ -58,41 +59,47 @@ def manifest(server, tmp_path):
     return load_manifest(path)
 
 
-def test_fetches_what_is_missing_or_different_and_only_that(server, manifest, tmp_path):
+@pytest.fixture
+def client():
+    with httpx.Client(trust_env=False) as http:
+        yield http
+
+
+def test_fetches_what_is_missing_or_different_and_only_that(server, manifest, tmp_path, client):
     folder, lines = tmp_path / "out", []
     (folder / "ytvos").mkdir(parents=True)
     (folder / "ytvos/a.csv").write_bytes(FILES["ytvos/a.csv"])
     (folder / "ytvos/b.yaml").write_bytes(b"other")
-    verdict = fetch_files(folder, manifest, report=lines.append)
+    verdict = fetch_files(folder, manifest, client, report=lines.append)
     assert sorted(verdict.official) == sorted(FILES)
     assert sorted(server.RequestHandlerClass.asked) == ["/deep/c.txt", "/ytvos/b.yaml"]
     assert len(lines) == 2
-    fetch_files(folder, manifest)
+    fetch_files(folder, manifest, client)
     assert len(server.RequestHandlerClass.asked) == 2
 
 
-def test_names_every_file_that_cannot_be_fetched(server, manifest, tmp_path):
+def test_names_every_file_that_cannot_be_fetched(server, manifest, tmp_path, client):
     server.RequestHandlerClass.answers = {"/ytvos/a.csv": FILES["ytvos/a.csv"], "/ytvos/b.yaml": 503}
     with pytest.raises(MissingInputError, match="2 of 3 annotation files") as caught:
-        fetch_files(tmp_path / "out", manifest)
+        fetch_files(tmp_path / "out", manifest, client, attempts=1)
     assert "503" in str(caught.value)
     assert "deep/c.txt" in str(caught.value)
     assert "PERVL_ANNOTATIONS" in caught.value.advice
     assert (tmp_path / "out/ytvos/a.csv").is_file()
 
 
-def test_refuses_other_content_and_keeps_none_of_it(server, manifest, tmp_path):
+def test_refuses_other_content_and_keeps_none_of_it(server, manifest, tmp_path, client):
     server.RequestHandlerClass.answers["/deep/c.txt"] = b"<html>log in</html>"
-    with pytest.raises(AnnotationError, match=r"deep/c\.txt is not the official file"):
-        fetch_files(tmp_path / "out", manifest)
-    assert not (tmp_path / "out/deep").exists()
+    with pytest.raises(MissingInputError, match=r"deep/c\.txt is not the file it should be"):
+        fetch_files(tmp_path / "out", manifest, client)
+    assert not list((tmp_path / "out/deep").iterdir())
 
 
-def test_unreachable_server_advises(manifest, server, tmp_path):
+def test_unreachable_server_advises(manifest, server, tmp_path, client):
     server.shutdown()
     server.server_close()
     with pytest.raises(MissingInputError, match="3 of 3"):
-        fetch_files(tmp_path / "out", manifest)
+        fetch_files(tmp_path / "out", manifest, client, attempts=1)
 
 
 def test_own_folder_may_differ_but_not_lack_files(manifest, tmp_path):
