@@ -16,11 +16,12 @@ LAYERS = {
     "benchmarks": {"core"},
     "inversion": {"core"},
     "demo": {"core"},
+    "release": {"core"},
     "io_managers": {"core", "benchmarks", "inversion", "demo"},
-    "defs": {"core", "benchmarks", "inversion", "demo", "io_managers"},
-    "definitions": {"core", "benchmarks", "inversion", "demo", "io_managers", "defs"},
-    "headless": {"core", "benchmarks", "inversion", "demo", "io_managers", "defs", "definitions"},
-    "cli": {"core", "benchmarks", "inversion", "demo", "io_managers", "defs", "definitions", "headless"},
+    "defs": {"core", "benchmarks", "inversion", "demo", "release", "io_managers"},
+    "definitions": {"core", "benchmarks", "inversion", "demo", "release", "io_managers", "defs"},
+    "headless": {"core", "benchmarks", "inversion", "demo", "release", "io_managers", "defs", "definitions"},
+    "cli": {"core", "benchmarks", "inversion", "demo", "release", "io_managers", "defs", "definitions", "headless"},
 }
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 
@@ -49,11 +50,11 @@ def test_imports_point_downward(module):
 
 
 @pytest.mark.parametrize(
-    "module", [name for name in MODULES if name.split("/")[0] in {"core", "benchmarks", "inversion", "demo"}]
+    "module", [name for name in MODULES if name.split("/")[0] in {"core", "benchmarks", "inversion", "demo", "release"}]
 )
 def test_domain_modules_know_no_dagster_and_load_no_torch(module):
     assert not any(name.split(".")[0].startswith("dagster") for name in list_imports(PACKAGE / module))
-    heavy = {"torch", "torchvision", "open_clip"}
+    heavy = {"torch", "torchvision", "open_clip", "mlcroissant"}
     assert not {name.split(".")[0] for name in list_imports(PACKAGE / module, top_level_only=True)} & heavy
 
 
@@ -66,7 +67,8 @@ def test_guard_sees_what_it_guards_against(tmp_path):
 
 def test_definitions_load_fast_and_without_torch():
     code = (
-        "import sys, pervl_assets.definitions; print(sorted({'torch', 'open_clip', 'torchvision'} & set(sys.modules)))"
+        "import sys, pervl_assets.definitions; "
+        "print(sorted({'torch', 'open_clip', 'torchvision', 'mlcroissant'} & set(sys.modules)))"
     )
     start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -20,6 +20,7 @@ from pervl_assets.core.files import PARTIAL, hash_file
 from pervl_assets.core.ledger import Verdict, verify_tree
 from pervl_assets.core.tables import hash_frame
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, identify_annotations
+from pervl_assets.defs.release import CROISSANT_KEY
 from pervl_assets.headless.runs import name_partition
 from pervl_assets.inversion.clip_features import CONTENT_SHA256 as FEATURES_SHA256
 from pervl_assets.inversion.clip_features import read_features
@@ -69,10 +70,10 @@ def verify_values(defs: dg.Definitions, data: Path) -> Iterator[ValueVerdict]:
 
 
 def _is_used(graph: Any, key: dg.AssetKey, data: Path) -> bool:
-    """Tell whether a value was made from this asset's: then it was there, for it cannot be left out."""
+    """Tell whether a value was made from this asset's: then it was there, for only the release can leave it out."""
     return any(
         locate_value(data, child.path, _KINDS[_name_io_manager(graph, child)].extension, partition).is_file()
-        for child in graph.get(key).child_keys
+        for child in graph.get(key).child_keys - {CROISSANT_KEY}
         for partition in _list_partitions(graph, child)
     )
 

@@ -68,7 +68,7 @@ def test_what_a_multi_asset_makes_goes_together(defs):
 
 @pytest.mark.parametrize("selection", ["grop:ytvos", "group:nothing", 'key:"a'])
 def test_bad_selections_list_the_groups(defs, selection):
-    with pytest.raises(PervlError, match="deep_fashion, inversion, palavra, raw, ytvos"):
+    with pytest.raises(PervlError, match="deep_fashion, inversion, palavra, raw, release, ytvos"):
         select_assets(defs, selection)
 
 

@@ -1,0 +1,214 @@
+"""The release of the miniature world: found in the graph, whole or in part, read by mlcroissant, verified."""
+
+import fnmatch
+import json
+from collections import Counter
+from pathlib import Path
+
+import dagster as dg
+import mlcroissant as mlc
+import polars as pl
+import pytest
+
+from pervl_assets.core.ledger import list_files
+from pervl_assets.definitions import build_definitions
+from pervl_assets.defs.release import (
+    CROISSANT_KEY,
+    WHOLE,
+    collect_release,
+    find_published,
+    list_sources,
+)
+from pervl_assets.defs.release_checks import sums_hold, valid_croissant
+from pervl_assets.defs.resources import Workspace
+from pervl_assets.headless.status import list_states
+from pervl_assets.headless.verification import ValueVerdict, verify_values
+from pervl_assets_tests.conftest import World, explain, list_checks, make_settings, run_assets, run_waves
+from pervl_assets_tests.core.samples import photograph
+
+pytestmark = pytest.mark.xdist_group("made_world")
+SELECTED = 'key:"release/croissant"'
+
+
+@pytest.fixture(scope="module")
+def partial(made_world, tmp_path_factory) -> World:
+    """The made world, which lacks PerVL-YTVOS, with its release. Read-only."""
+    data = made_world.copy_to(tmp_path_factory.mktemp("partial") / "data")
+    (data / "assets/inversion/coco_image_features/1-of-2.parquet").unlink()
+    return World(data, run_waves(data, SELECTED))
+
+
+@pytest.fixture(scope="module")
+def whole(made_world, tmp_path_factory) -> World:
+    """A world in which everything is materialized, with its release. Read-only."""
+    data = made_world.copy_to(tmp_path_factory.mktemp("whole") / "data")
+    with dg.DagsterInstance.ephemeral() as instance:
+        results = run_waves(data, f"group:ytvos or {SELECTED}", instance)
+        assert all(result.success for result in results), explain(results[-1])
+        return World(data, results)
+
+
+def read_croissant(world: World) -> dict:
+    return json.loads((world.data / "croissant.json").read_text())
+
+
+def verify_all(data: Path) -> dict[str, ValueVerdict]:
+    return {value.asset: value for value in verify_values(build_definitions(make_settings(data)), data)}
+
+
+def look(data: Path) -> dict[str, dg.AssetCheckResult]:
+    """Evaluate the checks that need no materialization."""
+    workspace = Workspace.from_settings(make_settings(data))
+    return {"valid": valid_croissant(workspace=workspace), "sums": sums_hold(workspace=workspace)}
+
+
+def tell_whole(world: World) -> dg.AssetCheckEvaluation:
+    return list_checks(*world.results)[f"release/croissant:{WHOLE}"]
+
+
+def test_everything_but_the_raw_inputs_is_published(tmp_path):
+    defs = build_definitions(make_settings(tmp_path))
+    keys = defs.resolve_asset_graph().materializable_asset_keys
+    told = {value.key for value in find_published(defs.assets)} - {CROISSANT_KEY}
+    assert told == {key for key in keys if key.path[0] not in ("raw", "release")}
+    assert defs.resolve_asset_graph().get(CROISSANT_KEY).parent_keys == told
+
+
+def test_sources_are_those_that_an_asset_descends_from(tmp_path):
+    graph = build_definitions(make_settings(tmp_path))
+    sources = {value.name: value.sources for value in find_published(graph.assets)}
+    assert sources["deep_fashion/polar_view"] == ("deep_fashion2_train", "pervl_annotations")
+    assert sources["inversion/coco_image_features"] == ("coco_svo_triplets", "coco_train2014")
+    assert sources["palavra/openimages_map"] == ("coco_svo_triplets", "openimages_class_descriptions")
+    assert {name for names in sources.values() for name in names} <= set(list_sources())
+
+
+def test_the_whole_release_is_valid_and_lacks_nothing(whole):
+    assert tell_whole(whole).passed
+    assert all(result.passed for result in look(whole.data).values())
+    told = read_croissant(whole)
+    assert "Not whole" not in told["description"]
+    assert {entry["name"] for entry in told["license"]} == {source.licence for source in list_sources().values()}
+    (made,) = whole.results[-1].asset_materializations_for_node("release__croissant")
+    metadata = made.metadata
+    assert metadata["release_files"].value > 1000
+    assert metadata["record_sets"].value == len(told["recordSet"])
+    assert "CC-BY-NC-SA-4.0" in metadata["licences"].value
+
+
+def test_file_sets_name_the_very_files_of_the_ledgers(whole):
+    data, told = whole.data, read_croissant(whole)
+    everything = list_files(data)
+    named = Counter(node["contentUrl"] for node in told["distribution"] if "contentUrl" in node)
+    for node in told["distribution"]:
+        if node["@type"] == "cr:FileSet" and "image/" in str(node["encodingFormat"]):
+            includes = node["includes"] if isinstance(node["includes"], list) else [node["includes"]]
+            named.update(file for file in everything if any(fnmatch.fnmatchcase(file, glob) for glob in includes))
+    ledgers = [path for path in (data / "assets").rglob("*.parquet") if "root" in pl.read_parquet_metadata(path)]
+    assert len(ledgers) > 8
+    written = {
+        f"{pl.read_parquet_metadata(path)['root']}/{file}"
+        for path in ledgers
+        for file in pl.read_parquet(path).filter(status="written")["path"]
+    }
+    assert written <= set(named)
+    assert max(named.values()) == 1  # no file belongs to two sets
+
+
+def test_every_record_set_is_read(whole):
+    """As many records as rows in tables and features; pictures and ledgers with splits that add up."""
+    dataset = mlc.Dataset(jsonld=str(whole.data / "croissant.json"))
+    counts = {node.id: sum(1 for _ in dataset.records(node.id)) for node in dataset.metadata.record_sets}
+    for name in ("ytvos/concepts", "deep_fashion/captions", "inversion/openimages_matches"):
+        assert counts[name] == pl.read_parquet(whole.data / f"assets/{name}.parquet").height > 0
+    shards = (whole.data / "assets/inversion/coco_image_features").glob("*.parquet")
+    assert counts["inversion/coco_image_features"] == sum(pl.read_parquet(path).height for path in shards)
+    ledger = pl.read_parquet(whole.data / "assets/ytvos/fsl_seg.parquet")
+    for rule in ("few_shot_crop", "evaluation_frame", "evaluation_mask"):
+        assert counts[f"ytvos/fsl_seg/{rule}"] == ledger.filter(rule=rule, status="written").height > 0
+
+
+def test_pictures_have_concept_and_split(whole):
+    dataset = mlc.Dataset(jsonld=str(whole.data / "croissant.json"))
+    splits = dict(pl.read_parquet(whole.data / "assets/ytvos/concepts.parquet").select("concept", "split").iter_rows())
+    for name in ("ytvos/fsl_seg/few_shot_crop", "ytvos/retrieval_set/few_shot_copy"):
+        rows = list(dataset.records(name))
+        assert rows
+        for row in rows:
+            assert splits[row[f"{name}/concept"].decode()] == row[f"{name}/split"].decode()
+            assert row[f"{name}/image"].width > 0
+            assert (whole.data / row[f"{name}/path"].decode()).is_file()
+
+
+def test_a_second_run_rewrites_nothing(whole):
+    before = photograph(whole.data)
+    (again,) = run_waves(whole.data, SELECTED)
+    assert again.success
+    assert photograph(whole.data) == before
+
+
+def test_a_changed_file_is_told_and_verified(whole, tmp_path):
+    data = whole.copy_to(tmp_path / "data")
+    file = data / "assets/inversion/coco_object_classes.parquet"
+    content = bytearray(file.read_bytes())
+    content[10] ^= 1
+    file.write_bytes(content)
+    told = look(data)
+    assert not told["sums"].passed
+    assert "1 changed since: assets/inversion/coco_object_classes.parquet" in told["sums"].description
+    assert told["valid"].passed
+    (data / "croissant.json").write_text('{"distribution": []}')
+    assert look(data)["valid"].severity == dg.AssetCheckSeverity.ERROR
+    (data / "croissant.json").unlink()
+    for result in look(data).values():
+        assert not result.passed
+        assert "there is no croissant.json" in result.description
+
+
+def test_what_is_not_materialized_is_left_out_and_named(partial):
+    assert all(result.success for result in partial.results), explain(partial.results[-1])
+    assert all(result.passed for result in look(partial.data).values())
+    missing = tell_whole(partial)
+    assert not missing.passed
+    assert missing.severity == dg.AssetCheckSeverity.WARN
+    assert "inversion/coco_image_features [1-of-2], ytvos/captions" in missing.description
+    told = read_croissant(partial)
+    assert "Not whole" in told["description"]
+    names = {node["@id"] for node in told["recordSet"]}
+    assert not any(name.startswith("ytvos/") for name in names)
+    assert {"deep_fashion/captions", "inversion/coco_image_features"} <= names
+
+
+def test_a_file_that_is_gone_is_left_out(made_world, tmp_path):
+    data = made_world.copy_to(tmp_path / "data")
+    (data / "inversion_model_train_data/txt_for_training/obj_names_only.npy").unlink()
+    (data / "views/polar").rename(tmp_path / "elsewhere")
+    settings = make_settings(data)
+    release = collect_release(find_published(build_definitions(settings).assets), Workspace.from_settings(settings))
+    assert {"palavra/object_names", "deep_fashion/polar_view"} <= set(release.absent)
+
+
+def test_nothing_materialized_is_an_error_with_advice(tmp_path):
+    result = run_assets(tmp_path, dg.AssetSelection.assets(CROISSANT_KEY))
+    assert "There is nothing to release" in explain(result)
+    assert not (tmp_path / "croissant.json").exists()
+
+
+def test_verify_knows_the_release(whole, partial, tmp_path):
+    for world in (whole, partial):
+        verdicts = verify_all(world.data)
+        assert verdicts["release/croissant"].verdict
+        assert verdicts["release/croissant"].files == 1
+        assert verdicts["ytvos/captions"].verdict  # not missing where the release leaves it out
+    data = whole.copy_to(tmp_path / "data")
+    (data / "croissant.json").write_text("{}")
+    verdicts = verify_all(data)
+    assert verdicts["release/croissant"].verdict.changed == ["croissant.json"]
+
+
+def test_status_tells_of_the_release(tmp_path):
+    with dg.DagsterInstance.ephemeral() as instance:
+        states = {
+            state.asset: state.state for state in list_states(build_definitions(make_settings(tmp_path)), instance)
+        }
+    assert states["release/croissant"] == "missing"
