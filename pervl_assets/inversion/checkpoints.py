@@ -7,20 +7,15 @@ an architecture. Does not belong here: running a model.
 import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pervl_assets.core.errors import CheckpointError, name_some
 from pervl_assets.core.files import hash_bytes, hash_file
-from pervl_assets.inversion.clip_preprocess import CROP
 
 if TYPE_CHECKING:
     import torch
-
-CLIP_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD: Final = (0.26862954, 0.26130258, 0.27577711)
-"""Mean and deviation of the RGB channels in [0, 1] that OpenAI's CLIP was trained with."""
 
 _CONFIG: Final = "open_clip_config.json"
 _FOLDER_WEIGHTS: Final = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "open_clip_pytorch_model.pt")
@@ -41,6 +36,7 @@ class Checkpoint:
         weights: Path of the weights.
         folder: The model's folder, where it came as one.
         bpe: The tokenizer's byte-pair merges, where the folder brings its own (`*.txt.gz`).
+        preprocessing: How images are prepared, as open_clip describes it, as far as it was published with the weights.
     """
 
     model: str
@@ -48,6 +44,7 @@ class Checkpoint:
     weights: Path
     folder: Path | None = None
     bpe: Path | None = None
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def architecture_sha256(self) -> str:
@@ -65,19 +62,13 @@ def find_checkpoint(model: str, pretrained: str) -> Checkpoint:
         pretrained: A pretrained tag of the model, or the path of a checkpoint; empty for a folder's own weights.
 
     Raises:
-        CheckpointError: No such model, tag or file; the tag's file cannot be fetched; or the model is not one that
-            takes what this project's preprocessing gives it (224 x 224 pixels, CLIP's mean and deviation).
+        CheckpointError: No such model, tag or file; or the tag's file cannot be fetched.
     """
     folder = Path(model).expanduser()
-    if folder.is_dir():
-        checkpoint, preprocessing = _find_in_folder(folder, pretrained)
-    else:
-        checkpoint, preprocessing = _find_by_name(model, pretrained)
-    _refuse_other_input(checkpoint, preprocessing)
-    return checkpoint
+    return _find_in_folder(folder, pretrained) if folder.is_dir() else _find_by_name(model, pretrained)
 
 
-def _find_in_folder(folder: Path, pretrained: str) -> tuple[Checkpoint, Mapping[str, Any]]:
+def _find_in_folder(folder: Path, pretrained: str) -> Checkpoint:
     advice = f"Lay the folder as open_clip's local-dir: {_CONFIG} and {_FOLDER_WEIGHTS[0]}; or name an open_clip model."
     try:
         content = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
@@ -100,10 +91,10 @@ def _find_in_folder(folder: Path, pretrained: str) -> tuple[Checkpoint, Mapping[
             advice="Leave the one its tokenizer was made with.",
         )
     bpe = merges[0] if merges else None
-    return Checkpoint(folder.name, config, weights, folder, bpe), content.get("preprocess_cfg") or {}
+    return Checkpoint(folder.name, config, weights, folder, bpe, content.get("preprocess_cfg") or {})
 
 
-def _find_by_name(model: str, pretrained: str) -> tuple[Checkpoint, Mapping[str, Any]]:
+def _find_by_name(model: str, pretrained: str) -> Checkpoint:
     import open_clip
 
     known = open_clip.list_models()
@@ -122,7 +113,7 @@ def _find_by_name(model: str, pretrained: str) -> tuple[Checkpoint, Mapping[str,
             advice=f"Set PERVL_CLIP_MODEL to {_swap_activation(model)}.",
         )
     if tag:
-        return Checkpoint(model, config, _fetch(model, pretrained, tag)), tag
+        return Checkpoint(model, config, _fetch(model, pretrained, tag), preprocessing=tag)
     path = Path(pretrained).expanduser()
     if not pretrained or not path.is_file():
         tags = open_clip.list_pretrained_tags_by_model(model)
@@ -130,7 +121,7 @@ def _find_by_name(model: str, pretrained: str) -> tuple[Checkpoint, Mapping[str,
             f"No weights for {model}: {pretrained!r} is neither one of its {len(tags)} pretrained tags nor a file.",
             advice=f"Set PERVL_CLIP_PRETRAINED to the path of a checkpoint, or to a tag: {name_some(tags)}.",
         )
-    return Checkpoint(model, config, path), {}
+    return Checkpoint(model, config, path)
 
 
 def _swap_activation(model: str) -> str:
@@ -169,19 +160,6 @@ def _find_cached(description: dict[str, Any]) -> Path | None:
 def _say(error: Exception) -> str:
     """Return the first line of a foreign error's message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _refuse_other_input(checkpoint: Checkpoint, preprocessing: Mapping[str, Any]) -> None:
-    """Refuse a model that takes other pixels than upstream rule E1 makes."""
-    size = checkpoint.config.get("vision_cfg", {}).get("image_size", CROP)
-    sizes = size if isinstance(size, list) else [size, size]
-    mean, std = preprocessing.get("mean", CLIP_MEAN), preprocessing.get("std", CLIP_STD)
-    if sizes != [CROP, CROP] or tuple(mean) != CLIP_MEAN or tuple(std) != CLIP_STD:
-        raise CheckpointError(
-            f"{checkpoint.model} takes images of {sizes[0]} x {sizes[1]} pixels with mean {tuple(mean)} and deviation "
-            f"{tuple(std)}; upstream's preprocessing makes {CROP} x {CROP} with CLIP's {CLIP_MEAN} and {CLIP_STD}.",
-            advice="Choose a model trained on 224 x 224 pixels as OpenAI's CLIP was, e.g. ViT-B-32-quickgelu.",
-        )
 
 
 def read_weights(checkpoint: Checkpoint) -> "dict[str, torch.Tensor]":

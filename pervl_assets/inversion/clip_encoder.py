@@ -5,8 +5,8 @@ Belongs here: device, precision, batches and forward passes. Does not belong her
 """
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
@@ -15,17 +15,13 @@ import numpy.typing as npt
 
 from pervl_assets.core.errors import CheckpointError, PervlError
 from pervl_assets.core.files import hash_file
-from pervl_assets.core.settings import Precision
-from pervl_assets.inversion.checkpoints import (
-    CLIP_MEAN,
-    CLIP_STD,
-    Checkpoint,
-    fill_model,
-    find_checkpoint,
-    read_weights,
-)
-from pervl_assets.inversion.clip_preprocess import PREPROCESSING
+from pervl_assets.core.settings import Precision, PreprocessingRule
+from pervl_assets.inversion.checkpoints import Checkpoint, fill_model, find_checkpoint, read_weights
+from pervl_assets.inversion.compiled_tower import compile_tower
+from pervl_assets.inversion.context_length import count_tokens, cut_context
 from pervl_assets.inversion.passport import EmbeddingPassport
+from pervl_assets.inversion.preprocessing import UPSTREAM, Preprocessing, choose_preprocessing
+from pervl_assets.inversion.preprocessing_effect import measure_effect
 
 if TYPE_CHECKING:
     import torch
@@ -56,50 +52,82 @@ def choose_device(device: str) -> str:
     return device
 
 
-def describe_encoder(model: str, pretrained: str, device: str, precision: Precision | None) -> EmbeddingPassport:
-    """Return the passport of the encoder that `load_encoder` would load, without loading it.
+def describe_encoder(
+    model: str,
+    pretrained: str,
+    device: str,
+    precision: Precision | None,
+    preprocessing: PreprocessingRule = "upstream",
+    torch_compile: bool = False,
+) -> EmbeddingPassport:
+    """Return the passport of the encoder that `load_encoder` would load, without loading it, so without its notes.
 
     Args:
         model: See `find_checkpoint`.
         pretrained: See `find_checkpoint`.
         device: `auto`, `cpu`, `cuda` or `cuda:n`.
         precision: None: fp16 on CUDA, as upstream's CLIP has it, and fp32 on the CPU.
+        preprocessing: See `choose_preprocessing`.
+        torch_compile: Whether the image tower is compiled. Where that fails it runs as it is, and a warning says why.
 
     Raises:
-        CheckpointError: See `find_checkpoint`.
+        CheckpointError: See `find_checkpoint` and `choose_preprocessing`.
         PervlError: The device is not there.
     """
-    return _issue_passport(find_checkpoint(model, pretrained), choose_device(device), precision)
+    checkpoint = find_checkpoint(model, pretrained)
+    chosen = _choose_preprocessing(checkpoint, preprocessing)
+    return _issue_passport(checkpoint, choose_device(device), precision, chosen, torch_compile)
 
 
-def _issue_passport(checkpoint: Checkpoint, device: str, precision: Precision | None) -> EmbeddingPassport:
+def _choose_preprocessing(checkpoint: Checkpoint, rule: PreprocessingRule) -> Preprocessing:
+    vision = checkpoint.config.get("vision_cfg", {})
+    return choose_preprocessing(rule, checkpoint.model, vision, checkpoint.preprocessing)
+
+
+def _issue_passport(
+    checkpoint: Checkpoint,
+    device: str,
+    precision: Precision | None,
+    preprocessing: Preprocessing,
+    torch_compile: bool,
+) -> EmbeddingPassport:
     kind: Literal["cpu", "cuda"] = "cuda" if device.startswith("cuda") else "cpu"
     return EmbeddingPassport(
         model=checkpoint.model,
         architecture_sha256=checkpoint.architecture_sha256,
         weights_sha256=hash_file(checkpoint.weights),
-        preprocessing=PREPROCESSING,
+        preprocessing=preprocessing.describe(),
         precision=precision or ("fp16" if kind == "cuda" else "fp32"),
         device=kind,
         dimension=int(checkpoint.config["embed_dim"]),
         torch=version("torch"),
         open_clip=version("open_clip_torch"),
         pillow=version("pillow"),
+        torch_compile=torch_compile,
     )
 
 
-def load_encoder(model: str, pretrained: str, device: str, precision: Precision | None) -> "ClipEncoder":
+def load_encoder(
+    model: str,
+    pretrained: str,
+    device: str,
+    precision: Precision | None,
+    preprocessing: PreprocessingRule = "upstream",
+    torch_compile: bool = False,
+) -> "ClipEncoder":
     """Load a CLIP with its weights and tokenizer onto a device. Arguments as of `describe_encoder`.
 
     Raises:
-        CheckpointError: The checkpoint cannot be found, read or fitted into the model.
+        CheckpointError: The checkpoint cannot be found, read or fitted into the model, or the model does not take what
+            the preprocessing makes.
         PervlError: The device is not there.
     """
     import open_clip
     import torch
 
     checkpoint = find_checkpoint(model, pretrained)
-    passport = _issue_passport(checkpoint, choose_device(device), precision)
+    chosen = _choose_preprocessing(checkpoint, preprocessing)
+    passport = _issue_passport(checkpoint, choose_device(device), precision, chosen, torch_compile)
     weights = read_weights(checkpoint)
     try:
         clip = open_clip.CLIP(**checkpoint.config, cast_dtype=open_clip.get_cast_dtype(passport.precision))
@@ -120,7 +148,11 @@ def load_encoder(model: str, pretrained: str, device: str, precision: Precision 
             f"The tokenizer of {checkpoint.model} has {words:,} tokens, its model embeds {known:,}.",
             advice="Lay the byte-pair merges the model was trained with beside its configuration, as *.txt.gz.",
         )
-    return ClipEncoder(clip, tokenizer, passport, torch.device(choose_device(device)))
+    encoder = ClipEncoder(clip, tokenizer, passport, torch.device(choose_device(device)), chosen)
+    if preprocessing == "upstream_fast":
+        effect = measure_effect(encoder.encode_images, chosen)
+        encoder.passport = replace(encoder.passport, preprocessing_effect=effect)
+    return encoder
 
 
 class ClipEncoder:
@@ -133,9 +165,11 @@ class ClipEncoder:
         tokenizer: Texts to a tensor of token numbers (M, context length).
         passport: What the vectors will depend on.
         device: Where the model goes.
+        preprocessing: What is done to an image, by whoever decodes it and here.
 
     Attributes:
-        passport: What the vectors depend on.
+        passport: What the vectors depend on; its notes grow as the encoder runs.
+        preprocessing: How images must be prepared.
     """
 
     def __init__(
@@ -144,23 +178,27 @@ class ClipEncoder:
         tokenizer: Callable[[list[str]], "torch.Tensor"],
         passport: EmbeddingPassport,
         device: "torch.device",
+        preprocessing: Preprocessing = UPSTREAM,
     ) -> None:
         import torch
 
         self.passport = passport
+        self.preprocessing = preprocessing
         self._model = model.eval().requires_grad_(False).to(device)
         self._tokenizer = tokenizer
         self._device = device
         self._largest_batch = sys.maxsize
         self._dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[passport.precision]
-        self._mean = torch.tensor(CLIP_MEAN, device=device).view(3, 1, 1)
-        self._std = torch.tensor(CLIP_STD, device=device).view(3, 1, 1)
+        self._mean = torch.tensor(preprocessing.mean, device=device).view(3, 1, 1)
+        self._std = torch.tensor(preprocessing.std, device=device).view(3, 1, 1)
+        if passport.torch_compile:
+            compile_tower(self._model.visual, self._note_failure)
 
     def encode_images(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Encode prepared images in one batch.
 
         Args:
-            images: Pixels as `prepare_image` returns them, uint8 of shape (B, 224, 224, 3).
+            images: Pixels as `prepare_image` returns them, uint8 of shape (B, S, S, 3), S = `preprocessing.crop`.
 
         Returns:
             Vectors, float32 of shape (B, D).
@@ -202,22 +240,23 @@ class ClipEncoder:
         import torch
 
         def forward(part: npt.NDArray[Any]) -> "torch.Tensor":
-            length = int(_count_tokens(part).max())
-            with _cut_context(self._model, length):
+            length = int(count_tokens(part).max())
+            with cut_context(self._model, length):
                 return cast("torch.Tensor", self._model.encode_text(self._move(torch.from_numpy(part[:, :length]))))
 
         if not texts:
             return self._no_vectors()
         tokens, rows = np.unique(self._tokenizer(texts).numpy(), axis=0, return_inverse=True)
-        order = np.argsort(
-            _count_tokens(tokens), kind="stable"
-        )  # short texts together, so that each batch is cut short
+        order = np.argsort(count_tokens(tokens), kind="stable")  # short texts together, so that each batch is cut short
         tokens, places = tokens[order], np.argsort(order)
         batches = []
         for start in range(0, len(tokens), batch_size):
             batches.append(self._encode(tokens[start : start + batch_size], forward))
             report(min(start + batch_size, len(tokens)), len(tokens))
         return np.concatenate(batches)[places[rows.ravel()]]
+
+    def _note_failure(self, reason: str) -> None:
+        self.passport = replace(self.passport, compile_failure=reason)
 
     def _move(self, tensor: "torch.Tensor") -> "torch.Tensor":
         if self._device.type == "cuda":
@@ -261,26 +300,3 @@ class ClipEncoder:
 
     def _no_vectors(self) -> npt.NDArray[np.float32]:
         return np.empty((0, self.passport.dimension), dtype=np.float32)
-
-
-def _count_tokens(tokens: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
-    """Return how many tokens each text has, the end-of-text token included: it has the highest number of all."""
-    return np.asarray(tokens.argmax(axis=1) + 1)
-
-
-@contextmanager
-def _cut_context(model: Any, length: int) -> Iterator[None]:
-    """Let a text tower run on its first positions only.
-
-    With a causal mask, and the feature taken at the end-of-text token, the padding behind it changes nothing: a prompt
-    of 9 tokens costs a ninth of the 77 positions.
-    """
-    if getattr(model, "text_pool_type", None) != "argmax" or getattr(model, "attn_mask", None) is None:
-        yield
-        return
-    positions, mask = model.positional_embedding.data, model.attn_mask
-    model.positional_embedding.data, model.attn_mask = positions[:length], mask[:length, :length]
-    try:
-        yield
-    finally:
-        model.positional_embedding.data, model.attn_mask = positions, mask

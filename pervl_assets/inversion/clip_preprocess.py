@@ -1,7 +1,7 @@
 """One image from compressed bytes to the square of pixels that CLIP's image tower takes.
 
-Belongs here: upstream rule E1 up to 8-bit RGB. Runs in worker processes, so it imports no torch. Scaling to [0, 1] and
-normalising follow on the device, in `clip_encoder`.
+Belongs here: resizing and cropping up to 8-bit RGB, as a `Preprocessing` says, and refusing what is no image. Runs in
+worker processes, so it imports no torch. Scaling to [0, 1] and normalising follow on the device, in `clip_encoder`.
 """
 
 import io
@@ -12,59 +12,75 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from pervl_assets.core.pixels import MAX_PIXELS, ImageError
-
-RESIZE: Final = 300
-"""Length in pixels that the shorter side is brought to."""
-
-CROP: Final = 224
-"""Side in pixels of the square cut from the centre."""
-
-PREPROCESSING: Final = f"resize {RESIZE} bicubic (PIL, own mode) > centre crop {CROP} > RGB > /255 > CLIP mean, std"
-"""What is done to an image, in words; a part of every embedding passport."""
+from pervl_assets.inversion.preprocessing import UPSTREAM, Filter, Preprocessing
+from pervl_assets.inversion.quick_resize import Cut, measure_plain_jpeg, resize_plain_jpeg
 
 _FORMATS: Final = ("JPEG", "PNG")
+_FILTERS: Final[dict[Filter, Image.Resampling]] = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+}
 
 
-def prepare_image(data: bytes) -> npt.NDArray[np.uint8]:
-    """Decode an image, resize its shorter side to 300 in its own mode, crop 224 at the centre, convert to RGB.
+def prepare_image(data: bytes, preprocessing: Preprocessing = UPSTREAM) -> npt.NDArray[np.uint8]:
+    """Decode an image, resize it in its own mode, crop the centre, convert to RGB.
 
-    EXIF orientation and ICC profiles are ignored, as upstream ignores them (rules A4, E1).
+    EXIF orientation and ICC profiles are ignored, as upstream ignores them (rules A4, E1). The pixels are those that
+    Pillow's decoder, `resize`, `crop` and `convert` give, one after the other, bit for bit; only the rule
+    `upstream_fast` may be off by one grey level, in colour JPEGs.
+
+    Args:
+        data: The file.
+        preprocessing: What to do.
 
     Returns:
-        Pixels, uint8 of shape (224, 224, 3).
+        Pixels, uint8 of shape (S, S, 3), S = `preprocessing.crop`.
 
     Raises:
         ImageError: The bytes are not a whole JPEG or PNG image, or it has more than `MAX_PIXELS`
             pixels, before or after resizing.
     """
+    resample = _FILTERS[preprocessing.filter]
+    if (size := measure_plain_jpeg(data)) is not None:
+        cut = plan_cut(size, preprocessing)
+        exact = preprocessing.rule != "upstream_fast"
+        pixels = None
+        if max(size[0] * size[1], cut.width * cut.height) <= MAX_PIXELS:
+            pixels = resize_plain_jpeg(data, size, cut, resample, exact=exact)
+        if pixels is not None:
+            return pixels
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            goal = measure_resized(*image.size)
-            _refuse_oversized(image.size, goal)
-            pixels = crop_centre(image.resize(goal, Image.Resampling.BICUBIC)).convert("RGB")
+            cut = plan_cut(image.size, preprocessing)
+            _refuse_oversized(image.size, cut, preprocessing)
+            resized = image.resize((cut.width, cut.height), resample)
+            box = (cut.left, cut.top, cut.left + cut.side, cut.top + cut.side)
+            return np.asarray(resized.crop(box).convert("RGB"))
     except ImageError:
         raise
     except UnidentifiedImageError as error:
         raise ImageError("not a JPEG or PNG image") from error
     except Exception as error:  # on damaged bytes Pillow's decoders raise nearly anything; the image is unusable
         raise ImageError(f"cannot be decoded: {error}") from error
-    return np.asarray(pixels)
 
 
-def measure_resized(width: int, height: int) -> tuple[int, int]:
-    """Return width and height with the shorter side at 300; the other is truncated, as torchvision truncates it."""
-    if width <= height:
-        return RESIZE, int(RESIZE * height / width)
-    return int(RESIZE * width / height), RESIZE
+def plan_cut(size: tuple[int, int], preprocessing: Preprocessing) -> Cut:
+    """Return to what size an image is resized, and what is cut from its centre.
+
+    The longer side is truncated to whole pixels and half a pixel of an edge rounded to even, as torchvision does both.
+    """
+    (width, height), goal, side = size, preprocessing.resize, preprocessing.crop
+    if preprocessing.squash:
+        width, height = goal, goal
+    elif width <= height:
+        width, height = goal, int(goal * height / width)
+    else:
+        width, height = int(goal * width / height), goal
+    return Cut(width, height, round((width - side) / 2), round((height - side) / 2), side)
 
 
-def crop_centre(image: Image.Image) -> Image.Image:
-    """Cut the central 224 x 224 pixels; halves of a pixel are rounded to even, as torchvision rounds them."""
-    left, top = (round((side - CROP) / 2) for side in image.size)
-    return image.crop((left, top, left + CROP, top + CROP))
-
-
-def _refuse_oversized(size: tuple[int, int], goal: tuple[int, int]) -> None:
-    for width, height, what in ((*size, "oversized"), (*goal, "oversized once its shorter side is 300")):
+def _refuse_oversized(size: tuple[int, int], cut: Cut, preprocessing: Preprocessing) -> None:
+    resized = f"oversized once its shorter side is {preprocessing.resize}"
+    for width, height, what in ((*size, "oversized"), (cut.width, cut.height, resized)):
         if width * height > MAX_PIXELS:
             raise ImageError(f"{what}: {width} x {height} pixels; at most {MAX_PIXELS:,}")

@@ -21,39 +21,45 @@ from pervl_assets.core.errors import PervlError
 from pervl_assets.core.members import MemberError, Members
 from pervl_assets.core.pixels import ImageError
 from pervl_assets.inversion.clip_preprocess import prepare_image
+from pervl_assets.inversion.preprocessing import UPSTREAM, Preprocessing
 
 Decoded = npt.NDArray[np.uint8] | str
-"""Pixels (224, 224, 3), or the reason why there are none."""
+"""Pixels (S, S, 3) as `prepare_image` returns them, or the reason why there are none."""
 
 INLINE_IMAGES: Final = 64
 """So few images are decoded in this process: starting workers would take longer."""
 
 _GROUP: Final = 16
 _MAX_WORKERS: Final = 16
-_members: Members | None = None
+_work: tuple[Members, Preprocessing] | None = None
 
 
-def decode_images(members: Members, names: Sequence[str], workers: int | None = None) -> Iterator[Decoded]:
+def decode_images(
+    members: Members, names: Sequence[str], workers: int | None = None, preprocessing: Preprocessing = UPSTREAM
+) -> Iterator[Decoded]:
     """Read and prepare images, yielding them in order while later ones are being decoded.
 
-    At most two groups of 16 images a worker (2.4 MB each) wait in the queue.
+    At most two groups of 16 images a worker (2.4 MB each, for 224 x 224 pixels) wait in the queue.
 
     Args:
         members: Where the images are; each worker opens it on its own.
         names: Members to decode.
         workers: Number of processes; None: one a CPU core, at most 16. 0: decode in this process.
+        preprocessing: What is done to each image.
 
     Raises:
         PervlError: A worker process died.
     """
     workers = min(os.cpu_count() or 1, _MAX_WORKERS) if workers is None else workers
     if workers == 0 or len(names) <= INLINE_IMAGES:
-        yield from (_decode(members, name) for name in names)
+        yield from (_decode(members, preprocessing, name) for name in names)
         return
     context = multiprocessing.get_context("spawn")
     waiting: deque[Future[list[Decoded]]] = deque()
     try:
-        with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(members,)) as pool:
+        with ProcessPoolExecutor(
+            workers, context, initializer=_start_worker, initargs=(members, preprocessing)
+        ) as pool:
             for start in range(0, len(names), _GROUP):
                 waiting.append(pool.submit(_decode_group, names[start : start + _GROUP]))
                 if len(waiting) > 2 * workers:
@@ -67,10 +73,10 @@ def decode_images(members: Members, names: Sequence[str], workers: int | None = 
         ) from error
 
 
-def _start_worker(members: Members) -> None:
+def _start_worker(members: Members, preprocessing: Preprocessing) -> None:
     """Set up a worker: its own archive; no Ctrl-C of its own; gone when its parent is gone, however that ended."""
-    global _members  # noqa: PLW0603 - the one way to hand an open archive to a pool's tasks
-    _members = members
+    global _work  # noqa: PLW0603 - the one way to hand an open archive to a pool's tasks
+    _work = members, preprocessing
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
@@ -83,13 +89,13 @@ def _leave_with_parent() -> None:
 
 
 def _decode_group(names: Sequence[str]) -> list[Decoded]:
-    if _members is None:
+    if _work is None:
         raise RuntimeError("the worker was not started with an archive")
-    return [_decode(_members, name) for name in names]
+    return [_decode(*_work, name) for name in names]
 
 
-def _decode(members: Members, name: str) -> Decoded:
+def _decode(members: Members, preprocessing: Preprocessing, name: str) -> Decoded:
     try:
-        return prepare_image(members.read(name))
+        return prepare_image(members.read(name), preprocessing)
     except (MemberError, ImageError) as error:
         return str(error)

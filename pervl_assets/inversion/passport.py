@@ -5,7 +5,8 @@ Belongs here: its entries, its form on disk, and comparing two. Does not belong 
 """
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Literal
 
 from pervl_assets.core.settings import Precision
@@ -14,6 +15,11 @@ from pervl_assets.core.settings import Precision
 @dataclass(frozen=True)
 class EmbeddingPassport:
     """What a feature vector depends on beside its image or text; vectors of different passports do not mix.
+
+    The last two entries are notes: what was seen when the encoder ran. They are recorded and not compared, for they
+    follow from the other entries and the machine, cannot be known before a model is loaded, and may differ in a last
+    digit from one machine to the next. An entry that has a default came later than
+    the others; while it has it, it is not written, so that passports stored before it existed are equal to today's.
 
     Attributes:
         model: open_clip's name of the model, or the name of its folder.
@@ -26,6 +32,10 @@ class EmbeddingPassport:
         torch: Version of torch.
         open_clip: Version of open_clip.
         pillow: Version of Pillow.
+        torch_compile: Whether the image tower was to be compiled, which changes the last bits of its vectors.
+        preprocessing_effect: A note: the largest 1 - cosine between vectors of drawn images prepared by this rule and
+            by upstream's, rounded up to one digit; None where the rule gives upstream's pixels, or is not meant to.
+        compile_failure: A note: why the image tower was not compiled although it was to be.
     """
 
     model: str
@@ -38,10 +48,15 @@ class EmbeddingPassport:
     torch: str
     open_clip: str
     pillow: str
+    torch_compile: bool = False
+    preprocessing_effect: float | None = field(default=None, compare=False)
+    compile_failure: str | None = field(default=None, compare=False)
 
     def to_json(self) -> str:
         """Return the passport as one line of JSON."""
-        return json.dumps(asdict(self), sort_keys=True)
+        defaults = {each.name: each.default for each in fields(self)}
+        said = {name: value for name, value in asdict(self).items() if value != defaults[name]}
+        return json.dumps(said, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "EmbeddingPassport":
@@ -57,6 +72,15 @@ class EmbeddingPassport:
             raise ValueError(f"not an embedding passport: {error}") from error
 
     def list_differences(self, other: "EmbeddingPassport") -> list[str]:
-        """Name the entries in which two passports differ: `precision fp32 / fp16`."""
+        """Name the entries in which two passports differ, notes apart: `precision fp32 / fp16`."""
         mine, theirs = asdict(self), asdict(other)
-        return [f"{name} {mine[name]} / {theirs[name]}" for name in mine if mine[name] != theirs[name]]
+        compared = [each.name for each in fields(self) if each.compare]
+        return [f"{name} {mine[name]} / {theirs[name]}" for name in compared if mine[name] != theirs[name]]
+
+
+def gather_notes(passport: EmbeddingPassport, others: Iterable[EmbeddingPassport]) -> EmbeddingPassport:
+    """Return a passport with the notes of equal ones: the largest effect, and the first failure."""
+    known = [passport, *others]
+    effects = [each.preprocessing_effect for each in known if each.preprocessing_effect is not None]
+    failures = (each.compile_failure for each in known if each.compile_failure)
+    return replace(passport, preprocessing_effect=max(effects, default=None), compile_failure=next(failures, None))

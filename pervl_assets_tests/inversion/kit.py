@@ -14,6 +14,7 @@ from PIL import Image
 from pervl_assets.core.archives import RawArchive, identify
 from pervl_assets.core.members import Members, open_members
 from pervl_assets.inversion.passport import EmbeddingPassport
+from pervl_assets.inversion.preprocessing import UPSTREAM
 from pervl_assets.inversion.sources import locate_image
 
 SHARED = Path(__file__).parents[2].parent / "shared"
@@ -53,8 +54,9 @@ def make_passport(**changes) -> EmbeddingPassport:
 class FakeEncoder:
     """Takes pixels for vectors, and writes down what it was given."""
 
-    def __init__(self, passport: EmbeddingPassport | None = None, seconds: float = 0.0) -> None:
+    def __init__(self, passport: EmbeddingPassport | None = None, seconds: float = 0.0, preprocessing=UPSTREAM) -> None:
         self.passport = passport or make_passport()
+        self.preprocessing = preprocessing
         self.seconds = seconds
         self.batches: list[int] = []
 

@@ -118,10 +118,12 @@ def test_unknown_names_and_missing_files_say_what_there_is(tiny_name, tmp_path):
 
 
 def test_models_that_take_other_pixels_are_refused():
-    with pytest.raises(CheckpointError, match="336 x 336"):
-        find_checkpoint("ViT-L-14-336", __file__)
+    with pytest.raises(CheckpointError, match=r"336 x 336(.|\n)*PERVL_PREPROCESSING=model"):
+        describe_encoder("ViT-L-14-336", __file__, "cpu", None)
     with pytest.raises(CheckpointError, match="384 x 384"):
-        find_checkpoint("ViT-B-16-SigLIP-384", __file__)
+        load_encoder("ViT-B-16-SigLIP-384", __file__, "cpu", None, "upstream_fast")
+    passport = describe_encoder("ViT-L-14-336", __file__, "cpu", None, "model")
+    assert passport.preprocessing.startswith("resize 336 bicubic (PIL, own mode) > centre crop 336 > RGB")
 
 
 def test_a_model_that_is_not_a_plain_clip_is_refused(tiny_clip, tmp_path):

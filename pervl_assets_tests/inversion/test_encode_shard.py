@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from pervl_assets.core.errors import PervlError
+from pervl_assets.inversion.clip_encoder import describe_encoder
 from pervl_assets.inversion.clip_preprocess import prepare_image
 from pervl_assets.inversion.encode_shard import clear_chunks, encode_image_shard
+from pervl_assets.inversion.preprocessing import Preprocessing
 from pervl_assets_tests.inversion.kit import FakeEncoder, draw_jpeg, make_passport, write_coco
 
 IDS = sorted(f"{number * 37} " for number in range(1, 31))
@@ -110,6 +112,47 @@ def test_saved_chunks_are_taken_up_and_cleared(coco, work):
     clear_chunks(work)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_are_prepared_as_the_encoder_says(workers, tmp_path, work):
+    photos = {f"{number} ": draw_jpeg(number, (120, 130)) for number in range(1, 71)}
+    coco, ids = write_coco(tmp_path / "train2014.zip", photos), sorted(photos)
+    rule = Preprocessing("model", 112, 112, "bilinear")
+    encoder = FakeEncoder(make_passport(device="cuda"), preprocessing=rule)
+    features, _ = encode(coco, work, encoder, ids, workers=workers)
+    expected = FakeEncoder().encode_images(np.stack([prepare_image(photos[i], rule) for i in ids]))
+    assert np.array_equal(features.vectors, expected)
+
+
+def test_features_of_another_preprocessing_do_not_mix(coco, work, tiny_folder, caplog):
+    stored = None
+    for rule in ("upstream", "upstream_fast", "model"):
+        passport = describe_encoder(str(tiny_folder), "", "cpu", None, rule)
+        encoder = FakeEncoder(passport)
+        with caplog.at_level(logging.INFO):
+            stored = encode_image_shard(IDS, coco, passport, lambda e=encoder: e, work, previous=stored, workers=0)
+        assert encoder.images == len(IDS)
+        assert stored.passport.preprocessing == passport.preprocessing
+    assert caplog.text.count("All images are encoded again: preprocessing resize ") == 2
+    assert caplog.text.count("Dropped the saved chunk") == 2
+
+
+def test_an_encoders_notes_are_stored_and_kept(coco, work):
+    noted = make_passport(preprocessing_effect=3e-7, compile_failure="InductorError")
+
+    def run(ids, previous):
+        encoder = FakeEncoder(noted)
+        return encode_image_shard(ids, coco, make_passport(), lambda: encoder, work, previous=previous, chunk_size=8)
+
+    first = run(IDS[:12], None)
+    assert first.passport.to_json() == noted.to_json()
+    resumed = run(IDS[:12], None)  # from chunks alone
+    assert resumed.hash() == first.hash()
+    clear_chunks(work)
+    assert run(IDS[:12], first) is first
+    assert run(IDS[:10], first).passport.to_json() == noted.to_json()
+    assert run(IDS, first).passport.to_json() == noted.to_json()
+
+
 def test_chunks_of_another_passport_are_dropped_with_a_reason(coco, work, caplog):
     encode(coco, work)
     with caplog.at_level(logging.WARNING):
@@ -189,6 +232,7 @@ from pathlib import Path
 from pervl_assets.core.archives import RawArchive, identify
 from pervl_assets.core.members import open_members
 from pervl_assets.inversion.encode_shard import encode_image_shard
+from pervl_assets.inversion.preprocessing import Preprocessing
 from pervl_assets_tests.inversion.kit import FakeEncoder, make_passport
 
 class Hanging(FakeEncoder):

@@ -1,0 +1,177 @@
+"""Speed of preprocessing alone, beside the plain torchvision pipeline on PIL images: one command, one table.
+
+Belongs here: the ways, timing them in one process, and the table. Does not belong here: encoding.
+
+    python -m pervl_assets_tests.perf.preprocessing [--kit KIT] [--images N] [--runs N]
+
+The kit is what `raw_kit/make_raw.py KIT --scale full` draws; of its COCO images those of a photograph's size are taken,
+colour and grey, plain and odd, in the order of their names. They are in memory before the clock starts. Every way has
+the same images in the same process and thread, one way after the other in each run; an image's time is the processor's,
+so that of a core, and the table gives medians of runs. What each way makes is compared before anything is printed.
+"""
+
+import argparse
+import io
+import os
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from pervl_assets.inversion.clip_preprocess import prepare_image
+from pervl_assets.inversion.preprocessing import UPSTREAM_FAST
+
+SCRATCH = Path(tempfile.gettempdir())
+ARCHIVE = "inversion_model_train_data/train2014.zip"
+
+LONGER_SIDE = 480
+"""COCO's photographs have a longer side of 640, few of less; smaller images of the kit are tests of other things."""
+
+FOCUS = (640, 480)
+"""Width and height that most of COCO's photographs have: shown by themselves too."""
+
+PLAIN, DEFAULT, FAST = "plain torchvision", "default: upstream", "opt-in: upstream_fast"
+GOALS = {DEFAULT: "1.0 x", FAST: "1.7 x"}
+
+Way = Callable[[bytes], Any]
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A file, with the width and height it says it has."""
+
+    data: bytes
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured of a way.
+
+    Attributes:
+        seconds: Of each run, of each photo, the processor's time; shape (runs, photos).
+        difference: Largest difference to the plain pipeline's pixels, in grey levels; None: it makes others.
+        share: Share of the numbers (pixels times colours) that differ.
+    """
+
+    seconds: np.ndarray
+    difference: int | None
+    share: float
+
+    def rate(self, chosen: np.ndarray) -> float:
+        """Return the photos a second, of those chosen, as the median of runs."""
+        return float(chosen.sum() / median(self.seconds[:, chosen].sum(axis=1)))
+
+
+def read_photos(archive: Path, most: int | None) -> list[Photo]:
+    """Read the first photos of a COCO archive, without the damaged ones."""
+    photos: list[Photo] = []
+    with zipfile.ZipFile(archive) as members:
+        for name in sorted(members.namelist()):
+            data = members.read(name)
+            try:
+                with Image.open(io.BytesIO(data)) as image:
+                    image.load()
+                    size = image.size
+            except OSError:  # damaged, or a folder
+                continue
+            if max(size) >= LONGER_SIDE and len(photos) != most:
+                photos.append(Photo(data, size))
+    return photos
+
+
+def list_ways() -> dict[str, Way]:
+    """Return what is compared, by name."""
+    import torch
+    from torchvision import transforms
+
+    torch.set_num_threads(1)
+    pipeline = transforms.Compose(
+        [
+            transforms.Resize(300, interpolation=transforms.InterpolationMode.BICUBIC),
+            transforms.CenterCrop(224),
+            lambda image: image.convert("RGB"),
+        ]
+    )
+    return {
+        "JPEG decode alone": lambda data: Image.open(io.BytesIO(data)).load(),
+        PLAIN: lambda data: pipeline(Image.open(io.BytesIO(data))),
+        DEFAULT: prepare_image,
+        FAST: lambda data: prepare_image(data, UPSTREAM_FAST),
+    }
+
+
+def compare_ways(ways: dict[str, Way], photos: list[Photo], runs: int) -> dict[str, Figures]:
+    """Time every way on every photo, in alternation, and hold its pixels against the plain pipeline's."""
+    figures = {}
+    for name, way in ways.items():
+        if name in (PLAIN, DEFAULT, FAST):
+            figures[name] = measure_difference(way, ways[PLAIN], photos)
+    seconds = {name: np.zeros((runs, len(photos))) for name in ways}
+    for run in range(runs):
+        for name, way in ways.items():
+            for number, photo in enumerate(photos):
+                start = time.process_time()
+                way(photo.data)
+                seconds[name][run, number] = time.process_time() - start
+    return {name: Figures(seconds[name], *figures.get(name, (None, 0.0))) for name in ways}
+
+
+def measure_difference(way: Way, plain: Way, photos: list[Photo]) -> tuple[int, float]:
+    """Return the largest difference between two ways' pixels, and the share of numbers that differ."""
+    largest, differing, count = 0, 0, 0
+    for photo in photos:
+        difference = np.abs(np.asarray(way(photo.data)).astype(int) - np.asarray(plain(photo.data)))
+        largest = max(largest, int(difference.max()))
+        differing, count = differing + int((difference > 0).sum()), count + difference.size
+    return largest, differing / count
+
+
+def draw_table(figures: dict[str, Figures], photos: list[Photo], runs: int) -> Table:
+    """Lay out all figures."""
+    everything = np.ones(len(photos), dtype=bool)
+    focus = np.array([photo.size == FOCUS for photo in photos])
+    load = os.getloadavg()[0]
+    table = Table(title=f"{len(photos)} photos, one process, one thread, medians of {runs} runs, load {load:.1f}")
+    table.add_column("way", no_wrap=True)
+    shown = [("all", everything), *([(f"{FOCUS[0]} x {FOCUS[1]}", focus)] if focus.any() else [])]
+    for title, chosen in shown:
+        table.add_column(f"{title}\nimages/s", justify="right", no_wrap=True)
+        table.add_column(f"{chosen.sum()} photos\nto plain", justify="right", no_wrap=True)
+    for heading in ("\ngoal", "largest\ndifference", "share of\npixels off"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, each in figures.items():
+        rates = []
+        for _, chosen in shown:
+            rate = each.rate(chosen)
+            rates += [f"{rate:.0f}", f"{rate / figures[PLAIN].rate(chosen):.2f} x"]
+        compared = ["", ""] if each.difference is None else [str(each.difference), f"{each.share:.1e}"]
+        table.add_row(name, *rates, GOALS.get(name, ""), *compared)
+    return table
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kit", type=Path, default=SCRATCH / "raw/full", help="a drawn kit (default: %(default)s)")
+    parser.add_argument("--images", type=int, help="at most so many (default: all)")
+    parser.add_argument("--runs", type=int, default=7)
+    given = parser.parse_args(arguments)
+    if not (given.kit / ARCHIVE).exists():
+        parser.error(f"no kit at {given.kit}; draw it: python ../shared/raw_kit/make_raw.py {given.kit} --scale full")
+    photos = read_photos(given.kit / ARCHIVE, given.images)
+    console = Console(width=max(120, Console().width))
+    console.print(draw_table(compare_ways(list_ways(), photos, given.runs), photos, given.runs))
+
+
+if __name__ == "__main__":
+    main()
