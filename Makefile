@@ -37,8 +37,8 @@ unit: $(READY)     ## pytest on two processes
 ui: $(READY)       ## the Dagster UI and its daemon on 127.0.0.1
 	$(BIN)/dg dev --host 127.0.0.1 --port $(PORT)
 
-bench: $(READY)    ## speed and memory of the trees beside the straightforward way; KIT=folder of raw archives
-	$(BIN)/python -m pervl_assets_tests.perf.trees $(if $(KIT),--kit $(KIT))
+bench: $(READY)    ## speed and memory beside the straightforward ways; KIT=folder of raw archives
+	$(BIN)/python -m pervl_assets_tests.perf.all $(if $(KIT),--kit $(KIT))
 
 clean:         ## remove the virtual environment and caches, never data
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

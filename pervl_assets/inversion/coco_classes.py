@@ -53,6 +53,12 @@ PYTHON_BLANKS: Final = (
 )
 """What Python's `str.strip` strips. Polars' own default leaves the four separators U+001C to U+001F standing."""
 
+_FIELDS: Final = ["head", "triplet", "lemma", "sentence"]
+"""What stands between the bars of a line; a sentence ends at its own first bar."""
+
+_PARTS: Final = ["subject", "relation", "object"]
+"""What stands between the commas of the triplet; further parts are left out."""
+
 _IMAGE_ID: Final = r"^[0-9]{1,12}$"
 _ADVICE: Final = (
     "Compare the file with https://github.com/yuvalatzmon/compositional-relationships-data; "
@@ -85,28 +91,16 @@ def read_triplets(path: Path, *, max_malformed_share: float = MAX_MALFORMED_SHAR
     Raises:
         AnnotationError: Too many lines are malformed, or no line is well-formed.
     """
-    lines, unreadable = read_lines(path)
-    blank = _strip(pl.col("text")) == ""
-    blank_lines = lines.select(blank.sum()).item()
-    fields = pl.col("text").str.split("|")
-    id_parts = fields.list.get(0, null_on_oob=True).str.splitn("=", 2)
-    triplet = fields.list.get(1, null_on_oob=True).str.split(",")
-    parsed = lines.filter(~blank).select(
-        "line",
-        "text",
-        fields=fields.list.len(),
-        image_id=id_parts.struct.field("field_1"),
-        parts=triplet.list.len(),
-        subject=_strip(triplet.list.get(0, null_on_oob=True)),
-        relation=_strip(triplet.list.get(1, null_on_oob=True)),
-        object=_strip(triplet.list.get(2, null_on_oob=True)),
-        sentence=_strip(fields.list.get(3, null_on_oob=True)),
-    )
-    parsed = parsed.with_columns(reason=_find_fault())
-    bad_format = parsed.filter(pl.col("reason").is_not_null()).select("line", "reason", pl.col("text").str.head(200))
-    malformed = pl.concat([unreadable, bad_format]).sort("line")
-    frame = parsed.filter(pl.col("reason").is_null()).select(TRIPLETS.names)
-    refuse_too_many(malformed, parsed.height + unreadable.height, path, max_malformed_share, _ADVICE)
+    triplets, rejected, blank_lines = [], [], 0
+    for lines, unreadable in read_lines(path):
+        parsed = _parse_lines(lines)
+        fine = pl.col("reason").is_null()
+        triplets.append(parsed.filter(fine).select(TRIPLETS.names))
+        rejected += [unreadable, parsed.filter(~fine).select("line", "reason", pl.col("text").str.head(200))]
+        blank_lines += lines.height - parsed.height
+    frame = pl.concat([pl.DataFrame(schema=TRIPLETS.to_polars()), *triplets])
+    malformed = pl.concat([pl.DataFrame(schema=MALFORMED_LINES.to_polars()), *rejected]).sort("line")
+    refuse_too_many(malformed, frame.height + malformed.height, path, max_malformed_share, _ADVICE)
     if frame.is_empty():
         raise AnnotationError(
             f"{path} holds no triplet: {malformed.height:,} malformed and {blank_lines:,} blank lines.", advice=_ADVICE
@@ -114,17 +108,34 @@ def read_triplets(path: Path, *, max_malformed_share: float = MAX_MALFORMED_SHAR
     return Triplets(TRIPLETS.validate(frame, "triplets"), MALFORMED_LINES.validate(malformed, "lines"), blank_lines)
 
 
+def _parse_lines(lines: pl.DataFrame) -> pl.DataFrame:
+    """Parse the lines that are not blank: columns of `TRIPLETS`, `text`, and `reason`, null where nothing is wrong."""
+    fields = pl.col("text").str.split_exact("|", 3).struct.rename_fields(_FIELDS)
+    parts = pl.col("triplet").str.split_exact(",", 2).struct.rename_fields(_PARTS)
+    return (
+        lines.lazy()
+        .filter(_strip(pl.col("text")) != "")
+        .with_columns(fields.alias("fields"))
+        .unnest("fields")
+        .with_columns(parts.alias("parts"), image_id=pl.col("head").str.splitn("=", 2).struct.field("field_1"))
+        .unnest("parts")
+        .with_columns(_find_fault().alias("reason"), *(_strip(pl.col(name)) for name in (*_PARTS, "sentence")))
+        .collect()
+    )
+
+
 def _find_fault() -> pl.Expr:
     """Say what is wrong with a parsed line; null where nothing is."""
+    fields, parts = (pl.sum_horizontal(pl.col(names).is_not_null()) for names in (_FIELDS, _PARTS))
     return (
-        pl.when(pl.col("fields") < 4)
-        .then(pl.format("{} of 4 fields between |", "fields"))
+        pl.when(fields < len(_FIELDS))
+        .then(pl.format("{} of 4 fields between |", fields))
         .when(pl.col("image_id").is_null())
         .then(pl.lit("no = before the first |"))
         .when(~_strip(pl.col("image_id")).str.contains(_IMAGE_ID))
         .then(pl.lit("image id is not a whole number of 1 to 12 digits"))
-        .when(pl.col("parts") < 3)
-        .then(pl.format("{} of 3 parts between commas in the triplet", "parts"))
+        .when(parts < len(_PARTS))
+        .then(pl.format("{} of 3 parts between commas in the triplet", parts))
     )
 
 
@@ -150,6 +161,7 @@ def count_object_classes(triplets: pl.DataFrame, top_objects: int) -> pl.DataFra
         .sort("triplets", descending=True, maintain_order=True)
         .head(top_objects)
         .with_row_index("class_row")
+        .collect()
     )
     return OBJECT_CLASSES.validate(ranked.cast(OBJECT_CLASSES.to_polars()), "object classes")
 
@@ -174,16 +186,17 @@ def collect_object_sentences(triplets: pl.DataFrame, classes: pl.DataFrame) -> p
     )
     rows = (
         _join_objects(triplets)
-        .join(classes.select("class_row", "name"), on="name", how="inner", maintain_order="left")
+        .join(classes.lazy().select("class_row", "name"), on="name", how="inner", maintain_order="left")
         .sort("class_row", maintain_order=True)
         .with_columns(cut=pl.col("sentence").str.splitn(pl.col("name"), 2))
         .with_columns(masked_sentence=masked)
         .select(OBJECT_SENTENCES.names)
+        .collect(engine="streaming")  # the cut sentences are never all in memory
     )
     return OBJECT_SENTENCES.validate(rows, "object sentences")
 
 
-def _join_objects(triplets: pl.DataFrame) -> pl.DataFrame:
+def _join_objects(triplets: pl.DataFrame) -> pl.LazyFrame:
     """Return the joint list: a row for every subject in file order, then a row for every object in file order."""
     rest = ("line", "image_id", "sentence")
-    return pl.concat([triplets.select(pl.col(role).alias("name"), *rest) for role in ("subject", "object")])
+    return pl.concat([triplets.lazy().select(pl.col(role).alias("name"), *rest) for role in ("subject", "object")])

@@ -4,6 +4,7 @@ Belongs here: how bytes become lines, and how many bad ones are borne. Does not 
 """
 
 import codecs
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -26,38 +27,57 @@ MAX_MALFORMED_SHARE: Final = 0.01
 ALWAYS_TOLERATED: Final = 3
 """So many malformed lines are quarantined whatever their share, so that one odd line does not refuse a small file."""
 
+BLOCK: Final = 4 << 20
+"""Bytes of a file that are split into lines at a time."""
+
 NOT_UTF8: Final = "not UTF-8"
 _SHOWN_CHARACTERS: Final = 200
 
 
-def read_lines(path: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+def read_lines(path: Path, block: int = BLOCK) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
     r"""Split a file into lines as Python's text mode does: at ``\n``, ``\r\n`` and ``\r``; a BOM is dropped.
 
-    Returns:
-        The readable lines, columns `line` (UInt32, from 1) and `text` (String), and the lines that are not UTF-8 with
-        the columns of `MALFORMED_LINES`. A final line break ends the last line and begins none.
+    The file is read a block at a time, so that memory does not grow with it. A final line break ends the last line and
+    begins none.
+
+    Args:
+        path: The file.
+        block: Bytes read at a time; each block is read on to the next ``\n``.
+
+    Yields:
+        The readable lines of a block, columns `line` (UInt32, from 1) and `text` (String), and those that are not
+        UTF-8 with the columns of `MALFORMED_LINES`.
     """
-    data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    if b"\r" in data:
-        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    unreadable: dict[int, str] = {}
+    line = 1
+    with path.open("rb") as file:
+        while data := file.read(block) + file.readline():
+            if line == 1 and not (data := data.removeprefix(codecs.BOM_UTF8)):
+                return
+            if b"\r" in data:
+                data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+            texts, unreadable = _split_lines(data.removesuffix(b"\n"), line)
+            lines = texts.to_frame("text").with_row_index("line", offset=line).cast({"line": pl.UInt32})
+            line += lines.height
+            yield (
+                lines.filter(pl.col("text").is_not_null()),
+                list_malformed(unreadable, dict.fromkeys(unreadable, NOT_UTF8)),
+            )
+
+
+def _split_lines(data: bytes, first: int) -> tuple[pl.Series, dict[int, str]]:
+    """Return the lines, null for those that are not UTF-8, and these by number, counted from `first`."""
     try:
-        texts: list[str | None] = list(data.decode().split("\n"))
+        return pl.Series([data.decode()], dtype=pl.String).str.split("\n").explode(), {}
     except UnicodeDecodeError:
-        texts = []
-        for number, line in enumerate(data.split(b"\n"), start=1):
-            try:
-                texts.append(line.decode())
-            except UnicodeDecodeError:
-                texts.append(None)
-                unreadable[number] = line.decode(errors="replace")
-    if texts[-1] == "":
-        texts.pop()
-    lines = pl.DataFrame({"text": pl.Series(texts, dtype=pl.String)}).with_row_index("line", offset=1)
-    return (
-        lines.select(pl.col("line").cast(pl.UInt32), "text").filter(pl.col("text").is_not_null()),
-        list_malformed(unreadable, dict.fromkeys(unreadable, NOT_UTF8)),
-    )
+        texts: list[str | None] = []
+    unreadable: dict[int, str] = {}
+    for number, line in enumerate(data.split(b"\n"), first):
+        try:
+            texts.append(line.decode())
+        except UnicodeDecodeError:
+            texts.append(None)
+            unreadable[number] = line.decode(errors="replace")
+    return pl.Series(texts, dtype=pl.String), unreadable
 
 
 def list_malformed(texts: dict[int, str], reasons: dict[int, str]) -> pl.DataFrame:

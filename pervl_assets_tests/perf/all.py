@@ -1,0 +1,69 @@
+"""All benchmarks, one after another: one command prints every figure.
+
+Belongs here: their order. Does not belong here: any of them.
+
+    python -m pervl_assets_tests.perf.all [--kit KIT] [--work FOLDER] [--small]
+
+Each is a command of its own, and can be run alone; `--small` tries all of them in minutes, its figures mean nothing.
+On an otherwise idle machine of 2 cores it takes about an hour, 30 GB of disk and 5 GB of memory. One that fails does
+not keep the others from running.
+"""
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from pervl_assets_tests.perf.figures import SCRATCH
+
+BENCHMARKS = {
+    "trees": ("--kit", "--work"),
+    "triplets": ("--kit", "--work", "--full"),
+    "preprocessing": ("--kit",),
+    "encoding": ("--kit", "--work"),
+    "matching": ("--work",),
+    "scaling": ("--work",),
+    "kills": ("--kit", "--work"),
+}
+"""In this order, and which of the options each takes."""
+
+SMALL = {"preprocessing": ["--images", "20", "--runs", "1"]}
+"""What makes a quick trial of a benchmark, where it is not `--small`."""
+
+
+def list_commands(kit: Path, work: Path, small: bool) -> dict[str, list[str]]:
+    """Return the commands by the benchmarks' names."""
+    values = {"--kit": [str(kit)], "--work": [str(work)], "--full": []}
+    commands = {}
+    for name, options in BENCHMARKS.items():
+        wanted = [option for option in options if not (small and option == "--full")]
+        given = [text for option in wanted for text in (option, *values[option])]
+        size = SMALL.get(name, ["--small"]) if small else []
+        commands[name] = [sys.executable, "-m", f"pervl_assets_tests.perf.{name}", *given, *size]
+    return commands
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run them, and end with status 1 if one of them failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kit", type=Path, default=SCRATCH / "raw/full", help="a drawn kit (default: %(default)s)")
+    parser.add_argument("--work", type=Path, default=SCRATCH / "pervl_perf", help="scratch folder, 30 GB free")
+    parser.add_argument("--small", action="store_true", help="to see that all of it works")
+    given = parser.parse_args(arguments)
+    given.work.mkdir(parents=True, exist_ok=True)
+    console, failed = Console(), []
+    for name, command in list_commands(given.kit.absolute(), given.work.absolute(), given.small).items():
+        console.rule(f"{name}, load {os.getloadavg()[0]:.1f}")
+        console.print(shlex.join(command[1:]), highlight=False)
+        if subprocess.run(command, cwd=Path(__file__).parents[2], check=False).returncode:
+            failed.append(name)
+    if failed:
+        sys.exit(f"Failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
