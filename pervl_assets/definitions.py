@@ -8,10 +8,16 @@ import dagster as dg
 from pervl_assets.core.settings import Settings
 from pervl_assets.defs.archive_checks import build_archive_checks
 from pervl_assets.defs.benchmarks import build_benchmark_assets, build_benchmark_checks
+from pervl_assets.defs.downloads import Downloads
+from pervl_assets.defs.feature_checks import IDS_AND_VECTORS, build_feature_checks
 from pervl_assets.defs.inversion import build_inversion_assets
 from pervl_assets.defs.palavra import PALAVRA_ASSETS
-from pervl_assets.defs.raw import pervl_annotations
+from pervl_assets.defs.raw import list_specs, pervl_annotations
+from pervl_assets.defs.refreshes import build_refreshes, propagate
+from pervl_assets.defs.release import build_release_asset
+from pervl_assets.defs.release_checks import RELEASE_CHECKS
 from pervl_assets.defs.resources import Clip, Workspace
+from pervl_assets.defs.tree_checks import SUMS_HOLD
 from pervl_assets.io_managers import (
     FeaturesIOManager,
     RawArchiveIOManager,
@@ -26,17 +32,25 @@ EXECUTORS = {"in_process": dg.in_process_executor, "multiprocess": dg.multiproce
 def build_definitions(settings: Settings) -> dg.Definitions:
     """Return everything Dagster needs to know, for these settings."""
     data = str(settings.data)
-    return dg.Definitions(
-        assets=[
-            pervl_annotations,
-            *build_benchmark_assets(),
-            *build_inversion_assets(settings.feature_shards),
-            *PALAVRA_ASSETS,
-        ],
-        asset_checks=[*build_archive_checks(), *build_benchmark_checks()],
+    assets = [
+        pervl_annotations,
+        *build_benchmark_assets(),
+        *build_inversion_assets(settings.feature_shards),
+        *PALAVRA_ASSETS,
+    ]
+    checks = [
+        *build_archive_checks(),
+        *build_benchmark_checks(),
+        *build_feature_checks(settings.feature_shards),
+        *RELEASE_CHECKS,
+    ]
+    definitions = dg.Definitions(
+        assets=propagate([*assets, build_release_asset(assets)]),
+        asset_checks=checks,
         resources={
             "workspace": Workspace.from_settings(settings),
             "clip": Clip.from_settings(settings),
+            "downloads": Downloads(source=settings.fetch),
             # Dagster 1.13 knows a graph asset's output by the default key only, whatever its op declares.
             "io_manager": FeaturesIOManager(data=data),
             "raw_archives": RawArchiveIOManager(data=data),
@@ -47,6 +61,8 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         },
         executor=EXECUTORS[settings.executor],
     )
+    verified = [key for check in checks for key in check.check_keys if key.name in (SUMS_HOLD, IDS_AND_VECTORS)]
+    return dg.Definitions.merge(definitions, build_refreshes(settings, list_specs(), verified))
 
 
 defs = build_definitions(Settings.from_env())

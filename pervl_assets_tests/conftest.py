@@ -35,8 +35,8 @@ def data(drawn_raw, tmp_path) -> Path:
 
 def make_settings(data: Path, **changes) -> Settings:
     """Return the demo's settings for a data folder, with changes."""
-    settings = Settings.from_env({"PERVL_DATA": str(data), "PERVL_EXECUTOR": "in_process", "PERVL_DEVICE": "cpu"})
-    return dataclasses.replace(settings, **changes)
+    env = {"PERVL_DATA": data, "PERVL_EXECUTOR": "in_process", "PERVL_DEVICE": "cpu", "PERVL_FETCH": "off"}
+    return dataclasses.replace(Settings.from_env({name: str(value) for name, value in env.items()}), **changes)
 
 
 def run_assets(

@@ -17,7 +17,7 @@ from pervl_assets.headless.verification import verify_values
 from pervl_assets_tests.conftest import explain, list_checks, make_settings, run_waves
 from pervl_assets_tests.core.samples import draw_picture, photograph, save_jpeg, write_zip
 
-GROUPS = {"raw", "ytvos", "deep_fashion", "inversion", "palavra"}
+GROUPS = {"raw", "ytvos", "deep_fashion", "inversion", "palavra", "release"}
 KINDS_OF_VALUES = {"raw_archives", "tables", "features", "io_manager", "trees", "training_files"}
 ASSETS = {
     "raw": "pervl_annotations youtube_vos_train deep_fashion2_train coco_train2014 coco_svo_triplets "

@@ -90,6 +90,7 @@ class ArchiveSpec:
         licence: Terms of use.
         disk: Space it takes, in words.
         password_variable: Environment variable of its password, if it has one.
+        url: Where it can be fetched without asking anybody; None: a person must get it.
     """
 
     name: str
@@ -102,6 +103,7 @@ class ArchiveSpec:
     disk: str
     folders: tuple[str, ...] = ()
     password_variable: str | None = None
+    url: str | None = None
 
 
 def find_archive(spec: ArchiveSpec, data_root: Path) -> RawArchive:

@@ -22,7 +22,14 @@ _SEVERITIES: Final[Mapping[Severity, dg.AssetCheckSeverity]] = {
 Value = TypeVar("Value")
 
 
-def declare_checks(key: dg.AssetKey, checks: Iterable[Check[Value]], paper: str = "") -> list[dg.AssetCheckSpec]:
+def declare_checks(key: dg.AssetKey, checks: Iterable[Check[Value]]) -> list[dg.AssetCheckSpec]:
+    """Return the specs of checks."""
+    return [dg.AssetCheckSpec(check.name, asset=key, description=check.description) for check in checks]
+
+
+def declare_benchmark_checks(
+    key: dg.AssetKey, checks: Iterable[Check[Value]], paper: str = ""
+) -> list[dg.AssetCheckSpec]:
     """Return the specs of a table's or tree's own checks, and of the counts that each of them carries."""
     counts = (
         "As many of everything are expected as the official annotations give. A warning: with other annotations the "
@@ -30,7 +37,7 @@ def declare_checks(key: dg.AssetKey, checks: Iterable[Check[Value]], paper: str 
     )
     return [
         dg.AssetCheckSpec(OFFICIAL_COUNTS, asset=key, description=f"{counts} {paper}".strip()),
-        *(dg.AssetCheckSpec(check.name, asset=key, description=check.description) for check in checks),
+        *declare_checks(key, checks),
     ]
 
 
@@ -51,8 +58,8 @@ def report_counts(counts: Mapping[str, int], official: Mapping[str, int], *, dra
     return report(OFFICIAL_COUNTS, found, "warning", "The miniature world has counts of its own: " if drawn else "")
 
 
-def report(name: str, found: Judgement, severity: Severity, before: str = "") -> dg.AssetCheckResult:
-    """Return a judgement as the result of an asset check, with all its numbers and the rows concerned."""
+def report(name: str | None, found: Judgement, severity: Severity, before: str = "") -> dg.AssetCheckResult:
+    """Return a judgement as the result of a check (without a name: of one by itself), with all numbers and rows."""
     rows = {} if found.rows is None else {"rows": preview_table(found.rows, rows=_ROWS)}
     return dg.AssetCheckResult(
         check_name=name,

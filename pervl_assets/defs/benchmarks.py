@@ -19,7 +19,7 @@ from pervl_assets.core.ledger import FolderTree
 from pervl_assets.core.members import open_members, open_tree, open_trees
 from pervl_assets.core.tree_summary import count_classes, tabulate_sizes
 from pervl_assets.core.trees import build_tree
-from pervl_assets.defs.benchmark_checks import declare_checks, report_checks, report_counts
+from pervl_assets.defs.benchmark_checks import declare_benchmark_checks, report_checks, report_counts
 from pervl_assets.defs.metadata import OWNERS, describe_table, describe_tree, preview_table, show_picture
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW, build_raw_asset
 from pervl_assets.defs.resources import Workspace
@@ -68,7 +68,7 @@ def build_table_asset(benchmark: Benchmark, table: TableAsset) -> dg.AssetsDefin
         owners=OWNERS,
         code_version="1",
         metadata=declare_columns(table.schema),
-        check_specs=declare_checks(key, table.checks, table.paper),
+        check_specs=declare_benchmark_checks(key, table.checks, table.paper),
     )
     def annotation_table(
         workspace: Workspace, pervl_annotations: RawArchive
@@ -102,7 +102,7 @@ def build_tree_asset(benchmark: Benchmark, tree: TreeAsset) -> dg.AssetsDefiniti
         kinds={"pillow", "folder"},
         owners=OWNERS,
         code_version="1",
-        check_specs=[*declare_tree_checks(key), *declare_checks(key, tree.checks)],
+        check_specs=[*declare_tree_checks(key), *declare_benchmark_checks(key, tree.checks)],
     )
     def folder_tree(
         context: dg.AssetExecutionContext, workspace: Workspace, **inputs: Any

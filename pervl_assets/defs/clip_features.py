@@ -6,7 +6,8 @@ Belongs here: what runs an encoder, and how its progress is told. Does not belon
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import dagster as dg
@@ -14,16 +15,22 @@ import polars as pl
 
 from pervl_assets.core.archives import RawArchive
 from pervl_assets.core.members import open_members
+from pervl_assets.defs.benchmark_checks import report
+from pervl_assets.defs.drift_checks import ProbingLoader, tell_drift
 from pervl_assets.defs.metadata import OWNERS, combine_versions, describe_features, summarize_features
 from pervl_assets.defs.raw import RAW
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.inversion.clip_features import Features, read_features, select_images, update_names
+from pervl_assets.inversion.drift_probe import probe_images, probe_names
 from pervl_assets.inversion.encode_shard import EncodeProgress, encode_image_shard
+from pervl_assets.inversion.judgements import judge_names
 from pervl_assets.io_managers.base import locate_value
 from pervl_assets.io_managers.features import locate_chunks
 
 INVERSION: Final = "inversion"
 IMAGE_FEATURES_KEY: Final = dg.AssetKey([INVERSION, "coco_image_features"])
+CLASS_FEATURES_KEY: Final = dg.AssetKey([INVERSION, "coco_class_text_features"])
+NAMES_AND_VECTORS: Final = "names_and_vectors"
 
 _REPORT_SECONDS: Final = 2.0
 
@@ -55,32 +62,47 @@ def encode_images(
 ) -> Any:
     """Encode the images of the run's shards with CLIP; the model is loaded once, and only if there is work for it.
 
+    Where it is loaded and a shard was stored before, a sample of it is encoded again before any vector is replaced.
     Dagster 1.13 gives all partitions of one run the same data version; here it is the hash of them all.
     """
     passport, load = clip.describe(), functools.cache(clip.load)
     made: dict[str, Features] = {}
+    classes = read_class_features(workspace)
     with open_members(coco_train2014) as members:
         for shard in sorted(context.partition_keys):
             number, shards = (int(part) for part in shard.split("-of-"))
             goal = locate_value(workspace.root, IMAGE_FEATURES_KEY.path, ".parquet", shard)
             report = EncodingReport(context.log.info, f"shard {shard}")
+            previous, probing, probe = _read_stored(goal), ProbingLoader(), None
+            if previous is not None:
+                probe = functools.partial(probe_images, previous, members, classes=classes, batch_size=clip.batch_size)
             made[shard] = encode_image_shard(
                 select_images(coco_object_sentences, shards, number),
                 members,
                 passport,
-                load,
+                probing.wrap(load, probe),
                 locate_chunks(goal),
-                previous=read_features(goal) if goal.is_file() else None,
+                previous=previous,
                 batch_size=clip.batch_size,
                 workers=workspace.workers,
                 report=report,
             )
-            told = {**summarize_features(made[shard]), **report.rates}
+            moved = tell_drift(probing.drift, rewritten=made[shard] is not previous)
+            told = {**summarize_features(made[shard]), **report.rates, **moved}
             context.add_asset_metadata(told, IMAGE_FEATURES_KEY, shard)
     context.set_data_version(
         IMAGE_FEATURES_KEY, combine_versions({shard: features.hash() for shard, features in made.items()})
     )
     return made if len(made) > 1 else next(iter(made.values()))
+
+
+def _read_stored(path: Path) -> Features | None:
+    return read_features(path) if path.is_file() else None
+
+
+def read_class_features(workspace: Workspace) -> Features | None:
+    """Return the text features of the object classes as they are stored; None: they have not been materialized."""
+    return _read_stored(locate_value(workspace.root, CLASS_FEATURES_KEY.path, ".parquet"))
 
 
 class EncodingReport:
@@ -125,9 +147,10 @@ def build_image_features(shards: int) -> dg.AssetsDefinition:
     def coco_image_features(coco_train2014: RawArchive, coco_object_sentences: pl.DataFrame) -> Any:
         """CLIP features of the images that the object classes name: id text, vector (D float32, not normalised).
 
-        The shorter side is resized to 300 (PIL bicubic, in the image's own mode), the centre 224 x 224 cropped, then
-        RGB, CLIP mean and deviation, `encode_image`. Each shard's file carries its embedding passport: model, sha256
-        of the weights, preprocessing, precision, device, versions. An image belongs to the same shard on every machine.
+        Unless `PERVL_PREPROCESSING` says otherwise, the shorter side is resized to 300 (PIL bicubic, in the image's own
+        mode), the centre 224 x 224 cropped, then RGB, CLIP mean and deviation, `encode_image`. Each shard carries its
+        embedding passport: model, sha256 of the weights, preprocessing, precision, device, versions. An image
+        belongs to the same shard on every machine.
         """
         return encode_images(coco_train2014, coco_object_sentences)
 
@@ -136,10 +159,10 @@ def build_image_features(shards: int) -> dg.AssetsDefinition:
 
 def build_text_features(name: str, table: str, description: str) -> dg.AssetsDefinition:
     """Return the asset of the text features of a table's names."""
+    key = dg.AssetKey([INVERSION, name])
 
     @dg.asset(
-        name=name,
-        key_prefix=INVERSION,
+        key=key,
         group_name=INVERSION,
         ins={"names": dg.AssetIn([INVERSION, table])},
         io_manager_key="features",
@@ -149,14 +172,27 @@ def build_text_features(name: str, table: str, description: str) -> dg.AssetsDef
         code_version="1",
         pool="gpu",
         op_tags=GPU_TAGS,
+        check_specs=[
+            dg.AssetCheckSpec(
+                NAMES_AND_VECTORS,
+                asset=key,
+                description="The vectors are those of the table's names, in its order, and finite.",
+            )
+        ],
     )
     def text_features(
         context: dg.AssetExecutionContext, workspace: Workspace, clip: Clip, names: pl.DataFrame
-    ) -> dg.MaterializeResult[Features]:
-        goal = locate_value(workspace.root, [INVERSION, name], ".parquet")
-        previous = read_features(goal) if goal.is_file() else None
-        report = EncodingReport(context.log.info, name).count_names
-        return describe_features(update_names(names["name"].to_list(), clip.describe(), clip.load, previous, report))
+    ) -> Iterator[dg.MaterializeResult[Features]]:
+        previous, probing = _read_stored(locate_value(workspace.root, key.path, ".parquet")), ProbingLoader()
+        classes = read_class_features(workspace) if key != CLASS_FEATURES_KEY else None
+        probe = functools.partial(probe_names, previous, classes=classes) if previous else None
+        texts, progress = names["name"].to_list(), EncodingReport(context.log.info, name).count_names
+        features = update_names(texts, clip.describe(), probing.wrap(clip.load, probe), previous, progress)
+        yield describe_features(
+            features,
+            checks=[report(NAMES_AND_VECTORS, judge_names(features, texts), "error")],
+            **tell_drift(probing.drift, rewritten=features is not previous),
+        )
 
     return text_features
 

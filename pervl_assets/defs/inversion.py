@@ -5,13 +5,15 @@ what runs an encoder, which is `defs.clip_features`.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Final
 
 import dagster as dg
 import polars as pl
 
 from pervl_assets.core.archives import RawArchive
+from pervl_assets.core.checks import Judgement
 from pervl_assets.core.tables import TableSchema
+from pervl_assets.defs.benchmark_checks import OFFICIAL_COUNTS, declare_checks, report, report_checks, report_counts
 from pervl_assets.defs.clip_features import (
     INVERSION,
     build_image_features,
@@ -36,6 +38,14 @@ from pervl_assets.inversion.coco_classes import (
     count_object_classes,
     read_triplets,
 )
+from pervl_assets.inversion.judgements import (
+    OPENIMAGES_NAMES,
+    REPEATED_NAMES,
+    TRIPLET_CHECKS,
+    judge_class_sums,
+    judge_ties,
+    tabulate_matches,
+)
 from pervl_assets.inversion.open_images import (
     OPENIMAGES_CLASSES,
     OPENIMAGES_MATCHES,
@@ -43,8 +53,11 @@ from pervl_assets.inversion.open_images import (
     read_class_names,
 )
 from pervl_assets.inversion.sources import ARCHIVES
-from pervl_assets.inversion.text_lines import MALFORMED_LINES
+from pervl_assets.inversion.text_lines import MALFORMED_LINES, MAX_MALFORMED_SHARE
 from pervl_assets.io_managers.tables import declare_columns
+
+_CLASSES_SHOWN: Final = 30
+"""Classes of which the surest and the least sure match are shown: those with most names."""
 
 
 def _key(name: str) -> dg.AssetKey:
@@ -55,7 +68,9 @@ def _raw(name: str) -> dg.AssetIn:
     return dg.AssetIn([RAW, name])
 
 
-def _table_asset(schema: TableSchema) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+def _table_asset(
+    schema: TableSchema, *checks: dg.AssetCheckSpec
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """Return the decorator of an asset that is a table of the inversion side."""
     return dg.asset(
         key_prefix=INVERSION,
@@ -65,6 +80,7 @@ def _table_asset(schema: TableSchema) -> Callable[[Callable[..., Any]], dg.Asset
         owners=OWNERS,
         code_version="1",
         metadata=declare_columns(schema),
+        check_specs=checks,
     )
 
 
@@ -107,12 +123,14 @@ def _table_out(name: str, schema: TableSchema, description: str) -> dg.AssetOut:
             asset=_key("coco_triplets"),
             description="No subject or object is empty. A warning: upstream counts an empty name like any other.",
         ),
+        *declare_checks(_key("coco_triplets"), TRIPLET_CHECKS),
     ],
 )
 def coco_triplets(coco_svo_triplets: RawArchive) -> Iterator[dg.MaterializeResult[Any]]:
     """Parse the triplet text."""
     triplets = read_triplets(coco_svo_triplets.path)
     bad, empty = triplets.malformed.height, triplets.frame.filter((pl.col("subject") == "") | (pl.col("object") == ""))
+    lines = bad + triplets.frame.height
     yield describe_table(
         triplets.frame,
         asset_key=_key("coco_triplets"),
@@ -120,42 +138,69 @@ def coco_triplets(coco_svo_triplets: RawArchive) -> Iterator[dg.MaterializeResul
             report_check(
                 "no_malformed_lines",
                 bad == 0,
-                f"{bad:,} of {bad + triplets.frame.height:,} lines are quarantined",
+                f"{bad:,} of {lines:,} lines are quarantined",
                 lines=preview_table(triplets.malformed, rows=50),
+                quarantined=bad,
+                share=bad / lines,
+                share_refused_above=MAX_MALFORMED_SHARE,
             ),
             report_check(
                 "no_empty_objects",
                 empty.is_empty(),
                 f"{empty.height:,} of {triplets.frame.height:,} triplets have an empty subject or object",
                 lines=preview_table(empty),
+                empty=empty.height,
+                share=empty.height / triplets.frame.height,
             ),
+            *report_checks(TRIPLET_CHECKS, triplets.frame),
         ],
         **{QUARANTINED: bad, "blank_lines": triplets.blank_lines, "images": triplets.frame["image_id"].n_unique()},
     )
     yield describe_table(triplets.malformed, asset_key=_key("coco_malformed_lines"))
 
 
-@_table_asset(OBJECT_CLASSES)
-def coco_object_classes(workspace: Workspace, coco_triplets: pl.DataFrame) -> dg.MaterializeResult[pl.DataFrame]:
+@_table_asset(
+    OBJECT_CLASSES,
+    dg.AssetCheckSpec(
+        "as_many_as_asked_for",
+        asset=_key("coco_object_classes"),
+        description="There are as many classes as `PERVL_TOP_OBJECTS` asks for. A warning: the triplets have no more.",
+    ),
+)
+def coco_object_classes(
+    workspace: Workspace, coco_triplets: pl.DataFrame
+) -> Iterator[dg.MaterializeResult[pl.DataFrame]]:
     """The most common objects (`PERVL_TOP_OBJECTS`): counts over subjects and objects, most common first.
 
     Ties stand in order of first appearance in the list of all subjects followed by all objects; names are
     case-sensitive. The row number is the class number in every file made for PALAVRA.
     """
-    return describe_table(count_object_classes(coco_triplets, workspace.top_objects))
+    classes = count_object_classes(coco_triplets, workspace.top_objects)
+    text = f"{classes.height:,} classes of {workspace.top_objects:,} asked for"
+    numbers = {"classes": classes.height, "asked_for": workspace.top_objects}
+    enough = Judgement(classes.height == workspace.top_objects, text, numbers)
+    yield describe_table(classes, checks=[report("as_many_as_asked_for", enough, "warning")])
 
 
-@_table_asset(OBJECT_SENTENCES)
+@_table_asset(
+    OBJECT_SENTENCES,
+    dg.AssetCheckSpec(
+        "counts_add_up",
+        asset=_key("coco_object_sentences"),
+        description="Every class has as many sentences, of as many images, as were counted when it was chosen.",
+    ),
+)
 def coco_object_sentences(
     coco_triplets: pl.DataFrame, coco_object_classes: pl.DataFrame
-) -> dg.MaterializeResult[pl.DataFrame]:
+) -> Iterator[dg.MaterializeResult[pl.DataFrame]]:
     """Every sentence about each object class, with the first occurrence of the class name masked by `*`.
 
     The occurrence is a substring, case-sensitive (`woman` masked for `man` is `wo*`), as upstream has it; a sentence
     without the name is left as it is.
     """
     sentences = collect_object_sentences(coco_triplets, coco_object_classes)
-    return describe_table(sentences, images=sentences["image_id"].n_unique())
+    sums = report("counts_add_up", judge_class_sums(coco_object_classes, sentences), "error")
+    yield describe_table(sentences, checks=[sums], images=sentences["image_id"].n_unique())
 
 
 @dg.multi_asset(
@@ -177,7 +222,14 @@ def coco_object_sentences(
     check_specs=[
         dg.AssetCheckSpec(
             "no_malformed_rows", asset=_key("openimages_classes"), description="Every row has a name; a warning."
-        )
+        ),
+        *declare_checks(_key("openimages_classes"), [REPEATED_NAMES]),
+        dg.AssetCheckSpec(
+            OFFICIAL_COUNTS,
+            asset=_key("openimages_classes"),
+            description=f"OpenImages V6 has {OPENIMAGES_NAMES:,} names (upstream's own rule takes the header for one "
+            "more). A warning: with another list the results cannot be compared with published ones.",
+        ),
     ],
 )
 def openimages_classes(
@@ -185,28 +237,56 @@ def openimages_classes(
 ) -> Iterator[dg.MaterializeResult[Any]]:
     """Read the class names."""
     names, malformed = read_class_names(openimages_class_descriptions.path, workspace.names_rule)
-    text = f"{malformed.height:,} of {malformed.height + names.height:,} rows have no name and are quarantined"
+    rows = malformed.height + names.height
+    text = f"{malformed.height:,} of {rows:,} rows have no name and are quarantined"
+    official = {"names": OPENIMAGES_NAMES + (workspace.names_rule == "upstream")}
     yield describe_table(
         names,
         asset_key=_key("openimages_classes"),
-        checks=[report_check("no_malformed_rows", malformed.is_empty(), text, rows=preview_table(malformed, rows=50))],
+        checks=[
+            report_check(
+                "no_malformed_rows",
+                malformed.is_empty(),
+                text,
+                rows=preview_table(malformed, rows=50),
+                quarantined=malformed.height,
+                share=malformed.height / rows,
+                share_refused_above=MAX_MALFORMED_SHARE,
+            ),
+            *report_checks([REPEATED_NAMES], names["name"].to_list()),
+            report_counts({"names": names.height}, official, drawn=workspace.profile == "demo"),
+        ],
         **{QUARANTINED: malformed.height, "rule": workspace.openimages_names},
     )
     yield describe_table(malformed, asset_key=_key("openimages_malformed_rows"))
 
 
-@_table_asset(OPENIMAGES_MATCHES)
+@_table_asset(
+    OPENIMAGES_MATCHES,
+    dg.AssetCheckSpec(
+        "ties",
+        asset=_key("openimages_matches"),
+        description="How many names have two nearest classes, the first of which is the match. A warning only where "
+        "the two have different vectors: class names that differ in case alone have one.",
+    ),
+)
 def openimages_matches(
     openimages_text_features: Features, coco_class_text_features: Features
-) -> dg.MaterializeResult[pl.DataFrame]:
+) -> Iterator[dg.MaterializeResult[pl.DataFrame]]:
     """For every OpenImages name the nearest object class, by squared L2 between unnormalised float32 text features.
 
     Exact, the first class on a tie; with distance, runner-up and margin (runner-up's distance minus nearest's).
     """
     matches = find_nearest_classes(openimages_text_features, coco_class_text_features)
     surest = matches.sort("margin", descending=True)
-    return describe_table(
-        matches, surest=preview_table(surest, rows=15), least_sure=preview_table(surest.reverse(), rows=15)
+    by_class = tabulate_matches(matches)
+    yield describe_table(
+        matches,
+        checks=[report("ties", judge_ties(matches, coco_class_text_features), "warning")],
+        classes_with_names=by_class.height,
+        by_class=preview_table(by_class, rows=_CLASSES_SHOWN),
+        surest=preview_table(surest, rows=15),
+        least_sure=preview_table(surest.reverse(), rows=15),
     )
 
 

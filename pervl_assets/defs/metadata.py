@@ -13,6 +13,7 @@ import dagster as dg
 import polars as pl
 
 from pervl_assets.core.archives import RawArchive
+from pervl_assets.core.downloads import Fetched
 from pervl_assets.core.files import hash_bytes
 from pervl_assets.core.ledger import FolderTree
 from pervl_assets.core.tables import hash_frame
@@ -52,6 +53,14 @@ def describe_archive(
     )
 
 
+def describe_download(fetched: Fetched | None) -> dict[str, Any]:
+    """Return what is told of a download; nothing where nothing was asked."""
+    if fetched is None or fetched.record is None:
+        return {"download": "put there by hand"} if fetched else {}
+    told = {"download": fetched.outcome, "received_bytes": fetched.received, "url": fetched.record.url}
+    return {**told, "not_revalidated": fetched.stale} if fetched.stale else told
+
+
 def describe_table(
     frame: pl.DataFrame,
     *,
@@ -88,12 +97,15 @@ def describe_tree(
     )
 
 
-def describe_features(features: Features) -> dg.MaterializeResult[Features]:
+def describe_features(
+    features: Features, *, checks: Sequence[dg.AssetCheckResult] = (), **more: Any
+) -> dg.MaterializeResult[Features]:
     """Materialize features: their counts and passport as metadata, their hash as data version."""
     return dg.MaterializeResult(
         value=features,
         data_version=dg.DataVersion(features.hash()[:16]),
-        metadata=summarize_features(features),
+        metadata={**summarize_features(features), **more},
+        check_results=checks,
     )
 
 

@@ -8,21 +8,28 @@ from pathlib import Path
 
 import dagster as dg
 
+from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.core.archives import ArchiveSpec, IdentityCard, RawArchive
 from pervl_assets.core.files import hash_bytes, hash_file
 from pervl_assets.core.official_files import (
     FolderVerdict,
     OfficialFiles,
     count_rows,
-    fetch_files,
     load_manifest,
     require_files,
 )
-from pervl_assets.defs.metadata import OWNERS, describe_archive, report_check
+from pervl_assets.defs.downloads import Downloads
+from pervl_assets.defs.metadata import OWNERS, describe_archive, describe_download, report_check
 from pervl_assets.defs.resources import ANNOTATIONS, Workspace
+from pervl_assets.inversion.sources import ARCHIVES
 
 RAW = "raw"
 ANNOTATIONS_KEY = dg.AssetKey([RAW, "pervl_annotations"])
+
+
+def list_specs() -> list[ArchiveSpec]:
+    """Return every raw input: the benchmarks' archives, then those of the inversion side."""
+    return [*(spec for benchmark in find_benchmarks() for spec in benchmark.archives), *ARCHIVES]
 
 
 def build_raw_asset(spec: ArchiveSpec) -> dg.AssetsDefinition:
@@ -44,8 +51,13 @@ def build_raw_asset(spec: ArchiveSpec) -> dg.AssetsDefinition:
             "disk": spec.disk,
         },
     )
-    def raw_archive(workspace: Workspace) -> dg.MaterializeResult[RawArchive]:
-        return describe_archive(workspace.find_raw(spec))
+    def raw_archive(
+        context: dg.AssetExecutionContext, workspace: Workspace, downloads: Downloads
+    ) -> dg.MaterializeResult[RawArchive]:
+        fetched = downloads.fetch_input(spec, workspace.root, context.log.info) if workspace.profile == "full" else None
+        if fetched and fetched.stale:
+            context.log.warning("%s: the earlier download is used, for %s.", spec.title, fetched.stale)
+        return describe_archive(workspace.find_raw(spec), **describe_download(fetched))
 
     return raw_archive
 
@@ -67,7 +79,7 @@ def build_raw_asset(spec: ArchiveSpec) -> dg.AssetsDefinition:
     ],
 )
 def pervl_annotations(
-    context: dg.AssetExecutionContext, workspace: Workspace
+    context: dg.AssetExecutionContext, workspace: Workspace, downloads: Downloads
 ) -> Iterator[dg.MaterializeResult[RawArchive]]:
     """The PerVL annotations: which frames, images, concepts and captions the benchmarks are made of.
 
@@ -83,7 +95,7 @@ def pervl_annotations(
         verdict = FolderVerdict(official=(), different=(), missing=())
     else:
         folder = workspace.annotations_folder / manifest.commit
-        verdict = fetch_files(folder, manifest, report=context.log.info)
+        verdict = downloads.fetch_annotations(folder, manifest, context.log.info)
     archive = identify_annotations(folder)
     yield describe_archive(
         archive,

@@ -16,7 +16,7 @@ from pervl_assets.core.settings import NamesRule, Settings
 from pervl_assets.demo import DEMO_PASSWORD, RAW_NAMES, draw_raw
 
 if TYPE_CHECKING:
-    from pervl_assets.core.settings import Precision
+    from pervl_assets.core.settings import Precision, PreprocessingRule
     from pervl_assets.inversion.clip_encoder import ClipEncoder
     from pervl_assets.inversion.passport import EmbeddingPassport
 
@@ -96,6 +96,11 @@ class Clip(dg.ConfigurableResource[Any]):
     precision: str | None = Field(
         default=None, description="fp32, fp16, bf16; none: fp16 on CUDA, fp32 elsewhere (PERVL_PRECISION)"
     )
+    preprocessing: str = Field(
+        default="upstream",
+        description="upstream, model (as the model was published) or upstream_fast (PERVL_PREPROCESSING)",
+    )
+    torch_compile: bool = Field(default=False, description="whether the image tower is compiled (PERVL_COMPILE)")
     batch_size: int = Field(default=64, description="pictures or names encoded at once")
 
     @classmethod
@@ -106,16 +111,23 @@ class Clip(dg.ConfigurableResource[Any]):
             pretrained=settings.clip_pretrained,
             device=settings.device,
             precision=settings.precision,
+            preprocessing=settings.preprocessing,
+            torch_compile=settings.torch_compile,
         )
 
     def describe(self) -> "EmbeddingPassport":
         """Return what features of this model depend on, without loading it."""
         from pervl_assets.inversion.clip_encoder import describe_encoder
 
-        return describe_encoder(self.model, self.pretrained, self.device, cast("Precision | None", self.precision))
+        return describe_encoder(*self._choose())
 
     def load(self) -> "ClipEncoder":
         """Load the model onto its device."""
         from pervl_assets.inversion.clip_encoder import load_encoder
 
-        return load_encoder(self.model, self.pretrained, self.device, cast("Precision | None", self.precision))
+        return load_encoder(*self._choose())
+
+    def _choose(self) -> "tuple[str, str, str, Precision | None, PreprocessingRule, bool]":
+        precision = cast("Precision | None", self.precision)
+        rule = cast("PreprocessingRule", self.preprocessing)
+        return self.model, self.pretrained, self.device, precision, rule, self.torch_compile

@@ -15,10 +15,8 @@ from dagster import AssetRecordsFilter, DagsterInstance
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContext
 
-from pervl_assets.benchmarks import find_benchmarks
-from pervl_assets.core.archives import ArchiveSpec
 from pervl_assets.core.settings import Settings
-from pervl_assets.inversion.sources import ARCHIVES
+from pervl_assets.defs.raw import list_specs
 
 State = Literal["fresh", "stale", "missing"]
 
@@ -55,9 +53,8 @@ class InputState:
 
 def list_inputs(settings: Settings) -> list[InputState]:
     """Look for every raw input; nothing is drawn, read or fetched."""
-    specs: list[ArchiveSpec] = [*(spec for b in find_benchmarks() for spec in b.archives), *ARCHIVES]
     states = []
-    for spec in specs:
+    for spec in list_specs():
         found = next((place for place in (spec.file, *spec.folders) if (settings.data / place).exists()), None)
         states.append(InputState(spec.name, found or spec.file, found is not None))
     return states

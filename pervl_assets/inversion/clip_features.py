@@ -20,7 +20,7 @@ from pervl_assets.core.errors import PervlError, SchemaError, name_some
 from pervl_assets.core.files import hash_bytes
 from pervl_assets.core.tables import Column, TableSchema, hash_frame, write_parquet
 from pervl_assets.inversion.clip_encoder import PROMPT, ClipEncoder
-from pervl_assets.inversion.passport import EmbeddingPassport
+from pervl_assets.inversion.passport import EmbeddingPassport, gather_notes
 
 REJECTED_IMAGES: Final = TableSchema(
     (
@@ -136,6 +136,17 @@ def read_features(path: Path) -> Features:
         ) from error
 
 
+def verify_features(path: Path) -> Features:
+    """Read features and hold them against the hash that was written with them. Raises as `read_features` does."""
+    features = read_features(path)
+    if pl.read_parquet_metadata(path).get(CONTENT_SHA256) != features.hash():
+        raise SchemaError(
+            f"{path} does not hold the features that were written to it.",
+            advice="Delete the file and materialize its asset again.",
+        )
+    return features
+
+
 def merge_features(shards: Sequence[Features]) -> Features:
     """Merge the shards of the image features into one value, ids in text order (upstream rule E3).
 
@@ -164,7 +175,7 @@ def merge_features(shards: Sequence[Features]) -> Features:
     return Features(
         merged,
         np.concatenate([shard.vectors for shard in shards])[order],
-        passport,
+        gather_notes(passport, (shard.passport for shard in shards)),
         [crc32s[row] for row in order],
         pl.concat([shard.rejected for shard in shards]).sort("id"),
     )

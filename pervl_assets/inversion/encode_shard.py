@@ -32,7 +32,8 @@ from pervl_assets.inversion.clip_features import (
     write_features,
 )
 from pervl_assets.inversion.image_decoding import Decoded, decode_images
-from pervl_assets.inversion.passport import EmbeddingPassport
+from pervl_assets.inversion.passport import EmbeddingPassport, gather_notes
+from pervl_assets.inversion.preprocessing import Preprocessing
 from pervl_assets.inversion.sources import locate_image
 
 BATCH: Final = 64
@@ -48,8 +49,12 @@ class ImageEncoder(Protocol):
     def passport(self) -> EmbeddingPassport:
         """What the vectors depend on."""
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images must be prepared."""
+
     def encode_images(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Turn pixels (B, 224, 224, 3) into vectors (B, D)."""
+        """Turn pixels (B, S, S, 3), S = `preprocessing.crop`, into vectors (B, D)."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,8 @@ def encode_image_shard(
         if passport.device == "cpu" and workers != 0:
             workers = 1  # decoding takes a twentieth of the time; more processes would take cores from the encoder
         meter = _Meter(len(ids), len(ids) - sum(len(chunk.ids) for chunk in pending), report)
-        decoded = decode_images(members, [names[i] for chunk in pending for i in chunk.ids], workers)
+        wanted = [names[i] for chunk in pending for i in chunk.ids]
+        decoded = decode_images(members, wanted, workers, encoder.preprocessing)
         for chunk in pending:
             finished[chunk] = _encode_chunk(chunk, decoded, encoder, batch_size, meter)
             write_features(finished[chunk], chunk.file)
@@ -169,7 +175,9 @@ def _keep_previous(previous: Features | None, passport: EmbeddingPassport, crc32
     same = [status == QUARANTINED and crc32s.get(i) == crc for i, status, crc in _list_rejected(previous)]
     rejected = previous.rejected.filter(pl.Series(same, dtype=pl.Boolean))
     ids = [previous.ids[row] for row in rows]
-    features = Features(ids, previous.vectors[rows], passport, [previous.crc32s[row] for row in rows], rejected)
+    features = Features(
+        ids, previous.vectors[rows], previous.passport, [previous.crc32s[row] for row in rows], rejected
+    )
     return _Kept(features, frozenset([*ids, *rejected["id"]]))
 
 
@@ -240,7 +248,7 @@ def _assemble(
     parts: list[Features],
     missing: list[tuple[str, str, str, str, None]],
 ) -> Features:
-    """Put everything into the order of `ids`."""
+    """Put everything into the order of `ids`; the parts' passports are equal, notes apart."""
     rows = {image_id: row for row, image_id in enumerate(i for part in parts for i in part.ids)}
     vectors = np.concatenate([part.vectors for part in parts])
     crcs = [crc for part in parts for crc in part.crc32s or []]
@@ -251,7 +259,7 @@ def _assemble(
     return Features(
         [image_id for image_id in ids if image_id in rows],
         vectors[order],
-        passport,
+        gather_notes(passport, (part.passport for part in parts)),
         [crcs[row] for row in order],
         rejected.sort("id"),
     )

@@ -16,6 +16,7 @@ COCO_TRAIN2014: Final = ArchiveSpec(
     folders=("inversion_model_train_data/train2014",),
     homepage="https://cocodataset.org/#download",
     how_to_get="Download http://images.cocodataset.org/zips/train2014.zip.",
+    url="http://images.cocodataset.org/zips/train2014.zip",
     licence="images under the terms of Flickr and their owners; see https://cocodataset.org/#termsofuse",
     disk="13 GB",
 )
@@ -27,6 +28,8 @@ COCO_SVO_TRIPLETS: Final = ArchiveSpec(
     file="inversion_model_train_data/mscoco-train2014-svo-2016-02-18.txt",
     homepage="https://github.com/yuvalatzmon/compositional-relationships-data",
     how_to_get="Download mscoco-train2014-svo-2016-02-18.txt from the repository.",
+    url="https://raw.githubusercontent.com/yuvalatzmon/compositional-relationships-data/master/"
+    "mscoco-train2014-svo-2016-02-18.txt",
     licence="CC-BY-4.0",
     disk="about 45 MB",
 )
@@ -38,6 +41,7 @@ OPENIMAGES_CLASS_DESCRIPTIONS: Final = ArchiveSpec(
     file="inversion_model_train_data/oidv6-class-descriptions.csv",
     homepage="https://storage.googleapis.com/openimages/web/download_v6.html",
     how_to_get="Download https://storage.googleapis.com/openimages/v6/oidv6-class-descriptions.csv.",
+    url="https://storage.googleapis.com/openimages/v6/oidv6-class-descriptions.csv",
     licence="CC-BY-4.0",
     disk="0.5 MB",
 )

@@ -13,6 +13,8 @@ def test_demo_is_the_default():
     assert (settings.clip_model, settings.clip_pretrained) == (str(TINY_CLIP), "")
     assert (settings.feature_shards, settings.device, settings.precision) == (2, "auto", None)
     assert (settings.executor, settings.splits) == ("multiprocess", "official")
+    assert (settings.preprocessing, settings.torch_compile) == ("upstream", False)
+    assert (settings.fetch, settings.timezone, settings.watch_seconds) == ("official", "UTC", 300)
 
 
 def test_full_profile():
@@ -28,15 +30,21 @@ def test_every_wrong_value_is_named_at_once():
         "PERVL_PROFILE": "fool",
         "PERVL_DEVICE": "gpu",
         "PERVL_PRECISION": "fp8",
+        "PERVL_PREPROCESSING": "fast",
+        "PERVL_COMPILE": "yes",
         "PERVL_TOP_OBJECTS": "-3",
         "PERVL_OPENIMAGES_NAMES": "tsv",
         "PERVL_FEATURE_SHARDS": "0",
         "PERVL_SPLITS": "disjoint",
         "PERVL_EXECUTOR": "threads",
+        "PERVL_FETCH": "ftp://mirror",
+        "PERVL_TIMEZONE": "Mars/Olympus",
+        "PERVL_VERIFY_CRON": "daily",
+        "PERVL_WATCH_SECONDS": "often",
     }
     with pytest.raises(PervlError) as caught:
         Settings.from_env(wrong)
-    assert "8 environment variables" in caught.value.problem
+    assert "14 environment variables" in caught.value.problem
     for name, value in wrong.items():
         assert f"{name}={value!r}" in str(caught.value)
 
@@ -44,6 +52,12 @@ def test_every_wrong_value_is_named_at_once():
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:3"])
 def test_devices(device):
     assert Settings.from_env({"PERVL_DEVICE": device}).device == device
+
+
+@pytest.mark.parametrize("rule", ["upstream", "model", "upstream_fast"])
+def test_preprocessing_and_compiling(rule):
+    settings = Settings.from_env({"PERVL_PREPROCESSING": rule, "PERVL_COMPILE": "on"})
+    assert (settings.preprocessing, settings.torch_compile) == (rule, True)
 
 
 def test_empty_values_are_unset():

@@ -1,0 +1,120 @@
+"""How public inputs are fetched over HTTP: the resource that raw assets ask.
+
+Belongs here: time-outs, tries, and what to fetch where nothing was put by hand. Does not belong here: the protocol,
+which is `core.downloads`.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import dagster as dg
+import httpx
+from pydantic import Field
+
+from pervl_assets.core.archives import ArchiveSpec
+from pervl_assets.core.downloads import ATTEMPTS, Fetched, fetch_file
+from pervl_assets.core.errors import MissingInputError
+from pervl_assets.core.official_files import FolderVerdict, OfficialFiles, fetch_files, require_files
+from pervl_assets.core.zip_directory import read_directory
+
+OFFICIAL: Final = "official"
+OFF: Final = "off"
+
+_REPORT_BYTES: Final = 256 << 20
+
+
+class Downloads(dg.ConfigurableResource[Any]):
+    """An HTTP client that resumes, revalidates and gives up in time."""
+
+    source: str = Field(
+        default=OFFICIAL,
+        description="official; off: nothing is fetched; or the address of a mirror, laid out like the data folder, "
+        "with annotations/ beside it (PERVL_FETCH)",
+    )
+    attempts: int = Field(default=ATTEMPTS, description="failures in a row, without progress, that end a download")
+    connect_seconds: float = Field(default=10.0, description="how long to wait for a connection")
+    read_seconds: float = Field(default=60.0, description="how long to wait for the next bytes")
+
+    def open_client(self) -> httpx.Client:
+        """Return a client with this resource's time-outs; it follows redirects."""
+        timeout = httpx.Timeout(self.read_seconds, connect=self.connect_seconds)
+        return httpx.Client(timeout=timeout, follow_redirects=True)
+
+    def locate(self, spec: ArchiveSpec) -> str | None:
+        """Return the address of a public input; None: it is not to be fetched."""
+        if spec.url is None or self.source == OFF:
+            return None
+        return spec.url if self.source == OFFICIAL else f"{self.source.rstrip('/')}/{spec.file}"
+
+    def fetch_annotations(self, folder: Path, manifest: OfficialFiles, say: Callable[[str], None]) -> FolderVerdict:
+        """Bring a folder to exactly the official annotations.
+
+        Raises:
+            MissingInputError: Files are missing and cannot be fetched, or are not to be.
+        """
+        if self.source == OFF:
+            return require_files(folder, manifest)
+        if self.source != OFFICIAL:
+            manifest = replace(manifest, base_url=f"{self.source.rstrip('/')}/annotations/")
+        with self.open_client() as client:
+            return fetch_files(folder, manifest, client, attempts=self.attempts, report=say)
+
+    def fetch_input(self, spec: ArchiveSpec, root: Path, say: Callable[[str], None]) -> Fetched | None:
+        """Bring a public input up to date; None: it is not public, not to be fetched, or stands there unzipped.
+
+        Raises:
+            MissingInputError: It cannot be fetched, and no earlier download is there.
+            ArchiveError: What the server sends is a zip that cannot be trusted.
+        """
+        if (url := self.locate(spec)) is None:
+            return None
+        if not (root / spec.file).exists() and any((root / folder).is_dir() for folder in spec.folders):
+            return None
+        with self.open_client() as client:
+            try:
+                return fetch_file(
+                    url,
+                    root / spec.file,
+                    locate_record(spec, root),
+                    client,
+                    check=lambda path: check_download(spec, path),
+                    attempts=self.attempts,
+                    report=ProgressReport(spec.title, say),
+                )
+            except MissingInputError as error:
+                raise MissingInputError(
+                    f"{spec.title} is missing and was not to be had: {error.problem}",
+                    details=[*error.details, f"size: {spec.disk}", f"licence: {spec.licence}"],
+                    advice=error.advice,
+                ) from error
+
+
+def locate_record(spec: ArchiveSpec, root: Path) -> Path:
+    """Return where the record of an input's download is kept."""
+    return root / "assets" / "downloads" / f"{spec.name}.json"
+
+
+def check_download(spec: ArchiveSpec, path: Path) -> None:
+    """Look at a fetched file before it is put in place.
+
+    Raises:
+        ArchiveError: A zip that cannot be trusted.
+    """
+    if spec.file.endswith(".zip"):
+        read_directory(path)
+
+
+class ProgressReport:
+    """Says how far a large download is, every 256 MB."""
+
+    def __init__(self, title: str, say: Callable[[str], None]) -> None:
+        self._title, self._say, self._next = title, say, _REPORT_BYTES
+
+    def __call__(self, done: int, total: int | None) -> None:
+        """Take note of the bytes that are there."""
+        if done >= self._next:
+            self._next = done + _REPORT_BYTES
+            whole = f" of {total / 1e6:,.0f}" if total else ""
+            self._say(f"{self._title}: {done / 1e6:,.0f}{whole} MB")

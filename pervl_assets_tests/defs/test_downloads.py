@@ -1,0 +1,102 @@
+"""Raw inputs over HTTP as Dagster runs them: a mirror on 127.0.0.1 that is laid out like the data folder."""
+
+import functools
+import hashlib
+import shutil
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import yaml
+
+from pervl_assets.defs import raw
+from pervl_assets.defs.downloads import Downloads
+from pervl_assets.defs.raw import list_specs
+from pervl_assets.defs.resources import ANNOTATIONS
+from pervl_assets_tests.conftest import explain
+
+NAMES = "inversion_model_train_data/oidv6-class-descriptions.csv"
+COCO = "inversion_model_train_data/train2014.zip"
+PUBLIC = {"raw/openimages_class_descriptions": NAMES, "raw/coco_train2014": COCO}
+
+
+class Handler(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def mirror(drawn_raw, tmp_path):
+    folder = tmp_path / "mirror"
+    for file in (NAMES, COCO):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(drawn_raw / file, folder / file)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder))
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    server.folder, server.url = folder, f"http://127.0.0.1:{server.server_port}/"
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(("asset", "file"), PUBLIC.items())
+def test_a_public_input_is_fetched_and_then_only_asked_after(materialize, mirror, tmp_path, asset, file):
+    own = {"data": tmp_path / "own", "profile": "full", "fetch": mirror.url}
+    told = []
+    for _ in range(2):
+        result = materialize(f'key:"{asset}"', **own)
+        assert result.success, explain(result)
+        (made,) = result.asset_materializations_for_node(asset.replace("/", "__"))
+        told.append((made.metadata["download"].value, made.metadata["received_bytes"].value))
+    assert (tmp_path / "own" / file).read_bytes() == (mirror.folder / file).read_bytes()
+    assert told == [("fetched", (mirror.folder / file).stat().st_size), ("unchanged", 0)]
+
+
+def test_what_is_no_zip_is_not_put_in_place_of_one(materialize, mirror, tmp_path):
+    (mirror.folder / COCO).write_text("<html>log in</html>")
+    result = materialize('key:"raw/coco_train2014"', data=tmp_path / "own", profile="full", fetch=mirror.url)
+    assert "ArchiveError" in explain(result)
+    assert not (tmp_path / "own" / COCO).exists()
+
+
+def test_an_input_put_there_by_hand_or_unzipped_is_not_fetched(materialize, data, mirror):
+    mirror.shutdown()
+    own = {"profile": "full", "fetch": mirror.url}
+    assert materialize('key:"raw/openimages_class_descriptions"', **own).success
+    shutil.unpack_archive(data / COCO, (data / COCO).parent)
+    (data / COCO).unlink()
+    assert materialize('key:"raw/coco_train2014"', **own).success
+
+
+def test_an_unreachable_server_says_what_is_missing_its_licence_and_what_to_do(tmp_path, materialize, monkeypatch):
+    monkeypatch.setattr("pervl_assets.core.downloads._choose_pause", lambda *_: 0.0)
+    own = {"data": tmp_path / "own", "profile": "full", "fetch": "http://127.0.0.1:1/"}
+    text = explain(materialize('key:"raw/coco_svo_triplets"', **own))
+    assert "The subject-relation-object triplets of the COCO 2014 train captions is missing" in text
+    assert "licence: CC-BY-4.0" in text
+    assert "fetch it by hand to" in text
+
+
+def test_annotations_come_from_a_mirror_too_and_are_held_against_the_manifest(
+    materialize, mirror, tmp_path, monkeypatch
+):
+    shutil.copytree(ANNOTATIONS / "demo", mirror.folder / "annotations")
+    manifest = yaml.safe_load((ANNOTATIONS / "manifest.yaml").read_text())
+    for file in manifest["files"]:
+        data = (ANNOTATIONS / "demo" / file["path"]).read_bytes()
+        file |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (tmp_path / "manifest.yaml").write_text(yaml.safe_dump(manifest))
+    monkeypatch.setattr(raw, "ANNOTATIONS", tmp_path)
+    own = {"data": tmp_path / "own", "profile": "full", "fetch": mirror.url}
+    result = materialize('key:"raw/pervl_annotations"', **own)
+    assert result.success, explain(result)
+    folder = tmp_path / "own/assets/annotations" / manifest["commit"]
+    assert sorted(path.name for path in folder.rglob("*.*")) == sorted(
+        file["path"].rpartition("/")[2] for file in manifest["files"]
+    )
+
+
+def test_only_public_inputs_have_an_address():
+    public = {spec.name for spec in list_specs() if Downloads().locate(spec)}
+    assert public == {"coco_train2014", "coco_svo_triplets", "openimages_class_descriptions"}
+    assert not any(Downloads(source="off").locate(spec) for spec in list_specs())

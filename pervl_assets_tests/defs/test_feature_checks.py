@@ -1,0 +1,455 @@
+"""The drift probe and the checks of ids and vectors, as Dagster runs them: alone, and in a run that materializes."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import polars as pl
+import pytest
+
+from pervl_assets.definitions import build_definitions
+from pervl_assets.defs.drift_checks import DRIFT_PROBE
+from pervl_assets.defs.feature_checks import IDS_AND_VECTORS
+from pervl_assets.defs.tree_checks import SUMS_HOLD
+from pervl_assets.inversion import clip_encoder
+from pervl_assets.inversion.clip_features import Features, read_features, write_features
+from pervl_assets.inversion.drift_probe import SAMPLE_SIZE, choose_sample
+from pervl_assets.io_managers.base import locate_value
+from pervl_assets_tests.conftest import World, explain, list_checks, make_settings, run_waves
+from pervl_assets_tests.defs.plain import COCO, OPENIMAGES, TRIPLETS, name_member
+from pervl_assets_tests.defs.test_benchmarks import rewrite_zip
+from pervl_assets_tests.inversion.kit import make_tiny_clip
+
+FEW = {"top_objects": 2}
+IMAGES = dg.AssetKey(["inversion", "coco_image_features"])
+NAMES = dg.AssetKey(["inversion", "openimages_text_features"])
+CLASSES = dg.AssetKey(["inversion", "coco_class_text_features"])
+SHARDS = ("0-of-2", "1-of-2")
+RANGE = {"dagster/asset_partition_range_start": SHARDS[0], "dagster/asset_partition_range_end": SHARDS[1]}
+
+
+@pytest.fixture
+def instance():
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture(scope="module")
+def small_world(drawn_raw, tmp_path_factory) -> World:
+    """A world with features and matches, of few images. Read-only."""
+    data = Path(shutil.copytree(drawn_raw, tmp_path_factory.mktemp("small") / "data"))
+    wanted = '+key:"inversion/openimages_matches" or +key:"inversion/coco_image_features"'
+    results = run_waves(data, wanted, **FEW)
+    assert all(result.success for result in results), [explain(result) for result in results]
+    return World(data, results)
+
+
+@pytest.fixture
+def own_data(small_world, tmp_path) -> Path:
+    return small_world.copy_to(tmp_path / "data")
+
+
+@pytest.fixture
+def loads(monkeypatch) -> list[str]:
+    """The models that were loaded, one entry each time."""
+    loaded, load = [], clip_encoder.load_encoder
+
+    def count(model: str, *rest, **more):
+        loaded.append(model)
+        return load(model, *rest, **more)
+
+    monkeypatch.setattr(clip_encoder, "load_encoder", count)
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def other_weights(tmp_path_factory) -> Path:
+    """A checkpoint of the demo's CLIP with other weights."""
+    from safetensors.torch import save_file
+
+    from pervl_assets.core.settings import TINY_CLIP
+
+    path = tmp_path_factory.mktemp("weights") / "other.safetensors"
+    config = json.loads((TINY_CLIP / "open_clip_config.json").read_text())["model_cfg"]
+    kept = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
+    clip = {name: value for name, value in config.items() if name in kept}
+    clip["text_cfg"] = {name: value for name, value in clip["text_cfg"].items() if not name.startswith("hf_")}
+    save_file(make_tiny_clip(clip).state_dict(), path)
+    return path
+
+
+def run(data, instance, assets=(), checks=None, tags=None, **changes):
+    """Run assets with all their checks, or checks alone, in one run of the real job, as the buttons in the UI do."""
+    job = build_definitions(make_settings(data, **{**FEW, **changes})).resolve_implicit_global_asset_job_def()
+    part = job.get_subset(asset_selection=set(assets), asset_check_selection=checks)
+    result = part.execute_in_process(instance=instance, tags=tags, raise_on_error=False)
+    assert result.success, explain(result)
+    return result
+
+
+def probe(data, instance, key=IMAGES, name=DRIFT_PROBE, **changes) -> dg.AssetCheckEvaluation:
+    """Run a check by itself."""
+    result = run(data, instance, checks={dg.AssetCheckKey(key, name)}, **changes)
+    assert not result.get_asset_materialization_events()
+    (evaluation,) = result.get_asset_check_evaluations()
+    return evaluation
+
+
+def materialize(data, instance, key=IMAGES, **changes):
+    """Materialize features together with their drift probe; return what was told, by shard, and the check."""
+    tags = RANGE if key == IMAGES else None
+    result = run(data, instance, [key], None, tags, **changes)
+    made = {event.partition: event.materialization.metadata for event in result.get_asset_materialization_events()}
+    return made, list_checks(result)[f"{key.to_user_string()}:{DRIFT_PROBE}"]
+
+
+def locate(data, shard) -> Path:
+    return locate_value(data, IMAGES.path, ".parquet", shard)
+
+
+def change_vectors(path: Path, change, ids=None) -> None:
+    """Write features again with `change` applied to the vectors of some ids, or of all."""
+    features = read_features(path)
+    vectors = features.vectors.copy()
+    rows = [row for row, one in enumerate(features.ids) if ids is None or one in ids]
+    vectors[rows] = change(vectors[rows])
+    write_features(dataclasses.replace(features, vectors=vectors), path)
+
+
+def sample_of(data) -> list[str]:
+    return choose_sample(one for shard in SHARDS for one in read_features(locate(data, shard)).ids)
+
+
+# ---- the drift probe by itself
+
+
+def test_by_itself_it_loads_the_model_and_finds_what_is_stored(own_data, instance, loads):
+    found = probe(own_data, instance)
+    assert loads == [str(make_settings(own_data).clip_model)]
+    assert found.passed, found.description
+    assert found.metadata["sample"].value == found.metadata["probed"].value == SAMPLE_SIZE
+    assert 0 <= found.metadata["largest_relative_difference"].value < 1e-4
+    assert found.metadata["smallest_cosine"].value > 0.9999
+    assert found.metadata["changed_nearest_classes"].value == 0
+    assert found.description.startswith(f"{SAMPLE_SIZE} of a sample of {SAMPLE_SIZE} vectors encoded again")
+
+
+@pytest.mark.parametrize("key", [NAMES, CLASSES])
+def test_names_are_probed_by_themselves_too(own_data, instance, loads, key):
+    found = probe(own_data, instance, key)
+    assert (len(loads), found.passed) == (1, True), found.description
+    assert found.metadata["probed"].value == min(SAMPLE_SIZE, len(set(read_features(_texts(own_data, key)).ids)))
+    assert ("changed_nearest_classes" in found.metadata) == (key == NAMES)
+
+
+def _texts(data, key) -> Path:
+    return locate_value(data, key.path, ".parquet")
+
+
+def test_other_weights_are_an_error_that_names_them(own_data, instance, other_weights):
+    found = probe(own_data, instance, clip_pretrained=str(other_weights))
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert found.metadata["smallest_cosine"].value < 0.99
+    assert found.metadata["changed_nearest_classes"].value > 0
+    assert "The passport (stored / now) differs in weights_sha256" in found.description
+    assert "Materialize the features again" in found.description
+
+
+def test_damaged_vectors_are_an_error(own_data, instance):
+    victims = sample_of(own_data)[:2]
+    for shard in SHARDS:
+        change_vectors(locate(own_data, shard), lambda vectors: -vectors, victims)
+    found = probe(own_data, instance)
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert "The passport is the same" in found.description
+    assert all(victim in found.metadata["worst"].value for victim in victims)
+
+
+def test_noise_passes_and_more_than_noise_is_a_warning(own_data, instance):
+    for shard in SHARDS:
+        change_vectors(locate(own_data, shard), lambda vectors: vectors * np.float32(1 + 2e-5))
+    assert probe(own_data, instance).passed
+    for shard in SHARDS:
+        change_vectors(locate(own_data, shard), lambda vectors: vectors * np.float32(1 + 1e-3))
+    found = probe(own_data, instance)
+    assert not found.passed
+    if not found.metadata["changed_nearest_classes"].value:
+        assert found.severity == dg.AssetCheckSeverity.WARN
+
+
+def test_images_that_left_the_archive_are_a_warning(own_data, instance):
+    victim = name_member(sample_of(own_data)[0])
+    rewrite_zip(own_data / COCO, lambda name, content: None if name == victim else content)
+    run(own_data, instance, [dg.AssetKey(["raw", "coco_train2014"])])
+    found = probe(own_data, instance)
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert found.metadata["probed"].value == SAMPLE_SIZE - 1
+    assert "not in the archive any more" in found.description
+
+
+def test_an_unreadable_shard_is_an_error_with_advice(own_data, instance, loads):
+    locate(own_data, SHARDS[1]).write_bytes(b"damaged")
+    for name in (DRIFT_PROBE, IDS_AND_VECTORS):
+        found = probe(own_data, instance, name=name)
+        assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
+        assert f"{locate(own_data, SHARDS[1])} does not hold features" in found.description
+        assert "Delete the file and materialize its asset again" in found.description
+    assert loads == []
+
+
+def test_without_features_it_says_so_and_loads_nothing(own_data, instance, loads):
+    for shard in SHARDS:
+        locate(own_data, shard).unlink()
+    _texts(own_data, NAMES).unlink()
+    for key in (IMAGES, NAMES):
+        found = probe(own_data, instance, key)
+        assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
+        assert found.description.startswith("nothing is materialized")
+    assert loads == []
+
+
+def test_an_empty_shard_is_no_obstacle(own_data, instance):
+    stored = read_features(locate(own_data, SHARDS[0]))
+    nothing = np.empty((0, stored.passport.dimension), np.float32)
+    write_features(Features([], nothing, stored.passport, []), locate(own_data, SHARDS[0]))
+    found = probe(own_data, instance)
+    assert found.passed
+    assert found.metadata["probed"].value == len(read_features(locate(own_data, SHARDS[1])).ids) > 0
+
+
+# ---- the drift probe in a run that materializes
+
+
+def test_an_unchanged_run_loads_no_model_and_repeats_the_last_finding(own_data, instance, loads):
+    made, check = materialize(own_data, instance)
+    assert {metadata["rewritten"].value for metadata in made.values()} == {False}
+    assert check.passed
+    assert check.description.startswith("Nothing was encoded in this run. Run this check by itself")
+    assert loads == []
+    for shard in SHARDS:  # and now something that only a probe finds
+        change_vectors(locate(own_data, shard), lambda vectors: -vectors)
+    assert not probe(own_data, instance).passed
+    assert len(loads) == 1
+    for _ in range(2):
+        _, check = materialize(own_data, instance)
+        assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.ERROR)
+        assert check.description.startswith("Nothing was encoded in this run; the last probe holds: 64 of a sample")
+    assert len(loads) == 1
+
+
+def test_what_a_probe_with_another_encoder_found_does_not_stick(own_data, instance, other_weights):
+    assert not probe(own_data, instance, clip_pretrained=str(other_weights)).passed
+    _, check = materialize(own_data, instance)
+    assert check.passed
+    for shard in SHARDS:
+        change_vectors(locate(own_data, shard), lambda vectors: -vectors)
+    assert not probe(own_data, instance).passed
+    assert not probe(own_data, instance, clip_pretrained=str(other_weights)).passed
+    _, check = materialize(own_data, instance)
+    assert "The passport is the same" in check.description  # the finding of the encoder that they are of
+    for shard in SHARDS:
+        locate(own_data, shard).unlink()
+    for _ in range(2):
+        _, check = materialize(own_data, instance)
+        assert check.passed
+
+
+def test_another_passport_tells_how_far_the_vectors_moved_before_they_are_replaced(own_data, instance, loads):
+    before = {shard: read_features(locate(own_data, shard)) for shard in SHARDS}
+    made, check = materialize(own_data, instance, precision="bf16")
+    assert len(loads) == 1
+    for shard in SHARDS:
+        after, sample = read_features(locate(own_data, shard)), choose_sample(before[shard].ids)
+        assert after.passport.precision == "bf16"
+        rows = [before[shard].ids.index(one) for one in sample]
+        moved = np.abs(before[shard].vectors[rows] - after.vectors[rows]).max()
+        told = made[shard]
+        assert told["probed"].value == len(sample)
+        assert told["largest_difference"].value == pytest.approx(moved, rel=0.5)
+        assert 0 < told["largest_relative_difference"].value < 0.04
+        assert told["drift"].value["passport_differences"] == ["precision fp32 / bf16"]
+        assert told["rewritten"].value is True
+    assert check.metadata["probed"].value == sum(metadata["probed"].value for metadata in made.values())
+    assert check.severity == dg.AssetCheckSeverity.WARN
+
+
+def test_other_weights_are_a_warning_where_they_take_the_place_of_the_stored_vectors(
+    own_data, instance, other_weights, loads
+):
+    made, check = materialize(own_data, instance, clip_pretrained=str(other_weights))
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "the vectors were replaced" in check.description
+    assert all(metadata["smallest_cosine"].value < 0.99 for metadata in made.values())
+    _, check = materialize(own_data, instance, clip_pretrained=str(other_weights))
+    assert (check.passed, len(loads)) == (True, 1)
+    assert probe(own_data, instance, clip_pretrained=str(other_weights)).passed
+
+
+def test_stored_vectors_that_stay_are_probed_when_others_are_encoded(own_data, instance):
+    path = locate(own_data, SHARDS[0])
+    features = read_features(path)
+    kept = dataclasses.replace(
+        features, ids=features.ids[1:], vectors=-features.vectors[1:], crc32s=(features.crc32s or [])[1:]
+    )
+    write_features(kept, path)  # one image is to be encoded; the others are spoilt, and would be taken over
+    made, check = materialize(own_data, instance)
+    assert "drift" in made[SHARDS[0]]
+    assert "drift" not in made[SHARDS[1]]  # nothing was encoded there
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert check.metadata["smallest_cosine"].value == pytest.approx(-1)
+
+
+def test_features_made_from_nothing_have_nothing_to_be_compared_with(own_data, instance, loads):
+    for shard in SHARDS:
+        locate(own_data, shard).unlink()
+    made, check = materialize(own_data, instance)
+    assert len(loads) == 1
+    assert all("drift" not in metadata for metadata in made.values())
+    assert check.passed
+    assert check.description.startswith("No vector was stored before")
+
+
+def test_names_are_probed_when_they_are_encoded_again(own_data, instance, loads):
+    made, check = materialize(own_data, instance, NAMES)
+    assert (made[None]["rewritten"].value, loads) == (False, [])
+    with (own_data / OPENIMAGES).open("a") as file:
+        file.write("/m/0extra,Unicorn named Fluffy\n")
+    run_waves(own_data, '+key:"inversion/openimages_classes"', instance, **FEW)
+    made, check = materialize(own_data, instance, NAMES)
+    assert (made[None]["rewritten"].value, len(loads)) == (True, 1)
+    assert made[None]["probed"].value == SAMPLE_SIZE
+    assert made[None]["changed_nearest_classes"].value == 0
+    assert check.passed
+
+
+def test_the_probes_are_tagged_for_the_gpu(tmp_path):
+    checks = build_definitions(make_settings(tmp_path)).asset_checks
+    probes = {key: check for check in checks for key in check.check_keys}
+    for key in (IMAGES, NAMES, CLASSES):
+        (op,) = probes[dg.AssetCheckKey(key, DRIFT_PROBE)].node_def.iterate_op_defs()
+        assert op.pool == "gpu"
+        assert op.tags["pervl/device"] == "gpu"
+
+
+# ---- ids and vectors
+
+
+def test_ids_and_vectors_belong_together(small_world, instance):
+    found = probe(small_world.data, instance, name=IDS_AND_VECTORS)
+    assert found.passed
+    assert found.metadata["vectors"].value > SAMPLE_SIZE
+    assert found.description.endswith("in 2 of 2 shards")
+
+
+def test_an_image_that_is_in_no_shard_is_an_error(own_data, instance):
+    features = read_features(locate(own_data, SHARDS[0]))
+    lost = dataclasses.replace(
+        features, ids=features.ids[1:], vectors=features.vectors[1:], crc32s=(features.crc32s or [])[1:]
+    )
+    write_features(lost, locate(own_data, SHARDS[0]))
+    found = probe(own_data, instance, name=IDS_AND_VECTORS)
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert found.metadata["wrong_ids"].value == 1
+    assert f"| 0-of-2 | {features.ids[0]} | has neither vector nor reason |" in found.metadata["rows"].value
+
+
+def test_a_file_that_was_changed_after_it_was_written_is_an_error(own_data, instance):
+    path = locate(own_data, SHARDS[0])
+    frame, metadata = pl.read_parquet(path), pl.read_parquet_metadata(path)
+    kept = {name: text for name, text in metadata.items() if name.startswith("pervl_")}
+    frame.reverse().write_parquet(path, metadata=kept)
+    found = probe(own_data, instance, name=IDS_AND_VECTORS)
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert "does not hold the features that were written to it" in found.description
+
+
+def test_text_features_are_held_against_their_hash(own_data, instance):
+    check = {dg.AssetCheckKey(NAMES, SUMS_HOLD)}
+    found = list_checks(run(own_data, instance, checks=check))[f"{NAMES.to_user_string()}:{SUMS_HOLD}"]
+    assert found.passed
+    path = locate_value(own_data, NAMES.path, ".parquet")
+    frame, metadata = pl.read_parquet(path), pl.read_parquet_metadata(path)
+    frame.with_columns(pl.col("id").reverse()).write_parquet(path, metadata=metadata)
+    found = list_checks(run(own_data, instance, checks=check))[f"{NAMES.to_user_string()}:{SUMS_HOLD}"]
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    path.unlink()
+    found = list_checks(run(own_data, instance, checks=check))[f"{NAMES.to_user_string()}:{SUMS_HOLD}"]
+    assert not found.passed
+
+
+def test_text_features_carry_the_check_of_their_names(own_data, instance):
+    result = run(own_data, instance, [NAMES])
+    check = list_checks(result)["inversion/openimages_text_features:names_and_vectors"]
+    assert check.passed
+    change_vectors(_texts(own_data, NAMES), lambda vectors: vectors * np.nan, ["Tree"])
+    result = run(own_data, instance, [NAMES])
+    check = list_checks(result)["inversion/openimages_text_features:names_and_vectors"]
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert "not finite" in check.description
+
+
+# ---- tables
+
+
+def test_tables_tell_their_counts(own_data):
+    with (own_data / TRIPLETS).open("a") as file:
+        line = (own_data / TRIPLETS).read_text().splitlines()[0]
+        file.write(f"{line}\n{line}\n")
+    with (own_data / OPENIMAGES).open("a") as file:
+        file.write("/m/0extra,Tree\n/m/0extra2,Tree\n")
+    results = run_waves(own_data, '+key:"inversion/openimages_matches" or +key:"inversion/coco_object_sentences"')
+    assert all(result.success for result in results), explain(results[-1])
+    checks = list_checks(*results)
+    triplets = read(own_data, "coco_triplets")
+    found = checks["inversion/coco_triplets:few_duplicates"]
+    assert found.passed
+    assert found.metadata["duplicates"].value == triplets.height - triplets.drop("line").n_unique() >= 2
+    found = checks["inversion/coco_triplets:counts"]
+    assert found.passed
+    assert found.metadata["triplets"].value == triplets.height
+    found = checks["inversion/coco_triplets:no_malformed_lines"]
+    assert (found.metadata["quarantined"].value, found.metadata["share"].value) == (0, 0.0)
+    assert checks["inversion/coco_object_classes:as_many_as_asked_for"].passed
+    assert checks["inversion/coco_object_sentences:counts_add_up"].passed
+    found = checks["inversion/openimages_classes:repeated_names"]
+    assert found.passed
+    assert "Tree" in found.metadata["rows"].value
+    assert found.metadata["repeated_names"].value >= 1
+    assert checks["inversion/openimages_classes:official_counts"].passed
+    matches = read(own_data, "openimages_matches")
+    found = checks["inversion/openimages_matches:ties"]
+    assert found.passed
+    assert found.metadata["ties"].value == matches.filter(pl.col("margin") == 0).height
+    (made,) = [
+        event.materialization.metadata
+        for event in results[-1].get_asset_materialization_events()
+        if event.asset_key.path[-1] == "openimages_matches"
+    ]
+    table = made["by_class"].value.splitlines()
+    assert table[0] == "| class | names | surest | margin | least_sure | smallest_margin |"
+    assert len(table) == 2 + min(30, matches["class_name"].n_unique())
+    name, names, surest, *_ = (cell.strip() for cell in table[2].strip("|").split("|"))
+    largest = matches.filter(class_name=name)
+    assert int(names) == largest.height == matches["class_name"].value_counts()["count"].max()
+    assert largest.filter(pl.col("margin") == pl.col("margin").max())["name"][0] == surest
+
+
+def read(data: Path, name: str) -> pl.DataFrame:
+    return pl.read_parquet(locate_value(data, ["inversion", name], ".parquet"))
+
+
+def test_fewer_classes_than_asked_for_are_a_warning(data):
+    (*_, result) = run_waves(data, '+key:"inversion/coco_object_classes"', top_objects=5000)
+    found = list_checks(result)["inversion/coco_object_classes:as_many_as_asked_for"]
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert found.description.endswith("classes of 5,000 asked for")
+
+
+def test_another_list_than_the_official_one_is_a_warning_in_the_full_profile(data):
+    results = run_waves(data, '+key:"inversion/openimages_classes"', profile="full")
+    found = list_checks(*results)["inversion/openimages_classes:official_counts"]
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "officially 19,994" in found.description
