@@ -14,7 +14,7 @@ from playwright.sync_api import Page, sync_playwright
 HERE = Path(__file__).parent
 ADDRESS = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:3000"
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-GROUPS = ("raw", "ytvos", "deep_fashion", "inversion", "palavra")
+GROUPS = ("raw", "ytvos", "deep_fashion", "inversion", "palavra", "release")
 
 
 def open_page(page: Page, path: str, width: int, height: int) -> None:
@@ -28,7 +28,7 @@ def open_page(page: Page, path: str, width: int, height: int) -> None:
 def take_graph(page: Page) -> None:
     """Take the whole graph, every group opened; the UI fits it into the window when the page loads."""
     expanded = ",".join(f"global@global:{group}" for group in GROUPS)
-    open_page(page, f"/asset-groups?expanded={expanded}", 1300, 1750)
+    open_page(page, f"/asset-groups?expanded={expanded}", 1300, 2350)
     page.get_by_text("Hide navigation").click()
     page.wait_for_timeout(1500)
     page.screenshot(path=HERE / "asset_graph.png")
