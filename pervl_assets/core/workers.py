@@ -86,7 +86,7 @@ def _start_worker(tasks: "SimpleQueue[Callable[[Any], Any]]") -> None:
     global _task  # noqa: PLW0603 - a worker process has one task for all its life
     _task = tasks.get()
     _keep_freed_memory()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _keep_freed_memory() -> None:
@@ -100,7 +100,7 @@ def _keep_freed_memory() -> None:
             tune(parameter, size)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this process when its parent was killed; it would wait for work forever."""
     if parent := multiprocessing.parent_process():
         parent.join()

@@ -18,15 +18,13 @@ from typing import Any, Final
 import dagster as dg
 import polars as pl
 
-from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.files import hash_bytes
 from pervl_assets.core.official_files import load_manifest
 from pervl_assets.defs.metadata import OWNERS, preview_table, report_check
-from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW
+from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW, list_specs
 from pervl_assets.defs.resources import ANNOTATIONS, Workspace
 from pervl_assets.inversion.clip_features import read_features
-from pervl_assets.inversion.sources import ARCHIVES
 from pervl_assets.io_managers.base import locate_value
 from pervl_assets.io_managers.tables import COLUMN_SCHEMA
 from pervl_assets.io_managers.training_files import TrainingFile, read_manifest
@@ -124,8 +122,7 @@ def list_sources() -> dict[str, Source]:
     annotations = Source(
         ANNOTATIONS_KEY.path[-1], "The PerVL annotations", manifest.licence, f"https://github.com/{manifest.repository}"
     )
-    specs = [*(spec for benchmark in find_benchmarks() for spec in benchmark.archives), *ARCHIVES]
-    found = [annotations, *(Source(spec.name, spec.title, spec.licence, spec.homepage) for spec in specs)]
+    found = [annotations, *(Source(spec.name, spec.title, spec.licence, spec.homepage) for spec in list_specs())]
     return {source.name: source for source in found}
 
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from pervl_assets.core.errors import PervlError
 from pervl_assets.core.members import MemberError, Members
 from pervl_assets.core.pixels import ImageError
+from pervl_assets.core.workers import end_with_parent
 from pervl_assets.inversion.clip_preprocess import prepare_image
 from pervl_assets.inversion.preprocessing import UPSTREAM, Preprocessing
 
@@ -78,14 +79,7 @@ def _start_worker(members: Members, preprocessing: Preprocessing) -> None:
     global _work  # noqa: PLW0603 - the one way to hand an open archive to a pool's tasks
     _work = members, preprocessing
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-
-
-def _leave_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _decode_group(names: Sequence[str]) -> list[Decoded]:
