@@ -1,9 +1,12 @@
 """The miniature world as fixtures, and a way to materialize parts of the graph with the real IO managers."""
 
 import dataclasses
+import functools
 import os
 import shutil
+import threading
 from collections.abc import Callable, Mapping
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import dagster as dg
@@ -11,6 +14,7 @@ import pytest
 
 from pervl_assets.core.settings import Settings
 from pervl_assets.definitions import build_definitions
+from pervl_assets.defs.raw import list_specs
 from pervl_assets.demo import RAW_NAMES, draw_raw
 from pervl_assets.headless.runs import plan_waves, select_assets
 
@@ -85,6 +89,34 @@ def materialize(data) -> Materialize:
         return run_assets(changes.pop("data", data), chosen, instance, partition, **changes)
 
     return run
+
+
+class Mirror(SimpleHTTPRequestHandler):
+    """Serves a folder; while its server is `down`, it answers 503."""
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        if self.server.down:
+            self.send_error(503)
+        else:
+            super().do_GET()
+
+
+@pytest.fixture
+def mirror(drawn_raw, tmp_path):
+    """A server on 127.0.0.1 with the public inputs of the miniature world, laid out like a data folder."""
+    folder = tmp_path / "mirror"
+    for file in (spec.file for spec in list_specs() if spec.url):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(drawn_raw / file, folder / file)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Mirror, directory=folder))
+    server.folder, server.url, server.down = folder, f"http://127.0.0.1:{server.server_port}/", False
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -118,12 +118,13 @@ def fetch_file(
         MissingInputError: It cannot be had, or it is not what it should be; nothing at `goal` is changed.
         WriteError: No permission, or no space left; what was received is kept for the next call.
     """
-    record = read_record(record_file)
-    if goal.exists() and (record is None or not _is_as_recorded(goal, record)):
+    there = goal.exists()
+    record = read_record(record_file) if there else None  # of a file that was taken away, it says nothing
+    if there and (record is None or not _is_as_recorded(goal, record)):
         return Fetched("by_hand", None)
-    if goal.exists() and record is not None and sha256 is not None and record.sha256 == sha256:
+    if record is not None and record.sha256 == sha256:
         return Fetched("unchanged", record)
-    download = _Download(url, goal, client, record if goal.exists() else None, report)
+    download = _Download(url, goal, client, record, report)
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(_TransientError),
         stop=lambda state: download.failures >= attempts,
@@ -135,7 +136,7 @@ def fetch_file(
         with explain_write_errors(goal):
             fresh = retrying(download.attempt)
     except (_TransientError, _RefusedError) as error:
-        if record is not None and goal.exists():
+        if record is not None:
             return Fetched("unchanged", record, download.received, stale=str(error))
         raise MissingInputError(
             f"{url} could not be fetched: {error}.",

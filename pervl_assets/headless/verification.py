@@ -22,8 +22,7 @@ from pervl_assets.core.tables import hash_frame
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, identify_annotations
 from pervl_assets.defs.release import CROISSANT_KEY
 from pervl_assets.headless.runs import name_partition
-from pervl_assets.inversion.clip_features import CONTENT_SHA256 as FEATURES_SHA256
-from pervl_assets.inversion.clip_features import read_features
+from pervl_assets.inversion.clip_features import verify_features
 from pervl_assets.io_managers.base import locate_value
 from pervl_assets.io_managers.tables import CONTENT_SHA256
 from pervl_assets.io_managers.training_files import read_manifest
@@ -106,11 +105,10 @@ def _verify_table(name: str, data: Path, path: Path) -> ValueVerdict:
 
 def _verify_features(name: str, data: Path, path: Path) -> ValueVerdict:
     try:
-        stated = pl.read_parquet_metadata(path).get(FEATURES_SHA256)
-        unchanged = stated is not None and read_features(path).hash() == stated
-    except (pl.exceptions.PolarsError, PervlError):
-        unchanged = False
-    return _judge_file(name, path, data, unchanged=unchanged)
+        verify_features(path)
+    except PervlError:
+        return _judge_file(name, path, data, unchanged=False)
+    return _judge_file(name, path, data, unchanged=True)
 
 
 def _verify_tree(name: str, data: Path, path: Path) -> ValueVerdict:

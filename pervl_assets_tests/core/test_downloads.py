@@ -140,6 +140,14 @@ def test_a_file_is_fetched_once_and_then_only_asked_after(server, fetch, goal):
     assert list_leftovers(goal) == []
 
 
+def test_a_download_that_was_taken_away_is_fetched_again(server, fetch, goal):
+    fetch()
+    goal.unlink()
+    assert fetch().outcome == "fetched"
+    assert goal.read_bytes() == CONTENT
+    assert list_leftovers(goal) == []
+
+
 def test_a_changed_file_replaces_the_old_one(server, fetch, goal):
     fetch()
     server.content, server.etag = NEWER, '"v2"'

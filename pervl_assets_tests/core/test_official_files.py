@@ -78,6 +78,13 @@ def test_fetches_what_is_missing_or_different_and_only_that(server, manifest, tm
     assert len(server.RequestHandlerClass.asked) == 2
 
 
+def test_a_fetched_file_that_was_changed_is_fetched_again(manifest, tmp_path, client):
+    folder = tmp_path / "out"
+    fetch_files(folder, manifest, client)
+    (folder / "deep/c.txt").write_bytes(b"spoiled")
+    assert sorted(fetch_files(folder, manifest, client).official) == sorted(FILES)
+
+
 def test_names_every_file_that_cannot_be_fetched(server, manifest, tmp_path, client):
     server.RequestHandlerClass.answers = {"/ytvos/a.csv": FILES["ytvos/a.csv"], "/ytvos/b.yaml": 503}
     with pytest.raises(MissingInputError, match="2 of 3 annotation files") as caught:

@@ -1,10 +1,7 @@
 """Raw inputs over HTTP as Dagster runs them: a mirror on 127.0.0.1 that is laid out like the data folder."""
 
-import functools
 import hashlib
 import shutil
-import threading
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import yaml
@@ -18,25 +15,6 @@ from pervl_assets_tests.conftest import explain
 NAMES = "inversion_model_train_data/oidv6-class-descriptions.csv"
 COCO = "inversion_model_train_data/train2014.zip"
 PUBLIC = {"raw/openimages_class_descriptions": NAMES, "raw/coco_train2014": COCO}
-
-
-class Handler(SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def mirror(drawn_raw, tmp_path):
-    folder = tmp_path / "mirror"
-    for file in (NAMES, COCO):
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(drawn_raw / file, folder / file)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder))
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    server.folder, server.url = folder, f"http://127.0.0.1:{server.server_port}/"
-    yield server
-    server.shutdown()
-    server.server_close()
 
 
 @pytest.mark.parametrize(("asset", "file"), PUBLIC.items())

@@ -2,18 +2,14 @@
 
 import dataclasses
 import datetime
-import functools
 import json
 import os
 import shutil
-import threading
 import warnings
 from collections import Counter
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import dagster as dg
-import pytest
 
 from pervl_assets.core.downloads import Record
 from pervl_assets.core.settings import TINY_CLIP
@@ -25,40 +21,9 @@ from pervl_assets.defs.resources import ANNOTATIONS
 from pervl_assets.demo import DEMO_PASSWORD
 from pervl_assets_tests.conftest import explain, make_settings, run_assets, run_waves
 
-PUBLIC = [
-    "inversion_model_train_data/train2014.zip",
-    "inversion_model_train_data/mscoco-train2014-svo-2016-02-18.txt",
-    "inversion_model_train_data/oidv6-class-descriptions.csv",
-]
+NAMES = "inversion_model_train_data/oidv6-class-descriptions.csv"
 BY_HAND = ["youtube_vos/train.zip", "deep_fashion2/train.zip"]
 START = datetime.datetime(2026, 3, 2, tzinfo=datetime.UTC)  # a Monday
-
-
-class Mirror(SimpleHTTPRequestHandler):
-    """A mirror of the public inputs; `server.down` makes it answer 503."""
-
-    def log_message(self, *_):
-        pass
-
-    def do_GET(self):
-        if self.server.down:
-            self.send_error(503)
-        else:
-            super().do_GET()
-
-
-@pytest.fixture
-def mirror(drawn_raw, tmp_path):
-    folder = tmp_path / "mirror"
-    for file in PUBLIC:
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(drawn_raw / file, folder / file)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Mirror, directory=folder))
-    server.folder, server.down = folder, False
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
 
 
 class Months:
@@ -172,7 +137,7 @@ def test_a_month_of_refreshes_makes_what_the_changes_call_for(drawn_raw, mirror,
     settings = {
         "profile": "full",
         "annotations": annotations,
-        "fetch": f"http://127.0.0.1:{mirror.server_port}",
+        "fetch": mirror.url,
         "clip_model": str(TINY_CLIP),
         "clip_pretrained": "",
         "top_objects": 30,
@@ -181,7 +146,7 @@ def test_a_month_of_refreshes_makes_what_the_changes_call_for(drawn_raw, mirror,
     }
 
     def new_names():
-        names = mirror.folder / PUBLIC[2]
+        names = mirror.folder / NAMES
         names.write_text(names.read_text() + "/m/0zzzz,Brand new thing\n")
 
     def new_caption():
@@ -264,7 +229,7 @@ def test_a_copy_under_way_is_left_alone_until_it_stays_the_same(drawn_raw, tmp_p
 
 
 def test_a_download_of_the_projects_own_is_nothing_new(tmp_path):
-    (spec,) = (spec for spec in list_specs() if spec.file == PUBLIC[2])
+    (spec,) = (spec for spec in list_specs() if spec.file == NAMES)
     goal = tmp_path / spec.file
     goal.parent.mkdir(parents=True)
     goal.write_bytes(b"x")
