@@ -21,7 +21,7 @@ PARTIAL: Final = ".partial"
 _BLOCK = 1 << 20
 
 
-def hash_bytes(data: bytes) -> str:
+def hash_bytes(data: bytes | memoryview) -> str:
     """Return the sha256 of `data` as 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 

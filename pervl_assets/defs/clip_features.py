@@ -6,7 +6,7 @@ Belongs here: what runs an encoder, and how its progress is told. Does not belon
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,18 +14,18 @@ import dagster as dg
 import polars as pl
 
 from pervl_assets.core.archives import RawArchive
-from pervl_assets.core.members import open_members
+from pervl_assets.core.members import Members, open_members
 from pervl_assets.defs.benchmark_checks import report
 from pervl_assets.defs.drift_checks import ProbingLoader, tell_drift
 from pervl_assets.defs.metadata import OWNERS, combine_versions, describe_features, summarize_features
 from pervl_assets.defs.raw import RAW
 from pervl_assets.defs.resources import Clip, Workspace
-from pervl_assets.inversion.clip_features import Features, read_features, select_images, update_names
+from pervl_assets.inversion.clip_features import Features, assign_images, read_features, select_images, update_names
 from pervl_assets.inversion.drift_probe import probe_images, probe_names
 from pervl_assets.inversion.encode_shard import EncodeProgress, encode_image_shard
 from pervl_assets.inversion.judgements import judge_names
 from pervl_assets.io_managers.base import locate_value
-from pervl_assets.io_managers.features import locate_chunks
+from pervl_assets.io_managers.features import StoredFeatures, locate_chunks, store_features
 
 INVERSION: Final = "inversion"
 IMAGE_FEATURES_KEY: Final = dg.AssetKey([INVERSION, "coco_image_features"])
@@ -48,6 +48,11 @@ def name_shards(shards: int) -> list[str]:
     return [f"{shard:0{width}d}-of-{shards}" for shard in range(shards)]
 
 
+def count_shards(shard: str) -> int:
+    """Return how many shards there are, which the name of each tells."""
+    return int(shard.rpartition("-")[2])
+
+
 @dg.op(
     pool="gpu",
     tags=GPU_TAGS,
@@ -65,35 +70,51 @@ def encode_images(
     Where it is loaded and a shard was stored before, a sample of it is encoded again before any vector is replaced.
     Dagster 1.13 gives all partitions of one run the same data version; here it is the hash of them all.
     """
-    passport, load = clip.describe(), functools.cache(clip.load)
-    made: dict[str, Features] = {}
-    classes = read_class_features(workspace)
+    encoding = ShardEncoding(workspace, clip, read_class_features(workspace), context.log.info)
+    made: dict[str, StoredFeatures] = {}
+    shards = sorted(context.partition_keys)
+    assigned = assign_images(coco_object_sentences, count_shards(shards[0]))
     with open_members(coco_train2014) as members:
-        for shard in sorted(context.partition_keys):
-            number, shards = (int(part) for part in shard.split("-of-"))
-            goal = locate_value(workspace.root, IMAGE_FEATURES_KEY.path, ".parquet", shard)
-            report = EncodingReport(context.log.info, f"shard {shard}")
-            previous, probing, probe = _read_stored(goal), ProbingLoader(), None
-            if previous is not None:
-                probe = functools.partial(probe_images, previous, members, classes=classes, batch_size=clip.batch_size)
-            made[shard] = encode_image_shard(
-                select_images(coco_object_sentences, shards, number),
-                members,
-                passport,
-                probing.wrap(load, probe),
-                locate_chunks(goal),
-                previous=previous,
-                batch_size=clip.batch_size,
-                workers=workspace.workers,
-                report=report,
-            )
-            moved = tell_drift(probing.drift, rewritten=made[shard] is not previous)
-            told = {**summarize_features(made[shard]), **report.rates, **moved}
+        for shard in shards:
+            ids = select_images(assigned, int(shard.partition("-of-")[0]))
+            made[shard], told = encoding.encode(shard, ids, members)
             context.add_asset_metadata(told, IMAGE_FEATURES_KEY, shard)
-    context.set_data_version(
-        IMAGE_FEATURES_KEY, combine_versions({shard: features.hash() for shard, features in made.items()})
-    )
-    return made if len(made) > 1 else next(iter(made.values()))
+    versions = {shard: stored.sha256 for shard, stored in made.items()}
+    context.set_data_version(IMAGE_FEATURES_KEY, combine_versions(versions))
+    return made
+
+
+class ShardEncoding:
+    """Encodes shard after shard with one encoder; each is stored, and no longer held, before the next."""
+
+    def __init__(self, workspace: Workspace, clip: Clip, classes: Features | None, say: Callable[[str], None]) -> None:
+        self._workspace, self._clip, self._classes, self._say = workspace, clip, classes, say
+        self._passport, self._load = clip.describe(), functools.cache(clip.load)
+
+    def encode(self, shard: str, ids: Sequence[str], members: Members) -> tuple[StoredFeatures, dict[str, Any]]:
+        """Encode and store one shard; return where it stands, and what is told of it."""
+        start = time.monotonic()
+        goal = locate_value(self._workspace.root, IMAGE_FEATURES_KEY.path, ".parquet", shard)
+        report = EncodingReport(self._say, f"shard {shard}")
+        previous, probing, probe = _read_stored(goal), ProbingLoader(), None
+        if previous is not None:
+            size = self._clip.batch_size
+            probe = functools.partial(probe_images, previous, members, classes=self._classes, batch_size=size)
+        features = encode_image_shard(
+            ids,
+            members,
+            self._passport,
+            probing.wrap(self._load, probe),
+            locate_chunks(goal),
+            previous=previous,
+            batch_size=self._clip.batch_size,
+            workers=self._workspace.workers,
+            report=report,
+        )
+        stored = store_features(features, goal)
+        moved = tell_drift(probing.drift, rewritten=features is not previous)
+        told = {**summarize_features(features), **report.rates, **moved}
+        return stored, {**told, "seconds": round(time.monotonic() - start, 2)}
 
 
 def _read_stored(path: Path) -> Features | None:

@@ -28,7 +28,7 @@ from pervl_assets.defs.metadata import report_check
 from pervl_assets.defs.raw import RAW
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.tree_checks import SUMS_HOLD
-from pervl_assets.inversion.clip_features import Features, read_features, select_images, verify_features
+from pervl_assets.inversion.clip_features import Features, assign_images, read_features, select_images, verify_features
 from pervl_assets.inversion.drift import merge_drifts
 from pervl_assets.inversion.drift_probe import SAMPLE_SIZE, probe_images, probe_names, share_sample, take_sample
 from pervl_assets.inversion.judgements import judge_ids
@@ -88,11 +88,12 @@ def build_ids_check(shards: int) -> dg.AssetChecksDefinition:
         unreadable: list[str] = []
 
         def read() -> Iterator[tuple[str, Features, list[str]]]:
+            assigned = assign_images(coco_object_sentences, shards)
             for number, shard in enumerate(name_shards(shards)):
                 path = locate_value(workspace.root, IMAGE_FEATURES_KEY.path, ".parquet", shard)
                 if path.is_file():
                     try:
-                        yield shard, verify_features(path), select_images(coco_object_sentences, shards, number)
+                        yield shard, verify_features(path), select_images(assigned, number)
                     except SchemaError as error:
                         unreadable.append(str(error))
 

@@ -4,6 +4,7 @@ Belongs here: the value, its Parquet file, merging shards, and which image belon
 computing vectors (`clip_encoder`, `encode_shard`).
 """
 
+import functools
 import json
 import zlib
 from collections.abc import Callable, Sequence
@@ -77,21 +78,22 @@ class Features:
 
     def to_frame(self) -> pl.DataFrame:
         """Return columns `id` (String), `crc32` (UInt32, null for texts) and `vector` (Array(Float32, D))."""
-        dimension = self.passport.dimension
-        return pl.DataFrame(
-            {
-                "id": pl.Series(self.ids, dtype=pl.String),
-                "crc32": pl.Series(self.crc32s or [None] * len(self.ids), dtype=pl.UInt32),
-                "vector": pl.Series(self.vectors.ravel(), dtype=pl.Float32).reshape((-1, dimension)),
-            },
-            schema_overrides={"vector": pl.Array(pl.Float32, dimension)},
-        )
+        vectors = pl.Series("vector", self.vectors.ravel(), dtype=pl.Float32).reshape((-1, self.passport.dimension))
+        return self._tabulate_ids().with_columns(vectors.cast(pl.Array(pl.Float32, self.passport.dimension)))
+
+    def _tabulate_ids(self) -> pl.DataFrame:
+        crc32s = self.crc32s if self.crc32s is not None else [None] * len(self.ids)
+        return pl.DataFrame({"id": self.ids, "crc32": crc32s}, schema={"id": pl.String, "crc32": pl.UInt32})
 
     def hash(self) -> str:
         """Return a sha256 of ids, vectors, CRCs, rejected images and passport."""
+        return self._hash
+
+    @functools.cached_property
+    def _hash(self) -> str:
         parts = (
-            hash_frame(self.to_frame().drop("vector")),
-            hash_bytes(np.ascontiguousarray(self.vectors).tobytes()),
+            hash_frame(self._tabulate_ids()),
+            hash_bytes(np.ascontiguousarray(self.vectors).reshape(-1).view(np.uint8).data),
             hash_frame(self.rejected),
             self.passport.to_json(),
         )
@@ -221,12 +223,27 @@ def assign_shard(image_id: str, shards: int) -> int:
     return zlib.crc32(image_id.encode()) % shards
 
 
-def select_images(sentences: pl.DataFrame, shards: int, shard: int) -> list[str]:
-    """Return the different image ids of the top classes that belong to a shard, in text order (rules E3, E4).
+ASSIGNED_IMAGES: Final = {"image_id": pl.String, "shard": pl.UInt32}
+"""Columns of `assign_images`."""
+
+
+def assign_images(sentences: pl.DataFrame, shards: int) -> pl.DataFrame:
+    """Return the shard of every image of the top classes, ids in text order (rules E3, E4).
+
+    Made once for all shards of a run: what a shard costs then does not grow with their number.
 
     Args:
         sentences: Frame of `OBJECT_SENTENCES`.
         shards: Number of shards.
-        shard: Which one, from 0.
+
+    Returns:
+        `image_id` (String), each once, and `shard` (UInt32, from 0).
     """
-    return sorted(image_id for image_id in sentences["image_id"].unique() if assign_shard(image_id, shards) == shard)
+    ids = sentences["image_id"].unique().sort()
+    own = [assign_shard(image_id, shards) for image_id in ids]
+    return pl.DataFrame({"image_id": ids, "shard": own}, schema=ASSIGNED_IMAGES)
+
+
+def select_images(assigned: pl.DataFrame, shard: int) -> list[str]:
+    """Return the image ids of a shard, in text order; `assigned` is a frame of `assign_images`."""
+    return assigned.filter(shard=shard)["image_id"].to_list()

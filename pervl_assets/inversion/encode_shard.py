@@ -7,11 +7,12 @@ A chunk is a fixed list of images, its file named after a hash of passport, ids 
 work folder either is exactly what would be computed again, or is dropped: chunks of another passport never mix in.
 """
 
+import itertools
 import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -146,9 +147,9 @@ def encode_image_shard(
         wanted = [names[i] for chunk in pending for i in chunk.ids]
         decoded = decode_images(members, wanted, workers, encoder.preprocessing)
         for chunk in pending:
-            finished[chunk] = _encode_chunk(chunk, decoded, encoder, batch_size, meter)
-            write_features(finished[chunk], chunk.file)
-    features = _assemble(ids, passport, [kept.features, *finished.values()], missing)
+            write_features(_encode_chunk(chunk, decoded, encoder, batch_size, meter), chunk.file)
+    saved = (read_features(chunk.file) for chunk in chunks)  # one at a time in memory
+    features = _assemble(ids, passport, itertools.chain([kept.features], saved), missing)
     return previous if previous is not None and features.hash() == previous.hash() else features
 
 
@@ -197,14 +198,15 @@ def _plan_chunks(
     return chunks
 
 
-def _find_finished(chunks: list[_Chunk], work: Path) -> dict[_Chunk, Features]:
-    """Read the saved chunks that are still wanted; drop everything else in the work folder, and log why."""
+def _find_finished(chunks: list[_Chunk], work: Path) -> set[_Chunk]:
+    """Find the saved chunks that are whole and still wanted; drop all else in the work folder, and log why."""
     wanted = {chunk.file: chunk for chunk in chunks}
-    finished = {}
+    finished = set()
     for file in sorted(work.glob("*")) if work.is_dir() else []:
         try:
             if file in wanted:
-                finished[wanted[file]] = read_features(file)
+                read_features(file)
+                finished.add(wanted[file])
                 continue
             reason = "other model, precision, device, versions or images"
         except SchemaError as error:
@@ -245,23 +247,31 @@ def _encode_chunk(
 def _assemble(
     ids: Sequence[str],
     passport: EmbeddingPassport,
-    parts: list[Features],
+    parts: Iterable[Features],
     missing: list[tuple[str, str, str, str, None]],
 ) -> Features:
-    """Put everything into the order of `ids`; the parts' passports are equal, notes apart."""
-    rows = {image_id: row for row, image_id in enumerate(i for part in parts for i in part.ids)}
-    vectors = np.concatenate([part.vectors for part in parts])
-    crcs = [crc for part in parts for crc in part.crc32s or []]
-    order = [rows[image_id] for image_id in ids if image_id in rows]
-    rejected = pl.concat(
-        [pl.DataFrame(missing, schema=REJECTED_IMAGES.to_polars(), orient="row"), *(part.rejected for part in parts)]
-    )
+    """Put everything into the order of `ids`; the parts' passports are equal, notes apart.
+
+    Vectors are copied once, into their final place: a shard takes as much memory as its vectors, and little more.
+    """
+    places = {image_id: place for place, image_id in enumerate(ids)}
+    vectors, crc32s = np.empty((len(ids), passport.dimension), np.float32), np.empty(len(ids), np.uint32)
+    is_there = np.zeros(len(ids), np.bool_)
+    rejected = [pl.DataFrame(missing, schema=REJECTED_IMAGES.to_polars(), orient="row")]
+    passports = []
+    for part in parts:
+        own = [places[image_id] for image_id in part.ids]
+        vectors[own], crc32s[own], is_there[own] = part.vectors, part.crc32s or [], True
+        rejected.append(part.rejected)
+        passports.append(part.passport)
+    if not is_there.all():
+        vectors, crc32s = vectors[is_there], crc32s[is_there]
     return Features(
-        [image_id for image_id in ids if image_id in rows],
-        vectors[order],
-        gather_notes(passport, (part.passport for part in parts)),
-        [crcs[row] for row in order],
-        rejected.sort("id"),
+        list(itertools.compress(ids, is_there)),
+        vectors,
+        gather_notes(passport, passports),
+        crc32s.tolist(),
+        pl.concat(rejected).sort("id"),
     )
 
 

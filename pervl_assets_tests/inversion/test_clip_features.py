@@ -10,6 +10,7 @@ from pervl_assets.inversion.clip_features import (
     QUARANTINED,
     REJECTED_IMAGES,
     Features,
+    assign_images,
     assign_shard,
     encode_names,
     merge_features,
@@ -126,7 +127,8 @@ def test_every_image_belongs_to_one_shard_always_the_same():
     assert min(np.bincount(shards, minlength=8)) > 400
     assert [assign_shard(image_id, 8) for image_id in ("57870 ", "9 ")] == [3, 5]
     sentences = pl.DataFrame({"image_id": ids * 2})
-    selected = [select_images(sentences, 8, shard) for shard in range(8)]
+    assigned = assign_images(sentences, 8)
+    selected = [select_images(assigned, shard) for shard in range(8)]
     assert sorted(image_id for part in selected for image_id in part) == sorted(ids)
     assert all(part == sorted(part) for part in selected)
 

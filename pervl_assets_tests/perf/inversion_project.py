@@ -24,7 +24,7 @@ import polars as pl
 from pervl_assets.core.archives import RawArchive, identify
 from pervl_assets.core.members import Members, open_members
 from pervl_assets.core.tables import write_parquet
-from pervl_assets.inversion.clip_features import Features, assign_shard, read_features, write_features
+from pervl_assets.inversion.clip_features import Features, assign_images, read_features, select_images, write_features
 from pervl_assets.inversion.coco_classes import collect_object_sentences, count_object_classes, read_triplets
 from pervl_assets.inversion.encode_shard import EncodeProgress, ImageEncoder, clear_chunks, encode_image_shard
 from pervl_assets.inversion.preprocessing import UPSTREAM
@@ -141,17 +141,17 @@ def encode_shards(archive: str, images: str, shards: str, out: str, stop: str) -
     """Encode images shard after shard, the encoder simulated; each is stored, and no longer held, before the next."""
     os.environ["PYTHONWARNINGS"] = "ignore"  # multiprocessing complains of a process that ended without notice
     encoder, count = SimulatedEncoder(int(stop) or sys.maxsize), int(shards)
-    ids = name_images(int(images))
+    sentences = pl.DataFrame({"image_id": name_images(int(images))})
     start = time.perf_counter()
+    assigned = assign_images(sentences, count)
     with open_coco(archive) as members:
         for shard in range(count):
-            own = [image_id for image_id in ids if assign_shard(image_id, count) == shard]
-            save_shard(own, members, encoder, Path(out, f"{shard}.parquet"))
+            save_shard(select_images(assigned, shard), members, encoder, Path(out, f"{shard}.parquet"))
     return {"own_seconds": time.perf_counter() - start, "encoded": encoder.images}
 
 
 def save_shard(ids: list[str], members: Members, encoder: ImageEncoder, goal: Path, **options: int) -> None:
-    """Encode a shard, store it, and clear its chunks, as the asset and its IO manager do."""
+    """Encode a shard, store it, and clear its chunks, as the op does."""
     work = goal.with_suffix(".partial")
     previous = read_features(goal) if goal.exists() else None
     passport = encoder.passport
