@@ -45,7 +45,7 @@ class PervlGroup(click.Group):
 def main() -> None:
     """The PerVL benchmark as Dagster assets: from raw archives to the files PALAVRA reads.
 
-    Where things are and which inputs are used is said by environment variables: PERVL_DATA, PERVL_PROFILE, … (README).
+    Environment variables say where things are and which inputs are used: PERVL_DATA, … (docs/operating.md).
     """
 
 
@@ -80,16 +80,26 @@ def verify() -> None:
 
 
 @main.command()
-def status() -> None:
-    """Show what is materialized, stale or missing, and which raw inputs are found."""
+@click.option("--check", is_flag=True, help="Exit with 1 if anything is missing, stale, failed or no longer fresh.")
+def status(*, check: bool) -> None:
+    """Show what is up to date, stale or missing, what checks and freshness say, and which raw inputs are found.
+
+    The Dagster UI says the same of the same folder.
+    """
     from pervl_assets.definitions import defs
-    from pervl_assets.headless.printing import make_console, print_status
+    from pervl_assets.headless import printing
+    from pervl_assets.headless.health import explain_failed_runs, judge_health
     from pervl_assets.headless.runs import open_instance
     from pervl_assets.headless.status import list_inputs, list_states
 
-    settings = Settings.from_env()
+    settings, console = Settings.from_env(), printing.make_console()
     with open_instance(settings.data) as instance:
-        print_status(make_console(), settings, list_inputs(settings), list_states(defs, instance))
+        states, healths = list(list_states(defs, instance)), judge_health(defs, instance)
+        failures = explain_failed_runs(instance, healths)
+    printing.print_status(console, settings, list_inputs(settings), states, healths)
+    printing.print_causes(console, states, healths, failures)
+    sound = printing.print_verdict_of_status(console, states, healths)
+    sys.exit(1 if check and not sound else 0)
 
 
 @main.command()
@@ -113,19 +123,23 @@ def preview(asset: str, concept: str, split: str | None, out: Path | None) -> No
 def run_graph(selection: str) -> bool:
     """Materialize a selection with a progress bar and an end table; return whether all of it passed."""
     from pervl_assets.definitions import defs
-    from pervl_assets.headless import runs
+    from pervl_assets.defs.outcomes import Outcome, read_outcome
+    from pervl_assets.defs.waves import Launch, end_dead_runs, plan_waves, select_assets
     from pervl_assets.headless.printing import make_console, print_outcome
+    from pervl_assets.headless.runs import load_repository, open_instance
 
-    settings, console = Settings.from_env(), make_console()
-    waves = runs.plan_waves(defs, runs.select_assets(defs, selection))
-    total = sum(len(wave.keys) * max(1, len(wave.partitions)) for wave in waves)
-    start, outcome = time.monotonic(), runs.Outcome()
-    with runs.open_instance(settings.data) as instance, show_progress(console, total) as progress:
-        runs.end_dead_runs(instance)
+    settings, console, graph = Settings.from_env(), make_console(), defs.resolve_asset_graph()
+    waves = plan_waves(graph, select_assets(graph, selection))
+    total = sum(wave.size for wave in waves)
+    start, outcome = time.monotonic(), Outcome()
+    with open_instance(settings.data) as instance, show_progress(console, total) as progress:
+        end_dead_runs(instance)
+        launch = Launch(load_repository(), instance)
         for wave in waves:
-            wave_id = runs.new_wave_id()
-            with follow(instance, wave_id, progress):
-                outcome.add(runs.execute_wave(wave, defs, instance, wave_id))
+            run = launch.create_run(wave)
+            with follow(instance, run.run_id, progress):
+                launch.execute(run)
+            outcome.add(read_outcome(instance, run.run_id))
             if not outcome.succeeded:
                 break
     print_outcome(console, outcome, time.monotonic() - start, total - len(outcome.made))
@@ -164,10 +178,10 @@ def show_progress(console: Console, total: int) -> Iterator[Progress]:
 
 
 @contextmanager
-def follow(instance: "DagsterInstance", wave_id: str, progress: Progress) -> Iterator[None]:
+def follow(instance: "DagsterInstance", run_id: str, progress: Progress) -> Iterator[None]:
     """Let the bar follow the events of a run while it goes on."""
     over = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(instance, wave_id, progress, over), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(instance, run_id, progress, over), daemon=True)
     watcher.start()
     try:
         yield
@@ -176,21 +190,18 @@ def follow(instance: "DagsterInstance", wave_id: str, progress: Progress) -> Ite
         watcher.join()
 
 
-def _watch(instance: "DagsterInstance", wave_id: str, progress: Progress, over: threading.Event) -> None:
-    from pervl_assets.headless import runs
+def _watch(instance: "DagsterInstance", run_id: str, progress: Progress, over: threading.Event) -> None:
+    from pervl_assets.headless.runs import read_news
 
-    run_id: str | None = None
     cursor: str | None = None
     task = progress.tasks[0].id
     while True:
         last = over.wait(_POLL_SECONDS)
-        run_id = run_id or runs.find_run_id(instance, wave_id)
-        if run_id:
-            news, cursor = runs.read_news(instance, run_id, cursor)
-            for item in news:
-                progress.update(task, advance=1 if item.made else 0, news=escape(item.text))
-                if item.made and progress.disable:
-                    progress.console.print(f"  {escape(item.text)}", highlight=False)
+        news, cursor = read_news(instance, run_id, cursor)
+        for item in news:
+            progress.update(task, advance=1 if item.made else 0, news=escape(item.text))
+            if item.made and progress.disable:
+                progress.console.print(f"  {escape(item.text)}", highlight=False)
         if last:
             return
 

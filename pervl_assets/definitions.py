@@ -9,15 +9,18 @@ from pervl_assets.core.settings import Settings
 from pervl_assets.defs.archive_checks import build_archive_checks
 from pervl_assets.defs.benchmarks import build_benchmark_assets, build_benchmark_checks
 from pervl_assets.defs.downloads import Downloads
+from pervl_assets.defs.failures import show_errors_of
 from pervl_assets.defs.feature_checks import IDS_AND_VECTORS, build_feature_checks
 from pervl_assets.defs.inversion import build_inversion_assets
+from pervl_assets.defs.pages import complete_pages
 from pervl_assets.defs.palavra import PALAVRA_ASSETS
 from pervl_assets.defs.raw import list_specs, pervl_annotations
-from pervl_assets.defs.refreshes import build_refreshes, propagate
+from pervl_assets.defs.refreshes import build_refreshes, expect_looks, propagate
 from pervl_assets.defs.release import build_release_asset
 from pervl_assets.defs.release_checks import RELEASE_CHECKS
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.tree_checks import SUMS_HOLD
+from pervl_assets.defs.wishes import build_wishes
 from pervl_assets.io_managers import (
     FeaturesIOManager,
     RawArchiveIOManager,
@@ -44,9 +47,13 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         *build_feature_checks(settings.feature_shards),
         *RELEASE_CHECKS,
     ]
+    graph = propagate(complete_pages([*assets, build_release_asset(assets)]))
+    graph = expect_looks(graph, list_specs(), settings)
+    show_errors_of([*graph, *checks])
     definitions = dg.Definitions(
-        assets=propagate([*assets, build_release_asset(assets)]),
+        assets=graph,
         asset_checks=checks,
+        jobs=build_wishes(),
         resources={
             "workspace": Workspace.from_settings(settings),
             "clip": Clip.from_settings(settings),

@@ -1,7 +1,7 @@
 """The environment variables, read in one place.
 
-Belongs here: names, defaults and checks of the variables in the README's table. Does not belong here: secrets
-(`DEEPFASHION2_PASSWORD` is read where an archive is opened, so that no configuration ever holds it).
+Belongs here: names, defaults and checks of the variables in the table of docs/operating.md. Does not belong here: the
+secret (`DEEPFASHION2_PASSWORD` is read where an archive is opened, so that no configuration ever holds it).
 """
 
 import os
@@ -22,6 +22,13 @@ Executor = Literal["in_process", "multiprocess"]
 
 TINY_CLIP: Final = Path(__file__).parent.parent / "demo" / "tiny_clip"
 """Folder of the demo's CLIP, in open_clip's `local-dir` layout."""
+
+DEVICES: Final = "auto, cpu, cuda or cuda:<number>"
+
+
+def is_device(name: str) -> bool:
+    """Tell whether this names a device that a model can be put on, or `auto`."""
+    return name in ("auto", "cpu", "cuda") or (name.startswith("cuda:") and name[5:].isdigit())
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,8 @@ class Settings:
         revalidate_cron: When the servers of the public inputs are asked (`PERVL_REVALIDATE_CRON`).
         verify_cron: When results are held against their manifests (`PERVL_VERIFY_CRON`).
         watch_seconds: How often the sensors look (`PERVL_WATCH_SECONDS`).
+        fresh_days: After how many days without a look at it a public input is no longer fresh; a warning comes a day
+            before (`PERVL_FRESH_DAYS`).
     """
 
     data: Path
@@ -72,6 +81,7 @@ class Settings:
     revalidate_cron: str
     verify_cron: str
     watch_seconds: int
+    fresh_days: int
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> "Settings":
@@ -111,8 +121,8 @@ class Settings:
             wrong.append(f"PERVL_TIMEZONE={timezone!r}: a name like UTC or Europe/Berlin")
         demo = choose("PERVL_PROFILE", "demo", get_args(Profile)) != "full"
         device = env.get("PERVL_DEVICE") or "auto"
-        if device not in ("auto", "cpu", "cuda") and not (device.startswith("cuda:") and device[5:].isdigit()):
-            wrong.append(f"PERVL_DEVICE={device!r}: auto, cpu, cuda or cuda:<number>")
+        if not is_device(device):
+            wrong.append(f"PERVL_DEVICE={device!r}: {DEVICES}")
         annotations = env.get("PERVL_ANNOTATIONS")
         clip_model = env.get("PERVL_CLIP_MODEL") or (str(TINY_CLIP) if demo else "ViT-B-32-quickgelu")
         settings = cls(
@@ -135,12 +145,13 @@ class Settings:
             revalidate_cron=read_cron("PERVL_REVALIDATE_CRON", "0 3 * * 1"),
             verify_cron=read_cron("PERVL_VERIFY_CRON", "0 2 * * *"),
             watch_seconds=count("PERVL_WATCH_SECONDS", 300),
+            fresh_days=count("PERVL_FRESH_DAYS", 9),
         )
         if wrong:
             raise PervlError(
                 f"{len(wrong)} environment variable{'s have' if len(wrong) > 1 else ' has'} "
                 "a value that means nothing here.",
                 details=wrong,
-                advice="Correct or unset the variables named above; the README lists them all.",
+                advice="Correct or unset the variables named above; docs/operating.md lists them all.",
             )
         return settings

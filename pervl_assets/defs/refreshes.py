@@ -1,8 +1,8 @@
-"""When things are refreshed: two schedules, a sensor on the data folder, and how a change spreads.
+"""When things are refreshed: two schedules, a sensor on the data folder, how a change spreads, what counts as fresh.
 
-Belongs here: Dagster's schedules, sensors, jobs of them, and automation conditions. Does not belong here: fetching and
-verifying themselves. All of it ships stopped: a person starts it in the UI, or with `dagster schedule start` and
-`dagster sensor start`.
+Belongs here: Dagster's schedules, sensors, jobs of them, automation conditions and freshness policies. Does not belong
+here: fetching and verifying themselves. All of it ships stopped: a person starts it in the UI, or with
+`dagster schedule start` and `dagster sensor start`.
 
 A change spreads by data version, which is a content hash: an input that is the same as before refreshes nothing, and
 neither does a table that comes out as it was.
@@ -10,6 +10,7 @@ neither does a table that comes out as it was.
 
 import json
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from functools import reduce
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +24,7 @@ from pervl_assets.defs.downloads import locate_record
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW
 from pervl_assets.defs.resources import Workspace
 
+_WARN_BEFORE: Final = timedelta(days=1)
 _DEPTH: Final = 8
 """Levels above an asset that are looked at before it is refreshed; the graph has seven."""
 
@@ -53,6 +55,28 @@ def propagate(assets: Iterable[dg.AssetsDefinition]) -> list[dg.AssetsDefinition
     return [*dg.map_asset_specs(add_condition, assets)]
 
 
+def list_public_inputs(specs: Iterable[ArchiveSpec]) -> list[dg.AssetKey]:
+    """Return the inputs that are fetched: the annotations, and the raw inputs that have an address."""
+    return [ANNOTATIONS_KEY, *(dg.AssetKey([RAW, spec.name]) for spec in specs if spec.url)]
+
+
+def expect_looks(
+    assets: Iterable[dg.AssetsDefinition], specs: Iterable[ArchiveSpec], settings: Settings
+) -> list[dg.AssetsDefinition]:
+    """Give every public input a freshness policy: its server is asked after it, or its file looked at, in so many days.
+
+    Fresh is not "as new as the server's": that is what the look finds out, and what the data version tells.
+    """
+    days = timedelta(days=settings.fresh_days)
+    policy = dg.FreshnessPolicy.time_window(fail_window=days, warn_window=days - _WARN_BEFORE)
+    public = {*list_public_inputs(specs)}
+
+    def add_policy(spec: dg.AssetSpec) -> dg.AssetSpec:
+        return spec.replace_attributes(freshness_policy=policy) if spec.key in public else spec
+
+    return [*dg.map_asset_specs(add_policy, assets)]
+
+
 def build_refreshes(
     settings: Settings, specs: Sequence[ArchiveSpec], verified: Iterable[dg.AssetCheckKey]
 ) -> dg.Definitions:
@@ -63,10 +87,9 @@ def build_refreshes(
         specs: The raw inputs.
         verified: Checks that hold what stands on disk against its manifest.
     """
-    public = [ANNOTATIONS_KEY, *(dg.AssetKey([RAW, spec.name]) for spec in specs if spec.url)]
     revalidate = dg.define_asset_job(
         "revalidate_public_inputs",
-        selection=dg.AssetSelection.assets(*public),
+        selection=dg.AssetSelection.assets(*list_public_inputs(specs)),
         description="Ask the servers of the public inputs whether there is something new; fetch only what there is.",
     )
     verify = dg.define_asset_job(

@@ -12,11 +12,10 @@ import dagster as dg
 from pydantic import Field
 
 from pervl_assets.core.archives import ArchiveSpec, RawArchive, find_archive
-from pervl_assets.core.settings import NamesRule, Settings
+from pervl_assets.core.settings import NamesRule, Precision, PreprocessingRule, Profile, Settings, SplitRule
 from pervl_assets.demo import DEMO_PASSWORD, RAW_NAMES, draw_raw
 
 if TYPE_CHECKING:
-    from pervl_assets.core.settings import Precision, PreprocessingRule
     from pervl_assets.inversion.clip_encoder import ClipEncoder
     from pervl_assets.inversion.passport import EmbeddingPassport
 
@@ -27,14 +26,14 @@ ANNOTATIONS = PROJECT_ROOT / "annotations"
 class Workspace(dg.ConfigurableResource[Any]):
     """Where inputs and results are, and whether the inputs are drawn or official."""
 
-    profile: str = Field(description="demo: raw inputs are drawn; full: the official archives (PERVL_PROFILE)")
+    profile: Profile = Field(description="demo: raw inputs are drawn; full: the official archives (PERVL_PROFILE)")
     data: str = Field(description="root of raw inputs and results (PERVL_DATA)")
     annotations: str | None = Field(
         default=None, description="folder of annotations of your own; none: the profile's (PERVL_ANNOTATIONS)"
     )
     top_objects: int = Field(description="how many of the most common objects are classes (PERVL_TOP_OBJECTS)")
-    openimages_names: str = Field(description="csv or upstream: how names are read (PERVL_OPENIMAGES_NAMES)")
-    splits: str = Field(
+    openimages_names: NamesRule = Field(description="csv or upstream: how names are read (PERVL_OPENIMAGES_NAMES)")
+    splits: SplitRule = Field(
         default="official", description="official, or scene_disjoint where a benchmark has such splits (PERVL_SPLITS)"
     )
     workers: int = Field(
@@ -57,11 +56,6 @@ class Workspace(dg.ConfigurableResource[Any]):
     def root(self) -> Path:
         """The data root."""
         return Path(self.data)
-
-    @property
-    def names_rule(self) -> NamesRule:
-        """The rule by which OpenImages names are read."""
-        return cast("NamesRule", self.openimages_names)
 
     @property
     def annotations_folder(self) -> Path:
@@ -96,7 +90,7 @@ class Clip(dg.ConfigurableResource[Any]):
     precision: str | None = Field(
         default=None, description="fp32, fp16, bf16; none: fp16 on CUDA, fp32 elsewhere (PERVL_PRECISION)"
     )
-    preprocessing: str = Field(
+    preprocessing: PreprocessingRule = Field(
         default="upstream",
         description="upstream, model (as the model was published) or upstream_fast (PERVL_PREPROCESSING)",
     )
@@ -128,6 +122,5 @@ class Clip(dg.ConfigurableResource[Any]):
         return load_encoder(*self._choose())
 
     def _choose(self) -> "tuple[str, str, str, Precision | None, PreprocessingRule, bool]":
-        precision = cast("Precision | None", self.precision)
-        rule = cast("PreprocessingRule", self.preprocessing)
-        return self.model, self.pretrained, self.device, precision, rule, self.torch_compile
+        precision = cast("Precision | None", self.precision)  # Dagster 1.13 knows no optional Literal
+        return self.model, self.pretrained, self.device, precision, self.preprocessing, self.torch_compile

@@ -3,10 +3,11 @@
 Belongs here: columns, units and colours. Does not belong here: finding out what is to be printed.
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from rich import box
 from rich.console import Console
@@ -16,13 +17,23 @@ from rich.table import Table
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.settings import Settings
 from pervl_assets.core.upstream_names import RETRIVAL_SETS
-from pervl_assets.headless.runs import Finding, Outcome, name_partition
+from pervl_assets.defs.metadata import BYTES, QUARANTINED
+from pervl_assets.defs.outcomes import Finding, Made, Outcome, count_files_or_rows, name_partition
+from pervl_assets.headless.health import Health
 from pervl_assets.headless.status import AssetState, InputState
 from pervl_assets.headless.verification import ValueVerdict
 
-_ROWS: Final = "dagster/row_count"
-_COLOURS: Final = {"fresh": "green", "stale": "yellow", "missing": "red"}
+_COLOURS: Final = {"up to date": "green", "stale": "yellow", "missing": "red"}
+_FRESHNESS_COLOURS: Final = {"passing": "green", "warning": "yellow", "failing": "red", "unknown": "dim"}
+_SHORT_ID: Final = 8
 _THOUSAND: Final = 1000
+_VERDICT_COLOURS: Final = {
+    "passed": "none",
+    "warned": "yellow",
+    "failed": "bold red",
+    "unfinished": "bold red",
+    "not run": "dim",
+}
 _WIDTH_OF_A_FILE: Final = 140
 
 
@@ -37,19 +48,19 @@ def print_outcome(console: Console, outcome: Outcome, seconds: float, left: int)
     table = _make_table("asset", ">files or rows", ">seconds", ">bytes", ">quarantined")
     for made in outcome.made:
         table.add_row(
-            escape(name_partition(made.asset, made.partition)),
-            _count(made.metadata),
+            escape(made.name),
+            _count(made.files_or_rows),
             f"{made.seconds:,.1f}",
-            format_bytes(made.metadata.get("bytes")),
-            _show_quarantined(made.metadata),
+            format_bytes(made.metadata.get(BYTES)),
+            _show_quarantined(made),
         )
     table.add_section()
     table.add_row(
         f"[bold]{len(outcome.made)} materialized[/]" + (f", [bold red]{left} not[/]" if left else ""),
         "",
         f"[bold]{seconds:,.1f}[/]",
-        f"[bold]{format_bytes(sum(made.metadata.get('bytes') or 0 for made in outcome.made))}[/]",
-        str(sum(made.metadata.get("quarantined") or 0 for made in outcome.made)),
+        f"[bold]{format_bytes(sum(made.bytes for made in outcome.made))}[/]",
+        f"{sum(made.quarantined for made in outcome.made):,}",
     )
     console.print(table)
     print_findings(console, outcome.findings)
@@ -63,12 +74,17 @@ def print_outcome(console: Console, outcome: Outcome, seconds: float, left: int)
 def print_findings(console: Console, findings: Iterable[Finding]) -> None:
     """Print warnings first and errors last, where the eye ends."""
     for finding in sorted(findings, key=lambda finding: finding.severity == "error"):
-        colour = "bold red" if finding.severity == "error" else "yellow"
-        console.print(
-            f"[{colour}]{finding.severity}[/] [bold]{escape(finding.asset)}[/] {escape(finding.text)}",
-            highlight=False,
-            soft_wrap=True,
+        _print_cause(
+            console,
+            "bold red" if finding.severity == "error" else "yellow",
+            finding.severity,
+            finding.asset,
+            finding.text,
         )
+
+
+def _print_cause(console: Console, colour: str, kind: str, asset: str, text: str) -> None:
+    console.print(f"[{colour}]{kind}[/] [bold]{escape(asset)}[/] {escape(text)}", highlight=False, soft_wrap=True)
 
 
 def print_verdicts(console: Console, verdicts: Iterable[ValueVerdict], data: Path) -> bool:
@@ -113,25 +129,76 @@ def _judge(value: ValueVerdict) -> str:
 
 
 def print_status(
-    console: Console, settings: Settings, inputs: Iterable[InputState], states: Iterable[AssetState]
+    console: Console,
+    settings: Settings,
+    inputs: Iterable[InputState],
+    states: Iterable[AssetState],
+    healths: Iterable[Health],
 ) -> None:
-    """Print which inputs are found and the state of every asset."""
+    """Print which inputs are found, and state and health of every asset; health in the row of its first partition."""
     console.print(f"profile [bold]{settings.profile}[/], data in [bold]{settings.data}[/]", soft_wrap=True)
     table = _make_table("input", "state", "place below the data folder")
     for one in inputs:
         table.add_row(one.name, "[green]found[/]" if one.found else "[yellow]not found[/]", one.place)
     console.print(table)
-    table = _make_table("asset", "state", "materialized", ">files or rows", ">bytes", "why")
+    table = _make_table("asset", "state", "materialized", ">files or rows", ">bytes", "checks", "freshness")
+    table.columns[0].no_wrap = True
+    waiting = {health.asset: health for health in healths}
     for state in states:
+        health = waiting.pop(state.asset, None)
+        failed = health and health.failed_run
         table.add_row(
             escape(name_partition(state.asset, state.partition)),
-            f"[{_COLOURS[state.state]}]{state.state}[/]",
+            f"[{_COLOURS[state.state]}]{state.state}[/]" + (", [bold red]run failed[/]" if failed else ""),
             _show_time(state.when),
-            _count(state.metadata),
-            format_bytes(state.metadata.get("bytes")),
-            escape(state.why),
+            _count(count_files_or_rows(state.metadata)),
+            format_bytes(state.metadata.get(BYTES)),
+            _show_checks(health, made=state.when is not None) if health else "",
+            _show_freshness(health.freshness) if health else "",
         )
     console.print(table)
+
+
+def print_causes(
+    console: Console,
+    states: Iterable[AssetState],
+    healths: Iterable[Health],
+    failures: Mapping[str, list[Finding]],
+) -> None:
+    """Print why assets are stale, what checks found that did not pass, and why the last runs failed."""
+    for state in states:
+        if state.why:
+            _print_cause(console, "yellow", "stale", name_partition(state.asset, state.partition), state.why)
+    print_findings(console, [finding for health in healths for finding in health.findings])
+    runs = {finding: run for run, findings in failures.items() for finding in findings}  # what several say, once
+    for finding, run in runs.items():
+        _print_cause(console, "bold red", f"run {run[:_SHORT_ID]} failed", finding.asset, finding.text)
+
+
+def print_verdict_of_status(console: Console, states: Iterable[AssetState], healths: Iterable[Health]) -> bool:
+    """Print in a line whether anything calls for a person; return whether nothing does."""
+    count = Counter(state.state for state in states)
+    unsound = sum(not health.sound for health in healths)
+    wrong = {"missing": count["missing"], "stale": count["stale"], "failed or no longer fresh": unsound}
+    told = ", ".join(f"{number} {what}" for what, number in wrong.items() if number)
+    console.print(
+        f"[bold red]{told}[/]: run pervl materialize; it makes what is missing or stale, and tells what fails"
+        if told
+        else "[bold green]all up to date, no check of error severity failed[/]"
+    )
+    return not told
+
+
+def _show_checks(health: Health, *, made: bool) -> str:
+    counts = health.count()
+    if not made:  # there is nothing to be checked yet
+        del counts["not run"]
+    parts = [(count, verdict) for verdict in _VERDICT_COLOURS if (count := counts[verdict])]
+    return ", ".join(f"[{_VERDICT_COLOURS[verdict]}]{count} {verdict}[/]" for count, verdict in parts)
+
+
+def _show_freshness(freshness: str | None) -> str:
+    return f"[{_FRESHNESS_COLOURS[freshness]}]{freshness}[/]" if freshness else ""
 
 
 def say_where_to_look(console: Console, data: Path) -> None:
@@ -168,15 +235,13 @@ def _make_table(*columns: str) -> Table:
     return table
 
 
-def _count(metadata: dict[str, Any]) -> str:
-    count = metadata.get(_ROWS, metadata.get("files"))
-    return f"{count:,}" if count is not None else ""
+def _count(count: int | None) -> str:
+    return "" if count is None else f"{count:,}"
 
 
-def _show_quarantined(metadata: dict[str, Any]) -> str:
-    count, missing = metadata.get("quarantined"), metadata.get("missing")
-    shown = "" if count is None else f"[yellow]{count:,}[/]" if count else "0"
-    return f"{shown} [red]+ {missing:,} missing[/]" if missing else shown
+def _show_quarantined(made: Made) -> str:
+    shown = f"[yellow]{made.quarantined:,}[/]" if made.quarantined else "0" if QUARANTINED in made.metadata else ""
+    return f"{shown} [red]+ {made.missing:,} missing[/]" if made.missing else shown
 
 
 def _show_time(when: datetime | None) -> str:

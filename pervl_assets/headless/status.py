@@ -1,6 +1,7 @@
-"""The state of the graph, as the Dagster UI sees it: materialized, stale, missing; and which raw inputs are found.
+"""The state of the graph, as the Dagster UI sees it: up to date, stale, missing; and which raw inputs are found.
 
-Belongs here: asking Dagster and looking for inputs. Does not belong here: printing it.
+Belongs here: asking Dagster and looking for inputs. Does not belong here: printing it, and what checks and runs say,
+which is `health`.
 """
 
 from collections.abc import Iterator
@@ -13,12 +14,12 @@ from dagster import AssetRecordsFilter, DagsterInstance
 
 # Not exported at Dagster's top; it is what the UI asks, so that both say the same.
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
-from dagster._core.loader import LoadingContext
 
 from pervl_assets.core.settings import Settings
 from pervl_assets.defs.raw import list_specs
+from pervl_assets.headless.health import Request
 
-State = Literal["fresh", "stale", "missing"]
+State = Literal["up to date", "stale", "missing"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class AssetState:
     Attributes:
         asset: Asset key as text.
         partition: Its partition, if it has any.
-        state: Fresh, stale, or missing (never materialized).
+        state: Up to date, stale (something it is made from is new), or missing (never materialized).
         when: When it was last materialized.
         why: What makes it stale.
         metadata: What its last materialization told.
@@ -60,28 +61,10 @@ def list_inputs(settings: Settings) -> list[InputState]:
     return states
 
 
-class _Request(LoadingContext):
-    """One look at the instance, within which nothing is asked twice."""
-
-    def __init__(self, instance: DagsterInstance) -> None:
-        self._instance = instance
-        self._loaders: dict[type, Any] = {}
-
-    @property
-    def instance(self) -> DagsterInstance:
-        """The instance."""
-        return self._instance
-
-    @property
-    def loaders(self) -> dict[type, Any]:
-        """Dagster's cache of what was asked."""
-        return self._loaders
-
-
 def list_states(defs: dg.Definitions, instance: DagsterInstance) -> Iterator[AssetState]:
     """Return the state of every asset and partition, in topological order."""
     graph = defs.resolve_asset_graph()
-    resolver = CachingStaleStatusResolver(instance, graph, _Request(instance))
+    resolver = CachingStaleStatusResolver(instance, graph, Request(instance))
     for key in (key for level in graph.toposorted_asset_keys_by_level for key in sorted(level)):
         partitioning = graph.get(key).partitions_def
         for partition in partitioning.get_partition_keys() if partitioning else [None]:
@@ -93,7 +76,7 @@ def list_states(defs: dg.Definitions, instance: DagsterInstance) -> Iterator[Ass
             yield AssetState(
                 asset=key.to_user_string(),
                 partition=partition,
-                state="missing" if status == StaleStatus.MISSING else "stale" if stale else "fresh",
+                state="missing" if status == StaleStatus.MISSING else "stale" if stale else "up to date",
                 why="; ".join(sorted({f"{cause.asset_key.to_user_string()}: {cause.reason}" for cause in causes})),
                 **_read_last(instance, key, partition),
             )

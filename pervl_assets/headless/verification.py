@@ -19,9 +19,9 @@ from pervl_assets.core.errors import PervlError
 from pervl_assets.core.files import PARTIAL, hash_file
 from pervl_assets.core.ledger import Verdict, verify_tree
 from pervl_assets.core.tables import hash_frame
+from pervl_assets.defs.outcomes import name_partition
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, identify_annotations
 from pervl_assets.defs.release import CROISSANT_KEY
-from pervl_assets.headless.runs import name_partition
 from pervl_assets.inversion.clip_features import verify_features
 from pervl_assets.io_managers.base import locate_value
 from pervl_assets.io_managers.tables import CONTENT_SHA256

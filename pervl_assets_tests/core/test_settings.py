@@ -15,6 +15,7 @@ def test_demo_is_the_default():
     assert (settings.executor, settings.splits) == ("multiprocess", "official")
     assert (settings.preprocessing, settings.torch_compile) == ("upstream", False)
     assert (settings.fetch, settings.timezone, settings.watch_seconds) == ("official", "UTC", 300)
+    assert settings.fresh_days == 9
 
 
 def test_full_profile():
@@ -41,10 +42,11 @@ def test_every_wrong_value_is_named_at_once():
         "PERVL_TIMEZONE": "Mars/Olympus",
         "PERVL_VERIFY_CRON": "daily",
         "PERVL_WATCH_SECONDS": "often",
+        "PERVL_FRESH_DAYS": "0",
     }
     with pytest.raises(PervlError) as caught:
         Settings.from_env(wrong)
-    assert "14 environment variables" in caught.value.problem
+    assert "15 environment variables" in caught.value.problem
     for name, value in wrong.items():
         assert f"{name}={value!r}" in str(caught.value)
 

@@ -12,17 +12,18 @@ from pathlib import Path
 import dagster as dg
 
 from pervl_assets.core.downloads import Record
-from pervl_assets.core.settings import TINY_CLIP
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.downloads import locate_record
 from pervl_assets.defs.raw import list_specs
 from pervl_assets.defs.refreshes import look_at_inputs
 from pervl_assets.defs.resources import ANNOTATIONS
 from pervl_assets.demo import DEMO_PASSWORD
-from pervl_assets_tests.conftest import explain, make_settings, run_assets, run_waves
+from pervl_assets.testing.fake_clip import FakeClip
+from pervl_assets.testing.runs import explain, make_settings, run_assets, run_waves
 
 NAMES = "inversion_model_train_data/oidv6-class-descriptions.csv"
 BY_HAND = ["youtube_vos/train.zip", "deep_fashion2/train.zip"]
+FAKE_CLIP = {"clip": FakeClip()}  # what is encoded when is the point, not the vectors
 START = datetime.datetime(2026, 3, 2, tzinfo=datetime.UTC)  # a Monday
 
 
@@ -42,7 +43,8 @@ class Months:
         for schedule in self.defs.schedules:
             if is_due(schedule, day):
                 self._run_schedule(schedule, day)
-        self.spread(day)
+        if self.made:  # else the conditions see what they saw before; on Sundays they look though nothing is new
+            self.spread(day)
 
     def spread(self, day):
         """Refresh what changed, until nothing is left to refresh."""
@@ -93,7 +95,8 @@ class Months:
                 }
             ]
         for tag in tags:
-            result = run_assets(self.data, dg.AssetSelection.assets(*keys), self.instance, tags=tag, **self.settings)
+            chosen = dg.AssetSelection.assets(*keys)
+            result = run_assets(self.data, chosen, self.instance, tags=tag, resources=FAKE_CLIP, **self.settings)
             assert result.success, explain(result)
             for event in result.get_asset_materialization_events():
                 made = event.step_materialization_data.materialization
@@ -138,8 +141,6 @@ def test_a_month_of_refreshes_makes_what_the_changes_call_for(drawn_raw, mirror,
         "profile": "full",
         "annotations": annotations,
         "fetch": mirror.url,
-        "clip_model": str(TINY_CLIP),
-        "clip_pretrained": "",
         "top_objects": 30,
         "feature_shards": 2,
         "verify_cron": "0 2 * * 0",  # on Sundays: a whole verification every night would take a while
@@ -167,7 +168,7 @@ def test_a_month_of_refreshes_makes_what_the_changes_call_for(drawn_raw, mirror,
     changes = {9: new_names, 11: touch, 16: new_caption, 20: break_server, 22: repair_server}
     with dg.DagsterInstance.ephemeral() as instance:
         months = Months(data, instance, settings)
-        assert all(result.success for result in run_waves(data, "*", instance, **settings))
+        assert all(result.success for result in run_waves(data, "*", instance, resources=FAKE_CLIP, **settings))
         months.spread(START)
         months.count()
         table = {}
@@ -264,3 +265,28 @@ def test_times_and_zones_are_settings():
     assert {schedule.cron_schedule for schedule in defs.schedules} == {"5 4 * * *", "0 6 1 * *"}
     assert {schedule.execution_timezone for schedule in defs.schedules} == {"Asia/Tokyo"}
     assert {sensor.minimum_interval_seconds for sensor in defs.sensors} == {77}
+
+
+def test_public_inputs_and_no_others_are_expected_to_be_looked_at():
+    defs = build_definitions(make_settings(Path("nowhere"), fresh_days=30))
+    graph = defs.resolve_asset_graph()
+    policies = {key.to_user_string(): graph.get(key).freshness_policy for key in graph.materializable_asset_keys}
+    public = {name: policy for name, policy in policies.items() if policy}
+    assert set(public) == set(WEEKLY)
+    days = {
+        (policy.fail_window.to_timedelta().days, policy.warn_window.to_timedelta().days) for policy in public.values()
+    }
+    assert days == {(30, 29)}
+
+
+def test_the_weekly_look_keeps_public_inputs_fresh():
+    settings = make_settings(Path("nowhere"))
+    (schedule,) = (one for one in build_definitions(settings).schedules if one.name.startswith("revalidate"))
+    ticks = [day for day in range(15) if is_due(schedule, START + datetime.timedelta(days=day))]
+    assert ticks[1] - ticks[0] < settings.fresh_days - 1  # not even a warning before the next one
+
+
+def test_one_day_has_no_day_before_it_to_warn():
+    graph = build_definitions(make_settings(Path("nowhere"), fresh_days=1)).resolve_asset_graph()
+    policy = graph.get(dg.AssetKey(["raw", "coco_train2014"])).freshness_policy
+    assert (policy.fail_window.to_timedelta(), policy.warn_window) == (datetime.timedelta(days=1), None)

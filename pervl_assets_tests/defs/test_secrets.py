@@ -5,7 +5,6 @@ import os
 import sqlite3
 import subprocess
 import sys
-import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -14,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from pervl_assets.demo import DEMO_PASSWORD
-from pervl_assets.demo.zips import write_zip
+from pervl_assets.testing.hostile_archives import change_password
+from pervl_assets.testing.worlds import copy_raw
 
 pytestmark = pytest.mark.timeout(300)
 
-ARCHIVE = "deep_fashion2/train.zip"
 RIGHT = "Zq7-unmistakable-Kx9"
 WRONG = "Wv3-mistaken-Jp5"
 
@@ -55,9 +54,7 @@ def find_secret(root: Path, secret: str) -> list[str]:
 def runs(drawn_raw, tmp_path_factory):
     """A project whose archive has a password of its own; `pervl materialize` with the wrong one, then the right one."""
     root = tmp_path_factory.mktemp("secrets")
-    with zipfile.ZipFile(drawn_raw / ARCHIVE) as drawn:
-        drawn.setpassword(DEMO_PASSWORD.encode())
-        write_zip(root / "data" / ARCHIVE, ((name, drawn.read(name)) for name in drawn.namelist()), RIGHT)
+    change_password(copy_raw("deep_fashion2_train", drawn_raw, root / "data"), DEMO_PASSWORD, RIGHT)
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PERVL_", "DAGSTER_"))}
     env |= {"PERVL_DATA": str(root / "data"), "DAGSTER_HOME": str(root / "home"), "PERVL_EXECUTOR": "in_process"}
 

@@ -12,8 +12,6 @@ from pervl_assets.core.errors import MissingInputError, PervlError
 from pervl_assets.headless.preview import preview_concept
 from pervl_assets_tests.core.samples import photograph
 
-pytestmark = pytest.mark.xdist_group("made_world")
-
 TREE = "deep_fashion/personalized"
 
 

@@ -1,119 +1,36 @@
-import dataclasses
-import os
-import socket
-import subprocess
-import sys
-
 import dagster as dg
-import pytest
 
-from pervl_assets.core.errors import MissingInputError, PervlError
-from pervl_assets.definitions import build_definitions
-from pervl_assets.headless.runs import (
-    PROCESS_TAG,
-    end_dead_runs,
-    explain_failure,
-    name_partition,
-    plan_waves,
-    select_assets,
-)
-from pervl_assets_tests.conftest import make_settings
+from pervl_assets.headless.runs import find_dagster_home, open_instance, read_news
 
 
-@pytest.fixture(scope="module")
-def defs(tmp_path_factory):
-    return build_definitions(make_settings(tmp_path_factory.mktemp("data"), feature_shards=3))
+def test_the_home_is_the_one_named_else_the_project_else_below_the_data(tmp_path, monkeypatch):
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    (project / "deep").mkdir(parents=True)
+    elsewhere.mkdir()
+    for name in ("dagster.yaml", "workspace.yaml"):
+        (project / name).touch()
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "named"))
+    assert find_dagster_home(tmp_path) == tmp_path / "named"
+    monkeypatch.delenv("DAGSTER_HOME")
+    monkeypatch.chdir(project / "deep")
+    assert find_dagster_home(tmp_path) == project
+    monkeypatch.chdir(elsewhere)
+    assert find_dagster_home(tmp_path / "data") == tmp_path / "data/assets/dagster"
 
 
-def test_waves_of_the_whole_graph(defs):
-    keys = select_assets(defs, "*")
-    waves = plan_waves(defs, keys)
-    graph = defs.resolve_asset_graph()
-    made = [(key, partition) for wave in waves for key in wave.keys for partition in wave.partitions or (None,)]
-    expected = [
-        (key, partition)
-        for key in keys
-        for partition in (
-            graph.get(key).partitions_def.get_partition_keys() if graph.get(key).is_partitioned else (None,)
-        )
-    ]
-    assert sorted(made, key=str) == sorted(expected, key=str)
-    done = set()
-    for wave in waves:
-        assert len({graph.get(key).partitions_def for key in wave.keys}) == 1
-        for key in wave.keys:
-            assert graph.get(key).parent_keys <= done | set(wave.keys)
-        done |= set(wave.keys)
-    # Unpartitioned, two splits, all shards at once, and what waits for the shards.
-    assert [len(wave.partitions) for wave in waves] in ([0, 1, 1, 3, 0], [0, 3, 0, 1, 1], [0, 3, 1, 1, 0])
+def test_a_home_of_its_own_tells_nobody(tmp_path, monkeypatch):
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    with open_instance(tmp_path) as instance:
+        assert not instance.telemetry_enabled
+        assert instance.root_directory == str(tmp_path / "home")
 
 
-def test_shards_go_into_one_run(defs):
-    (wave,) = plan_waves(defs, select_assets(defs, 'key:"inversion/coco_image_features"'))
-    assert wave.tags == {
-        "dagster/asset_partition_range_start": "0-of-3",
-        "dagster/asset_partition_range_end": "2-of-3",
-    }
+def test_news_are_what_was_logged_and_what_was_made(instance):
+    @dg.asset(key_prefix="raw")
+    def archive(context) -> None:
+        context.log.info("half of it")
 
-
-def test_splits_go_into_a_run_each(defs):
-    waves = plan_waves(defs, select_assets(defs, 'key:"ytvos/retrieval_set"'))
-    assert [wave.tags for wave in waves] == [{"dagster/partition": "validation"}, {"dagster/partition": "test"}]
-
-
-def test_what_a_multi_asset_makes_goes_together(defs):
-    keys = select_assets(defs, 'key:"inversion/coco_triplets"')
-    assert {key.to_user_string() for key in keys} == {"inversion/coco_triplets", "inversion/coco_malformed_lines"}
-
-
-@pytest.mark.parametrize("selection", ["grop:ytvos", "group:nothing", 'key:"a'])
-def test_bad_selections_list_the_groups(defs, selection):
-    with pytest.raises(PervlError, match="deep_fashion, inversion, palavra, raw, release, ytvos"):
-        select_assets(defs, selection)
-
-
-@dataclasses.dataclass
-class Info:
-    cls_name: str
-    message: str
-    cause: "Info | None" = None
-
-
-def test_failures_are_told_without_wrapping():
-    own = Info("MissingInputError", "pervl_assets.core.errors.MissingInputError: no zip: none\n", Info("OSError", "x"))
-    assert explain_failure(Info("DagsterExecutionStepExecutionError", "dagster...: wrapped", own)) == "no zip: none"
-    assert explain_failure(Info("Outer", "o", Info("ValueError", "ValueError: bad\n"))) == "ValueError: bad"
-    assert explain_failure(Info("DagsterAssetCheckFailedError", "dagster...: check failed")) is None
-
-
-def test_a_real_failure_is_told_as_the_error_says_it():
-    @dg.asset
-    def failing():
-        raise MissingInputError("It is missing.", details=["where: here"], advice="Put it there.") from OSError("no")
-
-    result = dg.materialize([failing], raise_on_error=False)
-    (failure,) = [event for event in result.all_events if event.event_type_value == "STEP_FAILURE"]
-    text = explain_failure(failure.step_failure_data.error)
-    assert text == "It is missing.\n  where: here\nWhat to do: Put it there."
-
-
-def test_a_killed_run_gives_its_pool_slot_back_and_a_living_one_keeps_it(tmp_path, defs):
-    finished = subprocess.Popen([sys.executable, "-c", ""])
-    finished.wait()
-    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
-        job = defs.resolve_implicit_global_asset_job_def()
-        instance.event_log_storage.set_concurrency_slots("gpu", 2)
-        runs = {}
-        for name, pid in {"killed": finished.pid, "living": os.getpid()}.items():
-            tags = {PROCESS_TAG: f"{socket.gethostname()}/{pid}"}
-            runs[name] = instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED).run_id
-            instance.event_log_storage.claim_concurrency_slot("gpu", runs[name], "step")
-        assert end_dead_runs(instance) == [runs["killed"]]
-        assert instance.get_run_by_id(runs["killed"]).status == dg.DagsterRunStatus.FAILURE
-        assert instance.get_run_by_id(runs["living"]).status == dg.DagsterRunStatus.STARTED
-        slots = instance.event_log_storage.get_concurrency_info("gpu").claimed_slots
-        assert [slot.run_id for slot in slots] == [runs["living"]]
-
-
-def test_names_of_partitions():
-    assert (name_partition("a/b", None), name_partition("a/b", "test")) == ("a/b", "a/b [test]")
+    run = dg.materialize([archive], instance=instance).run_id
+    news, cursor = read_news(instance, run, None)
+    assert [(item.text, item.made) for item in news] == [("raw/archive: half of it", False), ("raw/archive", True)]
+    assert read_news(instance, run, cursor)[0] == []

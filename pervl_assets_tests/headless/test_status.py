@@ -1,22 +1,15 @@
 """What `pervl status` says of assets and inputs, before and after something changes."""
 
 import dagster as dg
-import pytest
 
 from pervl_assets.definitions import build_definitions
 from pervl_assets.demo import RAW_NAMES
 from pervl_assets.headless.status import AssetState, list_inputs, list_states
-from pervl_assets_tests.conftest import explain, make_settings, run_waves
+from pervl_assets.testing.runs import explain, make_settings, run_waves
 from pervl_assets_tests.defs.plain import TRIPLETS
 
 # Without the model, and with a tree in two partitions.
 SELECTION = '+key:"inversion/coco_object_sentences" or key:"palavra/object_names" or +key:"deep_fashion/personalized"'
-
-
-@pytest.fixture
-def instance():
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
 
 
 def look(data, instance, **changes) -> dict[tuple[str, str | None], AssetState]:
@@ -43,7 +36,7 @@ def test_missing_then_fresh_then_stale_behind_a_changed_input_then_fresh(data, i
 
     run(data, SELECTION, instance)
     made = look(data, instance)
-    fresh = name_by_state(made, "fresh")
+    fresh = name_by_state(made, "up to date")
     assert not name_by_state(made, "stale")
     assert {("deep_fashion/personalized", "validation"), ("deep_fashion/personalized", "test")} <= fresh
     assert ("inversion/coco_image_features", "0-of-2") not in fresh
@@ -58,7 +51,7 @@ def test_missing_then_fresh_then_stale_behind_a_changed_input_then_fresh(data, i
     changed = look(data, instance)
     behind = {("inversion/coco_triplets", None), ("inversion/coco_malformed_lines", None)}
     assert name_by_state(changed, "stale") == behind  # those made from it; what they will change is not known yet
-    assert name_by_state(changed, "fresh") == fresh - behind
+    assert name_by_state(changed, "up to date") == fresh - behind
     assert name_by_state(changed, "missing") == name_by_state(made, "missing")
     assert "raw/coco_svo_triplets" in changed["inversion/coco_triplets", None].why
 
@@ -69,7 +62,7 @@ def test_missing_then_fresh_then_stale_behind_a_changed_input_then_fresh(data, i
         ("inversion/coco_object_sentences", None),
     }
     run(data, SELECTION, instance)
-    assert name_by_state(look(data, instance), "fresh") == fresh
+    assert name_by_state(look(data, instance), "up to date") == fresh
 
 
 def test_an_input_that_is_looked_at_again_and_did_not_change_makes_nothing_stale(data, instance):
@@ -99,7 +92,7 @@ def test_one_partition_alone(data, instance):
     )
     assert done.success
     states = look(data, instance)
-    assert states["deep_fashion/personalized", "test"].state == "fresh"
+    assert states["deep_fashion/personalized", "test"].state == "up to date"
     assert states["deep_fashion/personalized", "test"].metadata["files"] > 0
     assert states["deep_fashion/personalized", "validation"].state == "missing"
 

@@ -13,7 +13,7 @@ from pervl_assets.core.tables import hash_frame
 from pervl_assets.definitions import build_definitions
 from pervl_assets.headless.verification import ValueVerdict, verify_values
 from pervl_assets.io_managers.tables import CONTENT_SHA256
-from pervl_assets_tests.conftest import make_settings
+from pervl_assets.testing.runs import make_settings
 from pervl_assets_tests.core.samples import photograph
 
 RAW = "inversion_model_train_data"

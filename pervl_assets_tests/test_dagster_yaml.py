@@ -1,0 +1,69 @@
+"""The instance's settings: Dagster accepts them, they say what they are for, and they do what they say."""
+
+import shutil
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+from dagster._core.events import RunFailureReason
+from dagster._core.execution.retries import auto_reexecution_should_retry_run
+
+from pervl_assets.defs.wishes import WISH_TAG
+
+FILE = Path(__file__).parents[1] / "dagster.yaml"
+
+
+@pytest.fixture(scope="module")
+def instance(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    shutil.copy(FILE, home)
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        yield instance
+
+
+def test_every_setting_is_explained():
+    lines = [line for line in FILE.read_text(encoding="utf-8").splitlines() if line.strip() and line[0] != "#"]
+    unexplained = [line for line in lines if "#" not in line and not line.rstrip().endswith(":")]
+    assert unexplained == []
+
+
+def test_the_daemon_does_what_the_settings_ask_for(instance):
+    daemons = set(instance.get_required_daemon_types())
+    assert {"MONITORING", "EVENT_LOG_CONSUMER", "QUEUED_RUN_COORDINATOR", "FRESHNESS_DAEMON"} <= daemons
+    assert not instance.telemetry_enabled
+    assert instance.freshness_enabled
+
+
+def test_pools_and_queue(instance):
+    concurrency = instance.get_concurrency_config()
+    assert concurrency.pool_config.default_pool_limit == 1
+    assert concurrency.pool_config.pool_granularity.value == "op"
+    # A wish and the wave that it started count as two: there must be room for both, and for another run.
+    assert concurrency.run_queue_config.max_concurrent_runs > 2
+    assert concurrency.run_queue_config.tag_concurrency_limits == [{"key": WISH_TAG, "limit": 1}]
+
+
+@pytest.mark.parametrize(
+    ("reason", "tags", "retried"),
+    [
+        (RunFailureReason.UNEXPECTED_TERMINATION, {}, True),
+        (None, {}, True),  # the process was killed
+        (RunFailureReason.STEP_FAILURE, {}, False),
+        (RunFailureReason.UNEXPECTED_TERMINATION, {"dagster/max_retries": "0"}, False),  # a wave: its wish is retried
+    ],
+)
+def test_runs_that_were_cut_off_are_tried_again_and_others_are_not(instance, reason, tags, retried):
+    @dg.job
+    def job():
+        pass
+
+    run = instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.FAILURE)
+    assert auto_reexecution_should_retry_run(instance, run, reason) is retried
+
+
+def test_retention_names_all_kinds_of_ticks():
+    retention = yaml.safe_load(FILE.read_text(encoding="utf-8"))["retention"]
+    assert set(retention) == {"schedule", "sensor", "auto_materialize"}
+    for kind in ("sensor", "auto_materialize"):
+        assert set(retention[kind]["purge_after_days"]) == {"skipped", "success", "failure", "started"}
