@@ -1,6 +1,6 @@
 """PerVL-DeepFashion2: personal items of clothing.
 
-Belongs here: everything that is particular to this benchmark. Rule numbers: the notes on upstream.
+Belongs here: everything that is particular to this benchmark. Rule numbers: docs/fidelity.md.
 """
 
 import re
@@ -19,7 +19,8 @@ from pervl_assets.core.contact_sheet import SheetRules
 from pervl_assets.core.pixels import measure_image
 from pervl_assets.core.tables import Column, TableSchema
 from pervl_assets.core.trees import Job, Output, Rendered, TreePlan
-from pervl_assets.core.views import EVALUATION, FEW_SHOT
+from pervl_assets.core.upstream import cite_script
+from pervl_assets.core.views import EVALUATION, FEW_SHOT, IMAGE_FOLDER_RULE
 
 SPLITS: Final = ("validation", "test")
 _CAPTION_FILES: Final = {
@@ -30,6 +31,7 @@ _CAPTION_FILES: Final = {
 }
 
 _CLASSES_FILE: Final = "train_coarse_grained_names.csv"
+_PREPARE: Final = "deep_fashion/prepare_deep_fashion2_initial_directory_structure.py"
 
 # Annotations are not trusted either: these become names of files.
 _PAIR: Final = re.compile(r"[0-9]{1,12}")
@@ -252,6 +254,8 @@ BENCHMARK: Final = Benchmark(
                 "detailed images": 653,
                 "concepts": 100,
             },
+            rule="the four caption files in their order; `image` is the last part of `image_name`, as in "
+            f"{cite_script(_PREPARE, 'C4')}. The split of shortened and detailed captions is that of their item.",
         ),
         TableAsset(
             "few_shot_split",
@@ -265,6 +269,8 @@ BENCHMARK: Final = Benchmark(
                 "validation few-shot images": 661,
                 "test few-shot images": 653,
             },
+            rule="in `<split>_fsl_train.txt` a line `codes_infer/<pair_id>:` opens an item, and the `.jpg` lines below "
+            f"it are its images, as in {cite_script(_PREPARE, 'C2, C3')}; a header without `:` is an error.",
         ),
     ),
     trees=(
@@ -284,17 +290,22 @@ BENCHMARK: Final = Benchmark(
             checks=(check_roles_apart("few_shot_copy", "evaluation_copy"),),
             name_classes=name_classes,
             tell=tell_concept,
+            rule=f"as in {cite_script(_PREPARE, 'C1, C4')}: files byte for byte, an item's few-shot images in "
+            "`codes_infer/<pair_id>/`, the images of all captions of the split side by side in `eval/test/`, 1 to 5 an "
+            "item.",
         ),
         TreeAsset(
             **_describe_view(
                 "concon_chi_view",
                 "What ConCon-Chi takes as `dataset_root`: both splits, captions, and the order of the concepts.",
             ),
+            rule="the folder that [ConCon-Chi](https://github.com/hsp-iit/concon-chi_benchmark) reads.",
             folder=lambda _: "views/concon_chi",
             plan=lambda tables, _: plan_concon_chi(tables, _plan_sources(tables)),
         ),
         TreeAsset(
             **_describe_view("polar_view", "What POLAR takes as `--data_path`: images of both splits and annotations."),
+            rule="the folder that [POLAR](https://github.com/adobe-research/polar-vl) reads.",
             folder=lambda _: "views/polar",
             plan=lambda tables, _: plan_polar(tables, _plan_sources(tables)),
         ),
@@ -304,6 +315,7 @@ BENCHMARK: Final = Benchmark(
                 "A split as Hugging Face `imagefolder`: few-shot images as train, evaluation images as test.",
                 SPLITS,
             ),
+            rule=IMAGE_FOLDER_RULE,
             folder=lambda split: f"views/imagefolder/deep_fashion/{split}",
             plan=lambda tables, split: plan_images(tables, split, plan_personalized(tables, split)),
         ),

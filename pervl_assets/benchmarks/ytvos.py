@@ -1,7 +1,7 @@
 """PerVL-YTVOS: personal objects in videos of YouTube-VOS.
 
 Belongs here: everything that is particular to this benchmark, but for its annotations (`ytvos_annotations`). Rule
-numbers: the notes on upstream.
+numbers: docs/fidelity.md.
 """
 
 from collections import defaultdict
@@ -38,10 +38,13 @@ from pervl_assets.core.contact_sheet import SheetRules
 from pervl_assets.core.errors import AnnotationError, name_some
 from pervl_assets.core.pixels import ImageError, decode_frame, decode_mask, encode_jpeg, encode_mask
 from pervl_assets.core.trees import Job, Output, Quarantined, Rendered, TreePlan
+from pervl_assets.core.upstream import PAPER, cite_script
 from pervl_assets.core.upstream_names import RETRIVAL_SETS
-from pervl_assets.core.views import EVALUATION, FEW_SHOT, plan_image_folder
+from pervl_assets.core.views import EVALUATION, FEW_SHOT, IMAGE_FOLDER_RULE, plan_image_folder
 
 _BAND_COLOUR: Final = (255, 255, 0)
+_PREPARE: Final = "ytvos/prepare_YTVOS_initial_directory_structure.py"
+_SPLIT: Final = "ytvos/ytvos_read_split.py"
 
 
 def plan_fsl_seg(tables: Mapping[str, pl.DataFrame], split: str | None = None) -> TreePlan:
@@ -218,6 +221,9 @@ BENCHMARK: Final = Benchmark(
             },
             paper="The paper tells of 251 test concepts; the annotations it published hold 252.",
             checks=(SCENES_APART,),
+            rule=f"a concept is an entry of `{CONCEPTS_FILE}`, named `<class>_<scene>_<instance>` with its ids kept as "
+            f"text, as in {cite_script(_PREPARE, 'A16')}; its split is that of the caption file that names it. {PAPER} "
+            "splits by scene.",
             variants={"scene_disjoint": read_disjoint_concepts},
         ),
         TableAsset(
@@ -229,6 +235,8 @@ BENCHMARK: Final = Benchmark(
             {"validation captions": 246, "test captions": 252, "validation images": 246, "test images": 252},
             paper="The paper tells of 251 test concepts; the annotations it published hold captions of 252.",
             variants={"scene_disjoint": read_disjoint_captions},
+            rule="the caption files in their order, validation first; the concept is `image_name` up to its last `_`, "
+            f"as in {cite_script(_SPLIT, 'B3')}.",
         ),
     ),
     trees=(
@@ -253,6 +261,11 @@ BENCHMARK: Final = Benchmark(
             checks=(check_roles_apart("few_shot_crop", "evaluation_frame"), BOXES_INSIDE),
             name_classes=name_classes,
             tell=tell_concept,
+            rule=f"as in {cite_script(_PREPARE, 'A1 to A15')}. Pixels as Pillow decodes them, without EXIF orientation "
+            "or ICC; the mask is where the palette index is the instance, its box the least and greatest x and y in "
+            "pixels, inclusive. Few-shot crop: rows `y0:y1`, columns `x0:x1`, so without the last of each. Retrieval "
+            "crop: the box grown by half its width and height on every side, cut to the image, truncated to whole "
+            "pixels. JPEG quality 95, 4:2:0; masks 8-bit grey, 0 and 1.",
         ),
         TreeAsset(
             name="retrieval_set",
@@ -269,6 +282,8 @@ BENCHMARK: Final = Benchmark(
             },
             name_classes=name_classes,
             tell=tell_concept,
+            rule=f"as in {cite_script(_SPLIT, 'B1, B2')}: for every caption of the split the concept's few-shot crops "
+            "in `codes_infer/<concept>/`, and its retrieval crop as `eval/test/<concept>.jpg`, byte for byte.",
         ),
         TreeAsset(
             name="imagefolder_view",
@@ -286,6 +301,7 @@ BENCHMARK: Final = Benchmark(
             },
             name_classes=name_classes,
             tell=tell_concept,
+            rule=IMAGE_FOLDER_RULE,
         ),
     ),
     paper="Cohen et al., 'This is my unicorn, Fluffy': Personalizing frozen vision-language representations, ECCV 2022",

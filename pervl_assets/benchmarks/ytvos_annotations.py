@@ -1,7 +1,7 @@
 """The annotations of PerVL-YTVOS: read, counted, and judged for scenes that stand in both splits.
 
 Belongs here: from annotation files to tables, and what is said of them. Does not belong here: trees (`ytvos`). Rule
-numbers: the notes on upstream.
+numbers: docs/fidelity.md.
 
 Splits: the paper splits by scene, but in the published annotations three scenes stand in both splits, each with one
 concept in either. `PERVL_SPLITS=official` (the default) keeps that, for published numbers are made on it, and an asset

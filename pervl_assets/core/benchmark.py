@@ -38,6 +38,7 @@ class TableAsset:
         paper: Where these differ from what the paper says, in a sentence.
         checks: What else such a table must satisfy.
         variants: Other ways to read it, by the value of `PERVL_SPLITS` that asks for them.
+        rule: What lays down its content, and where that is from; for its page, after *Rule:*.
     """
 
     name: str
@@ -49,6 +50,7 @@ class TableAsset:
     paper: str = ""
     checks: tuple[Check[pl.DataFrame], ...] = ()
     variants: Mapping[str, Callable[[Path], pl.DataFrame]] = field(default_factory=dict)
+    rule: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class TreeAsset:
         checks: What else such a tree must satisfy.
         name_classes: Class of every concept, from the tables (by name).
         tell: What a person wants to read of a concept, as label and text, from the tables (by name).
+        rule: What lays down its content, and where that is from; for its page, after *Rule:*.
     """
 
     name: str
@@ -82,6 +85,7 @@ class TreeAsset:
     checks: tuple[Check[FolderTree], ...] = ()
     name_classes: Callable[[Mapping[str, pl.DataFrame]], Mapping[str, str]] = lambda tables: {}
     tell: Callable[[Mapping[str, pl.DataFrame], str], Sequence[tuple[str, str]]] = lambda tables, concept: ()
+    rule: str = ""
 
 
 @dataclass(frozen=True)

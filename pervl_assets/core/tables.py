@@ -21,11 +21,19 @@ _HASHED_ROWS: Final = 100_000
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its name, polars type, and what it holds (with units)."""
+    """One column.
+
+    Attributes:
+        name: Its name.
+        dtype: Its polars type.
+        description: What it holds, with units.
+        made_from: Columns of other tables that its values are taken or computed from, as `<table>.<column>`.
+    """
 
     name: str
     dtype: pl.DataType | type[pl.DataType]
     description: str
+    made_from: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from pervl_assets.core.workers import map_in_threads
 _EDGES: Final = (16, 32, 64, 128, 224, 448, 896)
 """Where one bin of sizes ends and the next begins, in pixels; 224 is what CLIP looks at."""
 
-_BAR: Final = 20
+_BAR: Final = 12
+"""Characters of the longest bar: wider, and the table would not fit into the asset page."""
 
 
 def count_classes(tree: FolderTree, rules: Sequence[str], classes: Mapping[str, str]) -> pl.DataFrame:
@@ -52,7 +53,7 @@ def tabulate_sizes(tree: FolderTree, rules: Sequence[str]) -> pl.DataFrame:
         rules: The rules whose images are measured, a column each.
 
     Returns:
-        A row for every bin from the smallest image's to the largest's: `shorter side` in pixels (String), one column
+        A row for every bin from the smallest image's to the largest's: `shorter side, px` (String), one column
         for every rule (Int64), and how many images are in the bin as a bar (String).
     """
     written = tree.ledger.filter(pl.col("status") == "written", pl.col("rule").is_in(rules)).select("path", "rule")
@@ -66,7 +67,7 @@ def tabulate_sizes(tree: FolderTree, rules: Sequence[str]) -> pl.DataFrame:
     names = [_name_bin(min(bins) + index) for index in range(len(rows))]
     return pl.DataFrame(
         [(name, *row, "█" * -(-_BAR * sum(row) // largest)) for name, row in zip(names, rows, strict=True)],
-        schema={"shorter side": pl.String, **dict.fromkeys(rules, pl.Int64), "images": pl.String},
+        schema={"shorter side, px": pl.String, **dict.fromkeys(rules, pl.Int64), "images": pl.String},
         orient="row",
     )
 
@@ -78,7 +79,7 @@ def _measure_shorter_side(file: Path) -> int:
 
 def _name_bin(number: int) -> str:
     if number == 0:
-        return f"below {_EDGES[0]} px"
+        return f"<{_EDGES[0]}"
     if number == len(_EDGES):
-        return f"{_EDGES[-1]} px and more"
-    return f"{_EDGES[number - 1]} to {_EDGES[number] - 1} px"
+        return f"≥{_EDGES[-1]}"
+    return f"{_EDGES[number - 1]}\u00a0to\u00a0{_EDGES[number] - 1}"  # the asset page would break the line at a blank

@@ -16,6 +16,12 @@ from pervl_assets.core.plans import Job, Output, Rendered, TreePlan
 FEW_SHOT: Final = "few_shot_view"
 EVALUATION: Final = "evaluation_view"
 
+IMAGE_FOLDER_RULE: Final = (
+    "[Hugging Face `imagefolder`](https://huggingface.co/docs/datasets/image_dataset): subsets `train` and `test`; "
+    "what is known of each image stands in `metadata.jsonl`."
+)
+"""What lays down the content of `plan_image_folder`, for the asset's page."""
+
 _SUBSETS: Final = {FEW_SHOT: "train", EVALUATION: "test"}
 
 

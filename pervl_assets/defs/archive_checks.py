@@ -15,15 +15,13 @@ from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.core.archives import ArchiveSpec, RawArchive
 from pervl_assets.core.benchmark import Benchmark, name_members
 from pervl_assets.core.verdicts import ArchiveVerdict, KnownArchive, judge_archive, load_known_archives
-from pervl_assets.defs.metadata import preview_table, report_check
+from pervl_assets.defs.metadata import report_check
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW
 from pervl_assets.defs.resources import ANNOTATIONS, Workspace
 from pervl_assets.inversion.sources import ARCHIVES
 from pervl_assets.io_managers.base import locate_value
 
 KNOWN_ARCHIVE: Final = "known_archive"
-
-_LACKING_SHOWN: Final = 50
 
 
 def build_archive_checks() -> list[dg.AssetChecksDefinition]:
@@ -70,19 +68,22 @@ def report_verdict(verdict: ArchiveVerdict, *, drawn: bool, annotated: bool) -> 
         annotated: Whether there were annotations to name members.
     """
     grave = verdict.state in ("lacking", "truncated")
+    held = sum(kind.found for kind in verdict.counts)
     if drawn and not grave:
         text = f"The miniature world's own: it holds all {verdict.needed:,} members that its annotations name."
+        if not verdict.needed:
+            text = f"The miniature world's own, with {held:,} members; no annotations name any."
     else:
         text = verdict.text if annotated else f"The annotations have not been materialized yet. {verdict.text}"
-    lacking = pl.DataFrame({"member": verdict.lacking}, schema={"member": pl.String})
     return report_check(
         None,
         verdict.state == "official" or (drawn and not grave),
         text,
         grave=grave,
         state=verdict.state,
+        held_members=held,
         named_members=verdict.needed,
         lacking_members=len(verdict.lacking),
-        lacking=preview_table(lacking, rows=_LACKING_SHOWN),
-        members=preview_table(pl.DataFrame(verdict.counts)),
+        lacking=pl.DataFrame({"member": verdict.lacking}, schema={"member": pl.String}),
+        members=pl.DataFrame(verdict.counts),
     )

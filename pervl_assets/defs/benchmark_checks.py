@@ -9,15 +9,9 @@ from typing import Final, TypeVar
 import dagster as dg
 
 from pervl_assets.core.checks import Check, Judgement, Severity, judge_counts
-from pervl_assets.defs.metadata import preview_table
+from pervl_assets.defs.metadata import report_check
 
 OFFICIAL_COUNTS: Final = "official_counts"
-
-_ROWS: Final = 50
-_SEVERITIES: Final[Mapping[Severity, dg.AssetCheckSeverity]] = {
-    "warning": dg.AssetCheckSeverity.WARN,
-    "error": dg.AssetCheckSeverity.ERROR,
-}
 
 Value = TypeVar("Value")
 
@@ -60,11 +54,6 @@ def report_counts(counts: Mapping[str, int], official: Mapping[str, int], *, dra
 
 def report(name: str | None, found: Judgement, severity: Severity, before: str = "") -> dg.AssetCheckResult:
     """Return a judgement as the result of a check (without a name: of one by itself), with all numbers and rows."""
-    rows = {} if found.rows is None else {"rows": preview_table(found.rows, rows=_ROWS)}
-    return dg.AssetCheckResult(
-        check_name=name,
-        passed=found.passed,
-        severity=_SEVERITIES[severity],
-        description=before + found.text,
-        metadata={**found.numbers, **rows},
-    )
+    rows = {} if found.rows is None else {"rows": found.rows}
+    grave = severity == "error"
+    return report_check(name, found.passed, before + found.text, grave=grave, **{**found.numbers, **rows})

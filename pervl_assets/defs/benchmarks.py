@@ -20,7 +20,14 @@ from pervl_assets.core.members import open_members, open_tree, open_trees
 from pervl_assets.core.tree_summary import count_classes, tabulate_sizes
 from pervl_assets.core.trees import build_tree
 from pervl_assets.defs.benchmark_checks import declare_benchmark_checks, report_checks, report_counts
-from pervl_assets.defs.metadata import OWNERS, describe_table, describe_tree, preview_table, show_picture
+from pervl_assets.defs.metadata import (
+    OWNERS,
+    describe_table,
+    describe_tree,
+    preview_table,
+    show_picture,
+    tell_seconds,
+)
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW, build_raw_asset
 from pervl_assets.defs.resources import Workspace
 from pervl_assets.defs.tree_checks import build_sums_check, check_tree, declare_tree_checks
@@ -70,6 +77,7 @@ def build_table_asset(benchmark: Benchmark, table: TableAsset) -> dg.AssetsDefin
         metadata=declare_columns(table.schema),
         check_specs=declare_benchmark_checks(key, table.checks, table.paper),
     )
+    @tell_seconds
     def annotation_table(
         workspace: Workspace, pervl_annotations: RawArchive
     ) -> Iterator[dg.MaterializeResult[pl.DataFrame]]:
@@ -104,6 +112,7 @@ def build_tree_asset(benchmark: Benchmark, tree: TreeAsset) -> dg.AssetsDefiniti
         code_version="1",
         check_specs=[*declare_tree_checks(key), *declare_benchmark_checks(key, tree.checks)],
     )
+    @tell_seconds
     def folder_tree(
         context: dg.AssetExecutionContext, workspace: Workspace, **inputs: Any
     ) -> Iterator[dg.MaterializeResult[FolderTree]]:
@@ -123,11 +132,16 @@ def build_tree_asset(benchmark: Benchmark, tree: TreeAsset) -> dg.AssetsDefiniti
             contact_sheet=show_picture(
                 draw_contact_sheet(there, tree.sheet), f"{key.to_user_string()}: a sample of its concepts"
             ),
-            classes=preview_table(count_classes(built, shown, classes), rows=_CLASSES),
-            image_sizes=preview_table(tabulate_sizes(there, shown)),
+            classes=preview_table(count_classes(built, shown, classes).rename(_space), rows=_CLASSES),
+            image_sizes=preview_table(tabulate_sizes(there, shown).rename(_space)),
         )
 
     return folder_tree
+
+
+def _space(column: str) -> str:
+    """Return a column's name as a heading, of which the page can make two lines."""
+    return column.replace("_", " ")
 
 
 def build_from_source(

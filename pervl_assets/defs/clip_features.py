@@ -17,15 +17,17 @@ from pervl_assets.core.archives import RawArchive
 from pervl_assets.core.members import Members, open_members
 from pervl_assets.defs.benchmark_checks import report
 from pervl_assets.defs.drift_checks import ProbingLoader, tell_drift
-from pervl_assets.defs.metadata import OWNERS, combine_versions, describe_features, summarize_features
+from pervl_assets.defs.metadata import OWNERS, combine_versions, describe_features, summarize_features, tell_seconds
 from pervl_assets.defs.raw import RAW
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.inversion.clip_features import Features, assign_images, read_features, select_images, update_names
 from pervl_assets.inversion.drift_probe import probe_images, probe_names
 from pervl_assets.inversion.encode_shard import EncodeProgress, encode_image_shard
+from pervl_assets.inversion.feature_columns import list_feature_columns
 from pervl_assets.inversion.judgements import judge_names
-from pervl_assets.io_managers.base import locate_value
+from pervl_assets.io_managers.base import SECONDS, locate_value
 from pervl_assets.io_managers.features import StoredFeatures, locate_chunks, store_features
+from pervl_assets.io_managers.tables import declare_columns
 
 INVERSION: Final = "inversion"
 IMAGE_FEATURES_KEY: Final = dg.AssetKey([INVERSION, "coco_image_features"])
@@ -114,7 +116,7 @@ class ShardEncoding:
         stored = store_features(features, goal)
         moved = tell_drift(probing.drift, rewritten=features is not previous)
         told = {**summarize_features(features), **report.rates, **moved}
-        return stored, {**told, "seconds": round(time.monotonic() - start, 2)}
+        return stored, {**told, SECONDS: round(time.monotonic() - start, 2)}
 
 
 def _read_stored(path: Path) -> Features | None:
@@ -161,6 +163,7 @@ def build_image_features(shards: int) -> dg.AssetsDefinition:
         },
         partitions_def=dg.StaticPartitionsDefinition(name_shards(shards)),
         backfill_policy=dg.BackfillPolicy.single_run(),
+        metadata=declare_columns(list_feature_columns("coco_object_sentences.image_id"), INVERSION),
         kinds={"torch", "parquet"},
         owners=OWNERS,
         code_version="1",
@@ -188,6 +191,7 @@ def build_text_features(name: str, table: str, description: str) -> dg.AssetsDef
         ins={"names": dg.AssetIn([INVERSION, table])},
         io_manager_key="features",
         description=description,
+        metadata=declare_columns(list_feature_columns(f"{table}.name"), INVERSION),
         kinds={"torch", "parquet"},
         owners=OWNERS,
         code_version="1",
@@ -201,6 +205,7 @@ def build_text_features(name: str, table: str, description: str) -> dg.AssetsDef
             )
         ],
     )
+    @tell_seconds
     def text_features(
         context: dg.AssetExecutionContext, workspace: Workspace, clip: Clip, names: pl.DataFrame
     ) -> Iterator[dg.MaterializeResult[Features]]:

@@ -69,7 +69,8 @@ def build_file_check(key: dg.AssetKey) -> dg.AssetChecksDefinition:
             vectors = len(verify_features(path).ids)
         except (SchemaError, FileNotFoundError) as error:
             return report_check(None, passed=False, text=str(error), grave=True)
-        return report_check(None, passed=True, text=f"{vectors:,} vectors re-read; all are as they were written")
+        text = f"{vectors:,} vectors re-read; all are as they were written"
+        return report_check(None, passed=True, text=text, vectors=vectors)
 
     return sums_hold
 

@@ -26,6 +26,7 @@ from pervl_assets.defs.metadata import (
     describe_table,
     preview_table,
     report_check,
+    tell_seconds,
 )
 from pervl_assets.defs.raw import RAW, build_raw_asset
 from pervl_assets.defs.resources import Workspace
@@ -72,16 +73,17 @@ def _table_asset(
     schema: TableSchema, *checks: dg.AssetCheckSpec
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """Return the decorator of an asset that is a table of the inversion side."""
-    return dg.asset(
+    decorate: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(
         key_prefix=INVERSION,
         group_name=INVERSION,
         io_manager_key="tables",
         kinds={"polars", "parquet"},
         owners=OWNERS,
         code_version="1",
-        metadata=declare_columns(schema),
+        metadata=declare_columns(schema, INVERSION),
         check_specs=checks,
     )
+    return lambda compute: decorate(tell_seconds(compute))
 
 
 def _table_out(name: str, schema: TableSchema, description: str) -> dg.AssetOut:
@@ -93,7 +95,7 @@ def _table_out(name: str, schema: TableSchema, description: str) -> dg.AssetOut:
         kinds={"polars", "parquet"},
         owners=OWNERS,
         code_version="1",
-        metadata=declare_columns(schema),
+        metadata=declare_columns(schema, INVERSION),
     )
 
 
@@ -126,6 +128,7 @@ def _table_out(name: str, schema: TableSchema, description: str) -> dg.AssetOut:
         *declare_checks(_key("coco_triplets"), TRIPLET_CHECKS),
     ],
 )
+@tell_seconds
 def coco_triplets(coco_svo_triplets: RawArchive) -> Iterator[dg.MaterializeResult[Any]]:
     """Parse the triplet text."""
     triplets = read_triplets(coco_svo_triplets.path)
@@ -139,8 +142,9 @@ def coco_triplets(coco_svo_triplets: RawArchive) -> Iterator[dg.MaterializeResul
                 "no_malformed_lines",
                 bad == 0,
                 f"{bad:,} of {lines:,} lines are quarantined",
-                lines=preview_table(triplets.malformed, rows=50),
+                well_formed=triplets.frame.height,
                 quarantined=bad,
+                lines=triplets.malformed,
                 share=bad / lines,
                 share_refused_above=MAX_MALFORMED_SHARE,
             ),
@@ -148,9 +152,10 @@ def coco_triplets(coco_svo_triplets: RawArchive) -> Iterator[dg.MaterializeResul
                 "no_empty_objects",
                 empty.is_empty(),
                 f"{empty.height:,} of {triplets.frame.height:,} triplets have an empty subject or object",
-                lines=preview_table(empty),
+                triplets=triplets.frame.height,
                 empty=empty.height,
                 share=empty.height / triplets.frame.height,
+                lines=empty,
             ),
             *report_checks(TRIPLET_CHECKS, triplets.frame),
         ],
@@ -232,14 +237,15 @@ def coco_object_sentences(
         ),
     ],
 )
+@tell_seconds
 def openimages_classes(
     workspace: Workspace, openimages_class_descriptions: RawArchive
 ) -> Iterator[dg.MaterializeResult[Any]]:
     """Read the class names."""
-    names, malformed = read_class_names(openimages_class_descriptions.path, workspace.names_rule)
+    names, malformed = read_class_names(openimages_class_descriptions.path, workspace.openimages_names)
     rows = malformed.height + names.height
     text = f"{malformed.height:,} of {rows:,} rows have no name and are quarantined"
-    official = {"names": OPENIMAGES_NAMES + (workspace.names_rule == "upstream")}
+    official = {"names": OPENIMAGES_NAMES + (workspace.openimages_names == "upstream")}
     yield describe_table(
         names,
         asset_key=_key("openimages_classes"),
@@ -248,8 +254,9 @@ def openimages_classes(
                 "no_malformed_rows",
                 malformed.is_empty(),
                 text,
-                rows=preview_table(malformed, rows=50),
+                names=names.height,
                 quarantined=malformed.height,
+                rows=malformed,
                 share=malformed.height / rows,
                 share_refused_above=MAX_MALFORMED_SHARE,
             ),

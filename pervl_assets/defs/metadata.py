@@ -1,12 +1,15 @@
-"""What every materialization tells: counts, bytes, previews, pictures, and a data version that is a content hash.
+"""What every materialization tells: counts, bytes, seconds, previews, pictures, and a content hash as data version.
 
 Belongs here: turning a value into a `MaterializeResult`. Does not belong here: computing the value, or a rule about it.
-The end table of `pervl materialize` reads the keys named in `Measure`.
+Numbers are told as numbers under names that stay, for the UI plots them over time.
 """
 
 import base64
+import functools
+import inspect
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import dagster as dg
@@ -18,6 +21,9 @@ from pervl_assets.core.files import hash_bytes
 from pervl_assets.core.ledger import FolderTree
 from pervl_assets.core.tables import hash_frame
 from pervl_assets.inversion.clip_features import Features
+from pervl_assets.inversion.feature_columns import list_feature_columns
+from pervl_assets.io_managers.base import SECONDS
+from pervl_assets.io_managers.tables import declare_columns
 
 OWNERS: Final = ["team:pervl"]
 
@@ -28,9 +34,40 @@ QUARANTINED: Final = "quarantined"
 MISSING: Final = "missing"
 
 _PREVIEW_ROWS: Final = 8
+_CHECKED_ROWS: Final = 50
 _LONGEST_CELL: Final = 80
 _LARGEST_PICTURE: Final = 100_000
 """Bytes of base64: Dagster keeps metadata in its event log, which larger pictures would slow down."""
+
+
+def tell_seconds(compute: Callable[..., Any]) -> Callable[..., Any]:
+    """Let what an asset's body gives tell the seconds of its own work, which the UI plots over time.
+
+    Own work is what the body does, and the writing of its value, which `PervlIOManager` adds; loading inputs is not. A
+    body that yields several results tells in each what it did since the one before, so that they add up.
+    """
+
+    def add_seconds(result: dg.MaterializeResult[Any], start: float) -> dg.MaterializeResult[Any]:
+        seconds = round(time.perf_counter() - start, 3)
+        return result._replace(metadata={SECONDS: seconds, **(result.metadata or {})})
+
+    if not inspect.isgeneratorfunction(compute):
+
+        @functools.wraps(compute)
+        def time_result(*inputs: Any, **named: Any) -> dg.MaterializeResult[Any]:
+            start = time.perf_counter()
+            return add_seconds(compute(*inputs, **named), start)
+
+        return time_result
+
+    @functools.wraps(compute)
+    def time_results(*inputs: Any, **named: Any) -> Iterator[dg.MaterializeResult[Any]]:
+        start = time.perf_counter()
+        for result in compute(*inputs, **named):
+            yield add_seconds(result, start)
+            start = time.perf_counter()  # what was yielded has been written meanwhile
+
+    return time_results
 
 
 def describe_archive(
@@ -110,9 +147,10 @@ def describe_features(
 
 
 def summarize_features(features: Features) -> dict[str, Any]:
-    """Return what is told of features: rows, bytes of the vectors, rejected images, the passport."""
+    """Return what is told of features: columns, rows, bytes of the vectors, rejected images, the passport."""
     rejected = features.rejected
     return {
+        **declare_columns(list_feature_columns(dimension=features.passport.dimension)),
         ROWS: len(features.ids),
         BYTES: features.vectors.nbytes,
         QUARANTINED: int((rejected["status"] == "quarantined").sum()),
@@ -132,31 +170,38 @@ def report_check(
         passed: Whether it passed.
         text: What was found, with counts and names, and what to do.
         grave: Whether not passing is an error; else it is a warning.
-        numbers: What else is shown.
+        numbers: What else is shown: numbers, and frames of rows concerned, of which the first are shown, if any.
     """
+    frames = {key: value for key, value in numbers.items() if isinstance(value, pl.DataFrame)}
+    shown = {key: preview_table(frame, rows=_CHECKED_ROWS) for key, frame in frames.items() if frame.height}
     return dg.AssetCheckResult(
         check_name=name,
         passed=passed,
         severity=dg.AssetCheckSeverity.ERROR if grave else dg.AssetCheckSeverity.WARN,
         description=text,
-        metadata=numbers,
+        metadata={**{key: value for key, value in numbers.items() if key not in frames}, **shown},
     )
 
 
-def preview_table(frame: pl.DataFrame, rows: int = _PREVIEW_ROWS) -> dg.MetadataValue:
-    """Return a table's first rows as markdown, long cells cut."""
+def preview_table(
+    frame: pl.DataFrame, rows: int = _PREVIEW_ROWS, longest: int | None = _LONGEST_CELL
+) -> dg.MetadataValue:
+    """Return a table's first rows as markdown: numbers to the right, to four significant figures; long cells cut."""
     if frame.is_empty():
         return dg.MetadataValue.md("*no rows*")
-    lines = ["| " + " | ".join(frame.columns) + " |", "|" + " --- |" * frame.width]
+    rule = "".join(" ---: |" if dtype.is_numeric() else " --- |" for dtype in frame.dtypes)
+    lines = ["| " + " | ".join(frame.columns) + " |", f"|{rule}"]
     for row in frame.head(rows).iter_rows():
-        lines.append("| " + " | ".join(_cut(cell) for cell in row) + " |")
+        lines.append("| " + " | ".join(_show(cell, longest) for cell in row) + " |")
     return dg.MetadataValue.md("\n".join(lines))
 
 
-def _cut(cell: object) -> str:
+def _show(cell: object, longest: int | None) -> str:
+    if isinstance(cell, float):
+        return f"{cell:.4g}"
     text = ", ".join(map(str, cell)) if isinstance(cell, list) else "" if cell is None else str(cell)
     text = text.replace("|", "\\|").replace("\n", " ")
-    return text if len(text) <= _LONGEST_CELL else text[: _LONGEST_CELL - 1] + "…"
+    return text if longest is None or len(text) <= longest else text[: longest - 1] + "…"
 
 
 def show_picture(data: bytes, alt: str, mime: str = "image/jpeg") -> dg.MetadataValue:

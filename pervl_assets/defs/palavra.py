@@ -12,7 +12,15 @@ import polars as pl
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.tables import hash_frame
 from pervl_assets.defs.clip_features import INVERSION
-from pervl_assets.defs.metadata import MISSING, OWNERS, QUARANTINED, ROWS, combine_versions, preview_table, report_check
+from pervl_assets.defs.metadata import (
+    MISSING,
+    OWNERS,
+    QUARANTINED,
+    ROWS,
+    combine_versions,
+    report_check,
+    tell_seconds,
+)
 from pervl_assets.inversion import palavra
 from pervl_assets.inversion.clip_features import Features, merge_features
 from pervl_assets.io_managers.training_files import TrainingFile
@@ -34,7 +42,7 @@ def _training_file(**more: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefin
         code_version="1",
         **more,
     )
-    return decorate
+    return lambda compute: decorate(tell_seconds(compute))
 
 
 @_training_file(
@@ -99,7 +107,10 @@ def object_sentences(
                 f"{summary.rows_left_out:,} sentences of {len(images):,} images without features are left "
                 f"out: {name_some(images)}"
                 if images
-                else "no sentence is left out",
+                else f"none of {summary.rows:,} sentences is left out",
+                sentences=summary.rows,
+                sentences_left_out=summary.rows_left_out,
+                images_left_out=len(images),
             ),
             report_check(
                 "every_class_has_enough_images",
@@ -108,7 +119,10 @@ def object_sentences(
                 f"different images: {name_some([f'{name!r} ({n})' for name, n in thin.items()])}. Set "
                 "PERVL_TOP_OBJECTS lower, or train with flags that need fewer."
                 if thin
-                else f"all {classes.height:,} classes have enough",
+                else f"all {classes.height:,} classes have {palavra.IMAGES_NEEDED} or more different images",
+                classes=classes.height,
+                thin_classes=len(thin),
+                rows=pl.DataFrame({"class": thin.keys(), "images": thin.values()}),
             ),
         ],
     )
@@ -151,13 +165,17 @@ def visual_features(shards: Mapping[str, Features]) -> Iterator[dg.MaterializeRe
                 _count_rejected(missing, total, "not in the archive")
                 + (". Download train2014.zip again and compare its size." if missing.height else ""),
                 grave=True,
-                images=preview_table(missing, rows=50),
+                images=total,
+                missing=missing.height,
+                rows=missing,
             ),
             report_check(
                 "no_image_quarantined",
                 broken.is_empty(),
                 _count_rejected(broken, total, "quarantined"),
-                images=preview_table(broken, rows=50),
+                images=total,
+                quarantined=broken.height,
+                rows=broken,
             ),
         ],
     )

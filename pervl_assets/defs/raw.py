@@ -19,7 +19,7 @@ from pervl_assets.core.official_files import (
     require_files,
 )
 from pervl_assets.defs.downloads import Downloads
-from pervl_assets.defs.metadata import OWNERS, describe_archive, describe_download, report_check
+from pervl_assets.defs.metadata import OWNERS, describe_archive, describe_download, report_check, tell_seconds
 from pervl_assets.defs.resources import ANNOTATIONS, Workspace
 from pervl_assets.inversion.sources import ARCHIVES
 
@@ -44,13 +44,9 @@ def build_raw_asset(spec: ArchiveSpec) -> dg.AssetsDefinition:
         kinds={spec.file.rpartition(".")[2]},
         owners=OWNERS,
         code_version="1",
-        metadata={
-            "homepage": dg.MetadataValue.url(spec.homepage),
-            "licence": spec.licence,
-            "place": spec.file,
-            "disk": spec.disk,
-        },
+        metadata={"place": spec.file, "disk": spec.disk},
     )
+    @tell_seconds
     def raw_archive(
         context: dg.AssetExecutionContext, workspace: Workspace, downloads: Downloads
     ) -> dg.MaterializeResult[RawArchive]:
@@ -78,6 +74,7 @@ def build_raw_asset(spec: ArchiveSpec) -> dg.AssetsDefinition:
         )
     ],
 )
+@tell_seconds
 def pervl_annotations(
     context: dg.AssetExecutionContext, workspace: Workspace, downloads: Downloads
 ) -> Iterator[dg.MaterializeResult[RawArchive]]:

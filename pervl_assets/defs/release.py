@@ -8,9 +8,8 @@ its licences are those of the raw inputs it descends from. What is not materiali
 description and told by a check: who may not have one of the archives can still publish the rest.
 """
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -20,10 +19,10 @@ import polars as pl
 
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.files import hash_bytes
-from pervl_assets.core.official_files import load_manifest
-from pervl_assets.defs.metadata import OWNERS, preview_table, report_check
-from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW, list_specs
-from pervl_assets.defs.resources import ANNOTATIONS, Workspace
+from pervl_assets.defs.metadata import OWNERS, preview_table, report_check, tell_seconds
+from pervl_assets.defs.pages import list_parents, list_sources, trace_sources
+from pervl_assets.defs.raw import RAW
+from pervl_assets.defs.resources import Workspace
 from pervl_assets.inversion.clip_features import read_features
 from pervl_assets.io_managers.base import locate_value
 from pervl_assets.io_managers.tables import COLUMN_SCHEMA
@@ -81,15 +80,9 @@ class Published:
 
 def find_published(assets: Iterable[dg.AssetsDefinition]) -> list[Published]:
     """Return the assets that are published, in order of their keys: all but the raw inputs."""
+    assets = list(assets)
     specs = {spec.key: (spec, asset) for asset in assets for spec in asset.specs}
-    parents = {key: [_resolve(dep.asset_key, key, specs) for dep in spec.deps] for key, (spec, _) in specs.items()}
-
-    @cache
-    def trace(key: dg.AssetKey) -> frozenset[str]:
-        if key.path[0] == RAW:
-            return frozenset({key.path[-1]})
-        return frozenset(name for parent in parents[key] for name in trace(parent))
-
+    sources = trace_sources(assets)
     published = []
     for key, (spec, asset) in sorted(specs.items()):
         kind = asset.get_io_manager_key_for_asset_key(key)
@@ -104,26 +97,11 @@ def find_published(assets: Iterable[dg.AssetsDefinition]) -> list[Published]:
                 kind=kind,
                 columns={column.name: column.description or "" for column in columns},
                 partitions=(*spec.partitions_def.get_partition_keys(),) if spec.partitions_def else (None,),
-                parents=tuple(sorted(parent.to_user_string() for parent in parents[key])),
-                sources=tuple(sorted(trace(key))),
+                parents=tuple(sorted(parent.to_user_string() for parent in list_parents(spec, specs))),
+                sources=sources[key],
             )
         )
     return published
-
-
-def _resolve(parent: dg.AssetKey, child: dg.AssetKey, known: Container[dg.AssetKey]) -> dg.AssetKey:
-    """Return the key that an input's name means, as Dagster resolves it: one with the asset's own prefix."""
-    return parent if parent in known else dg.AssetKey([*child.path[:-1], *parent.path])
-
-
-def list_sources() -> dict[str, Source]:
-    """Return every raw input with its licence, by its name."""
-    manifest = load_manifest(ANNOTATIONS / "manifest.yaml")
-    annotations = Source(
-        ANNOTATIONS_KEY.path[-1], "The PerVL annotations", manifest.licence, f"https://github.com/{manifest.repository}"
-    )
-    found = [annotations, *(Source(spec.name, spec.title, spec.licence, spec.homepage) for spec in list_specs())]
-    return {source.name: source for source in found}
 
 
 def collect_release(published: Sequence[Published], workspace: Workspace) -> Release:
@@ -200,6 +178,7 @@ def build_release_asset(assets: Iterable[dg.AssetsDefinition]) -> dg.AssetsDefin
             )
         ],
     )
+    @tell_seconds
     def croissant(workspace: Workspace) -> Iterator[dg.MaterializeResult[TrainingFile]]:
         """`croissant.json`: all published files with their sha256, their fields, splits, and the inputs' licences.
 
@@ -231,6 +210,9 @@ def build_release_asset(assets: Iterable[dg.AssetsDefinition]) -> dg.AssetsDefin
                     "Materialize them, then this."
                     if release.absent
                     else f"all {len(published):,} published results are described",
+                    results=len(published),
+                    described=len(release.parts),
+                    left_out=len(release.absent),
                 )
             ],
         )

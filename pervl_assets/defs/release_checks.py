@@ -14,7 +14,7 @@ from pervl_assets.defs.release import CROISSANT_KEY
 from pervl_assets.defs.resources import Workspace
 from pervl_assets.defs.tree_checks import SUMS_HOLD
 from pervl_assets.release.croissant import FILE
-from pervl_assets.release.validation import validate_croissant, verify_files
+from pervl_assets.release.validation import list_files, validate_croissant, verify_files
 
 _NOTHING: Final = f"nothing is materialized: there is no {FILE}"
 
@@ -54,15 +54,16 @@ def sums_hold(workspace: Workspace) -> dg.AssetCheckResult:
     if not file.is_file():
         return report_check(None, False, _NOTHING)
     verdict = verify_files(file)
-    wrong = [*verdict.missing, *verdict.changed]
+    wrong, files = [*verdict.missing, *verdict.changed], len(list_files(file))
     return report_check(
         None,
         bool(verdict),
-        f"{len(verdict.missing):,} missing, {len(verdict.changed):,} changed since: {name_some(wrong)}. Materialize "
-        "what is missing, then the description again"
+        f"of {files:,} files {len(verdict.missing):,} missing, {len(verdict.changed):,} changed since: "
+        f"{name_some(wrong)}. Materialize what is missing, then the description again"
         if wrong
-        else "every file is as it was described",
+        else f"{files:,} files re-read; all are as they were described",
         grave=True,
+        files=files,
         missing=len(verdict.missing),
         changed=len(verdict.changed),
     )

@@ -13,7 +13,7 @@ import polars as pl
 
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.ledger import FolderTree, verify_tree
-from pervl_assets.defs.metadata import preview_table, report_check
+from pervl_assets.defs.metadata import report_check
 from pervl_assets.defs.resources import Workspace
 from pervl_assets.io_managers.base import locate_value
 from pervl_assets.io_managers.trees import read_tree
@@ -120,7 +120,7 @@ def check_ledger(tree: FolderTree) -> dg.AssetCheckResult:
         written=tree.written,
         quarantined=tree.quarantined,
         missing=tree.missing,
-        missing_files=preview_table(missing.select("path", "source_members"), rows=50),
+        missing_files=missing.select("path", "source_members"),
     )
 
 
@@ -140,6 +140,8 @@ def check_quarantine(tree: FolderTree) -> dg.AssetCheckResult:
         rows.is_empty(),
         text,
         quarantined=rows.height,
-        reasons=preview_table(reasons, rows=20),
-        files=preview_table(rows.select("path", "reason"), rows=50),
+        expected=tree.ledger.height,
+        concepts=len(concepts),
+        reasons=reasons,
+        files=rows.select("path", "reason"),
     )

@@ -1,6 +1,6 @@
 """COCO triplets, the most common objects among them, and the sentences about each object.
 
-Belongs here: DESIGN section 6 "COCO triplets", upstream rules D1 to D7. Does not belong here: images and features.
+Belongs here: the COCO triplets, upstream rules D1 to D7. Does not belong here: images and features.
 
 A line is ``img_id=<id> | <subject>, <relation>, <object> | <text> | <sentence>``. The joint list of objects is every
 subject in file order followed by every object in file order; ranks, ties and rows all follow it.
@@ -27,23 +27,35 @@ TRIPLETS: Final = TableSchema(
     )
 )
 
+_OBJECTS: Final = ("coco_triplets.subject", "coco_triplets.object")
+
 OBJECT_CLASSES: Final = TableSchema(
     (
-        Column("class_row", pl.UInt32, "Rank from 0; the row number in every file made for PALAVRA"),
-        Column("name", pl.String, "Name of the object, as it stands in the triplets"),
-        Column("triplets", pl.UInt32, "How often it is a subject or an object"),
-        Column("images", pl.UInt32, "How many different images it is named in"),
+        Column("class_row", pl.UInt32, "Rank from 0; the row number in every file made for PALAVRA", _OBJECTS),
+        Column("name", pl.String, "Name of the object, as it stands in the triplets", _OBJECTS),
+        Column("triplets", pl.UInt32, "How often it is a subject or an object", _OBJECTS),
+        Column("images", pl.UInt32, "How many different images it is named in", (*_OBJECTS, "coco_triplets.image_id")),
     )
 )
 
 OBJECT_SENTENCES: Final = TableSchema(
     (
-        Column("class_row", pl.UInt32, "Row of the object class"),
-        Column("name", pl.String, "Name of the object class"),
-        Column("line", pl.UInt32, "Line number of the triplet in the file, counted from 1"),
-        Column("image_id", pl.String, "COCO image id as text, with the blank that stands before the |"),
-        Column("sentence", pl.String, "The caption, stripped"),
-        Column("masked_sentence", pl.String, "The caption with the first occurrence of the name replaced by *"),
+        Column("class_row", pl.UInt32, "Row of the object class", ("coco_object_classes.class_row",)),
+        Column("name", pl.String, "Name of the object class", ("coco_object_classes.name",)),
+        Column("line", pl.UInt32, "Line number of the triplet in the file, counted from 1", ("coco_triplets.line",)),
+        Column(
+            "image_id",
+            pl.String,
+            "COCO image id as text, with the blank that stands before the |",
+            ("coco_triplets.image_id",),
+        ),
+        Column("sentence", pl.String, "The caption, stripped", ("coco_triplets.sentence",)),
+        Column(
+            "masked_sentence",
+            pl.String,
+            "The caption with the first occurrence of the name replaced by *",
+            ("coco_triplets.sentence", "coco_object_classes.name"),
+        ),
     )
 )
 

@@ -53,8 +53,9 @@ def judge_duplicates(triplets: pl.DataFrame) -> Judgement:
     text = f"{extra:,} of {triplets.height:,} triplets ({share:.2%}) say what an earlier line says; they stay and count"
     if share > MAX_DUPLICATE_SHARE:
         text += f". More than {MAX_DUPLICATE_SHARE:.0%} is unusual: was the file pasted together twice?"
+    numbers = {"triplets": triplets.height, "duplicates": extra, "repeated": repeated.height}
     shown = repeated.select("times", "first_line", "image_id", "subject", "relation", "object")
-    return Judgement(share <= MAX_DUPLICATE_SHARE, text, {"duplicates": extra, "repeated": repeated.height}, shown)
+    return Judgement(share <= MAX_DUPLICATE_SHARE, text, numbers, shown)
 
 
 TRIPLET_CHECKS: Final[tuple[Check[pl.DataFrame], ...]] = (
@@ -89,7 +90,8 @@ def judge_class_sums(classes: pl.DataFrame, sentences: pl.DataFrame) -> Judgemen
         if wrong.height
         else f"{sentences.height:,} sentences of {classes.height:,} classes, each with as many as were counted"
     )
-    return Judgement(wrong.is_empty(), text, {"classes": classes.height, "sentences": sentences.height}, wrong)
+    numbers = {"classes": classes.height, "sentences": sentences.height, "wrong_classes": wrong.height}
+    return Judgement(wrong.is_empty(), text, numbers, wrong)
 
 
 def judge_repeated_names(names: Sequence[str]) -> Judgement:
@@ -124,7 +126,7 @@ def judge_ties(matches: pl.DataFrame, classes: Features) -> Judgement:
         text += f", {alike:,} of them classes of one vector (names that differ only in case)"
     if between.height:
         text += f"; {between.height:,} lie just as near to two different ones: {name_some(between['name'].to_list())}"
-    numbers = {"ties": ties.height, "ties_of_one_vector": alike}
+    numbers = {"names": matches.height, "ties": ties.height, "ties_of_one_vector": alike}
     return Judgement(between.is_empty(), text, numbers, ties.select("name", "class_name", "runner_up_name", "distance"))
 
 
@@ -138,7 +140,8 @@ def judge_names(features: Features, names: Sequence[str]) -> Judgement:
         text += ", which are not those of the table"
     if spoilt:
         text += f"; {len(spoilt):,} are not finite: {name_some(spoilt)}. Delete the file and materialize it again"
-    return Judgement(aligned and not spoilt, text, {"vectors": len(features.ids), "not_finite": len(spoilt)})
+    numbers = {"names": len(names), "vectors": len(features.ids), "not_finite": len(spoilt)}
+    return Judgement(aligned and not spoilt, text, numbers)
 
 
 def judge_ids(shards: Iterable[tuple[str, Features, Sequence[str]]], total: int) -> Judgement:

@@ -1,6 +1,6 @@
 """OpenImages class names, and the COCO object class nearest to each.
 
-Belongs here: DESIGN section 6 "Text and matches", upstream rules F1 to F4. Does not belong here: encoding the names
+Belongs here: names and matches, upstream rules F1 to F4. Does not belong here: encoding the names
 (`clip_features.encode_names`).
 """
 
@@ -26,16 +26,28 @@ OPENIMAGES_CLASSES: Final = TableSchema(
     )
 )
 
+_NAMES: Final = ("openimages_text_features.id",)
+_VECTORS: Final = ("openimages_text_features.vector", "coco_class_text_features.vector")
+_CLASSES: Final = ("coco_class_text_features.id", *_VECTORS)
+
 OPENIMAGES_MATCHES: Final = TableSchema(
     (
-        Column("row", pl.UInt32, "Row number of the OpenImages class, from 0"),
-        Column("name", pl.String, "Its display name"),
-        Column("class_row", pl.UInt32, "Row of the nearest COCO object class; the first of several equally near"),
-        Column("class_name", pl.String, "Its name"),
-        Column("distance", pl.Float32, "Squared L2 distance between the text features, which are not normalised"),
-        Column("runner_up_row", pl.UInt32, "Row of the second nearest class; null if there is one class only"),
-        Column("runner_up_name", pl.String, "Its name"),
-        Column("margin", pl.Float32, "Squared distance to the runner-up less that to the nearest; 0 on a tie"),
+        Column("row", pl.UInt32, "Row number of the OpenImages class, from 0", _NAMES),
+        Column("name", pl.String, "Its display name", _NAMES),
+        Column(
+            "class_row", pl.UInt32, "Row of the nearest COCO object class; the first of several equally near", _VECTORS
+        ),
+        Column("class_name", pl.String, "Its name", _CLASSES),
+        Column(
+            "distance", pl.Float32, "Squared L2 distance between the text features, which are not normalised", _VECTORS
+        ),
+        Column(
+            "runner_up_row", pl.UInt32, "Row of the second nearest class; null if there is one class only", _VECTORS
+        ),
+        Column("runner_up_name", pl.String, "Its name", _CLASSES),
+        Column(
+            "margin", pl.Float32, "Squared distance to the runner-up less that to the nearest; 0 on a tie", _VECTORS
+        ),
     )
 )
 

@@ -1,8 +1,9 @@
-"""What the IO managers share: where a value stands under the data root.
+"""What the IO managers share: where a value stands under the data root, and how long it takes to write it.
 
 Belongs here: the one rule from asset key and partition to path. Does not belong here: any file format.
 """
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -13,8 +14,12 @@ from upath import UPath
 
 from pervl_assets.core.errors import MissingInputError
 from pervl_assets.core.files import explain_write_errors
+from pervl_assets.io_managers.failures import show_errors
 
 ASSETS_FOLDER: Final = "assets"
+
+SECONDS: Final = "seconds"
+"""Metadata of a materialization: how long the asset's own work took."""
 
 
 def locate_value(data: Path, key: Sequence[str], extension: str, partition: str | None = None) -> Path:
@@ -48,14 +53,19 @@ class PervlIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
         """Resolve the path that `UPathIOManager` works below."""
         self._base_path = UPath(self.data) / ASSETS_FOLDER
 
+    @show_errors()
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
-        """Write a value.
+        """Write a value; where the asset told its seconds, those of writing are added.
 
         Raises:
             WriteError: No permission, or no space left; also for the folders that `UPathIOManager` makes by itself.
         """
+        start = time.perf_counter()
         with explain_write_errors(Path(self.data)):
             super().handle_output(context, obj)
+        if told := context.output_metadata.get(SECONDS):
+            seconds = told.value + time.perf_counter() - start
+            context.add_output_metadata({SECONDS: round(seconds, 3)})
 
     def dump_to_path(self, context: dg.OutputContext, obj: Any, path: UPath) -> None:
         """Write a value where `UPathIOManager` says."""
@@ -65,6 +75,7 @@ class PervlIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
         """Read a value from where `UPathIOManager` says."""
         return self.read(context, Path(str(path)))
 
+    @show_errors()
     def load_input(self, context: dg.InputContext) -> Any:
         """Load the value.
 

@@ -1,6 +1,7 @@
 """Tables: polars frames in Parquet, held against their declared columns before anything is written.
 
-Belongs here: the check and the file format. The declaration itself is the asset's `dagster/column_schema` metadata.
+Belongs here: the check, the file format, and how columns are declared to Dagster: as the asset's metadata
+`dagster/column_schema` and, where they are made from columns of other tables, `dagster/column_lineage`.
 """
 
 from pathlib import Path
@@ -14,15 +15,30 @@ from pervl_assets.core.tables import TableSchema, hash_frame, validate_columns, 
 from pervl_assets.io_managers.base import PervlIOManager
 
 COLUMN_SCHEMA: Final = "dagster/column_schema"
+COLUMN_LINEAGE: Final = "dagster/column_lineage"
 
 CONTENT_SHA256: Final = "pervl_content_sha256"
 """Key of the Parquet file's own metadata under which the hash of its content stands, for `pervl verify`."""
 
 
-def declare_columns(schema: TableSchema) -> dict[str, dg.TableSchema]:
-    """Return the asset metadata that declares a table's columns, to Dagster's UI and to `TableIOManager`."""
+def declare_columns(schema: TableSchema, group: str = "") -> dict[str, dg.TableSchema | dg.TableColumnLineage]:
+    """Return the asset metadata that declares a table's columns, to Dagster's UI and to `TableIOManager`.
+
+    Args:
+        schema: The columns, and which columns they are made from.
+        group: Key prefix of the tables that `made_from` names.
+    """
     columns = [dg.TableColumn(c.name, str(c.dtype), description=c.description) for c in schema]
-    return {COLUMN_SCHEMA: dg.TableSchema(columns=columns)}
+    lineage = {c.name: [_find_column(group, source) for source in c.made_from] for c in schema if c.made_from}
+    return {
+        COLUMN_SCHEMA: dg.TableSchema(columns=columns),
+        **({COLUMN_LINEAGE: dg.TableColumnLineage(lineage)} if lineage else {}),
+    }
+
+
+def _find_column(group: str, source: str) -> dg.TableColumnDep:
+    table, _, column = source.partition(".")
+    return dg.TableColumnDep(dg.AssetKey([group, table]), column)
 
 
 class TableIOManager(PervlIOManager):

@@ -43,13 +43,18 @@ def validate_croissant(file: Path) -> Findings:
     return Findings((), tuple(sorted(dataset.metadata.ctx.issues.warnings)))
 
 
+def list_files(file: Path) -> list[tuple[str, str]]:
+    """Return place and sha256 of every single file that a description tells of."""
+    nodes = json.loads(file.read_bytes())["distribution"]
+    return [(node["contentUrl"], node["sha256"]) for node in nodes if "sha256" in node]
+
+
 def verify_files(file: Path) -> Verdict:
     """Re-hash every single file that a description tells of: tables, features, ledgers, training files.
 
     The files of the trees are not among them: their sha256 stand in the ledgers (`core.ledger.verify_tree`).
     """
-    nodes = json.loads(file.read_bytes())["distribution"]
-    told = [(node["contentUrl"], node["sha256"]) for node in nodes if "sha256" in node]
+    told = list_files(file)
 
     def look(node: tuple[str, str]) -> str:
         path = file.parent / node[0]

@@ -11,19 +11,11 @@ from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.benchmark_checks import report, report_counts
 from pervl_assets.defs.resources import ANNOTATIONS
 from pervl_assets.defs.tree_checks import SUMS_HOLD
+from pervl_assets.testing.runs import explain, list_checks, make_settings, run_waves
 from pervl_assets_tests.benchmarks.worlds import write_ytvos_annotations
-from pervl_assets_tests.conftest import explain, list_checks, make_settings
-
-pytestmark = pytest.mark.xdist_group("made_world")
 
 KEY = dg.AssetKey(["deep_fashion", "personalized"])
 TREE = "deep_fashion2/personalized_{}"
-
-
-@pytest.fixture
-def instance():
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
 
 
 @pytest.fixture
@@ -79,29 +71,30 @@ def test_sums_are_checked_after_a_materialization_of_one_partition(own_data, ins
     assert 0 < found.metadata["files"].value < count_files(own_data)
 
 
-def test_trees_tell_their_classes_and_the_sizes_of_their_images(made_world):
+def test_trees_tell_their_classes_and_the_sizes_of_their_images(own_data):
+    results = run_waves(own_data, 'key:"deep_fashion/personalized" or key:"deep_fashion/captions"')
     made = {
         event.partition: event.step_materialization_data.materialization.metadata
-        for result in made_world.results
+        for result in results
         for event in result.get_asset_materialization_events()
         if event.asset_key == KEY
     }
     assert set(made) == {"validation", "test"}
-    table = pl.read_parquet(made_world.data / "assets/deep_fashion/few_shot_split.parquet")
+    table = pl.read_parquet(own_data / "assets/deep_fashion/few_shot_split.parquet")
     for split, metadata in made.items():
         head, _, *rows = metadata["classes"].value.splitlines()
-        assert head == "| class | concepts | few_shot_copy | evaluation_copy |"
+        assert head == "| class | concepts | few shot copy | evaluation copy |"
         cells = [row.strip("| ").split(" | ") for row in rows]
         own = table.filter(split=split)
         assert {cell[0] for cell in cells} == set(own["class_name"])
         assert sum(int(cell[1]) for cell in cells) == own["pair_id"].n_unique()
         assert sum(int(cell[2]) for cell in cells) == own.height
-        assert "224 to 447 px" in metadata["image_sizes"].value
-    checks = list_checks(*made_world.results)
+        assert "224\u00a0to\u00a0447" in metadata["image_sizes"].value
+    checks = list_checks(*results)
     assert checks["deep_fashion/personalized:evaluation_apart"].passed
     counts = checks["deep_fashion/captions:official_counts"]
     assert counts.passed
-    assert counts.metadata["test captions"].value == len(list((made_world.data / TREE.format("test")).rglob("test/*")))
+    assert counts.metadata["test captions"].value == len(list((own_data / TREE.format("test")).rglob("test/*")))
 
 
 def test_scenes_in_both_splits_are_a_warning_and_an_option(data, materialize, instance, tmp_path):

@@ -23,10 +23,10 @@ from pervl_assets.defs.release_checks import sums_hold, valid_croissant
 from pervl_assets.defs.resources import Workspace
 from pervl_assets.headless.status import list_states
 from pervl_assets.headless.verification import ValueVerdict, verify_values
-from pervl_assets_tests.conftest import World, explain, list_checks, make_settings, run_assets, run_waves
+from pervl_assets.testing.runs import explain, list_checks, make_settings, run_assets, run_waves
+from pervl_assets.testing.worlds import World
 from pervl_assets_tests.core.samples import photograph
 
-pytestmark = pytest.mark.xdist_group("made_world")
 SELECTED = 'key:"release/croissant"'
 
 
@@ -42,10 +42,9 @@ def partial(made_world, tmp_path_factory) -> World:
 def whole(made_world, tmp_path_factory) -> World:
     """A world in which everything is materialized, with its release. Read-only."""
     data = made_world.copy_to(tmp_path_factory.mktemp("whole") / "data")
-    with dg.DagsterInstance.ephemeral() as instance:
-        results = run_waves(data, f"group:ytvos or {SELECTED}", instance)
-        assert all(result.success for result in results), explain(results[-1])
-        return World(data, results)
+    results = run_waves(data, f"group:ytvos or {SELECTED}")
+    assert all(result.success for result in results), explain(results[-1])
+    return World(data, results)
 
 
 def read_croissant(world: World) -> dict:
@@ -88,6 +87,7 @@ def test_the_whole_release_is_valid_and_lacks_nothing(whole):
     assert all(result.passed for result in look(whole.data).values())
     told = read_croissant(whole)
     assert "Not whole" not in told["description"]
+    assert "**Rule:**" not in json.dumps(told)  # which is for the page, and for readers who know upstream
     assert {entry["name"] for entry in told["license"]} == {source.licence for source in list_sources().values()}
     (made,) = whole.results[-1].asset_materializations_for_node("release__croissant")
     metadata = made.metadata
@@ -206,9 +206,6 @@ def test_verify_knows_the_release(whole, partial, tmp_path):
     assert verdicts["release/croissant"].verdict.changed == ["croissant.json"]
 
 
-def test_status_tells_of_the_release(tmp_path):
-    with dg.DagsterInstance.ephemeral() as instance:
-        states = {
-            state.asset: state.state for state in list_states(build_definitions(make_settings(tmp_path)), instance)
-        }
+def test_status_tells_of_the_release(tmp_path, instance):
+    states = {state.asset: state.state for state in list_states(build_definitions(make_settings(tmp_path)), instance)}
     assert states["release/croissant"] == "missing"

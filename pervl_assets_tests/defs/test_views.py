@@ -1,19 +1,10 @@
 """The views as assets: made in the waves of `pervl materialize`, from all splits of their source."""
 
-import dagster as dg
-import pytest
-
-from pervl_assets_tests.conftest import explain, list_checks, run_waves
+from pervl_assets.testing.runs import explain, list_checks, run_waves
 from pervl_assets_tests.core.samples import photograph
 
 SELECTION = "+group:deep_fashion"
 ROOTS = ("concon_chi", "polar", "imagefolder/deep_fashion/validation", "imagefolder/deep_fashion/test")
-
-
-@pytest.fixture
-def instance():
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
 
 
 def test_views_are_links_to_the_trees_and_follow_them(data, instance):

@@ -55,13 +55,13 @@ def test_a_few_duplicates_pass_and_many_do_not():
     once = [(f"{number} ", "man", "dog") for number in range(9)]
     few = judge_duplicates(make_triplets(*once, once[3], once[3]))
     assert few.passed
-    assert few.numbers == {"duplicates": 2, "repeated": 1}
+    assert few.numbers == {"triplets": 11, "duplicates": 2, "repeated": 1}
     assert few.text == "2 of 11 triplets (18.18%) say what an earlier line says; they stay and count"
     assert few.rows.rows() == [(3, 4, "3 ", "man", "near", "dog")]
     twice = judge_duplicates(make_triplets(*once, *once))
     assert not twice.passed
     assert "pasted together twice" in twice.text
-    assert judge_duplicates(make_triplets()).numbers == {"duplicates": 0, "repeated": 0}
+    assert judge_duplicates(make_triplets()).numbers == {"triplets": 0, "duplicates": 0, "repeated": 0}
     assert [check.name for check in TRIPLET_CHECKS] == ["few_duplicates", "counts"]
 
 
@@ -90,11 +90,11 @@ def test_ties_of_one_vector_pass_and_others_are_told():
     alike = find_nearest_classes(make_features(["a man", "a left"], [[0, 1], [8, 5]]), classes)
     found = judge_ties(alike, classes)
     assert found.passed
-    assert found.numbers == {"ties": 1, "ties_of_one_vector": 1}
+    assert found.numbers == {"names": 2, "ties": 1, "ties_of_one_vector": 1}
     between = find_nearest_classes(make_features(["a man", "middle"], [[0, 1], [10, 5]]), classes)
     found = judge_ties(between, classes)
     assert not found.passed
-    assert found.numbers == {"ties": 2, "ties_of_one_vector": 1}
+    assert found.numbers == {"names": 2, "ties": 2, "ties_of_one_vector": 1}
     assert found.text.endswith("1 lie just as near to two different ones: middle")
     only = make_features(["man"], [[0, 0]])
     assert judge_ties(find_nearest_classes(make_features(["a man"], [[0, 1]]), only), only).passed

@@ -1,0 +1,161 @@
+"""What an asset's page shows that follows from the whole graph: tags, rule, licences of its inputs, links of columns.
+
+Belongs here: `complete_pages`, the one place where all assets are given these, and tracing an asset to the raw inputs.
+Does not belong here: what an asset says of itself, and what a materialization tells (`metadata`).
+"""
+
+import re
+from collections.abc import Container, Iterable, Mapping
+from functools import cache
+from typing import Any, Final
+
+import dagster as dg
+import polars as pl
+
+from pervl_assets.benchmarks import find_benchmarks
+from pervl_assets.core.benchmark import TableAsset, TreeAsset
+from pervl_assets.core.official_files import load_manifest
+from pervl_assets.defs.metadata import preview_table
+from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW, list_specs
+from pervl_assets.defs.resources import ANNOTATIONS
+from pervl_assets.defs.rules import RULES
+from pervl_assets.io_managers.tables import COLUMN_LINEAGE, COLUMN_SCHEMA
+from pervl_assets.release.parts import Source
+
+VALUES: Final = {
+    "raw_archives": "raw_archive",
+    "tables": "table",
+    "features": "features",
+    "io_manager": "features",  # the graph asset of the image features
+    "trees": "tree",
+    "training_files": "file",
+}
+"""Kind of value by the key of the IO manager that keeps it; of another manager, it is the key itself."""
+
+_MARKS: Final = re.compile(r"[<>*_`|\[\]\\]")
+"""What means something else in markdown."""
+
+
+def complete_pages(assets: Iterable[dg.AssetsDefinition]) -> list[dg.AssetsDefinition]:
+    """Give every asset its tags, and what its page shows beside what it says of itself.
+
+    Tags: `pervl/value` (kind of value), `pervl/benchmark`, and `pervl/from_<raw input>` for each that it descends from.
+    """
+    graph = list(assets)
+    managers = {key: asset.get_io_manager_key_for_asset_key(key) for asset in graph for key in asset.keys}
+    origins, sources, benchmarks, rules = trace_sources(graph), list_sources(), list_benchmarks(), list_rules()
+
+    def complete(spec: dg.AssetSpec) -> dg.AssetSpec:
+        key = spec.key
+        inputs = [sources[name] for name in origins[key]]
+        tags = {"pervl/value": VALUES.get(managers[key], managers[key])}
+        if key in benchmarks:
+            tags["pervl/benchmark"] = benchmarks[key]
+        if key.path[0] == RAW:
+            told = tell_source(inputs[0])
+        else:
+            told = {"inputs": tabulate_inputs(inputs)}
+            tags |= {f"pervl/from_{one.name}": "" for one in inputs}
+        completed = spec.merge_attributes(tags=tags, metadata={**told, **show_columns(spec.metadata)})
+        if key not in rules:
+            return completed
+        return completed.replace_attributes(description=f"{spec.description}\n\n**Rule:** {rules[key]}")
+
+    return [*dg.map_asset_specs(complete, graph)]
+
+
+def trace_sources(assets: Iterable[dg.AssetsDefinition]) -> dict[dg.AssetKey, tuple[str, ...]]:
+    """Return the names of the raw inputs that each asset descends from, in order; of a raw input its own."""
+    specs = {spec.key: spec for asset in assets for spec in asset.specs}
+
+    @cache
+    def trace(key: dg.AssetKey) -> frozenset[str]:
+        if key.path[0] == RAW:
+            return frozenset({key.path[-1]})
+        return frozenset(name for parent in list_parents(specs[key], specs) for name in trace(parent))
+
+    return {key: tuple(sorted(trace(key))) for key in specs}
+
+
+def list_parents(spec: dg.AssetSpec, known: Container[dg.AssetKey]) -> list[dg.AssetKey]:
+    """Return the assets that one is made from; the name of an input means, as in Dagster, one with its own prefix."""
+    keys = [dep.asset_key for dep in spec.deps]
+    return [key if key in known else dg.AssetKey([*spec.key.path[:-1], *key.path]) for key in keys]
+
+
+def list_sources() -> dict[str, Source]:
+    """Return every raw input with its licence, by its name."""
+    manifest = load_manifest(ANNOTATIONS / "manifest.yaml")
+    annotations = Source(
+        ANNOTATIONS_KEY.path[-1], "The PerVL annotations", manifest.licence, f"https://github.com/{manifest.repository}"
+    )
+    found = [annotations, *(Source(spec.name, spec.title, spec.licence, spec.homepage) for spec in list_specs())]
+    return {source.name: source for source in found}
+
+
+def list_benchmarks() -> dict[dg.AssetKey, str]:
+    """Return the name of the benchmark of every asset that belongs to one, its raw archives included."""
+    archives = {dg.AssetKey([RAW, spec.name]): one.name for one in find_benchmarks() for spec in one.archives}
+    return archives | {key: key.path[0] for key in _list_results()}
+
+
+def list_rules() -> dict[dg.AssetKey, str]:
+    """Return the rule of every asset that follows one."""
+    own = {key: asset.rule for key, asset in _list_results().items() if asset.rule}
+    return own | {dg.AssetKey.from_user_string(key): rule for key, rule in RULES.items()}
+
+
+def _list_results() -> dict[dg.AssetKey, TableAsset | TreeAsset]:
+    """Return every table and tree of every benchmark."""
+    results: dict[dg.AssetKey, TableAsset | TreeAsset] = {}
+    for benchmark in find_benchmarks():
+        results |= {dg.AssetKey([benchmark.name, table.name]): table for table in benchmark.tables}
+        results |= {dg.AssetKey([benchmark.name, tree.name]): tree for tree in benchmark.trees}
+    return results
+
+
+def tell_source(source: Source) -> dict[str, dg.MetadataValue]:
+    """Return what the page of a raw input tells of it."""
+    return {"homepage": dg.MetadataValue.url(source.homepage), "licence": dg.MetadataValue.md(_link_licence(source))}
+
+
+def tabulate_inputs(inputs: Iterable[Source]) -> dg.MetadataValue:
+    """Return raw inputs and their licences as a table, each with a link to its page."""
+    rows = [(link_asset(dg.AssetKey([RAW, one.name]), one.name), _link_licence(one)) for one in inputs]
+    return preview_table(pl.DataFrame(rows, schema=["input", "licence"], orient="row"), longest=None)
+
+
+def _link_licence(source: Source) -> str:
+    if "https://" in source.licence:
+        return source.licence
+    address = source.licence_reference if source.licence_reference != source.licence else source.homepage
+    return f"[{source.licence}]({address})"
+
+
+def link_asset(key: dg.AssetKey, text: str) -> str:
+    """Return a link to an asset's page, for markdown in the UI."""
+    return f"[{text}](/assets/{'/'.join(key.path)})"
+
+
+def show_columns(metadata: Mapping[str, Any]) -> dict[str, dg.TableSchema]:
+    """Return the declared columns as the UI shows them, with links to the tables that each is made from.
+
+    Only Dagster+ draws `dagster/column_lineage`; the open-source UI hides it. It takes descriptions for markdown.
+    """
+    # Dagster wraps the metadata of some assets, and not of others.
+    schema, lineage = (
+        getattr(metadata.get(key), "value", metadata.get(key)) for key in (COLUMN_SCHEMA, COLUMN_LINEAGE)
+    )
+    if schema is None:
+        return {}
+    deps = lineage.deps_by_column if lineage else {}
+
+    def show(column: dg.TableColumn) -> dg.TableColumn:
+        made_from: dict[dg.AssetKey, list[str]] = {}
+        for dep in deps.get(column.name, ()):
+            made_from.setdefault(dep.asset_key, []).append(f"`{dep.column_name}`")
+        told = "; ".join(f"{link_asset(key, key.path[-1])}: {', '.join(names)}" for key, names in made_from.items())
+        description = _MARKS.sub(r"\\\g<0>", column.description or "") + (f"\n\nFrom {told}" if told else "")
+        return dg.TableColumn(column.name, column.type, description, column.constraints, column.tags)
+
+    return {COLUMN_SCHEMA: dg.TableSchema(columns=[show(column) for column in schema.columns])}
