@@ -59,7 +59,7 @@ def verify_values(defs: dg.Definitions, data: Path) -> Iterator[ValueVerdict]:
             name = name_partition(key.to_user_string(), partition)
             if path.is_file():
                 yield kind.verify(name, data, path)
-            elif _is_used(graph, key, data):
+            elif _is_used(graph, key, partition, data):
                 yield ValueVerdict(name, 1, 0, Verdict(missing=[str(path.relative_to(data))], changed=[], extra=[]))
             else:
                 yield ValueVerdict(name, 0, 0, _NOTHING)
@@ -68,12 +68,17 @@ def verify_values(defs: dg.Definitions, data: Path) -> Iterator[ValueVerdict]:
         yield ValueVerdict("unfinished work", len(left), 0, Verdict(missing=[], changed=[], extra=left))
 
 
-def _is_used(graph: Any, key: dg.AssetKey, data: Path) -> bool:
-    """Tell whether a value was made from this asset's: then it was there, for only the release can leave it out."""
+def _is_used(graph: Any, key: dg.AssetKey, partition: str | None, data: Path) -> bool:
+    """Tell whether a value was made from this one: then it was there, for only the release can leave it out.
+
+    An asset of the same partitions is made from the one of its own name; any other, from all of them.
+    """
+    partitioning = graph.get(key).partitions_def
     return any(
-        locate_value(data, child.path, _KINDS[_name_io_manager(graph, child)].extension, partition).is_file()
+        locate_value(data, child.path, _KINDS[_name_io_manager(graph, child)].extension, other).is_file()
         for child in graph.get(key).child_keys - {CROISSANT_KEY}
-        for partition in _list_partitions(graph, child)
+        for other in _list_partitions(graph, child)
+        if graph.get(child).partitions_def != partitioning or other == partition
     )
 
 

@@ -1,4 +1,4 @@
-"""The rules of DESIGN section 6 once more, in a few lines of plain Python each: what the results are held to."""
+"""The rules of docs/fidelity.md once more, in a few lines of plain Python each: what the results are held to."""
 
 import csv
 import io

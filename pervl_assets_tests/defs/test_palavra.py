@@ -1,4 +1,4 @@
-"""The training files, read as PALAVRA reads them, and held to DESIGN section 6 by plain Python."""
+"""The training files, read as PALAVRA reads them, and held to upstream's rules (docs/fidelity.md) by plain Python."""
 
 import io
 import pickletools
@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pervl_assets_tests.conftest import explain, make_settings, run_waves
+from pervl_assets.testing.runs import explain, make_settings, run_waves
 from pervl_assets_tests.core.samples import photograph
 from pervl_assets_tests.defs.plain import (
     COCO,

@@ -142,6 +142,17 @@ def test_what_is_missing_is_told(data, asset, file):
     assert (wrong[asset].missing, wrong[asset].changed, wrong[asset].extra) == ([file], [], [])
 
 
+def test_a_partition_that_was_never_made_is_not_missing(data):
+    made = data / "assets/deep_fashion"
+    for file in ("personalized/test.parquet", "imagefolder_view/test.parquet"):
+        (made / file).unlink()
+    wrong = {name for name, value in verify(data).items() if not value.verdict}
+    assert wrong == {"deep_fashion/personalized [test]"}  # the views of both splits were made of it
+    for view in ("polar_view", "concon_chi_view"):
+        (made / f"{view}.parquet").unlink()
+    assert all(value.verdict for value in verify(data).values())
+
+
 def test_a_missing_raw_input_is_told(data):
     archive = data / RAW / "train2014.zip"
     archive.unlink()

@@ -1,0 +1,235 @@
+"""The documentation: links lead somewhere, tables are the definitions', commands and variables exist, examples work."""
+
+import ast
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from pervl_assets.benchmarks import find_benchmarks
+from pervl_assets.cli import main
+from pervl_assets.core.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EXTENDING = ROOT / "docs/extending.md"
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+FILE = re.compile(r"^`(\S+)`\n\n```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+VARIABLE = re.compile(r"\bPERVL_[A-Z][A-Z_]*\b")
+
+
+@pytest.fixture(params=PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def page(request) -> Path:
+    """Each page in turn."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def tables():
+    """`docs/write_tables.py`, which is no part of the package."""
+    spec = importlib.util.spec_from_file_location("write_tables", ROOT / "docs/write_tables.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def graph(tables):
+    """The asset graph of the full profile."""
+    return tables.load_graph()
+
+
+def list_anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+# ---- links
+
+
+def test_every_relative_link_leads_to_a_file_and_a_heading(page):
+    for target in LINK.findall(FENCE.sub("", page.read_text())):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in list_anchors(file), target
+
+
+def test_every_page_can_be_reached_from_the_readme():
+    reached, open_pages = set(), [ROOT / "README.md"]
+    while open_pages:
+        page = open_pages.pop()
+        reached.add(page)
+        linked = {(page.parent / link.partition("#")[0]).resolve() for link in LINK.findall(page.read_text())}
+        open_pages += [other for other in PAGES if other in linked - reached]
+    assert reached == set(PAGES)
+
+
+# ---- what the definitions say
+
+
+def test_tables_are_what_the_definitions_say(page, tables, graph):
+    text = page.read_text()
+    assert tables.fill_page(text, graph) == text, f"{page} has drifted: run `python docs/write_tables.py`"
+    begun, ended = (
+        len(re.findall(line, text, re.MULTILINE)) for line in (r"^<!-- from the definitions: ", r"^<!-- end -->$")
+    )
+    assert begun == ended == len(tables.list_parts(text))
+
+
+def test_every_asset_stands_on_its_groups_page(tables, graph):
+    told = {
+        path.stem: {name for kind, name in tables.list_parts(path.read_text()) if kind == "asset"}
+        for path in tables.PAGES.glob("*.md")
+    }
+    told.pop("README")
+    unpaged = [benchmark for benchmark in find_benchmarks() if benchmark.name not in told]  # a page is theirs to write
+    optional = {f"raw/{spec.name}" for benchmark in unpaged for spec in benchmark.archives}
+    for key in graph.materializable_asset_keys:
+        group, name = graph.get(key).group_name, key.to_user_string()
+        if group not in {benchmark.name for benchmark in unpaged} and name not in optional:
+            assert name in told[group], name
+
+
+def test_every_rule_that_code_cites_is_explained():
+    explained = set(re.findall(r"^\| ([A-F]\d+) \|", (ROOT / "docs/fidelity.md").read_text(), re.MULTILINE))
+    sources = [file for package in ("pervl_assets", "pervl_assets_tests") for file in (ROOT / package).rglob("*.py")]
+    cited = {
+        rule
+        for file in sources
+        for passage in re.findall(r"rules? ((?:[A-F]\d+(?:, | and | to )?)+)", file.read_text())
+        for rule in re.findall(r"[A-F]\d+", passage)
+    }
+    assert len(cited) > 20
+    assert cited <= explained
+
+
+# ---- commands and variables
+
+
+def test_every_command_exists(page):
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    text = page.read_text()
+    code = [*re.findall(r"`([^`\n]+)`", FENCE.sub("", text)), *(block for _, block in FENCE.findall(text))]
+    for passage in code:
+        for name, rest in re.findall(r"(?:^|[\s/(])pervl ([a-z]+)([^\n|]*)", passage):
+            assert name in main.commands, name
+            options = {option for parameter in main.commands[name].params for option in parameter.opts}
+            assert set(re.findall(r"(?<=\s)--[a-z-]+", rest)) <= {*options, "--help"}, rest
+        assert set(re.findall(r"(?:^|\s)make ([a-z]+)", passage)) <= targets, passage
+        for module in re.findall(r"python -m (pervl_assets[\w.]+)", passage):
+            assert importlib.util.find_spec(module), module
+
+
+def list_settings() -> dict[str, str]:
+    """Return the environment variables that `Settings` is read from, with the field that each one is of."""
+    attributes = Settings.__doc__.partition("Attributes:")[2]
+    fields = re.findall(r"^ {8}(\w+): (.*?)(?=^ {8}\w+: |\Z)", attributes, re.DOTALL | re.MULTILINE)
+    return {VARIABLE.search(text)[0]: field for field, text in fields}
+
+
+def test_every_variable_is_a_setting(page):
+    assert set(VARIABLE.findall(page.read_text())) <= set(list_settings())
+
+
+def test_the_settings_table_tells_every_variable_and_its_default():
+    table = re.search(
+        r"^## Settings\n(.*?)(?=^## |\Z)", (ROOT / "docs/operating.md").read_text(), re.DOTALL | re.MULTILINE
+    )[1]
+    rows = dict(re.findall(r"^\| `(\w+)` \| .* \| ([^|]*) \|$", table, re.MULTILINE))
+    settings = list_settings()
+    tree = ast.parse((ROOT / "pervl_assets/core/settings.py").read_text())
+    read = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    assert set(settings) == {text for text in read if VARIABLE.fullmatch(text)}
+    assert set(rows) == {*settings, "DEEPFASHION2_PASSWORD", "DAGSTER_HOME"}
+    defaults = Settings.from_env({"PERVL_PROFILE": "full"})
+    for variable, field in settings.items():
+        value = getattr(defaults, field)
+        if isinstance(value, str | int) and not isinstance(value, bool) and field != "profile":
+            assert f"`{value}`" in rows[variable], variable
+
+
+# ---- the example of a third benchmark
+
+
+def read_files(page: Path) -> dict[str, str]:
+    """Return the files that a page shows whole, by their paths."""
+    return dict(FILE.findall(page.read_text()))
+
+
+def link_project(goal: Path) -> None:
+    """Make a project of links to this one's modules, with real folders where a benchmark is added."""
+    shutil.copytree(ROOT / "annotations", goal / "annotations")
+    real = ["pervl_assets", "pervl_assets/benchmarks", "pervl_assets/demo", "pervl_assets/demo/builders"]
+    for folder in real:
+        (goal / folder).mkdir()
+    for folder in real:
+        for entry in (ROOT / folder).iterdir():
+            if entry.name != "__pycache__" and not (goal / folder / entry.name).exists():
+                (goal / folder / entry.name).symlink_to(entry)
+
+
+def test_the_third_benchmark_of_the_page_costs_its_own_files_only(tmp_path):
+    link_project(tmp_path)
+    files = read_files(EXTENDING)
+    assert len(files) == 3
+    for path, text in files.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    plain = {"PYTHONPATH": str(tmp_path), "PERVL_PROFILE": "demo", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    env = {**os.environ, **plain}
+    (write,) = re.findall(r"^python -c .*$", EXTENDING.read_text(), re.MULTILINE)
+    subprocess.run(["bash", "-c", write.replace("python", sys.executable, 1)], cwd=tmp_path, env=env, check=True)
+    rows = pl.read_csv(tmp_path / "annotations/demo/mugs/photos.csv")
+    assert rows.height == 18
+    (test,) = (path for path in files if path.startswith("pervl_assets_tests/"))
+    run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--basetemp", tmp_path / "run", test]
+    done = subprocess.run(run, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout
+
+
+def run_block(name: str) -> dict[str, object]:
+    """Run the code block of the page that defines a name; return all it defines."""
+    (block,) = (
+        text for _, text in FENCE.findall(EXTENDING.read_text()) if re.search(rf"^(class )?{name}\b", text, re.M)
+    )
+    scope: dict[str, object] = {"__name__": "docs"}
+    exec(block, scope)  # noqa: S102 - a page of this project
+    return scope
+
+
+def test_the_check_of_the_page_judges():
+    check = run_block("ENOUGH_SHOTS")["ENOUGH_SHOTS"]
+    photos = pl.DataFrame({"mug": ["anna"] * 5 + ["ben"] * 4, "role": ["few_shot"] * 9})
+    judgement = check.judge(photos)
+    assert not judgement.passed
+    assert judgement.rows.rows() == [("ben", 4)]
+    assert check.judge(photos.filter(mug="anna")).passed
+
+
+def test_the_io_manager_of_the_page_keeps_a_value(tmp_path):
+    manager = run_block("TextIOManager")["TextIOManager"]
+
+    @dg.asset(io_manager_key="texts")
+    def note():
+        return "Flüffy"
+
+    @dg.asset(io_manager_key="texts")
+    def copy(note):
+        return note * 2
+
+    assert dg.materialize([note, copy], resources={"texts": manager(data=str(tmp_path))}).success
+    assert (tmp_path / "assets/copy.txt").read_text(encoding="utf-8") == "FlüffyFlüffy"
