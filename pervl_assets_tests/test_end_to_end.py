@@ -1,10 +1,12 @@
 """The command line on the miniature world, as a person uses it: from nothing to files that the consumer reads."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import dagster as dg
 import numpy as np
 import polars as pl
 import pytest
@@ -72,6 +74,23 @@ def test_training_files_fit_together_as_palavra_reads_them(demo):
     assert nearest.max() < len(names)
 
 
+def test_every_materialization_tells_seconds_counts_and_bytes_as_numbers(demo):
+    """What the UI plots over time; of each partition, too."""
+    with dg.DagsterInstance.from_config(str(demo.root / "home")) as instance:
+        keys = instance.all_asset_keys()
+        made = [
+            record.asset_materialization
+            for key in keys
+            for record in instance.fetch_materializations(key, limit=50).records
+        ]
+    assert len(keys) > 30
+    assert {one.partition for one in made} == {None, "validation", "test", "0-of-2", "1-of-2"}
+    for one in made:
+        count = one.metadata.get("dagster/row_count", one.metadata.get("files"))
+        told = [one.metadata.get("seconds"), one.metadata.get("bytes"), count]
+        assert all(isinstance(value, dg.FloatMetadataValue | dg.IntMetadataValue) for value in told), one.asset_key
+
+
 def test_matches_of_the_tiny_clip_mean_something(demo):
     matches = pl.read_parquet(demo.data / "assets/inversion/openimages_matches.parquet")
     surest = matches.sort("margin", descending=True).head(20)
@@ -83,14 +102,7 @@ def test_matches_of_the_tiny_clip_mean_something(demo):
     assert (own["name"].str.to_lowercase() == own["class_name"]).all()
 
 
-def test_second_run_rewrites_nothing(demo):
-    before = demo.photograph()
-    done = demo.run("materialize")
-    assert done.returncode == 0, done.stdout
-    assert demo.photograph() == before
-
-
-def test_verify_names_what_is_wrong_and_materialize_mends_it(demo):
+def test_verify_names_what_is_wrong_and_a_second_run_mends_it_and_rewrites_nothing_else(demo):
     before = demo.photograph()
     crop = next((demo.data / "youtube_vos/ytvos_PerVL/fsl_seg/train").rglob("*.jpg"))
     table = demo.data / "assets/ytvos/captions.parquet"
@@ -98,21 +110,26 @@ def test_verify_names_what_is_wrong_and_materialize_mends_it(demo):
     table.write_bytes(table.read_bytes()[:-9])
     (demo.data / "inversion_model_train_data/txt_for_training/obj_names_only.npy").unlink()
     (demo.data / "deep_fashion2/personalized_test/extra.jpg").write_bytes(b"")
+    harmed = demo.photograph()
     done = demo.run("verify")
     assert done.returncode == 1
     assert crop.name in done.stdout
     assert "4 of " in done.stdout
     for words in ("1 changed", "1 missing", "1 extra", "obj_names_only.npy", "extra.jpg"):
         assert words in done.stdout
-    assert demo.run("materialize").returncode == 0
-    assert demo.run("verify").returncode == 0
+    done = demo.run("materialize")
+    assert done.returncode == 0, done.stdout
     after = demo.photograph()
     assert {name: content for name, (content, _) in after.items()} == {n: c for n, (c, _) in before.items()}
+    assert {name for name in before if after[name] != before[name]} == {
+        name for name in before if harmed.get(name) != before[name]
+    }
+    assert demo.run("verify").returncode == 0
 
 
 def test_status_tells_inputs_and_states(demo):
-    done = demo.run("status")
-    assert done.returncode == 0, done.stderr
+    done = demo.run("status", "--check")
+    assert done.returncode == 0, done.stdout + done.stderr
     assert "missing" not in done.stdout
     assert "not found" not in done.stdout
     assert "palavra/visual_features" in done.stdout
@@ -121,7 +138,9 @@ def test_status_tells_inputs_and_states(demo):
 def test_worker_processes_give_the_same_files(demo, tmp_path):
     """The multiprocess executor, which people use by default, makes the very bytes that one process makes."""
     other = Project(tmp_path)
-    done = other.run("materialize", "--select", '+key:"ytvos/fsl_seg"', PERVL_EXECUTOR="multiprocess")
+    shutil.copytree(demo.data / "assets/raw", other.data / "assets/raw")  # where the raw inputs are
+    selection = 'key:"ytvos/concepts" or key:"ytvos/fsl_seg"'
+    done = other.run("materialize", "--select", selection, PERVL_EXECUTOR="multiprocess")
     assert done.returncode == 0, done.stdout + done.stderr
     tree = "youtube_vos/ytvos_PerVL/fsl_seg"
     made = {name: content for name, (content, _) in photograph(other.data / tree).items()}
@@ -135,6 +154,11 @@ def test_a_missing_input_fails_with_advice(tmp_path):
     assert "error raw/youtube_vos_train" in done.stdout
     assert "https://youtube-vos.org" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
+    status = project.run("status", "--check", PERVL_PROFILE="full")  # the same is told afterwards
+    assert status.returncode == 1
+    assert "missing, run failed" in status.stdout
+    assert "failed raw/youtube_vos_train" in status.stdout
+    assert "https://youtube-vos.org" in status.stdout
 
 
 def test_wrong_settings_are_told_without_a_stack(tmp_path):

@@ -22,6 +22,8 @@ LAYERS = {
     "definitions": {"core", "benchmarks", "inversion", "demo", "release", "io_managers", "defs"},
     "headless": {"core", "benchmarks", "inversion", "demo", "release", "io_managers", "defs", "definitions"},
     "cli": {"core", "benchmarks", "inversion", "demo", "release", "io_managers", "defs", "definitions", "headless"},
+    # Tools for tests: they use everything, and nothing uses them.
+    "testing": {"core", "benchmarks", "inversion", "demo", "release", "io_managers", "defs", "definitions", "headless"},
 }
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 
@@ -56,6 +58,13 @@ def test_domain_modules_know_no_dagster_and_load_no_torch(module):
     assert not any(name.split(".")[0].startswith("dagster") for name in list_imports(PACKAGE / module))
     heavy = {"torch", "torchvision", "open_clip", "mlcroissant"}
     assert not {name.split(".")[0] for name in list_imports(PACKAGE / module, top_level_only=True)} & heavy
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_pytest_is_asked_for_by_the_fixtures_alone(module):
+    """Whoever installs the package has no pytest; whoever asks for its fixtures has."""
+    imported = {name.split(".")[0] for name in list_imports(PACKAGE / module)}
+    assert ("pytest" in imported) == (module == "testing/fixtures.py")
 
 
 def test_guard_sees_what_it_guards_against(tmp_path):

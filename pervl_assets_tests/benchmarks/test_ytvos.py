@@ -13,6 +13,8 @@ from PIL import Image
 
 from pervl_assets.benchmarks import ytvos
 from pervl_assets.core.errors import AnnotationError, MissingInputError
+from pervl_assets.testing.hostile_archives import damage_member
+from pervl_assets.testing.hostile_images import cut_jpeg, turn_cmyk, turn_grey
 from pervl_assets_tests.benchmarks.worlds import (
     YAML,
     build_ytvos,
@@ -231,14 +233,6 @@ JPEG = "train/JPEGImages/1336440745/{}.jpg"
 MASK = "train/Annotations/1336440745/{}.png"
 
 
-def grey(pixels):
-    return save_jpeg(Image.fromarray(pixels).convert("L"))
-
-
-def cmyk(pixels):
-    return save_jpeg(Image.fromarray(pixels).convert("CMYK"))
-
-
 def colour_mask():
     buffer = io.BytesIO()
     Image.fromarray(draw_picture(96, 54)).save(buffer, "PNG")
@@ -255,9 +249,9 @@ def one_pixel(width, height):
 @pytest.mark.parametrize(
     ("name", "data", "reason"),
     [
-        (JPEG, grey(draw_picture(96, 54)), "the frame has mode L, not RGB"),
-        (JPEG, cmyk(draw_picture(96, 54)), "the frame has mode CMYK, not RGB"),
-        (JPEG, save_jpeg(draw_picture(96, 54))[:1500], "the frame cannot be decoded"),
+        (JPEG, turn_grey(save_jpeg(draw_picture(96, 54))), "the frame has mode L, not RGB"),
+        (JPEG, turn_cmyk(save_jpeg(draw_picture(96, 54))), "the frame has mode CMYK, not RGB"),
+        (JPEG, cut_jpeg(save_jpeg(draw_picture(96, 54))), "the frame cannot be decoded"),
         (JPEG, b"\xff\xd8 not a picture", "the frame cannot be decoded"),
         (JPEG, save_jpeg(draw_picture(54, 96)), "the mask has 96 x 54 pixels, the frame 54 x 96"),
         (MASK, save_mask(np.zeros((10, 10))), "the mask has 10 x 10 pixels, the frame 96 x 54"),
@@ -322,9 +316,7 @@ def test_all_missing_members_are_reported_and_the_rest_is_built(tmp_path, folder
 
 
 def test_a_wrong_crc_is_quarantined(tmp_path, folder):
-    path = write_zip(tmp_path / "train.zip", draw_ytvos())
-    jpeg = draw_ytvos()[JPEG.format("00005")]
-    path.write_bytes(path.read_bytes().replace(jpeg, jpeg[:-9] + bytes(9)))
+    path = damage_member(write_zip(tmp_path / "train.zip", draw_ytvos()), JPEG.format("00005"))
     bad = build_ytvos(tmp_path, path, folder)["fsl_seg"].ledger.filter(status="quarantined")
     assert bad["path"].to_list() == ["train/giant_panda_1336440745_2/giant_panda_1336440745_2_00005.jpg"]
     assert bad["reason"].to_list() == [f"{JPEG.format('00005')}: its CRC does not match: the bytes are damaged"]

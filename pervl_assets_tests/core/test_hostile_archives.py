@@ -1,9 +1,7 @@
 """Hostile and damaged archives, one a row: each ends in a clear error or quarantine, and writes nothing elsewhere."""
 
 import re
-import stat
 import struct
-import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -16,6 +14,17 @@ from pervl_assets.core.errors import ArchiveError, PasswordError, PervlError, Tr
 from pervl_assets.core.ledger import FolderTree
 from pervl_assets.core.members import open_members
 from pervl_assets.core.trees import build_tree, commit_tree
+from pervl_assets.testing.hostile_archives import (
+    add_absolute_path,
+    add_bomb,
+    add_case_twin,
+    add_duplicate,
+    add_member,
+    add_path_traversal,
+    add_symlink,
+    damage_member,
+    truncate,
+)
 from pervl_assets_tests.core.samples import opens_by_check_byte, photograph, plan_copies, write_encrypted_zip, write_zip
 
 MEMBERS = {"train/a.jpg": b"first" * 40, "train/b.jpg": b"second" * 30}
@@ -24,7 +33,7 @@ TREE = "data/tree"
 
 # Places of fields in the local header of a member and in its entry of the directory.
 FLAGS, METHOD, CRC, STORED, SIZE = ((6, 8), (8, 10), (14, 16), (18, 20), (22, 24))
-ATTRIBUTES, OFFSET = 38, 42
+OFFSET = 42
 LOCAL, ENTRY = (b"PK\3\4", 30), (b"PK\1\2", 46)
 
 
@@ -50,9 +59,13 @@ def patch(path: Path, name: str, form: str, value: int, *, local: int | None = N
     path.write_bytes(data)
 
 
-def add_named(name: str | bytes) -> Callable[[Path], None]:
-    """Add a member of that name, which `zipfile` might clean."""
-    raw = name.encode() if isinstance(name, str) else name
+def spoil(change: Callable[..., Path], **options: object) -> Callable[[Path], object]:
+    """Spoil a whole archive in a way that is told of to users, too."""
+    return lambda path: change(write_zip(path, MEMBERS), **options)
+
+
+def add_named(raw: bytes) -> Callable[[Path], None]:
+    """Add a member of that name, which `zipfile` could not write."""
     stand_in = "x" * len(raw)
 
     def write(path: Path) -> None:
@@ -67,22 +80,6 @@ def add_not_utf8(path: Path) -> None:
     data = bytearray(path.read_bytes())
     struct.pack_into("<H", data, data.rindex(b"PK\1\2") + FLAGS[1], 0x800)
     path.write_bytes(data)
-
-
-def add_symlink(path: Path) -> None:
-    write_zip(path, {**MEMBERS, "train/link": b"/etc"})
-    patch(path, "train/link", "<I", stat.S_IFLNK << 16, entry=ATTRIBUTES)
-
-
-def add_duplicate(path: Path) -> None:
-    write_zip(path, MEMBERS)
-    with warnings.catch_warnings(), zipfile.ZipFile(path, "a") as archive:
-        warnings.simplefilter("ignore")
-        archive.writestr("train/a.jpg", b"another")
-
-
-def add_bomb(path: Path) -> None:
-    write_zip(path, {**MEMBERS, "bomb": bytes(8 << 20)}, zipfile.ZIP_DEFLATED)
 
 
 def hide_bomb(path: Path) -> None:
@@ -137,11 +134,6 @@ def change(name: str, form: str, value: int, **places: int) -> Callable[[Path], 
 def rename_locally(path: Path) -> None:
     write_zip(path, MEMBERS)
     path.write_bytes(path.read_bytes().replace(b"train/a.jpg", b"train/c.jpg", 1))
-
-
-def damage_bytes(path: Path) -> None:
-    write_zip(path, MEMBERS)
-    path.write_bytes(path.read_bytes().replace(b"firstfirst", b"firstFirst", 1))
 
 
 def damage_deflated(path: Path) -> None:
@@ -214,25 +206,25 @@ def hide_end_in_comment(data: bytes) -> bytes:
 
 
 ERRORS = {
-    "climbs out": (add_named("../evil.jpg"), "climbs out of its folder"),
-    "climbs out further in": (add_named("train/../../evil.jpg"), "climbs out of its folder"),
-    "absolute": (add_named("/etc/evil.jpg"), "an absolute path"),
-    "drive letter": (add_named("C:/evil.jpg"), "an absolute path"),
-    "Windows separators": (add_named("..\\evil.jpg"), "a backslash"),
-    "zero byte in a name": (add_named("train/a.jpg\0.txt"), "control characters"),
-    "line break in a name": (add_named("train/a\n.jpg"), "control characters"),
+    "climbs out": (spoil(add_path_traversal), "climbs out of its folder"),
+    "climbs out further in": (spoil(add_member, name="train/../../evil.jpg"), "climbs out of its folder"),
+    "absolute": (spoil(add_absolute_path), "an absolute path"),
+    "drive letter": (spoil(add_member, name="C:/evil.jpg"), "an absolute path"),
+    "Windows separators": (spoil(add_member, name="..\\evil.jpg"), "a backslash"),
+    "zero byte in a name": (spoil(add_member, name="train/a.jpg\0.txt"), "control characters"),
+    "line break in a name": (spoil(add_member, name="train/a\n.jpg"), "control characters"),
     "name that is not UTF-8": (add_not_utf8, "not UTF-8"),
-    "symbolic link": (add_symlink, "a symbolic link"),
-    "twins but for case": (add_named("TRAIN/A.JPG"), "upper and lower case"),
-    "duplicate": (add_duplicate, "2 members of this name"),
-    "bomb": (add_bomb, "inflates"),
+    "symbolic link": (spoil(add_symlink), "a symbolic link"),
+    "twins but for case": (spoil(add_case_twin), "upper and lower case"),
+    "duplicate": (spoil(add_duplicate), "2 members of this name"),
+    "bomb": (spoil(add_bomb), "inflates"),
     "giant": (add_giant, "inflates 300,000,000 bytes"),
     "folded into itself": (fold, "begins inside"),
     "quoted": (quote, "begins inside"),
     "place outside": (change("train/a.jpg", "<I", 99_999, entry=OFFSET), "a place outside"),
     "unknown compression": (change("train/a.jpg", "<H", 99, local=8, entry=METHOD[1]), "method 99"),
     "strong encryption": (change("train/a.jpg", "<H", 0x41, local=6, entry=FLAGS[1]), "encrypted in a way"),
-    "truncated member": (damage(lambda data: data[:60]), "cut off after 60 bytes"),
+    "truncated member": (spoil(truncate, keep=0.1), "cut off after"),
     "truncated directory": (damage(lambda data: data[:-40]), "cut off after"),
     "bytes lost before the directory": (damage(lambda data: data[:40] + data[50:]), "bytes were lost"),
     "bytes put before": (damage(lambda data: b"#!/bin/sh\n" + data), "bytes were lost before it, or added"),
@@ -248,7 +240,7 @@ ERRORS = {
 }
 
 QUARANTINES = {
-    "wrong CRC": (damage_bytes, "its CRC does not match"),
+    "wrong CRC": (spoil(damage_member, member="train/a.jpg"), "its CRC does not match"),
     "other CRC stated": (change("train/a.jpg", "<I", 7, local=CRC[0], entry=CRC[1]), "its CRC does not match"),
     "damaged compressed bytes": (damage_deflated, r"compressed bytes are damaged|it holds|CRC"),
     "bomb that states a small size": (hide_bomb, "1,001 bytes or more where the directory says 1,000"),

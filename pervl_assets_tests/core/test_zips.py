@@ -1,7 +1,6 @@
 """Central directories and members that are damaged, hostile or both."""
 
 import os
-import stat
 import struct
 import zipfile
 import zlib
@@ -15,6 +14,7 @@ from pervl_assets.core import zips
 from pervl_assets.core.errors import ArchiveError
 from pervl_assets.core.zip_directory import read_directory
 from pervl_assets.core.zips import MemberError, read_entry
+from pervl_assets.testing.hostile_archives import add_duplicate, add_member, add_symlink
 from pervl_assets_tests.core.samples import write_encrypted_zip, write_zip
 
 MEMBERS = {"train/a.jpg": b"first" * 40, "train/b.jpg": b"second" * 30, "train/empty.txt": b""}
@@ -61,32 +61,22 @@ def test_folders_are_not_members(tmp_path):
     ],
 )
 def test_hostile_names_are_refused_and_named(tmp_path, name, fault):
-    path = tmp_path / "a.zip"
-    # zipfile would clean a name with a zero byte: write a stand-in of the same length, and put the name in afterwards.
-    stand_in = "x" * len(name)
-    write_zip(path, {**MEMBERS, stand_in: b"x"})
-    path.write_bytes(path.read_bytes().replace(stand_in.encode(), name.encode()))
+    path = add_member(write_zip(tmp_path / "a.zip", MEMBERS), name)
     with pytest.raises(ArchiveError, match=fault) as caught:
         read_directory(path)
     assert "1 member" in caught.value.problem
 
 
 def test_a_name_twice_is_refused(tmp_path):
-    path = tmp_path / "a.zip"
-    with zipfile.ZipFile(path, "w") as archive, pytest.warns(UserWarning, match="Duplicate"):
-        archive.writestr("a", b"1")
-        archive.writestr("a", b"2")
+    path = add_duplicate(write_zip(tmp_path / "a.zip", MEMBERS))
     with pytest.raises(ArchiveError, match="2 members of this name"):
         read_directory(path)
 
 
 def test_symbolic_links_are_refused(tmp_path):
-    info = zipfile.ZipInfo("train/link")
-    info.external_attr = (stat.S_IFLNK | 0o777) << 16
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        archive.writestr(info, "/etc/passwd")
+    path = add_symlink(write_zip(tmp_path / "a.zip", MEMBERS), "train/link", "/etc/passwd")
     with pytest.raises(ArchiveError, match="symbolic link"):
-        read_directory(tmp_path / "a.zip")
+        read_directory(path)
 
 
 def test_many_hostile_names_are_counted_and_some_are_shown(tmp_path):

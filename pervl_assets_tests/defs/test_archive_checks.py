@@ -10,7 +10,9 @@ from pervl_assets.core.verdicts import KnownArchive, load_known_archives
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs import archive_checks
 from pervl_assets.defs.resources import ANNOTATIONS
-from pervl_assets_tests.conftest import explain, list_checks, make_settings
+from pervl_assets.testing.hostile_archives import drop_members
+from pervl_assets.testing.runs import explain, list_checks, make_settings, run_assets
+from pervl_assets.testing.worlds import locate_raw
 
 OWN = {"profile": "full", "annotations": ANNOTATIONS / "demo"}
 ARCHIVES = {"youtube_vos_train", "deep_fashion2_train", "coco_train2014"}
@@ -18,14 +20,9 @@ ARCHIVES = {"youtube_vos_train", "deep_fashion2_train", "coco_train2014"}
 
 def judge(data, names=ARCHIVES, annotated=True, **changes) -> dict[str, dg.AssetCheckEvaluation]:
     """Materialize raw inputs together with the checks of archives; return these by the archive's name."""
-    defs = build_definitions(make_settings(data, **changes))
     keys = [dg.AssetKey(["raw", name]) for name in [*names, *(["pervl_annotations"] if annotated else [])]]
-    result = dg.materialize(
-        [*defs.assets, *archive_checks.build_archive_checks()],
-        selection=dg.AssetSelection.assets(*keys),
-        resources=dict(defs.resources),
-        raise_on_error=False,
-    )
+    checks = archive_checks.build_archive_checks()
+    result = run_assets(data, dg.AssetSelection.assets(*keys), assets=checks, **changes)
     assert result.success, explain(result)
     checks = list_checks(result).items()
     return {key.split(":")[0].removeprefix("raw/"): check for key, check in checks if key.endswith(":known_archive")}
@@ -70,15 +67,10 @@ def test_a_recorded_archive_is_told_from_a_re_release(data, monkeypatch, recorde
 
 @pytest.mark.parametrize("changes", [{}, OWN])
 def test_an_archive_that_lacks_members_is_an_error_that_names_them(data, changes):
-    path = data / "youtube_vos/train.zip"
-    copy, gone = data / "copy.zip", []
-    with zipfile.ZipFile(path) as old, zipfile.ZipFile(copy, "w") as new:
-        for info in old.infolist():
-            if info.filename.endswith(".png") and len(gone) < 3:
-                gone.append(info.filename)
-            else:
-                new.writestr(info, old.read(info))
-    copy.replace(path)
+    path = locate_raw(data, "youtube_vos_train")
+    with zipfile.ZipFile(path) as archive:
+        gone = [name for name in archive.namelist() if name.endswith(".png")][:3]
+    drop_members(path, *gone)
     check = judge(data, ["youtube_vos_train"], **changes)["youtube_vos_train"]
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.ERROR)
     assert 0 < check.metadata["lacking_members"].value <= 3

@@ -10,7 +10,7 @@ from pervl_assets.defs import raw
 from pervl_assets.defs.downloads import Downloads
 from pervl_assets.defs.raw import list_specs
 from pervl_assets.defs.resources import ANNOTATIONS
-from pervl_assets_tests.conftest import explain
+from pervl_assets.testing.runs import explain
 
 NAMES = "inversion_model_train_data/oidv6-class-descriptions.csv"
 COCO = "inversion_model_train_data/train2014.zip"

@@ -18,9 +18,10 @@ from pervl_assets.inversion import clip_encoder
 from pervl_assets.inversion.clip_features import Features, read_features, write_features
 from pervl_assets.inversion.drift_probe import SAMPLE_SIZE, choose_sample
 from pervl_assets.io_managers.base import locate_value
-from pervl_assets_tests.conftest import World, explain, list_checks, make_settings, run_waves
+from pervl_assets.testing.hostile_archives import change_members
+from pervl_assets.testing.runs import explain, list_checks, make_settings, run_waves
+from pervl_assets.testing.worlds import World
 from pervl_assets_tests.defs.plain import COCO, OPENIMAGES, TRIPLETS, name_member
-from pervl_assets_tests.defs.test_benchmarks import rewrite_zip
 from pervl_assets_tests.inversion.kit import make_tiny_clip
 
 FEW = {"top_objects": 2}
@@ -182,7 +183,7 @@ def test_noise_passes_and_more_than_noise_is_a_warning(own_data, instance):
 
 def test_images_that_left_the_archive_are_a_warning(own_data, instance):
     victim = name_member(sample_of(own_data)[0])
-    rewrite_zip(own_data / COCO, lambda name, content: None if name == victim else content)
+    change_members(own_data / COCO, lambda name, content: None if name == victim else content)
     run(own_data, instance, [dg.AssetKey(["raw", "coco_train2014"])])
     found = probe(own_data, instance)
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)

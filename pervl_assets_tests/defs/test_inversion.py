@@ -1,5 +1,7 @@
 """The inversion side through `dagster.materialize`, with the real IO managers, on the miniature world's inputs."""
 
+import gc
+import weakref
 import zipfile
 import zlib
 from pathlib import Path
@@ -10,11 +12,14 @@ import polars as pl
 import pytest
 
 from pervl_assets.definitions import build_definitions
-from pervl_assets.headless.runs import read_outcome
-from pervl_assets.inversion import clip_encoder
+from pervl_assets.defs import clip_features
+from pervl_assets.defs.outcomes import read_outcome
+from pervl_assets.inversion import clip_encoder, encode_shard
 from pervl_assets.inversion.clip_features import Features, read_features
 from pervl_assets.io_managers.base import locate_value
-from pervl_assets_tests.conftest import explain, list_checks, make_settings, run_waves
+from pervl_assets.testing.hostile_archives import change_members
+from pervl_assets.testing.hostile_images import cut_jpeg
+from pervl_assets.testing.runs import explain, list_checks, make_settings, run_waves
 from pervl_assets_tests.core.samples import photograph
 from pervl_assets_tests.defs.plain import (
     COCO,
@@ -26,7 +31,6 @@ from pervl_assets_tests.defs.plain import (
     read_openimages,
     read_sentences,
 )
-from pervl_assets_tests.defs.test_benchmarks import rewrite_zip
 from pervl_assets_tests.inversion.kit import TINY_CONFIG, make_tiny_clip
 
 CLASSES = make_settings(Path("data")).top_objects
@@ -59,6 +63,22 @@ def loads(monkeypatch) -> list[str]:
 
     monkeypatch.setattr(clip_encoder, "load_encoder", count)
     return loaded
+
+
+@pytest.fixture
+def held(monkeypatch) -> list[int]:
+    """How many shards were held in memory when each one was begun."""
+    counts, shards, encode = [], [], encode_shard.encode_image_shard
+
+    def watch(*args, **options):
+        gc.collect()
+        counts.append(sum(shard() is not None for shard in shards))
+        features = encode(*args, **options)
+        shards.append(weakref.ref(features))
+        return features
+
+    monkeypatch.setattr(clip_features, "encode_image_shard", watch)
+    return counts
 
 
 # ---- triplets, classes, sentences, names
@@ -209,13 +229,14 @@ def test_one_shard_alone(data, materialize):
     assert len(read_shard(data, "0-of-2").ids) == made.metadata["dagster/row_count"].value > 0
 
 
-def test_all_shards_in_one_run_load_the_model_once_and_then_not_at_all(data, loads):
+def test_all_shards_in_one_run_load_the_model_once_and_then_not_at_all(data, loads, held):
     *_, before = run_waves(data, '+key:"inversion/coco_object_sentences" or key:"raw/coco_train2014"', **FEW)
     assert before.success
     assert loads == []
     (run,) = run_waves(data, 'key:"inversion/coco_image_features"', **FEW)
     assert run.success, explain(run)
     assert len(loads) == 1
+    assert held == [0, 0]
     made = {event.partition: event.materialization.metadata for event in run.get_asset_materialization_events()}
     assert sorted(made) == ["0-of-2", "1-of-2"]
     for shard, metadata in made.items():
@@ -266,7 +287,7 @@ def test_what_runs_the_model_is_tagged_for_the_gpu(tmp_path):
 def spoil_images(data: Path, victims: list[str], change) -> None:
     """Rewrite COCO's archive with `change` applied to the victims' members."""
     members = {name_member(image_id) for image_id in victims}
-    rewrite_zip(data / COCO, lambda name, content: change(content) if name in members else content)
+    change_members(data / COCO, lambda name, content: change(content) if name in members else content)
 
 
 def load_dictionary(data: Path) -> dict:
@@ -279,13 +300,13 @@ def load_images(data: Path) -> dict:
     return np.load(path, allow_pickle=True)["arr_0"].item()
 
 
-def test_a_corrupt_image_is_quarantined_and_its_sentences_are_left_out(data):
+def test_a_corrupt_image_is_quarantined_and_its_sentences_are_left_out(data, fake_clip):
     sentences = read_sentences(data, FEW["top_objects"])
     (name, rows), *_ = sentences.items()
     victim = rows[3][0]
     lost = sum(row[0] == victim for rows in sentences.values() for row in rows)
-    spoil_images(data, [victim], lambda content: content[: len(content) // 3])
-    results = run_waves(data, TRAINING_FILES, **FEW)
+    spoil_images(data, [victim], cut_jpeg)
+    results = run_waves(data, TRAINING_FILES, resources={"clip": fake_clip}, **FEW)
     assert all(result.success for result in results), explain(results[-1])
     checks = list_checks(*results)
     assert checks["palavra/visual_features:no_image_missing"].passed
@@ -305,13 +326,11 @@ def test_a_corrupt_image_is_quarantined_and_its_sentences_are_left_out(data):
     assert "cannot be decoded" in shard.rejected["reason"][0]
 
 
-def test_an_image_that_is_not_in_the_archive_is_an_error_that_names_it(data):
+def test_an_image_that_is_not_in_the_archive_is_an_error_that_names_it(data, instance, fake_clip):
     victims = sorted({row[0] for rows in read_sentences(data, FEW["top_objects"]).values() for row in rows})[4:6]
     spoil_images(data, victims, lambda _: None)
-    with dg.DagsterInstance.ephemeral() as instance:
-        results = run_waves(data, TRAINING_FILES, instance, **FEW)
-        outcome = read_outcome(instance, results[-1].run_id, succeeded=results[-1].success)
-    assert not outcome.passed
+    results = run_waves(data, TRAINING_FILES, instance, resources={"clip": fake_clip}, **FEW)
+    assert not read_outcome(instance, results[-1].run_id).passed
     check = list_checks(*results)["palavra/visual_features:no_image_missing"]
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.ERROR)
     assert check.description.startswith("2 of ")
@@ -321,8 +340,9 @@ def test_an_image_that_is_not_in_the_archive_is_an_error_that_names_it(data):
     assert all(set(victims).isdisjoint(ids) for ids, *_ in load_dictionary(data).values())
 
 
-def test_a_class_with_too_few_images_is_named(data):
-    results = run_waves(data, TRAINING_FILES, top_objects=33)  # the rarest thing of the world is in a few pictures
+def test_a_class_with_too_few_images_is_named(data, fake_clip):
+    # The rarest thing of the world is in a few pictures.
+    results = run_waves(data, TRAINING_FILES, resources={"clip": fake_clip}, top_objects=33)
     check = list_checks(*results)["palavra/object_sentences:every_class_has_enough_images"]
     counts = {name: len({row[0] for row in rows}) for name, rows in read_sentences(data, 33).items()}
     thin = {name: count for name, count in counts.items() if count < 8}

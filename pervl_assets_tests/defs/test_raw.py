@@ -1,8 +1,10 @@
+import zipfile
+
 import dagster as dg
 import pytest
 
 from pervl_assets.defs.resources import ANNOTATIONS
-from pervl_assets_tests.conftest import explain, list_checks
+from pervl_assets.testing.runs import explain, list_checks
 
 ARCHIVES = {
     "youtube_vos_train": "youtube_vos/train.zip",
@@ -35,19 +37,16 @@ def test_the_demo_draws_what_is_missing_and_gives_its_identity_card(materialize,
     assert made.metadata["encrypted"].value == (name == "deep_fashion2_train")
 
 
-def test_an_unzipped_folder_is_as_good_as_the_archive(materialize, data):
-    import zipfile
-
+def test_an_unzipped_folder_is_as_good_as_the_archive(materialize, data, instance):
     archive = data / "youtube_vos/train.zip"
-    with dg.DagsterInstance.ephemeral() as instance:
-        assert materialize('+key:"ytvos/fsl_seg"', instance=instance).success
-        tree = data / "youtube_vos/ytvos_PerVL/fsl_seg"
-        files = {path.relative_to(tree): path.read_bytes() for path in tree.rglob("*") if path.is_file()}
-        with zipfile.ZipFile(archive) as zipped:
-            zipped.extractall(archive.parent)
-        archive.unlink()
-        own = {"profile": "full", "annotations": ANNOTATIONS / "demo"}
-        assert materialize('+key:"ytvos/fsl_seg"', instance=instance, **own).success
+    assert materialize('+key:"ytvos/fsl_seg"', instance=instance).success
+    tree = data / "youtube_vos/ytvos_PerVL/fsl_seg"
+    files = {path.relative_to(tree): path.read_bytes() for path in tree.rglob("*") if path.is_file()}
+    with zipfile.ZipFile(archive) as zipped:
+        zipped.extractall(archive.parent)
+    archive.unlink()
+    own = {"profile": "full", "annotations": ANNOTATIONS / "demo"}
+    assert materialize('+key:"ytvos/fsl_seg"', instance=instance, **own).success
     assert {path.relative_to(tree): path.read_bytes() for path in tree.rglob("*") if path.is_file()} == files
 
 

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,12 @@ from pervl_assets.core.files import PARTIAL
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.resources import ANNOTATIONS
 from pervl_assets.headless.verification import verify_values
-from pervl_assets_tests.conftest import explain, make_settings, run_waves
+from pervl_assets.testing.fake_clip import FakeClip
+from pervl_assets.testing.runs import explain, make_settings, run_waves
 from pervl_assets_tests.core.samples import photograph
 from pervl_assets_tests.defs.plain import OPENIMAGES, RAW
 
+FAKE_CLIP = {"clip": FakeClip()}
 IMAGE_FEATURES = 'key:"inversion/coco_image_features"'
 _CAPABILITIES_VERSION_3 = 0x20080522
 _OVERRIDE_PERMISSIONS = 0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
@@ -66,7 +69,8 @@ def add_openimages_name(data: Path) -> None:
 def encode_fewer_images(data: Path) -> None:
     """Materialize the image features as they are for one class; what comes then is encoding those of two."""
     tables = 'key:"inversion/coco_object_classes" or key:"inversion/coco_object_sentences"'
-    results = [*run_waves(data, tables, top_objects=1), *run_waves(data, IMAGE_FEATURES, top_objects=1)]
+    one = {"top_objects": 1, "resources": FAKE_CLIP}
+    results = [*run_waves(data, tables, **one), *run_waves(data, IMAGE_FEATURES, **one)]
     assert all(result.success for result in results), explain(results[-1])
 
 
@@ -155,23 +159,24 @@ def test_what_cannot_be_stored_is_told_and_leaves_the_old_value(made_world, tmp_
     what.change(data)
     own = {"annotations": data / "annotations"} if (data / "annotations").exists() else {}
     settings = {**what.settings, **own}
-    results = run_waves(data, what.before, **settings)
+    run = partial(run_waves, data, resources=FAKE_CLIP, **settings)
+    results = run(what.before)
     assert all(result.success for result in results), explain(results[-1])
     before = photograph(data)
 
     with trouble(data / what.folder):
-        *_, failed = run_waves(data, what.asset, **settings)
+        *_, failed = run(what.asset)
     assert not failed.success
     text = explain(failed)
     assert "WriteError" in text
     assert f"What to do: {words}" in text
     assert str(data / what.folder) in text
     after = photograph(data)
-    partial = {path.relative_to(data).as_posix() for path in data.rglob(f"*{PARTIAL}*")}
-    assert partial <= (set(what.leaves) if trouble is full else set())
+    unfinished = {path.relative_to(data).as_posix() for path in data.rglob(f"*{PARTIAL}*")}
+    assert unfinished <= (set(what.leaves) if trouble is full else set())
     assert {name: content for name, content in after.items() if PARTIAL not in name} == before
 
-    results = run_waves(data, what.asset, **settings)  # mended: the same command goes on
+    results = run(what.asset)  # mended: the same command goes on
     assert all(result.success for result in results), explain(results[-1])
     assert photograph(data) != before
     assert not list(data.rglob(f"*{PARTIAL}*"))

@@ -1,9 +1,8 @@
-"""What the tests of this folder share: a COCO archive drawn on the spot, an encoder without a model, the raw kit."""
+"""What the tests of this folder share: a COCO archive drawn on the spot, the fake encoder made small, the raw kit."""
 
 import io
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from pervl_assets.core.members import Members, open_members
 from pervl_assets.inversion.passport import EmbeddingPassport
 from pervl_assets.inversion.preprocessing import UPSTREAM
 from pervl_assets.inversion.sources import locate_image
+from pervl_assets.testing import fake_clip
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 
@@ -51,23 +51,11 @@ def make_passport(**changes) -> EmbeddingPassport:
     return EmbeddingPassport(**{**entries, **changes})
 
 
-class FakeEncoder:
-    """Takes pixels for vectors, and writes down what it was given."""
+class FakeEncoder(fake_clip.FakeEncoder):
+    """The fake encoder with the passport of `make_passport`, so with vectors of eight numbers: colours, then a to e."""
 
-    def __init__(self, passport: EmbeddingPassport | None = None, seconds: float = 0.0, preprocessing=UPSTREAM) -> None:
-        self.passport = passport or make_passport()
-        self.preprocessing = preprocessing
-        self.seconds = seconds
-        self.batches: list[int] = []
-
-    def encode_images(self, images):
-        time.sleep(self.seconds)
-        self.batches.append(len(images))
-        return images[:, 100, :, 0].reshape(len(images), -1)[:, : self.passport.dimension].astype(np.float32)
-
-    @property
-    def images(self) -> int:
-        return sum(self.batches)
+    def __init__(self, passport: EmbeddingPassport | None = None, preprocessing=UPSTREAM) -> None:
+        super().__init__(passport or make_passport(), preprocessing)
 
 
 def draw_jpeg(seed: int, size: tuple[int, int] = (80, 60), mode: str = "RGB") -> bytes:

@@ -23,7 +23,6 @@ from pervl_assets.inversion.drift_probe import (
 from pervl_assets.inversion.encode_shard import encode_image_shard
 from pervl_assets.inversion.sources import locate_image
 from pervl_assets_tests.inversion.kit import FakeEncoder, draw_jpeg, make_passport, write_coco
-from pervl_assets_tests.inversion.test_clip_features import TextEncoder
 
 IDS = sorted(f"{number * 37} " for number in range(1, 31))
 PHOTOS = {image_id: draw_jpeg(seed) for seed, image_id in enumerate(IDS)}
@@ -261,7 +260,7 @@ def test_a_vector_of_zeros_is_like_itself():
 
 
 def test_names_are_probed_in_the_prompt():
-    encoder = TextEncoder()
+    encoder = FakeEncoder()
     names = ["man", "goose", "man", "Man", *(f"name {number}" for number in range(20))]
     stored = encode_names(encoder, names)
     encoder.texts.clear()

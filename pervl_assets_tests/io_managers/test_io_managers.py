@@ -26,9 +26,10 @@ from pervl_assets.io_managers import (
     TreeIOManager,
 )
 from pervl_assets.io_managers.base import locate_value
+from pervl_assets.io_managers.features import store_features
 from pervl_assets.io_managers.tables import declare_columns
 from pervl_assets.io_managers.training_files import TrainingFile, WrittenFile
-from pervl_assets_tests.conftest import explain
+from pervl_assets.testing.runs import explain
 from pervl_assets_tests.core.samples import plan_copies, write_zip
 
 SCHEMA = TableSchema((Column("name", pl.String, "a name"), Column("count", pl.UInt32, "how many")))
@@ -213,7 +214,8 @@ def test_features_of_several_partitions_in_one_run(tmp_path):
 
     @dg.asset(key=KEY, io_manager_key="manager", partitions_def=shards, backfill_policy=dg.BackfillPolicy.single_run())
     def producer() -> Any:
-        return values
+        goals = {shard: locate_value(tmp_path, KEY.path, ".parquet", shard) for shard in values}
+        return {shard: store_features(values[shard], goal) for shard, goal in goals.items()}
 
     @dg.asset(ins={"value": dg.AssetIn(KEY)})
     def consumer(value: dict[str, Features]) -> None:

@@ -1,0 +1,132 @@
+"""A CLIP without a model, whose vectors can be told by hand.
+
+Belongs here: the encoder, its passport, and the double of the `clip` resource that hands it out. Does not belong here:
+anything that loads torch.
+"""
+
+import string
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pervl_assets.inversion.clip_encoder import PROMPT
+from pervl_assets.inversion.passport import EmbeddingPassport
+from pervl_assets.inversion.preprocessing import UPSTREAM, Preprocessing
+
+COLOURS: Final = 3
+"""Where in a vector the letters begin."""
+
+FAKE_PASSPORT: Final = EmbeddingPassport(
+    model="fake",
+    architecture_sha256="fake",
+    weights_sha256="fake",
+    preprocessing=UPSTREAM.describe(),
+    precision="fp32",
+    device="cpu",
+    dimension=COLOURS + len(string.ascii_lowercase),
+    torch="none",
+    open_clip="none",
+    pillow="none",
+)
+"""The passport of vectors that no model computed; every asset made of them carries it."""
+
+
+def issue_fake_passport(**changes: Any) -> EmbeddingPassport:
+    """Return the fake passport with changes, e.g. `weights_sha256="other"`: features of the two do not mix."""
+    return replace(FAKE_PASSPORT, **changes)
+
+
+def measure_colours(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Return the mean red, green and blue of images: float32 (B, 3) in [0, 1], of uint8 (B, H, W, 3)."""
+    return np.asarray(images.mean(axis=(1, 2), dtype=np.float64) / 255, dtype=np.float32)
+
+
+def count_letters(name: str) -> npt.NDArray[np.float32]:
+    """Return how often `a` to `z` stand in a name, capitals counted as small letters: float32 (26,)."""
+    return np.array([name.lower().count(letter) for letter in string.ascii_lowercase], np.float32)
+
+
+class FakeEncoder:
+    """Encodes like a `ClipEncoder`, without a model.
+
+    A vector has 29 numbers. The first three are the mean red, green and blue of an image, in [0, 1]; the others count
+    the letters `a` to `z` of a name. So an image has no letters and a name no colours; names that differ in case alone
+    have the same vector, as with CLIP; and of two names, that is nearer which takes fewer letters to get to. The
+    prompt `This is a photo of a ` before a name counts for nothing. Vectors of another length, where the passport
+    says so, lack the last letters, or end in zeros.
+
+    Args:
+        passport: What the vectors claim to depend on.
+        preprocessing: What is asked of whoever decodes the images.
+
+    Attributes:
+        passport: See above.
+        preprocessing: See above.
+        batches: How many images were encoded at once, one number a batch.
+        texts: Every text that was encoded, its prompt included.
+    """
+
+    def __init__(self, passport: EmbeddingPassport = FAKE_PASSPORT, preprocessing: Preprocessing = UPSTREAM) -> None:
+        self.passport, self.preprocessing = passport, preprocessing
+        self.batches: list[int] = []
+        self.texts: list[str] = []
+
+    @property
+    def images(self) -> int:
+        """How many images were encoded."""
+        return sum(self.batches)
+
+    def encode_images(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Return the vectors of prepared images: float32 (B, D), of uint8 (B, S, S, 3)."""
+        self.batches.append(len(images))
+        return self._fit(0, measure_colours(images))
+
+    def encode_texts(
+        self,
+        texts: list[str],
+        batch_size: int = 256,
+        report: Callable[[int, int], None] = lambda done, total: None,
+    ) -> npt.NDArray[np.float32]:
+        """Return the vectors of texts: float32 (M, D). Arguments as of `ClipEncoder.encode_texts`."""
+        self.texts += texts
+        report(len(texts), len(texts))
+        letters = np.empty((len(texts), len(string.ascii_lowercase)), np.float32)
+        for row, text in enumerate(texts):
+            letters[row] = count_letters(text.removeprefix(PROMPT))
+        return self._fit(COLOURS, letters)
+
+    def _fit(self, start: int, numbers: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        vectors = np.zeros((len(numbers), self.passport.dimension), np.float32)
+        end = min(start + numbers.shape[1], self.passport.dimension)
+        vectors[:, start:end] = numbers[:, : max(end - start, 0)]
+        return vectors
+
+
+class FakeClip:
+    """Stands for the resource `clip`: `materialize(…, resources={"clip": FakeClip()})`.
+
+    Args:
+        passport: The passport of its encoders.
+        batch_size: Images or names encoded at once.
+
+    Attributes:
+        passport: See above.
+        batch_size: See above.
+        encoders: The encoders that were handed out, one each time a run asked for the model to be loaded.
+    """
+
+    def __init__(self, passport: EmbeddingPassport = FAKE_PASSPORT, batch_size: int = 64) -> None:
+        self.passport, self.batch_size = passport, batch_size
+        self.encoders: list[FakeEncoder] = []
+
+    def describe(self) -> EmbeddingPassport:
+        """Return what the vectors depend on, as `Clip.describe` does."""
+        return self.passport
+
+    def load(self) -> FakeEncoder:
+        """Hand out an encoder, where `Clip.load` loads a model."""
+        self.encoders.append(FakeEncoder(self.passport))
+        return self.encoders[-1]

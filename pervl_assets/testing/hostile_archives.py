@@ -1,0 +1,176 @@
+"""Archives that are spoilt: what an asset must survive, or refuse with a clear error.
+
+Belongs here: ways to spoil a zip. Each changes the file it is given and returns its path, so give it a copy of your own
+(the fixtures `data` and `one_archive` are). Does not belong here: spoilt pictures (`hostile_images`), and what only a
+test of the zip reader itself needs.
+"""
+
+import stat
+import struct
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from pervl_assets.demo.zips import write_zip
+
+Spoil = Callable[[Path], Path]
+
+_DATE: Final = (2019, 6, 1, 0, 0, 0)
+_LOCAL_HEADER: Final = 30
+_CONTENT: Final = b"hostile"
+
+
+# ---- refused: an `ArchiveError` when the archive is opened, before any work
+
+
+def truncate(archive: Path, keep: float = 0.5) -> Path:
+    """Cut the file off, as a broken download does: only the share `keep` of its bytes is left."""
+    with archive.open("r+b") as file:
+        file.truncate(int(archive.stat().st_size * keep))
+    return archive
+
+
+def add_member(archive: Path, name: str, content: bytes = _CONTENT) -> Path:
+    """Add a member of any name, however wrong."""
+    info = zipfile.ZipInfo(date_time=_DATE)
+    info.filename = name  # not as an argument: that would be cleaned
+    return _append(archive, info, content)
+
+
+def add_path_traversal(archive: Path) -> Path:
+    """Add a member that would be unpacked outside of its folder."""
+    return add_member(archive, "../hostile.jpg")
+
+
+def add_absolute_path(archive: Path) -> Path:
+    """Add a member that would be unpacked to a place of its own choice."""
+    return add_member(archive, "/tmp/hostile.jpg")  # noqa: S108 - nothing is ever unpacked there
+
+
+def add_symlink(archive: Path, name: str = "link", target: str = "/etc") -> Path:
+    """Add a member that is a symbolic link."""
+    link = zipfile.ZipInfo(name, _DATE)
+    link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16  # 3: Unix
+    return _append(archive, link, target.encode())
+
+
+def add_bomb(archive: Path, size: int = 8 << 20) -> Path:
+    """Add a member of `size` zero bytes that takes a thousandth of them in the archive."""
+    bomb = zipfile.ZipInfo("bomb", _DATE)
+    bomb.compress_type = zipfile.ZIP_DEFLATED
+    return _append(archive, bomb, bytes(size))
+
+
+def add_duplicate(archive: Path) -> Path:
+    """Add another member of the name that the first file has; readers disagree about which of the two counts."""
+    return _append_named_like(archive, lambda name: name)
+
+
+def add_case_twin(archive: Path) -> Path:
+    """Add a member whose name differs from that of the first file in case alone: one file on some systems, two here."""
+    return _append_named_like(archive, str.swapcase)
+
+
+REFUSED: Final[Mapping[str, Spoil]] = {
+    "truncated": truncate,
+    "path traversal": add_path_traversal,
+    "absolute path": add_absolute_path,
+    "symbolic link": add_symlink,
+    "zip bomb": add_bomb,
+    "duplicate": add_duplicate,
+    "names equal but for case": add_case_twin,
+}
+"""Every way above to spoil any archive, for `pytest.mark.parametrize`."""
+
+
+# ---- quarantined, or missing: one member is lost, the rest is used
+
+
+def damage_member(archive: Path, member: str) -> Path:
+    """Turn over one bit in the middle of a member, so that its CRC no longer matches.
+
+    Raises:
+        KeyError: There is no such member.
+    """
+    with zipfile.ZipFile(archive) as opened:
+        entry = opened.getinfo(member)
+    with archive.open("r+b") as file:
+        file.seek(entry.header_offset + 26)
+        lengths = struct.unpack("<HH", file.read(4))  # of the name and of the extra field, as the member itself says
+        place = entry.header_offset + _LOCAL_HEADER + sum(lengths) + entry.compress_size // 2
+        file.seek(place)
+        byte = file.read(1)[0]
+        file.seek(place)
+        file.write(bytes([byte ^ 1]))
+    return archive
+
+
+def change_members(
+    archive: Path,
+    change: Callable[[str, bytes], bytes | None],
+    *,
+    password: str | None = None,
+    new_password: str | None = None,
+) -> Path:
+    """Write the archive again with other members.
+
+    Args:
+        archive: The zip.
+        change: Maps a member's name and bytes to its new bytes; None leaves it out.
+        password: Opens the archive, if it is encrypted.
+        new_password: Encrypts the new one; None: the same.
+    """
+    with zipfile.ZipFile(archive) as opened:
+        opened.setpassword((password or "").encode())
+        members = {name: change(name, opened.read(name)) for name in opened.namelist()}
+    kept = ((name, content) for name, content in members.items() if content is not None)
+    write_zip(archive, kept, new_password or password)
+    return archive
+
+
+def change_member(archive: Path, member: str, change: Callable[[bytes], bytes], *, password: str | None = None) -> Path:
+    """Change one member, e.g. `change_member(archive, "train2014/….jpg", cut_jpeg)`; its CRC is right again.
+
+    Raises:
+        KeyError: There is no such member.
+    """
+    _require(archive, member)
+    return change_members(archive, lambda name, old: change(old) if name == member else old, password=password)
+
+
+def drop_members(archive: Path, *members: str, password: str | None = None) -> Path:
+    """Leave members out.
+
+    Raises:
+        KeyError: There is no such member.
+    """
+    _require(archive, *members)
+    return change_members(archive, lambda name, old: None if name in members else old, password=password)
+
+
+# ---- passwords
+
+
+def change_password(archive: Path, password: str, new_password: str) -> Path:
+    """Encrypt an archive with another password, so that the one that opened it is wrong now."""
+    return change_members(archive, lambda _, content: content, password=password, new_password=new_password)
+
+
+def _append(archive: Path, info: zipfile.ZipInfo, content: bytes) -> Path:
+    with zipfile.ZipFile(archive, "a") as opened:
+        opened.NameToInfo.pop(info.filename, None)  # else it warns of a duplicate, which is what is wanted
+        opened.writestr(info, content)
+    return archive
+
+
+def _append_named_like(archive: Path, rename: Callable[[str], str]) -> Path:
+    with zipfile.ZipFile(archive) as opened:
+        first = next(name for name in opened.namelist() if not name.endswith("/"))
+    return add_member(archive, rename(first))
+
+
+def _require(archive: Path, *members: str) -> None:
+    with zipfile.ZipFile(archive) as opened:
+        for member in members:
+            opened.getinfo(member)

@@ -1,0 +1,110 @@
+"""Ways to spoil an archive: each is noticed, by the asset of the miniature world's archive or member by member."""
+
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from pervl_assets.core.archives import RawArchive, identify
+from pervl_assets.core.errors import ArchiveError, PasswordError
+from pervl_assets.core.members import MemberError, Members, check_password, open_members
+from pervl_assets.demo import DEMO_PASSWORD
+from pervl_assets.demo.zips import write_zip
+from pervl_assets.testing.hostile_archives import (
+    REFUSED,
+    change_member,
+    change_members,
+    change_password,
+    damage_member,
+    drop_members,
+    truncate,
+)
+from pervl_assets.testing.runs import explain
+from pervl_assets.testing.worlds import locate_raw
+
+MEMBERS = {"train/a.jpg": b"first" * 40, "train/b.jpg": b"second" * 30, "train/c.jpg": b"third" * 20}
+
+
+@pytest.fixture(params=[None, "geheim"])
+def password(request) -> str | None:
+    return request.param
+
+
+@pytest.fixture
+def archive(tmp_path, password) -> Path:
+    write_zip(tmp_path / "small.zip", MEMBERS.items(), password)
+    return tmp_path / "small.zip"
+
+
+def open_archive(path: Path, password: str | None) -> Members:
+    return open_members(RawArchive(path, identify(path)), password)
+
+
+@pytest.mark.parametrize("way", REFUSED)
+def test_what_is_refused_fails_the_asset_before_any_work(data, materialize, way):
+    archive = locate_raw(data, "coco_train2014")
+    assert REFUSED[way](archive) == archive
+    result = materialize('key:"raw/coco_train2014"')
+    assert not result.success
+    assert ArchiveError.__module__ in explain(result)
+    assert "What to do: " in explain(result)
+    assert not (data / "assets").exists()
+
+
+def test_an_encrypted_archive_is_spoilt_in_the_same_ways(tmp_path):
+    for number, spoil in enumerate(REFUSED.values()):
+        path = tmp_path / f"{number}.zip"
+        write_zip(path, MEMBERS.items(), "geheim")
+        with pytest.raises(ArchiveError):
+            identify(spoil(path))
+
+
+def test_a_truncated_archive_has_the_share_that_is_asked_for(archive):
+    size = archive.stat().st_size
+    assert truncate(archive, 0.25).stat().st_size == size // 4
+
+
+def test_a_damaged_member_is_the_only_one_that_is_lost(archive, password):
+    assert damage_member(archive, "train/b.jpg") == archive
+    with open_archive(archive, password) as members:
+        with pytest.raises(MemberError, match="CRC does not match"):
+            members.read("train/b.jpg")
+        assert members.read("train/a.jpg") == MEMBERS["train/a.jpg"]
+        assert members.read("train/c.jpg") == MEMBERS["train/c.jpg"]
+
+
+def test_a_changed_member_is_whole(archive, password):
+    change_member(archive, "train/b.jpg", bytes.upper, password=password)
+    with open_archive(archive, password) as members:
+        check_password(members)
+        assert {name: members.read(name) for name in members.names} == MEMBERS | {"train/b.jpg": b"SECOND" * 30}
+
+
+def test_dropped_members_are_gone_and_the_rest_is_as_it_was(archive, password):
+    drop_members(archive, "train/a.jpg", "train/c.jpg", password=password)
+    with open_archive(archive, password) as members:
+        assert {name: members.read(name) for name in members.names} == {"train/b.jpg": MEMBERS["train/b.jpg"]}
+
+
+def test_an_archive_that_is_written_again_unchanged_is_the_same(one_archive):
+    archive = one_archive("coco_train2014")
+    before = archive.read_bytes()
+    change_members(archive, lambda _, content: content)
+    assert archive.read_bytes() == before
+
+
+def test_a_member_that_is_not_there_is_an_error_and_changes_nothing(archive):
+    before = archive.read_bytes()
+    for spoil in (damage_member, drop_members, lambda path, name: change_member(path, name, bytes.upper)):
+        with pytest.raises(KeyError, match=r"train/d\.jpg"):
+            spoil(archive, "train/d.jpg")
+    assert archive.read_bytes() == before
+
+
+def test_the_old_password_is_wrong_and_the_new_one_opens(tmp_path):
+    write_zip(tmp_path / "a.zip", MEMBERS.items(), DEMO_PASSWORD)
+    archive = change_password(tmp_path / "a.zip", DEMO_PASSWORD, "another")
+    with open_archive(archive, DEMO_PASSWORD) as members, pytest.raises(PasswordError, match="does not open"):
+        check_password(members)
+    with zipfile.ZipFile(archive) as opened:
+        assert {name: opened.read(name, b"another") for name in opened.namelist()} == MEMBERS

@@ -1,0 +1,94 @@
+"""Runs of the real graph with assets, checks and resources of one's own."""
+
+import multiprocessing
+import os
+
+import dagster as dg
+import pytest
+
+from pervl_assets.core import trees
+from pervl_assets.core.archives import RawArchive
+from pervl_assets.testing.runs import explain, list_checks, make_settings, run_assets, run_waves
+
+NAMES = dg.AssetKey(["mine", "members"])
+
+
+class Bell(dg.ConfigurableResource):
+    sound: str
+
+
+@dg.asset(key=NAMES, ins={"archive": dg.AssetIn(["raw", "coco_svo_triplets"])}, io_manager_key="raw_archives")
+def members(archive: RawArchive, bell: Bell) -> dg.MaterializeResult:
+    return dg.MaterializeResult(value=archive, metadata={"members": archive.card.members, "sound": bell.sound})
+
+
+@dg.asset_check(asset=NAMES)
+def one_member(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(passed=True)
+
+
+@dg.asset(key=["mine", "failing"], deps=[NAMES])
+def failing() -> None:
+    raise ValueError("not today")
+
+
+OWN = {"assets": [members, one_member, failing], "resources": {"bell": Bell(sound="ding")}}
+
+
+def test_assets_checks_and_resources_of_ones_own_join_the_graph(materialize, data):
+    result = materialize('+key:"mine/members"', **OWN)
+    assert result.success, explain(result)
+    (made,) = result.asset_materializations_for_node("mine__members")
+    assert (made.metadata["members"].value, made.metadata["sound"].value) == (1, "ding")
+    assert list_checks(result)["mine/members:one_member"].passed
+    assert (data / "assets/mine/members.json").is_file()
+
+
+def test_waves_end_with_the_one_that_fails(data):
+    *_, last = run_waves(data, '+key:"mine/failing"', **OWN)
+    assert not last.success
+    assert explain(last).count("ValueError: not today") == 1
+
+
+def test_a_run_that_passes_has_nothing_to_explain(data):
+    results = run_waves(data, '+key:"mine/members"', **OWN)
+    assert explain(*results) == ""
+    assert "mine/members:one_member" in list_checks(*results)
+
+
+def test_partitions_are_one_or_all(materialize, data, instance):
+    tables = '+key:"deep_fashion/captions" or +key:"deep_fashion/few_shot_split" or key:"raw/deep_fashion2_train"'
+    assert materialize(tables, instance=instance).success
+    assert materialize('key:"deep_fashion/personalized"', "test", instance).success
+    assert [path.name for path in (data / "deep_fashion2").glob("personalized_*")] == ["personalized_test"]
+    results = run_waves(data, 'key:"deep_fashion/personalized"', instance)
+    assert len(results) == 2
+    assert {path.name for path in (data / "deep_fashion2").glob("personalized_*")} == {
+        "personalized_test",
+        "personalized_validation",
+    }
+
+
+def test_what_a_test_patches_is_patched_within_the_run(data, monkeypatch):
+    """No worker process is started, though a tree of so many files has them outside of tests."""
+    seen, run = set(), trees.run_in_workers
+
+    def watch(task, jobs, workers):
+        seen.add((os.getpid(), len(jobs) > 64))
+        yield from run(task, jobs, workers)
+        assert not multiprocessing.active_children()
+
+    monkeypatch.setattr(trees, "run_in_workers", watch)
+    result = run_assets(data, dg.AssetSelection.from_string('+key:"ytvos/fsl_seg"'))
+    assert result.success, explain(result)
+    assert seen == {(os.getpid(), True)}
+
+
+def test_settings_depend_on_nothing_outside_of_the_test(tmp_path, monkeypatch):
+    plain = make_settings(tmp_path)
+    monkeypatch.setenv("PERVL_TOP_OBJECTS", "7")
+    monkeypatch.setenv("PERVL_PROFILE", "full")
+    assert make_settings(tmp_path) == plain
+    assert make_settings(tmp_path, top_objects=7).top_objects == 7
+    with pytest.raises(TypeError, match="no_such_setting"):
+        make_settings(tmp_path, no_such_setting=1)
