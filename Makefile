@@ -7,7 +7,7 @@ READY  := $(VENV)/.installed
 
 export DAGSTER_HOME ?= $(CURDIR)
 
-.PHONY: help demo test lint types unit ui bench install clean
+.PHONY: help demo test lint types unit ui screenshots bench install clean
 
 help:          ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -36,6 +36,9 @@ unit: $(READY)     ## pytest on two processes
 
 ui: $(READY)       ## the Dagster UI and its daemon on 127.0.0.1
 	$(BIN)/dg dev --host 127.0.0.1 --port $(PORT)
+
+screenshots: $(READY)  ## the pictures in docs/, taken from the running UI by chromium
+	$(BIN)/python -m pervl_assets_tests.e2e.screenshots
 
 bench: $(READY)    ## speed and memory beside the straightforward ways; KIT=folder of raw archives
 	$(BIN)/python -m pervl_assets_tests.perf.all $(if $(KIT),--kit $(KIT))

@@ -5,28 +5,19 @@ import sys
 
 import pytest
 
-from pervl_assets.demo import DEMO_PASSWORD, draw_raw, write_annotations
+from pervl_assets.demo import DEMO_PASSWORD
 from pervl_assets_tests.perf.measure import list_family, measure, summarise
 from pervl_assets_tests.perf.trees import Outcome, Work, compare_files, draw_table, list_needed
 from pervl_assets_tests.perf.wasteful_archive import count_unneeded, draw_wasteful_archive
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    root = tmp_path_factory.mktemp("world")
-    for name in ("youtube_vos_train", "deep_fashion2_train"):
-        draw_raw(name, root)
-    write_annotations(root / "annotations")
-    return root
-
-
 @pytest.mark.parametrize("benchmark", ["ytvos", "deep_fashion"])
-def test_both_ways_make_the_same_files(world, tmp_path, benchmark):
+def test_both_ways_make_the_same_files(drawn, tmp_path, benchmark):
     place, password = {
         "ytvos": ("youtube_vos/train.zip", ""),
         "deep_fashion": ("deep_fashion2/train.zip", DEMO_PASSWORD),
     }[benchmark]
-    work = Work(benchmark, benchmark, world / place, world / "annotations", password, 1, 1)
+    work = Work(benchmark, benchmark, drawn / place, drawn / "annotations", password, 1, 1)
     plain = measure(work.command("plain", tmp_path / "plain"))
     project = measure(work.command("project", tmp_path / "project"))
     again = measure(work.command("project", tmp_path / "project"))
@@ -41,9 +32,9 @@ def test_both_ways_make_the_same_files(world, tmp_path, benchmark):
         compare_files(tmp_path / "plain/trees", tmp_path / "project/trees")
 
 
-def test_a_wasteful_archive_holds_so_many_bytes_unneeded(world, tmp_path):
-    kit, goal = world / "deep_fashion2/train.zip", tmp_path / "wasteful.zip"
-    needed = list_needed(Work("", "deep_fashion", kit, world / "annotations", DEMO_PASSWORD, 2, 1))
+def test_a_wasteful_archive_holds_so_many_bytes_unneeded(drawn, tmp_path):
+    kit, goal = drawn / "deep_fashion2/train.zip", tmp_path / "wasteful.zip"
+    needed = list_needed(Work("", "deep_fashion", kit, drawn / "annotations", DEMO_PASSWORD, 2, 1))
     draw_wasteful_archive(kit, DEMO_PASSWORD, needed, 3, goal)
     assert count_unneeded(goal, needed) == pytest.approx(3, rel=0.05)
     assert [path.name for path in tmp_path.iterdir()] == [goal.name]

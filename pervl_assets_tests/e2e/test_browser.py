@@ -1,0 +1,104 @@
+"""The Dagster UI as a person uses it: the real webserver and daemon, on the miniature world, in a browser.
+
+The tests stand in the order of a first visit, and each needs what the one before left on the screen or on the disk.
+"""
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from pervl_assets.core.settings import Settings
+from pervl_assets.definitions import build_definitions
+from pervl_assets_tests.e2e.servers import Servers
+
+pytest.importorskip("playwright.sync_api", reason="needs Python playwright: pip install 'pervl_assets[dev]'")
+
+from playwright.sync_api import expect
+
+from pervl_assets_tests.e2e.ui import Ui, find_browser, open_ui
+
+if not find_browser():
+    pytest.skip("needs a browser: apt-get install chromium", allow_module_level=True)
+
+pytestmark = pytest.mark.timeout(300)
+
+TREE = "ytvos/fsl_seg"
+
+
+@pytest.fixture(scope="module")
+def servers(request, tmp_path_factory) -> Iterator[Servers]:
+    root = tmp_path_factory.mktemp("ui")
+    with Servers(root, root / "data") as started:
+        shutil.copytree(request.getfixturevalue("drawn_raw"), started.data)  # while they start
+        yield started
+
+
+@pytest.fixture(scope="module")
+def ui(servers) -> Iterator[Ui]:
+    with open_ui(servers) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return build_definitions(Settings.from_env({})).resolve_asset_graph()
+
+
+@pytest.fixture(scope="module")
+def everything(ui) -> None:
+    """Every asset materialized by the job `everything`, launched by its button; its page stays open."""
+    ui.open_launchpad("everything")
+    ui.launch()
+    assert ui.wait_for_run(seconds=180) == "Success"
+
+
+def count_partitions(node) -> int:
+    return len(node.partitions_def.get_partition_keys()) if node.partitions_def else 1
+
+
+def test_the_graph_shows_every_asset(servers, ui, graph):
+    ui.go_to("/asset-groups")
+    for group in {node.group_name for node in graph.asset_nodes}:
+        expect(ui.page.get_by_role("button", name=group)).to_be_visible()
+    ui.press("Materialize all")
+    dialog = ui.page.get_by_role("dialog")
+    expect(dialog).to_contain_text(f"Launch runs to materialize {len(graph.materializable_asset_keys)} assets")
+    dialog.get_by_role("button", name="Cancel").click()
+
+
+def test_one_button_materializes_everything(servers, ui, everything, graph):
+    total = sum(count_partitions(node) for node in graph.asset_nodes)
+    told = {"materialized": total, "not_materialized": 0, "errors": 0}
+    ui.filter_events("type:STEP_OUTPUT")
+    for name, count in told.items():
+        expect(ui.page.get_by_role("row", name=f"{name} {count}", exact=True)).to_be_visible()
+
+
+def test_a_tree_shows_its_contact_sheet(servers, ui, everything):
+    ui.open_asset(TREE)
+    with ui.show_metadata("contact_sheet") as dialog:
+        sheet = dialog.get_by_role("img", name=TREE)
+        expect(sheet).to_be_visible()
+        assert sheet.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+
+
+def test_a_check_of_a_file_that_was_changed_is_shown_as_failed(servers, ui, everything):
+    crop = min((servers.data / "youtube_vos/ytvos_PerVL/fsl_seg/train").rglob("*.jpg"))
+    crop.write_bytes(b"changed")
+    ui.execute_check(TREE, "sums_hold")
+    expect(ui.page.get_by_text("Failed", exact=True).first).to_be_visible()
+    expect(ui.page.get_by_text(f"1 changed: {crop.relative_to(servers.data)}")).to_be_visible()
+
+
+def test_a_schedule_is_started_and_stopped_by_its_switch(servers, ui):
+    ui.go_to("/automation")
+    switch = ui.find_switch("verify_results_nightly")
+    expect(switch).not_to_be_checked()
+    ui.flip_switch("verify_results_nightly")
+    expect(switch).to_be_checked()
+    ui.page.get_by_role("link", name="verify_results_nightly").click()
+    expect(ui.page.get_by_role("row", name="Next tick")).to_be_visible()
+    ui.page.go_back()
+    ui.flip_switch("verify_results_nightly")
+    expect(switch).not_to_be_checked()
