@@ -95,7 +95,7 @@ class Clip(dg.ConfigurableResource[Any]):
         description="upstream, model (as the model was published) or upstream_fast (PERVL_PREPROCESSING)",
     )
     torch_compile: bool = Field(default=False, description="whether the image tower is compiled (PERVL_COMPILE)")
-    batch_size: int = Field(default=64, description="pictures or names encoded at once")
+    batch_size: int | None = Field(default=None, description="images encoded at once; none: 32 on a CPU, 64 on CUDA")
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Clip":

@@ -8,7 +8,7 @@ import functools
 import json
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -20,7 +20,7 @@ import polars as pl
 from pervl_assets.core.errors import PervlError, SchemaError, name_some
 from pervl_assets.core.files import hash_bytes
 from pervl_assets.core.tables import Column, TableSchema, hash_frame, write_parquet
-from pervl_assets.inversion.clip_encoder import PROMPT, ClipEncoder
+from pervl_assets.inversion.clip_encoder import PROMPT, TEXT_BATCH, ClipEncoder
 from pervl_assets.inversion.passport import EmbeddingPassport, gather_notes
 
 REJECTED_IMAGES: Final = TableSchema(
@@ -191,7 +191,8 @@ def encode_names(
     encoder: ClipEncoder, names: list[str], report: Callable[[int, int], None] = _report_nothing
 ) -> Features:
     """Encode names in the prompt `This is a photo of a ` (upstream rule F5); ids are the names."""
-    return Features(names, encoder.encode_texts([PROMPT + name for name in names], report=report), encoder.passport)
+    vectors = encoder.encode_texts([PROMPT + name for name in names], TEXT_BATCH, report)
+    return Features(names, vectors, replace(encoder.passport, batch_size=TEXT_BATCH))
 
 
 def update_names(

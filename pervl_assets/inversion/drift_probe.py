@@ -16,7 +16,7 @@ from pervl_assets.core.members import Members
 from pervl_assets.inversion.clip_encoder import ClipEncoder
 from pervl_assets.inversion.clip_features import Features, encode_names
 from pervl_assets.inversion.drift import Drift, measure_drift
-from pervl_assets.inversion.encode_shard import BATCH, ImageEncoder
+from pervl_assets.inversion.encode_shard import BATCHES, ImageEncoder
 from pervl_assets.inversion.image_decoding import decode_images
 from pervl_assets.inversion.passport import EmbeddingPassport
 from pervl_assets.inversion.sources import locate_image
@@ -65,7 +65,7 @@ def probe_images(
     encoder: ImageEncoder,
     classes: Features | None = None,
     *,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     size: int = SAMPLE_SIZE,
 ) -> Drift:
     """Encode a sample of stored image vectors again, from the archive, and measure how far they moved.
@@ -78,7 +78,7 @@ def probe_images(
         members: The COCO archive.
         encoder: The encoder of today.
         classes: Text features of the object classes.
-        batch_size: Images in a forward pass.
+        batch_size: Images in a forward pass; None: as `BATCHES` says.
         size: Size of the sample.
     """
     sample = take_sample(stored, size)
@@ -102,8 +102,9 @@ def probe_images(
         else:
             pixels[image_id] = image
     ids, vectors = list(pixels), [np.empty((0, encoder.passport.dimension), np.float32)]
-    for start in range(0, len(ids), batch_size):
-        batch = np.stack([pixels[image_id] for image_id in ids[start : start + batch_size]])
+    at_once = batch_size or BATCHES[encoder.passport.device]
+    for start in range(0, len(ids), at_once):
+        batch = np.stack([pixels[image_id] for image_id in ids[start : start + at_once]])
         vectors.append(encoder.encode_images(batch))
     return measure_drift(
         take_rows(sample, ids), Features(ids, np.concatenate(vectors), encoder.passport), classes, lost

@@ -16,10 +16,10 @@ from pervl_assets.core.settings import Precision
 class EmbeddingPassport:
     """What a feature vector depends on beside its image or text; vectors of different passports do not mix.
 
-    The last two entries are notes: what was seen when the encoder ran. They are recorded and not compared, for they
-    follow from the other entries and the machine, cannot be known before a model is loaded, and may differ in a last
-    digit from one machine to the next. An entry that has a default came later than
-    the others; while it has it, it is not written, so that passports stored before it existed are equal to today's.
+    The last three entries are notes: what was seen when the encoder ran. They are recorded and not compared: they
+    follow from the machine, or change last bits only, and are not known before a model is loaded. An entry that has a
+    default came later than the others; while it has it, it is not written, so that passports stored before it existed
+    are equal to today's.
 
     Attributes:
         model: open_clip's name of the model, or the name of its folder.
@@ -36,6 +36,7 @@ class EmbeddingPassport:
         preprocessing_effect: A note: the largest 1 - cosine between vectors of drawn images prepared by this rule and
             by upstream's, rounded up to one digit; None where the rule gives upstream's pixels, or is not meant to.
         compile_failure: A note: why the image tower was not compiled although it was to be.
+        batch_size: A note: how many images or texts were given to the encoder at once, at most.
     """
 
     model: str
@@ -51,6 +52,7 @@ class EmbeddingPassport:
     torch_compile: bool = False
     preprocessing_effect: float | None = field(default=None, compare=False)
     compile_failure: str | None = field(default=None, compare=False)
+    batch_size: int | None = field(default=None, compare=False)
 
     def to_json(self) -> str:
         """Return the passport as one line of JSON."""
@@ -79,8 +81,14 @@ class EmbeddingPassport:
 
 
 def gather_notes(passport: EmbeddingPassport, others: Iterable[EmbeddingPassport]) -> EmbeddingPassport:
-    """Return a passport with the notes of equal ones: the largest effect, and the first failure."""
+    """Return a passport with the notes of equal ones: the largest effect and batch, and the first failure."""
     known = [passport, *others]
     effects = [each.preprocessing_effect for each in known if each.preprocessing_effect is not None]
     failures = (each.compile_failure for each in known if each.compile_failure)
-    return replace(passport, preprocessing_effect=max(effects, default=None), compile_failure=next(failures, None))
+    batches = [each.batch_size for each in known if each.batch_size is not None]
+    return replace(
+        passport,
+        preprocessing_effect=max(effects, default=None),
+        compile_failure=next(failures, None),
+        batch_size=max(batches, default=None),
+    )

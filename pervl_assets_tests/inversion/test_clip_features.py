@@ -141,7 +141,7 @@ class TextEncoder:
     def __init__(self):
         self.texts = []
 
-    def encode_texts(self, texts, report):
+    def encode_texts(self, texts, batch_size, report):
         self.texts += texts
         report(len(texts), len(texts))
         return np.array([[len(text)] * 8 for text in texts], np.float32)

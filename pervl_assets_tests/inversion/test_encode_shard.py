@@ -7,6 +7,7 @@ import sys
 import textwrap
 import time
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,7 @@ def test_every_image_is_encoded_in_text_order_in_fixed_batches(coco, work):
     assert np.array_equal(features.vectors, expected)
     assert features.crc32s == [zlib.crc32(PHOTOS[image_id]) for image_id in IDS]
     assert features.rejected.is_empty()
+    assert features.passport.batch_size == 3
 
 
 def test_images_that_cannot_be_used_are_rejected_with_a_reason(tmp_path, work):
@@ -139,11 +141,12 @@ def test_features_of_another_preprocessing_do_not_mix(coco, work, tiny_folder, c
 def test_an_encoders_notes_are_stored_and_kept(coco, work):
     noted = make_passport(preprocessing_effect=3e-7, compile_failure="InductorError")
 
-    def run(ids, previous):
+    def run(ids, previous, noted=noted):
         encoder = FakeEncoder(noted)
         return encode_image_shard(ids, coco, make_passport(), lambda: encoder, work, previous=previous, chunk_size=8)
 
     first = run(IDS[:12], None)
+    noted = replace(noted, batch_size=32)
     assert first.passport.to_json() == noted.to_json()
     resumed = run(IDS[:12], None)  # from chunks alone
     assert resumed.hash() == first.hash()

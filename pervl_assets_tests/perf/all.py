@@ -5,7 +5,7 @@ Belongs here: their order. Does not belong here: any of them.
     python -m pervl_assets_tests.perf.all [--kit KIT] [--work FOLDER] [--small]
 
 Each is a command of its own, and can be run alone; `--small` tries all of them in minutes, its figures mean nothing.
-On an otherwise idle machine of 2 cores it takes about an hour, 30 GB of disk and 5 GB of memory. One that fails does
+On an otherwise idle machine of 2 cores it takes half an hour, 30 GB of disk and 5 GB of memory. One that fails does
 not keep the others from running.
 """
 
