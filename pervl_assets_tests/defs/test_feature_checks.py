@@ -32,12 +32,6 @@ SHARDS = ("0-of-2", "1-of-2")
 RANGE = {"dagster/asset_partition_range_start": SHARDS[0], "dagster/asset_partition_range_end": SHARDS[1]}
 
 
-@pytest.fixture
-def instance():
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
-
-
 @pytest.fixture(scope="module")
 def small_world(drawn_raw, tmp_path_factory) -> World:
     """A world with features and matches, of few images. Read-only."""

@@ -43,8 +43,7 @@ class Months:
         for schedule in self.defs.schedules:
             if is_due(schedule, day):
                 self._run_schedule(schedule, day)
-        if self.made:  # else the conditions see what they saw before; on Sundays they look though nothing is new
-            self.spread(day)
+        self.spread(day)
 
     def spread(self, day):
         """Refresh what changed, until nothing is left to refresh."""

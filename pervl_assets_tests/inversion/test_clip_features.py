@@ -19,7 +19,7 @@ from pervl_assets.inversion.clip_features import (
     update_names,
     write_features,
 )
-from pervl_assets_tests.inversion.kit import make_passport
+from pervl_assets_tests.inversion.kit import FakeEncoder, make_passport
 
 
 def make_features(ids, seed=0, dimension=8, rejected=(), **changes):
@@ -133,35 +133,21 @@ def test_every_image_belongs_to_one_shard_always_the_same():
     assert all(part == sorted(part) for part in selected)
 
 
-class TextEncoder:
-    """Its vector of a text is the text's length."""
-
-    passport = make_passport()
-
-    def __init__(self):
-        self.texts = []
-
-    def encode_texts(self, texts, batch_size, report):
-        self.texts += texts
-        report(len(texts), len(texts))
-        return np.array([[len(text)] * 8 for text in texts], np.float32)
-
-
 def test_names_are_encoded_in_the_prompt():
-    encoder = TextEncoder()
+    encoder = FakeEncoder()
     assert encode_names(encoder, ["man", ""]).ids == ["man", ""]
     assert encoder.texts == ["This is a photo of a man", "This is a photo of a "]
 
 
 def test_the_same_names_are_not_encoded_again_and_one_new_name_encodes_all():
-    encoder = TextEncoder()
+    encoder = FakeEncoder()
     first = update_names(["man", "goose", "man"], encoder.passport, lambda: encoder)
-    assert first.hash() == encode_names(TextEncoder(), ["man", "goose", "man"]).hash()
+    assert first.hash() == encode_names(FakeEncoder(), ["man", "goose", "man"]).hash()
     assert update_names(["man", "goose", "man"], encoder.passport, lambda: pytest.fail("loaded"), first) is first
     encoder.texts.clear()
     second = update_names(["man", "Man"], encoder.passport, lambda: encoder, first)
     assert encoder.texts == ["This is a photo of a man", "This is a photo of a Man"]
-    assert second.hash() == encode_names(TextEncoder(), ["man", "Man"]).hash()
+    assert second.hash() == encode_names(FakeEncoder(), ["man", "Man"]).hash()
     other = make_passport(precision="fp16")
     encoder.passport = other
     assert update_names(["man"], other, lambda: encoder, first).passport == other
