@@ -15,10 +15,10 @@ from typing import Any, Final
 import dagster as dg
 
 from pervl_assets.benchmarks import find_benchmarks
-from pervl_assets.core.settings import Settings
 from pervl_assets.core.tables import TableSchema
 from pervl_assets.definitions import build_definitions
 from pervl_assets.io_managers.base import locate_value
+from pervl_assets.settings import Settings
 
 PAGES: Final = Path(__file__).parent / "assets"
 

@@ -5,22 +5,21 @@ Belongs here: assembly only. Loading it imports no torch: the Dagster UI and dae
 
 import dagster as dg
 
-from pervl_assets.core.settings import Settings
 from pervl_assets.defs.archive_checks import build_archive_checks
+from pervl_assets.defs.automation import add_automation_conditions, add_freshness_policies, build_refreshes
 from pervl_assets.defs.benchmarks import build_benchmark_assets, build_benchmark_checks
 from pervl_assets.defs.downloads import Downloads
 from pervl_assets.defs.failures import show_errors_of
 from pervl_assets.defs.feature_checks import IDS_AND_VECTORS, build_feature_checks
 from pervl_assets.defs.inversion import build_inversion_assets
+from pervl_assets.defs.jobs import build_jobs
 from pervl_assets.defs.pages import complete_pages
-from pervl_assets.defs.palavra import PALAVRA_ASSETS
 from pervl_assets.defs.raw import list_specs, pervl_annotations
-from pervl_assets.defs.refreshes import build_refreshes, expect_looks, propagate
 from pervl_assets.defs.release import build_release_asset
 from pervl_assets.defs.release_checks import RELEASE_CHECKS
 from pervl_assets.defs.resources import Clip, Workspace
+from pervl_assets.defs.training_files import PALAVRA_ASSETS
 from pervl_assets.defs.tree_checks import SUMS_HOLD
-from pervl_assets.defs.wishes import build_wishes
 from pervl_assets.io_managers import (
     FeaturesIOManager,
     RawArchiveIOManager,
@@ -28,6 +27,7 @@ from pervl_assets.io_managers import (
     TrainingFileIOManager,
     TreeIOManager,
 )
+from pervl_assets.settings import Settings
 
 EXECUTORS = {"in_process": dg.in_process_executor, "multiprocess": dg.multiprocess_executor}
 
@@ -47,13 +47,13 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         *build_feature_checks(settings.feature_shards),
         *RELEASE_CHECKS,
     ]
-    graph = propagate(complete_pages([*assets, build_release_asset(assets)]))
-    graph = expect_looks(graph, list_specs(), settings)
+    graph = add_automation_conditions(complete_pages([*assets, build_release_asset(assets)]))
+    graph = add_freshness_policies(graph, list_specs(), settings)
     show_errors_of([*graph, *checks])
     definitions = dg.Definitions(
         assets=graph,
         asset_checks=checks,
-        jobs=build_wishes(),
+        jobs=build_jobs(),
         resources={
             "workspace": Workspace.from_settings(settings),
             "clip": Clip.from_settings(settings),

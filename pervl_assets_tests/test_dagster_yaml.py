@@ -9,7 +9,7 @@ import yaml
 from dagster._core.events import RunFailureReason
 from dagster._core.execution.retries import auto_reexecution_should_retry_run
 
-from pervl_assets.defs.wishes import WISH_TAG
+from pervl_assets.defs.jobs import JOB_TAG
 
 FILE = Path(__file__).parents[1] / "dagster.yaml"
 
@@ -39,9 +39,9 @@ def test_pools_and_queue(instance):
     concurrency = instance.get_concurrency_config()
     assert concurrency.pool_config.default_pool_limit == 1
     assert concurrency.pool_config.pool_granularity.value == "op"
-    # A wish and the wave that it started count as two: there must be room for both, and for another run.
+    # A job and the wave that it started count as two: there must be room for both, and for another run.
     assert concurrency.run_queue_config.max_concurrent_runs > 2
-    assert concurrency.run_queue_config.tag_concurrency_limits == [{"key": WISH_TAG, "limit": 1}]
+    assert concurrency.run_queue_config.tag_concurrency_limits == [{"key": JOB_TAG, "limit": 1}]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_pools_and_queue(instance):
         (RunFailureReason.UNEXPECTED_TERMINATION, {}, True),
         (None, {}, True),  # the process was killed
         (RunFailureReason.STEP_FAILURE, {}, False),
-        (RunFailureReason.UNEXPECTED_TERMINATION, {"dagster/max_retries": "0"}, False),  # a wave: its wish is retried
+        (RunFailureReason.UNEXPECTED_TERMINATION, {"dagster/max_retries": "0"}, False),  # a wave: its job is retried
     ],
 )
 def test_runs_that_were_cut_off_are_tried_again_and_others_are_not(instance, reason, tags, retried):

@@ -10,11 +10,11 @@ import polars as pl
 import pytest
 
 import pervl_assets.benchmarks
-from pervl_assets.core.settings import Settings
+from pervl_assets.cli.verification import verify_values
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.resources import ANNOTATIONS
-from pervl_assets.headless.verification import verify_values
-from pervl_assets.testing.runs import explain, list_checks, make_settings, run_waves
+from pervl_assets.settings import Settings
+from pervl_assets.testing.runs import explain, list_checks, make_settings, run_selection
 from pervl_assets_tests.core.samples import draw_picture, photograph, save_jpeg, write_zip
 
 GROUPS = {"raw", "ytvos", "deep_fashion", "inversion", "palavra", "release"}
@@ -127,12 +127,12 @@ PETS = '''
 
 import polars as pl
 
-from pervl_assets.core.annotations import read_csv
-from pervl_assets.core.archives import ArchiveSpec
-from pervl_assets.core.benchmark import Benchmark, TableAsset, TreeAsset
-from pervl_assets.core.contact_sheet import SheetRules
+from pervl_assets.archives.annotations import read_csv
+from pervl_assets.archives.inputs import ArchiveSpec
+from pervl_assets.benchmarks.benchmark import Benchmark, TableAsset, TreeAsset
+from pervl_assets.trees.contact_sheet import SheetRules
 from pervl_assets.core.tables import Column, TableSchema
-from pervl_assets.core.trees import Job, Output, Rendered, TreePlan
+from pervl_assets.trees.build import RenderTask, Output, Rendered, TreePlan
 
 NAMES = TableSchema((Column("pet", pl.String, "its name"), Column("photo", pl.String, "member of the archive")))
 
@@ -144,7 +144,8 @@ def read_names(folder):
 
 def plan_portraits(tables, split):
     rows = tables["names"].iter_rows()
-    return TreePlan("pets/portraits", tuple(Job((p,), (Output(f"{n}/{p}", n, "portrait"),)) for n, p in rows), copy, 1)
+    tasks = (RenderTask((p,), (Output(f"{n}/{p}", n, "portrait"),)) for n, p in rows)
+    return TreePlan("pets/portraits", tuple(tasks), copy, 1)
 
 
 def copy(job, blobs):
@@ -213,7 +214,7 @@ def test_a_third_benchmark_costs_one_module(third_benchmark):
     assert {node.group_name for node in nodes.values()} >= {*GROUPS, "pets"}
 
     with dg.DagsterInstance.ephemeral() as instance:
-        results = run_waves(data, '+key:"pets/portraits"', instance, **full)
+        results = run_selection(data, '+key:"pets/portraits"', instance, **full)
         assert all(result.success for result in results), explain(results[-1])
         checks = list_checks(*results)
         assert all(checks[f"pets/portraits:{name}"].passed for name in ("ledger_adds_up", "official_counts"))
@@ -222,17 +223,17 @@ def test_a_third_benchmark_costs_one_module(third_benchmark):
         assert files == {"Rex/rex.jpg": PHOTOS["rex.jpg"], "Tom/tom.jpg": PHOTOS["tom.jpg"]}
         assert pl.read_parquet(data / "assets/pets/names.parquet").rows() == [("Rex", "rex.jpg"), ("Tom", "tom.jpg")]
         before = photograph(data)
-        assert all(result.success for result in run_waves(data, '+key:"pets/portraits"', instance, **full))
+        assert all(result.success for result in run_selection(data, '+key:"pets/portraits"', instance, **full))
         assert photograph(data) == before
     verdicts = {value.asset: value for value in verify_values(defs, data)}
     assert all(verdicts[name].verdict and verdicts[name].files for name in added)
 
 
 def test_what_the_miniature_world_does_not_draw_is_looked_for(third_benchmark):
-    (found,) = run_waves(third_benchmark, 'key:"raw/pet_photos"')
+    (found,) = run_selection(third_benchmark, 'key:"raw/pet_photos"')
     assert found.success, explain(found)
     (third_benchmark / "pets/photos.zip").unlink()
-    (failed,) = run_waves(third_benchmark, 'key:"raw/pet_photos"')
+    (failed,) = run_selection(third_benchmark, 'key:"raw/pet_photos"')
     assert "MissingInputError" in explain(failed)
     assert "Ask the owners. Put it at" in explain(failed)
 

@@ -14,8 +14,8 @@ import polars as pl
 import pytest
 
 from pervl_assets.benchmarks import find_benchmarks
-from pervl_assets.cli import main
-from pervl_assets.core.settings import Settings
+from pervl_assets.cli.commands import main
+from pervl_assets.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -150,7 +150,7 @@ def test_the_settings_table_tells_every_variable_and_its_default():
     )[1]
     rows = dict(re.findall(r"^\| `(\w+)` \| .* \| ([^|]*) \|$", table, re.MULTILINE))
     settings = list_settings()
-    tree = ast.parse((ROOT / "pervl_assets/core/settings.py").read_text())
+    tree = ast.parse((ROOT / "pervl_assets/settings.py").read_text())
     read = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     assert set(settings) == {text for text in read if VARIABLE.fullmatch(text)}
     assert set(rows) == {*settings, "DEEPFASHION2_PASSWORD", "DAGSTER_HOME"}
@@ -169,16 +169,16 @@ def read_files(page: Path) -> dict[str, str]:
     return dict(FILE.findall(page.read_text()))
 
 
-def link_project(goal: Path) -> None:
+def link_project(target: Path) -> None:
     """Make a project of links to this one's modules, with real folders where a benchmark is added."""
-    shutil.copytree(ROOT / "annotations", goal / "annotations")
+    shutil.copytree(ROOT / "annotations", target / "annotations")
     real = ["pervl_assets", "pervl_assets/benchmarks", "pervl_assets/demo", "pervl_assets/demo/builders"]
     for folder in real:
-        (goal / folder).mkdir()
+        (target / folder).mkdir()
     for folder in real:
         for entry in (ROOT / folder).iterdir():
-            if entry.name != "__pycache__" and not (goal / folder / entry.name).exists():
-                (goal / folder / entry.name).symlink_to(entry)
+            if entry.name != "__pycache__" and not (target / folder / entry.name).exists():
+                (target / folder / entry.name).symlink_to(entry)
 
 
 def test_the_third_benchmark_of_the_page_costs_its_own_files_only(tmp_path):

@@ -11,19 +11,24 @@ import pytest
 import pervl_assets
 
 PACKAGE = Path(pervl_assets.__file__).parent
+DOMAIN = ("core", "archives", "trees", "benchmarks", "clip", "inversion", "demo", "release")
 LAYERS = {
+    "upstream": set(),
     "core": set(),
-    "benchmarks": {"core"},
-    "inversion": {"core"},
-    "demo": {"core"},
-    "release": {"core"},
-    "io_managers": {"core", "benchmarks", "inversion", "demo"},
-    "defs": {"core", "benchmarks", "inversion", "demo", "release", "io_managers"},
-    "definitions": {"core", "benchmarks", "inversion", "demo", "release", "io_managers", "defs"},
-    "headless": {"core", "benchmarks", "inversion", "demo", "release", "io_managers", "defs", "definitions"},
-    "cli": {"core", "benchmarks", "inversion", "demo", "release", "io_managers", "defs", "definitions", "headless"},
+    "archives": {"core"},
+    "trees": {"core", "archives"},
+    "benchmarks": {"core", "archives", "trees", "upstream"},
+    "clip": {"core", "archives"},
+    "inversion": {"core", "archives", "clip", "upstream"},
+    "demo": {"core", "upstream"},
+    "release": {"core", "trees", "upstream"},
+    "settings": {"core", "archives", "trees", "benchmarks", "clip", "inversion", "demo"},
+    "io_managers": set(DOMAIN),
+    "defs": {*DOMAIN, "upstream", "settings", "io_managers"},
+    "definitions": {*DOMAIN, "settings", "io_managers", "defs"},
+    "cli": {*DOMAIN, "upstream", "settings", "io_managers", "defs", "definitions"},
     # Tools for tests: they use everything, and nothing uses them.
-    "testing": {"core", "benchmarks", "inversion", "demo", "release", "io_managers", "defs", "definitions", "headless"},
+    "testing": {*DOMAIN, "upstream", "settings", "io_managers", "defs", "definitions", "cli"},
 }
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 
@@ -51,9 +56,7 @@ def test_imports_point_downward(module):
     assert imported - {layer} <= LAYERS[layer]
 
 
-@pytest.mark.parametrize(
-    "module", [name for name in MODULES if name.split("/")[0] in {"core", "benchmarks", "inversion", "demo", "release"}]
-)
+@pytest.mark.parametrize("module", [name for name in MODULES if name.split("/")[0] in DOMAIN])
 def test_domain_modules_know_no_dagster_and_load_no_torch(module):
     assert not any(name.split(".")[0].startswith("dagster") for name in list_imports(PACKAGE / module))
     heavy = {"torch", "torchvision", "open_clip", "mlcroissant"}

@@ -7,7 +7,7 @@ any. Benchmarks do not import one another; a large one may have its parts in fur
 import importlib
 import pkgutil
 
-from pervl_assets.core.benchmark import Benchmark
+from pervl_assets.benchmarks.benchmark import Benchmark
 
 
 def find_benchmarks() -> tuple[Benchmark, ...]:

@@ -10,17 +10,17 @@ from typing import Any, Final
 
 import polars as pl
 
+from pervl_assets.archives.annotations import Faults, read_csv, read_text
+from pervl_assets.archives.inputs import ArchiveSpec
+from pervl_assets.benchmarks.benchmark import Benchmark, TableAsset, TreeAsset
 from pervl_assets.benchmarks.deep_fashion_views import plan_concon_chi, plan_images, plan_polar
-from pervl_assets.core.annotations import Faults, read_csv, read_text
-from pervl_assets.core.archives import ArchiveSpec
-from pervl_assets.core.benchmark import Benchmark, TableAsset, TreeAsset
-from pervl_assets.core.checks import check_roles_apart
-from pervl_assets.core.contact_sheet import SheetRules
 from pervl_assets.core.pixels import measure_image
 from pervl_assets.core.tables import Column, TableSchema
-from pervl_assets.core.trees import Job, Output, Rendered, TreePlan
-from pervl_assets.core.upstream import cite_script
-from pervl_assets.core.views import EVALUATION, FEW_SHOT, IMAGE_FOLDER_RULE
+from pervl_assets.trees.build import Output, Rendered, RenderTask, TreePlan
+from pervl_assets.trees.checks import check_roles_apart
+from pervl_assets.trees.contact_sheet import SheetRules
+from pervl_assets.trees.views import EVALUATION, FEW_SHOT, IMAGE_FOLDER_RULE
+from pervl_assets.upstream import cite_script
 
 SPLITS: Final = ("validation", "test")
 _CAPTION_FILES: Final = {
@@ -153,7 +153,7 @@ def name_classes(tables: Mapping[str, pl.DataFrame]) -> dict[str, str]:
     return dict(tables["few_shot_split"].select("pair_id", "class_name").drop_nulls().iter_rows())
 
 
-def tell_concept(tables: Mapping[str, pl.DataFrame], concept: str) -> list[tuple[str, str]]:
+def describe_concept(tables: Mapping[str, pl.DataFrame], concept: str) -> list[tuple[str, str]]:
     """Return what the annotations say of a concept, as label and text: its class, the captions of evaluation images."""
     captions = tables["captions"].filter(pair_id=concept)
     short = dict(captions.filter(caption_set="shortened").select("image", "caption").iter_rows())
@@ -178,11 +178,11 @@ def plan_personalized(tables: Mapping[str, pl.DataFrame], split: str | None) -> 
         if output.path not in outputs:  # an image may have several captions
             outputs[output.path] = output
             sources.setdefault(f"train/image/{image}", []).append(output)
-    jobs = tuple(Job((member,), tuple(made)) for member, made in sorted(sources.items()))
+    jobs = tuple(RenderTask((member,), tuple(made)) for member, made in sorted(sources.items()))
     return TreePlan(_place_personalized(split), jobs, copy_image, rules=1)
 
 
-def copy_image(job: Job, blobs: list[bytes]) -> Iterator[Rendered]:
+def copy_image(job: RenderTask, blobs: list[bytes]) -> Iterator[Rendered]:
     """Copy an image byte for byte, once it is known to decode: its consumers would stop at one that does not.
 
     Raises:
@@ -214,7 +214,7 @@ def _describe_view(name: str, description: str, splits: tuple[str, ...] = ()) ->
         "sheet": SheetRules(FEW_SHOT, (EVALUATION,)),
         "facts": facts if splits else both,
         "name_classes": name_classes,
-        "tell": tell_concept,
+        "tell": describe_concept,
     }
 
 
@@ -289,7 +289,7 @@ BENCHMARK: Final = Benchmark(
             },
             checks=(check_roles_apart("few_shot_copy", "evaluation_copy"),),
             name_classes=name_classes,
-            tell=tell_concept,
+            tell=describe_concept,
             rule=f"as in {cite_script(_PREPARE, 'C1, C4')}: files byte for byte, an item's few-shot images in "
             "`codes_infer/<pair_id>/`, the images of all captions of the split side by side in `eval/test/`, 1 to 5 an "
             "item.",

@@ -18,8 +18,8 @@ from typing import Final
 import polars as pl
 
 from pervl_assets.core.errors import AnnotationError, name_some
-from pervl_assets.core.plans import Output, TreePlan
-from pervl_assets.core.views import EVALUATION, FEW_SHOT, plan_image_folder, plan_view
+from pervl_assets.trees.plans import Output, TreePlan
+from pervl_assets.trees.views import EVALUATION, FEW_SHOT, plan_image_folder, plan_view
 
 ROLES: Final = {"few_shot_copy": FEW_SHOT, "evaluation_copy": EVALUATION}
 _JOINT_SETS: Final = ("shortened", "detailed")

@@ -15,6 +15,8 @@ import polars as pl
 import yaml
 from numpy.typing import NDArray
 
+from pervl_assets.archives.inputs import ArchiveSpec
+from pervl_assets.benchmarks.benchmark import Benchmark, TableAsset, TreeAsset
 from pervl_assets.benchmarks.ytvos_annotations import (
     CAPTIONS,
     CONCEPTS,
@@ -23,24 +25,21 @@ from pervl_assets.benchmarks.ytvos_annotations import (
     SPLITS,
     count_captions,
     count_concepts,
+    describe_concept,
     name_classes,
     read_captions,
     read_concepts,
     read_disjoint_captions,
     read_disjoint_concepts,
-    tell_concept,
 )
-from pervl_assets.core.archives import ArchiveSpec
-from pervl_assets.core.benchmark import Benchmark, TableAsset, TreeAsset
-from pervl_assets.core.boxes import Box, draw_band, find_box, grow_box, tight_region
-from pervl_assets.core.checks import BOXES_INSIDE, check_roles_apart
-from pervl_assets.core.contact_sheet import SheetRules
 from pervl_assets.core.errors import AnnotationError, name_some
 from pervl_assets.core.pixels import ImageError, decode_frame, decode_mask, encode_jpeg, encode_mask
-from pervl_assets.core.trees import Job, Output, Quarantined, Rendered, TreePlan
-from pervl_assets.core.upstream import PAPER, cite_script
-from pervl_assets.core.upstream_names import RETRIVAL_SETS
-from pervl_assets.core.views import EVALUATION, FEW_SHOT, IMAGE_FOLDER_RULE, plan_image_folder
+from pervl_assets.trees.boxes import Box, draw_band, find_box, grow_box, tight_region
+from pervl_assets.trees.build import Output, Quarantined, Rendered, RenderTask, TreePlan
+from pervl_assets.trees.checks import BOXES_INSIDE, check_roles_apart
+from pervl_assets.trees.contact_sheet import SheetRules
+from pervl_assets.trees.views import EVALUATION, FEW_SHOT, IMAGE_FOLDER_RULE, plan_image_folder
+from pervl_assets.upstream import PAPER, RETRIVAL_SETS, cite_script
 
 _BAND_COLOUR: Final = (255, 255, 0)
 _PREPARE: Final = "ytvos/prepare_YTVOS_initial_directory_structure.py"
@@ -64,13 +63,13 @@ def plan_fsl_seg(tables: Mapping[str, pl.DataFrame], split: str | None = None) -
             Output(f"eval/images_with_bbox/{name}.jpg", concept, "evaluation_box", (instance,)),
         ]
     jobs = tuple(
-        Job((f"train/JPEGImages/{scene}/{frame}.jpg", f"train/Annotations/{scene}/{frame}.png"), tuple(made))
+        RenderTask((f"train/JPEGImages/{scene}/{frame}.jpg", f"train/Annotations/{scene}/{frame}.png"), tuple(made))
         for (scene, frame), made in sorted(outputs.items())
     )
     return TreePlan("youtube_vos/ytvos_PerVL/fsl_seg", jobs, render_frame, rules=1, finish=list_boxes)
 
 
-def render_frame(job: Job, blobs: list[bytes]) -> Iterator[Rendered | Quarantined]:
+def render_frame(job: RenderTask, blobs: list[bytes]) -> Iterator[Rendered | Quarantined]:
     """Render all outputs of one frame and its mask.
 
     Raises:
@@ -95,7 +94,7 @@ def render_frame(job: Job, blobs: list[bytes]) -> Iterator[Rendered | Quarantine
             yield Quarantined(output, str(error))
 
 
-def _count_rows(job: Job, boxes: Mapping[int, Box | None]) -> int | None:
+def _count_rows(job: RenderTask, boxes: Mapping[int, Box | None]) -> int | None:
     """Return how many rows of the frame are needed; None: all."""
     if any(output.rule != "few_shot_crop" for output in job.outputs):
         return None
@@ -156,13 +155,13 @@ def plan_retrieval_set(tables: Mapping[str, pl.DataFrame], split: str | None) ->
     for concept, image_name in captions.select("concept", "image_name").iter_rows():
         for frame in frames[concept]:
             name = f"{concept}/{concept}_{frame}.jpg"
-            jobs.append(Job((f"train/{name}",), (Output(f"codes_infer/{name}", concept, "few_shot_copy"),)))
+            jobs.append(RenderTask((f"train/{name}",), (Output(f"codes_infer/{name}", concept, "few_shot_copy"),)))
         crop = f"eval/retrieval/{Path(image_name).name}"
-        jobs.append(Job((crop,), (Output(f"eval/test/{concept}.jpg", concept, "evaluation_copy"),)))
+        jobs.append(RenderTask((crop,), (Output(f"eval/test/{concept}.jpg", concept, "evaluation_copy"),)))
     return TreePlan(_place_retrieval_set(split), tuple(jobs), copy_file, rules=1)
 
 
-def copy_file(job: Job, blobs: list[bytes]) -> Iterator[Rendered]:
+def copy_file(job: RenderTask, blobs: list[bytes]) -> Iterator[Rendered]:
     """Copy one file byte for byte."""
     yield Rendered(job.outputs[0], blobs[0])
 
@@ -260,7 +259,7 @@ BENCHMARK: Final = Benchmark(
             },
             checks=(check_roles_apart("few_shot_crop", "evaluation_frame"), BOXES_INSIDE),
             name_classes=name_classes,
-            tell=tell_concept,
+            tell=describe_concept,
             rule=f"as in {cite_script(_PREPARE, 'A1 to A15')}. Pixels as Pillow decodes them, without EXIF orientation "
             "or ICC; the mask is where the palette index is the instance, its box the least and greatest x and y in "
             "pixels, inclusive. Few-shot crop: rows `y0:y1`, columns `x0:x1`, so without the last of each. Retrieval "
@@ -281,7 +280,7 @@ BENCHMARK: Final = Benchmark(
                 "test": {"few_shot_copy": 3041, "evaluation_copy": 252},
             },
             name_classes=name_classes,
-            tell=tell_concept,
+            tell=describe_concept,
             rule=f"as in {cite_script(_SPLIT, 'B1, B2')}: for every caption of the split the concept's few-shot crops "
             "in `codes_infer/<concept>/`, and its retrieval crop as `eval/test/<concept>.jpg`, byte for byte.",
         ),
@@ -300,7 +299,7 @@ BENCHMARK: Final = Benchmark(
                 "test": {FEW_SHOT: 3041, EVALUATION: 252},
             },
             name_classes=name_classes,
-            tell=tell_concept,
+            tell=describe_concept,
             rule=IMAGE_FOLDER_RULE,
         ),
     ),

@@ -18,8 +18,8 @@ from typing import Final
 import polars as pl
 import yaml
 
-from pervl_assets.core.annotations import Faults, read_csv, read_text
-from pervl_assets.core.checks import Check, Judgement
+from pervl_assets.archives.annotations import Faults, read_csv, read_text
+from pervl_assets.core.checks import Check, CheckResult
 from pervl_assets.core.errors import AnnotationError, name_some
 from pervl_assets.core.tables import Column, TableSchema
 
@@ -210,7 +210,7 @@ def count_captions(captions: pl.DataFrame) -> dict[str, int]:
     }
 
 
-def judge_scenes(concepts: pl.DataFrame) -> Judgement:
+def check_scenes(concepts: pl.DataFrame) -> CheckResult:
     """Look for scenes that have concepts in more than one split (schema `CONCEPTS`)."""
     shared = (
         concepts.drop_nulls("split")
@@ -229,7 +229,7 @@ def judge_scenes(concepts: pl.DataFrame) -> Judgement:
             f"{len(scenes):,} of {numbers['scenes']:,} scenes stand in both splits: {name_some(scenes)}; "
             f"with {name_some(named)}. PERVL_SPLITS=scene_disjoint leaves these concepts out of validation"
         )
-    return Judgement(not scenes, text, numbers | {"concepts in no split": no_split}, shared)
+    return CheckResult(not scenes, text, numbers | {"concepts in no split": no_split}, shared)
 
 
 def name_classes(tables: Mapping[str, pl.DataFrame]) -> dict[str, str]:
@@ -237,7 +237,7 @@ def name_classes(tables: Mapping[str, pl.DataFrame]) -> dict[str, str]:
     return dict(tables["concepts"].select("concept", "class_name").iter_rows())
 
 
-def tell_concept(tables: Mapping[str, pl.DataFrame], concept: str) -> list[tuple[str, str]]:
+def describe_concept(tables: Mapping[str, pl.DataFrame], concept: str) -> list[tuple[str, str]]:
     """Return what the annotations say of a concept, as label and text."""
     (row,) = tables["concepts"].filter(concept=concept).to_dicts()
     return [
@@ -254,5 +254,5 @@ SCENES_APART: Final = Check(
     "splits by scene; the published annotations have 77610860e0, c55784c766 and ff15a5eff6 in both splits. A warning: "
     "published numbers are made on these splits. PERVL_SPLITS=scene_disjoint leaves such concepts out of validation.",
     "warning",
-    judge_scenes,
+    check_scenes,
 )

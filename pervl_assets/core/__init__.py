@@ -1,4 +1,1 @@
-"""Archives, pixels, boxes, tables, trees and ledgers.
-
-Belongs here: what every benchmark and the inversion side need. Knows no dataset, no Dagster and no torch.
-"""
+"""What every room uses: errors, files, tables, pixels, worker processes, the vocabulary of checks."""

@@ -1,7 +1,7 @@
 """Files written whole or not at all, and their hashes.
 
 Belongs here: atomic writing, hashing, and turning the operating system's refusals into errors that advise.
-Does not belong here: what is written. Unfinished work stands beside its goal under a name with `.partial` in it.
+Does not belong here: what is written. Unfinished work stands beside its target under a name with `.partial` in it.
 """
 
 import errno
@@ -33,8 +33,8 @@ def hash_file(path: Path) -> str:
 
 
 @contextmanager
-def explain_write_errors(goal: Path) -> Iterator[None]:
-    """Turn a refused or failed write below `goal` into a `WriteError` that advises.
+def explain_write_errors(target: Path) -> Iterator[None]:
+    """Turn a refused or failed write below `target` into a `WriteError` that advises.
 
     Raises:
         WriteError: No permission, no space left, or a read-only file system.
@@ -42,15 +42,15 @@ def explain_write_errors(goal: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = error.filename or goal
+        where = error.filename or target
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise WriteError(
                 f"Cannot write {where}: {os.strerror(error.errno)}.",
-                advice=f"Make the folder writable for this user, or set PERVL_DATA to one that is (goal: {goal}).",
+                advice=f"Make the folder writable for this user, or set PERVL_DATA to one that is (target: {target}).",
             ) from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
             raise WriteError(
-                f"Cannot write {goal}: {where} is a file where a folder is needed.",
+                f"Cannot write {target}: {where} is a file where a folder is needed.",
                 advice="Move that file away, or set PERVL_DATA to another folder.",
             ) from error
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -62,43 +62,43 @@ def explain_write_errors(goal: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replace_atomically(goal: Path) -> Iterator[Path]:
-    """Give a path beside `goal` to write to, and move it over `goal` at the end.
+def replace_atomically(target: Path) -> Iterator[Path]:
+    """Give a path beside `target` to write to, and move it over `target` at the end.
 
-    A file that is byte for byte what already stands at `goal` is dropped instead, so an unchanged result keeps its
-    modification time. Whatever goes wrong, `goal` holds either its old bytes or the new ones. What a killed process of
-    this machine left beside `goal` is removed.
+    A file that is byte for byte what already stands at `target` is dropped instead, so an unchanged result keeps its
+    modification time. Whatever goes wrong, `target` holds either its old bytes or the new ones. What a killed process
+    of this machine left beside `target` is removed.
 
     Raises:
         WriteError: No permission, or no space left.
     """
-    stem = f".{goal.name}{PARTIAL}-{platform.node()}-"
-    partial = goal.with_name(f"{stem}{os.getpid()}")
-    with explain_write_errors(goal):
-        goal.parent.mkdir(parents=True, exist_ok=True)
-        for left in goal.parent.glob(f"{glob.escape(stem)}*"):
+    stem = f".{target.name}{PARTIAL}-{platform.node()}-"
+    partial = target.with_name(f"{stem}{os.getpid()}")
+    with explain_write_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for left in target.parent.glob(f"{glob.escape(stem)}*"):
             process = left.name.removeprefix(stem)
             if not (process.isdecimal() and is_running(int(process))):
                 left.unlink(missing_ok=True)
         try:
             yield partial
-            if is_same_file(partial, goal):
+            if is_same_file(partial, target):
                 partial.unlink()
             else:
-                partial.replace(goal)
+                partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
 
 
-def write_bytes_atomically(goal: Path, data: bytes) -> bool:
-    """Write `data` to `goal` whole or not at all; return whether the file changed.
+def write_bytes_atomically(target: Path, data: bytes) -> bool:
+    """Write `data` to `target` whole or not at all; return whether the file changed.
 
     Raises:
         WriteError: No permission, or no space left.
     """
-    if goal.is_file() and goal.stat().st_size == len(data) and goal.read_bytes() == data:
+    if target.is_file() and target.stat().st_size == len(data) and target.read_bytes() == data:
         return False
-    with replace_atomically(goal) as partial:
+    with replace_atomically(target) as partial:
         partial.write_bytes(data)
     return True
 

@@ -11,11 +11,11 @@ from typing import Final
 import dagster as dg
 import polars as pl
 
+from pervl_assets.archives.inputs import ArchiveSpec, RawArchive
+from pervl_assets.archives.known_archives import ArchiveReport, KnownArchive, inspect_archive, load_known_archives
 from pervl_assets.benchmarks import find_benchmarks
-from pervl_assets.core.archives import ArchiveSpec, RawArchive
-from pervl_assets.core.benchmark import Benchmark, name_members
-from pervl_assets.core.verdicts import ArchiveVerdict, KnownArchive, judge_archive, load_known_archives
-from pervl_assets.defs.metadata import report_check
+from pervl_assets.benchmarks.benchmark import Benchmark, name_members
+from pervl_assets.defs.metadata import make_check_result
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW
 from pervl_assets.defs.resources import ANNOTATIONS, Workspace
 from pervl_assets.inversion.sources import ARCHIVES
@@ -47,8 +47,8 @@ def build_archive_check(spec: ArchiveSpec, benchmark: Benchmark | None = None) -
         known = load_known_archives(ANNOTATIONS / "manifest.yaml")
         folder = find_annotations(workspace.root)
         needed = name_members(benchmark, spec.name, folder / benchmark.name) if benchmark and folder else set()
-        verdict = judge_archive(archive.path, known.get(spec.name, KnownArchive(())), needed, archive.prefix)
-        return report_verdict(verdict, drawn=workspace.profile == "demo", annotated=folder is not None)
+        verdict = inspect_archive(archive.path, known.get(spec.name, KnownArchive(())), needed, archive.prefix)
+        return report_archive(verdict, drawn=workspace.profile == "demo", annotated=folder is not None)
 
     return known_archive
 
@@ -59,7 +59,7 @@ def find_annotations(root: Path) -> Path | None:
     return RawArchive.from_json(json.loads(card.read_bytes())).path if card.is_file() else None
 
 
-def report_verdict(verdict: ArchiveVerdict, *, drawn: bool, annotated: bool) -> dg.AssetCheckResult:
+def report_archive(verdict: ArchiveReport, *, drawn: bool, annotated: bool) -> dg.AssetCheckResult:
     """Return a verdict as the result of an asset check.
 
     Args:
@@ -67,19 +67,19 @@ def report_verdict(verdict: ArchiveVerdict, *, drawn: bool, annotated: bool) -> 
         drawn: Whether the archive is the miniature world's, which is not meant to be official.
         annotated: Whether there were annotations to name members.
     """
-    grave = verdict.state in ("lacking", "truncated")
+    is_error = verdict.state in ("lacking", "truncated")
     held = sum(kind.found for kind in verdict.counts)
-    if drawn and not grave:
+    if drawn and not is_error:
         text = f"The miniature world's own: it holds all {verdict.needed:,} members that its annotations name."
         if not verdict.needed:
             text = f"The miniature world's own, with {held:,} members; no annotations name any."
     else:
         text = verdict.text if annotated else f"The annotations have not been materialized yet. {verdict.text}"
-    return report_check(
+    return make_check_result(
         None,
-        verdict.state == "official" or (drawn and not grave),
+        verdict.state == "official" or (drawn and not is_error),
         text,
-        grave=grave,
+        is_error=is_error,
         state=verdict.state,
         held_members=held,
         named_members=verdict.needed,

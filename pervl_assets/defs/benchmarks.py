@@ -11,22 +11,18 @@ from typing import Any, Final
 import dagster as dg
 import polars as pl
 
+from pervl_assets.archives.inputs import ArchiveSpec, RawArchive
+from pervl_assets.archives.members import open_members
 from pervl_assets.benchmarks import find_benchmarks
-from pervl_assets.core.archives import ArchiveSpec, RawArchive
-from pervl_assets.core.benchmark import Benchmark, TableAsset, TreeAsset
-from pervl_assets.core.contact_sheet import draw_contact_sheet
-from pervl_assets.core.ledger import FolderTree
-from pervl_assets.core.members import open_members, open_tree, open_trees
-from pervl_assets.core.tree_summary import count_classes, tabulate_sizes
-from pervl_assets.core.trees import build_tree
-from pervl_assets.defs.benchmark_checks import declare_benchmark_checks, report_checks, report_counts
+from pervl_assets.benchmarks.benchmark import Benchmark, TableAsset, TreeAsset
+from pervl_assets.defs.checks import declare_benchmark_checks, evaluate_checks, evaluate_counts
 from pervl_assets.defs.metadata import (
     OWNERS,
     describe_table,
     describe_tree,
+    embed_image,
     preview_table,
-    show_picture,
-    tell_seconds,
+    record_duration,
 )
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW, build_raw_asset
 from pervl_assets.defs.resources import Workspace
@@ -34,6 +30,11 @@ from pervl_assets.defs.tree_checks import build_sums_check, check_tree, declare_
 from pervl_assets.io_managers.base import locate_value
 from pervl_assets.io_managers.tables import declare_columns
 from pervl_assets.io_managers.trees import read_tree
+from pervl_assets.trees.build import build_tree
+from pervl_assets.trees.contact_sheet import draw_contact_sheet
+from pervl_assets.trees.ledger import FolderTree
+from pervl_assets.trees.members import open_tree, open_trees
+from pervl_assets.trees.summary import count_classes, tabulate_sizes
 
 _CLASSES: Final = 50
 """Classes shown of a tree; PerVL-YTVOS has 43."""
@@ -77,15 +78,15 @@ def build_table_asset(benchmark: Benchmark, table: TableAsset) -> dg.AssetsDefin
         metadata=declare_columns(table.schema),
         check_specs=declare_benchmark_checks(key, table.checks, table.paper),
     )
-    @tell_seconds
+    @record_duration
     def annotation_table(
         workspace: Workspace, pervl_annotations: RawArchive
     ) -> Iterator[dg.MaterializeResult[pl.DataFrame]]:
         read = table.variants.get(workspace.splits, table.read)
         frame = read(pervl_annotations.path / benchmark.name)
-        counts = report_counts(table.count(frame), table.facts, drawn=workspace.profile == "demo")
+        counts = evaluate_counts(table.count(frame), table.facts, drawn=workspace.profile == "demo")
         more: dict[str, Any] = {"splits": workspace.splits} if table.variants else {}
-        yield describe_table(frame, checks=[counts, *report_checks(table.checks, frame)], **more)
+        yield describe_table(frame, checks=[counts, *evaluate_checks(table.checks, frame)], **more)
 
     return annotation_table
 
@@ -112,7 +113,7 @@ def build_tree_asset(benchmark: Benchmark, tree: TreeAsset) -> dg.AssetsDefiniti
         code_version="1",
         check_specs=[*declare_tree_checks(key), *declare_benchmark_checks(key, tree.checks)],
     )
-    @tell_seconds
+    @record_duration
     def folder_tree(
         context: dg.AssetExecutionContext, workspace: Workspace, **inputs: Any
     ) -> Iterator[dg.MaterializeResult[FolderTree]]:
@@ -126,10 +127,10 @@ def build_tree_asset(benchmark: Benchmark, tree: TreeAsset) -> dg.AssetsDefiniti
             built,
             checks=[
                 *check_tree(built),
-                report_counts(counts, tree.facts.get(split, {}), drawn=workspace.profile == "demo"),
-                *report_checks(tree.checks, built),
+                evaluate_counts(counts, tree.facts.get(split, {}), drawn=workspace.profile == "demo"),
+                *evaluate_checks(tree.checks, built),
             ],
-            contact_sheet=show_picture(
+            contact_sheet=embed_image(
                 draw_contact_sheet(there, tree.sheet), f"{key.to_user_string()}: a sample of its concepts"
             ),
             classes=preview_table(count_classes(built, shown, classes).rename(_space), rows=_CLASSES),

@@ -13,11 +13,11 @@ import dagster as dg
 import httpx
 from pydantic import Field
 
-from pervl_assets.core.archives import ArchiveSpec
-from pervl_assets.core.downloads import ATTEMPTS, Fetched, fetch_file
+from pervl_assets.archives.downloads import ATTEMPTS, Fetched, fetch_file
+from pervl_assets.archives.inputs import ArchiveSpec
+from pervl_assets.archives.official_files import FilesReport, OfficialFiles, fetch_files, require_files
+from pervl_assets.archives.zip_directory import read_directory
 from pervl_assets.core.errors import MissingInputError
-from pervl_assets.core.official_files import FolderVerdict, OfficialFiles, fetch_files, require_files
-from pervl_assets.core.zip_directory import read_directory
 
 OFFICIAL: Final = "official"
 OFF: Final = "off"
@@ -48,7 +48,7 @@ class Downloads(dg.ConfigurableResource[Any]):
             return None
         return spec.url if self.source == OFFICIAL else f"{self.source.rstrip('/')}/{spec.file}"
 
-    def fetch_annotations(self, folder: Path, manifest: OfficialFiles, say: Callable[[str], None]) -> FolderVerdict:
+    def fetch_annotations(self, folder: Path, manifest: OfficialFiles, say: Callable[[str], None]) -> FilesReport:
         """Bring a folder to exactly the official annotations.
 
         Raises:

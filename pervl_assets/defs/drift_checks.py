@@ -1,7 +1,7 @@
 """How a drift is told: as metadata of the materialization that found it, and as an asset check.
 
 Belongs here: showing a `Drift`, and what a check says within a run that materialized the features. Does not belong
-here: measuring and judging a drift (`pervl_assets.inversion.drift`), and loading what is probed (`feature_checks`).
+here: measuring and judging a drift (`pervl_assets.clip.drift`), and loading what is probed (`feature_checks`).
 """
 
 from collections.abc import Callable, Mapping
@@ -10,8 +10,8 @@ from typing import Any, Final, TypeVar
 import dagster as dg
 import polars as pl
 
-from pervl_assets.defs.metadata import preview_table, report_check
-from pervl_assets.inversion.drift import Drift, judge_drift, merge_drifts
+from pervl_assets.clip.drift import Drift, check_drift, merge_drifts
+from pervl_assets.defs.metadata import make_check_result, preview_table
 
 DRIFT_PROBE: Final = "drift_probe"
 DRIFT: Final = "drift"
@@ -47,7 +47,7 @@ class ProbingLoader:
         return load_and_probe
 
 
-def tell_drift(drift: Drift | None, *, rewritten: bool) -> dict[str, Any]:
+def describe_drift(drift: Drift | None, *, rewritten: bool) -> dict[str, Any]:
     """Return what a materialization tells of the vectors that were stored before it."""
     return {REWRITTEN: rewritten, **(_list_numbers(drift) if drift else {})}
 
@@ -66,16 +66,16 @@ def _list_numbers(drift: Drift) -> dict[str, Any]:
 
 
 def report_drift(drift: Drift, before: str = "", *, replaced: bool = False) -> dg.AssetCheckResult:
-    """Return a drift as the result of the check; `before` stands before its text, `replaced` is `judge_drift`'s."""
-    verdict = judge_drift(drift, replaced=replaced)
-    return report_check(
+    """Return a drift as the result of the check; `before` stands before its text, `replaced` is `check_drift`'s."""
+    verdict = check_drift(drift, replaced=replaced)
+    return make_check_result(
         None,
         verdict.passed,
         before + verdict.text,
-        grave=verdict.grave,
+        is_error=verdict.is_error,
         sample=drift.sample,
         worst=preview_table(pl.DataFrame(list(drift.worst), infer_schema_length=None)),
-        **tell_drift(drift, rewritten=replaced),
+        **describe_drift(drift, rewritten=replaced),
     )
 
 
@@ -97,11 +97,11 @@ def review_run(context: dg.AssetCheckExecutionContext, key: dg.AssetKey) -> dg.A
         return report_drift(merge_drifts(drifts), replaced=all(drift.passport_differences for drift in drifts))
     if any(one.metadata[REWRITTEN].value for one in made):
         text = f"No vector was stored before that could have moved. {_ALONE}"
-        return report_check(None, passed=True, text=text, **{REWRITTEN: True})
+        return make_check_result(None, passed=True, text=text, **{REWRITTEN: True})
     last = _find_last(context.instance, dg.AssetCheckKey(key, DRIFT_PROBE))
     if last is not None:
         return report_drift(last, "Nothing was encoded in this run; the last probe holds: ")
-    return report_check(None, passed=True, text=f"Nothing was encoded in this run. {_ALONE}", probed=0)
+    return make_check_result(None, passed=True, text=f"Nothing was encoded in this run. {_ALONE}", probed=0)
 
 
 def _find_last(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> Drift | None:

@@ -11,11 +11,15 @@ from typing import Final
 import dagster as dg
 import polars as pl
 
-from pervl_assets.core.archives import RawArchive
+from pervl_assets.archives.inputs import RawArchive
+from pervl_assets.archives.members import open_members
+from pervl_assets.clip.drift import merge_drifts
+from pervl_assets.clip.drift_probe import SAMPLE_SIZE, probe_images, probe_names, share_sample, take_sample
+from pervl_assets.clip.features import Features, assign_images, read_features, select_images, verify_features
 from pervl_assets.core.errors import SchemaError
-from pervl_assets.core.members import open_members
-from pervl_assets.defs.benchmark_checks import report
-from pervl_assets.defs.clip_features import (
+from pervl_assets.defs.checks import report
+from pervl_assets.defs.drift_checks import DRIFT_PROBE, report_drift, review_run
+from pervl_assets.defs.features import (
     CLASS_FEATURES_KEY,
     GPU_TAGS,
     IMAGE_FEATURES_KEY,
@@ -23,15 +27,11 @@ from pervl_assets.defs.clip_features import (
     name_shards,
     read_class_features,
 )
-from pervl_assets.defs.drift_checks import DRIFT_PROBE, report_drift, review_run
-from pervl_assets.defs.metadata import report_check
+from pervl_assets.defs.metadata import make_check_result
 from pervl_assets.defs.raw import RAW
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.tree_checks import SUMS_HOLD
-from pervl_assets.inversion.clip_features import Features, assign_images, read_features, select_images, verify_features
-from pervl_assets.inversion.drift import merge_drifts
-from pervl_assets.inversion.drift_probe import SAMPLE_SIZE, probe_images, probe_names, share_sample, take_sample
-from pervl_assets.inversion.judgements import judge_ids
+from pervl_assets.inversion.checks import check_ids
 from pervl_assets.io_managers.base import locate_value
 
 IDS_AND_VECTORS: Final = "ids_and_vectors"
@@ -68,9 +68,9 @@ def build_file_check(key: dg.AssetKey) -> dg.AssetChecksDefinition:
         try:
             vectors = len(verify_features(path).ids)
         except (SchemaError, FileNotFoundError) as error:
-            return report_check(None, passed=False, text=str(error), grave=True)
+            return make_check_result(None, passed=False, text=str(error), is_error=True)
         text = f"{vectors:,} vectors re-read; all are as they were written"
-        return report_check(None, passed=True, text=text, vectors=vectors)
+        return make_check_result(None, passed=True, text=text, vectors=vectors)
 
     return sums_hold
 
@@ -98,9 +98,11 @@ def build_ids_check(shards: int) -> dg.AssetChecksDefinition:
                     except SchemaError as error:
                         unreadable.append(str(error))
 
-        found = judge_ids(read(), shards)
+        found = check_ids(read(), shards)
         if unreadable:
-            return report_check(None, passed=False, text="; ".join(unreadable), grave=True, unreadable=len(unreadable))
+            return make_check_result(
+                None, passed=False, text="; ".join(unreadable), is_error=True, unreadable=len(unreadable)
+            )
         return report(None, found, "error")
 
     return ids_and_vectors
@@ -132,7 +134,7 @@ def probe_stored_images(workspace: Workspace, clip: Clip, archive: RawArchive, s
     try:
         parts = [take_sample(read_features(path)) for path in paths if path.is_file()]
     except SchemaError as error:
-        return report_check(None, passed=False, text=str(error), grave=True)
+        return make_check_result(None, passed=False, text=str(error), is_error=True)
     if not parts:
         return _report_nothing()
     classes, encoder = read_class_features(workspace), clip.load()
@@ -168,10 +170,10 @@ def probe_stored_names(workspace: Workspace, clip: Clip, key: dg.AssetKey) -> dg
     try:
         stored = take_sample(read_features(path))
     except SchemaError as error:
-        return report_check(None, passed=False, text=str(error), grave=True)
+        return make_check_result(None, passed=False, text=str(error), is_error=True)
     classes = read_class_features(workspace) if key != CLASS_FEATURES_KEY else None
     return report_drift(probe_names(stored, clip.load(), classes))
 
 
 def _report_nothing() -> dg.AssetCheckResult:
-    return report_check(None, passed=False, text="nothing is materialized, so there is nothing to encode again")
+    return make_check_result(None, passed=False, text="nothing is materialized, so there is nothing to encode again")

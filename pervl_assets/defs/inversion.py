@@ -10,11 +10,12 @@ from typing import Any, Final
 import dagster as dg
 import polars as pl
 
-from pervl_assets.core.archives import RawArchive
-from pervl_assets.core.checks import Judgement
+from pervl_assets.archives.inputs import RawArchive
+from pervl_assets.clip.features import Features
+from pervl_assets.core.checks import CheckResult
 from pervl_assets.core.tables import TableSchema
-from pervl_assets.defs.benchmark_checks import OFFICIAL_COUNTS, declare_checks, report, report_checks, report_counts
-from pervl_assets.defs.clip_features import (
+from pervl_assets.defs.checks import OFFICIAL_COUNTS, declare_checks, evaluate_checks, evaluate_counts, report
+from pervl_assets.defs.features import (
     INVERSION,
     build_image_features,
     coco_class_text_features,
@@ -24,13 +25,20 @@ from pervl_assets.defs.metadata import (
     OWNERS,
     QUARANTINED,
     describe_table,
+    make_check_result,
     preview_table,
-    report_check,
-    tell_seconds,
+    record_duration,
 )
 from pervl_assets.defs.raw import RAW, build_raw_asset
 from pervl_assets.defs.resources import Workspace
-from pervl_assets.inversion.clip_features import Features
+from pervl_assets.inversion.checks import (
+    OPENIMAGES_NAMES,
+    REPEATED_NAMES,
+    TRIPLET_CHECKS,
+    check_class_sums,
+    check_ties,
+    tabulate_matches,
+)
 from pervl_assets.inversion.coco_classes import (
     OBJECT_CLASSES,
     OBJECT_SENTENCES,
@@ -38,14 +46,6 @@ from pervl_assets.inversion.coco_classes import (
     collect_object_sentences,
     count_object_classes,
     read_triplets,
-)
-from pervl_assets.inversion.judgements import (
-    OPENIMAGES_NAMES,
-    REPEATED_NAMES,
-    TRIPLET_CHECKS,
-    judge_class_sums,
-    judge_ties,
-    tabulate_matches,
 )
 from pervl_assets.inversion.open_images import (
     OPENIMAGES_CLASSES,
@@ -83,7 +83,7 @@ def _table_asset(
         metadata=declare_columns(schema, INVERSION),
         check_specs=checks,
     )
-    return lambda compute: decorate(tell_seconds(compute))
+    return lambda compute: decorate(record_duration(compute))
 
 
 def _table_out(name: str, schema: TableSchema, description: str) -> dg.AssetOut:
@@ -128,7 +128,7 @@ def _table_out(name: str, schema: TableSchema, description: str) -> dg.AssetOut:
         *declare_checks(_key("coco_triplets"), TRIPLET_CHECKS),
     ],
 )
-@tell_seconds
+@record_duration
 def coco_triplets(coco_svo_triplets: RawArchive) -> Iterator[dg.MaterializeResult[Any]]:
     """Parse the triplet text."""
     triplets = read_triplets(coco_svo_triplets.path)
@@ -138,7 +138,7 @@ def coco_triplets(coco_svo_triplets: RawArchive) -> Iterator[dg.MaterializeResul
         triplets.frame,
         asset_key=_key("coco_triplets"),
         checks=[
-            report_check(
+            make_check_result(
                 "no_malformed_lines",
                 bad == 0,
                 f"{bad:,} of {lines:,} lines are quarantined",
@@ -148,7 +148,7 @@ def coco_triplets(coco_svo_triplets: RawArchive) -> Iterator[dg.MaterializeResul
                 share=bad / lines,
                 share_refused_above=MAX_MALFORMED_SHARE,
             ),
-            report_check(
+            make_check_result(
                 "no_empty_objects",
                 empty.is_empty(),
                 f"{empty.height:,} of {triplets.frame.height:,} triplets have an empty subject or object",
@@ -157,7 +157,7 @@ def coco_triplets(coco_svo_triplets: RawArchive) -> Iterator[dg.MaterializeResul
                 share=empty.height / triplets.frame.height,
                 lines=empty,
             ),
-            *report_checks(TRIPLET_CHECKS, triplets.frame),
+            *evaluate_checks(TRIPLET_CHECKS, triplets.frame),
         ],
         **{QUARANTINED: bad, "blank_lines": triplets.blank_lines, "images": triplets.frame["image_id"].n_unique()},
     )
@@ -183,7 +183,7 @@ def coco_object_classes(
     classes = count_object_classes(coco_triplets, workspace.top_objects)
     text = f"{classes.height:,} classes of {workspace.top_objects:,} asked for"
     numbers = {"classes": classes.height, "asked_for": workspace.top_objects}
-    enough = Judgement(classes.height == workspace.top_objects, text, numbers)
+    enough = CheckResult(classes.height == workspace.top_objects, text, numbers)
     yield describe_table(classes, checks=[report("as_many_as_asked_for", enough, "warning")])
 
 
@@ -204,7 +204,7 @@ def coco_object_sentences(
     without the name is left as it is.
     """
     sentences = collect_object_sentences(coco_triplets, coco_object_classes)
-    sums = report("counts_add_up", judge_class_sums(coco_object_classes, sentences), "error")
+    sums = report("counts_add_up", check_class_sums(coco_object_classes, sentences), "error")
     yield describe_table(sentences, checks=[sums], images=sentences["image_id"].n_unique())
 
 
@@ -237,7 +237,7 @@ def coco_object_sentences(
         ),
     ],
 )
-@tell_seconds
+@record_duration
 def openimages_classes(
     workspace: Workspace, openimages_class_descriptions: RawArchive
 ) -> Iterator[dg.MaterializeResult[Any]]:
@@ -250,7 +250,7 @@ def openimages_classes(
         names,
         asset_key=_key("openimages_classes"),
         checks=[
-            report_check(
+            make_check_result(
                 "no_malformed_rows",
                 malformed.is_empty(),
                 text,
@@ -260,8 +260,8 @@ def openimages_classes(
                 share=malformed.height / rows,
                 share_refused_above=MAX_MALFORMED_SHARE,
             ),
-            *report_checks([REPEATED_NAMES], names["name"].to_list()),
-            report_counts({"names": names.height}, official, drawn=workspace.profile == "demo"),
+            *evaluate_checks([REPEATED_NAMES], names["name"].to_list()),
+            evaluate_counts({"names": names.height}, official, drawn=workspace.profile == "demo"),
         ],
         **{QUARANTINED: malformed.height, "rule": workspace.openimages_names},
     )
@@ -289,7 +289,7 @@ def openimages_matches(
     by_class = tabulate_matches(matches)
     yield describe_table(
         matches,
-        checks=[report("ties", judge_ties(matches, coco_class_text_features), "warning")],
+        checks=[report("ties", check_ties(matches, coco_class_text_features), "warning")],
         classes_with_names=by_class.height,
         by_class=preview_table(by_class, rows=_CLASSES_SHOWN),
         surest=preview_table(surest, rows=15),

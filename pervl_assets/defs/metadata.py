@@ -15,15 +15,15 @@ from typing import Any, Final
 import dagster as dg
 import polars as pl
 
-from pervl_assets.core.archives import RawArchive
-from pervl_assets.core.downloads import Fetched
+from pervl_assets.archives.downloads import Fetched
+from pervl_assets.archives.inputs import RawArchive
+from pervl_assets.clip.feature_columns import list_feature_columns
+from pervl_assets.clip.features import Features
 from pervl_assets.core.files import hash_bytes
-from pervl_assets.core.ledger import FolderTree
 from pervl_assets.core.tables import hash_frame
-from pervl_assets.inversion.clip_features import Features
-from pervl_assets.inversion.feature_columns import list_feature_columns
 from pervl_assets.io_managers.base import SECONDS
 from pervl_assets.io_managers.tables import declare_columns
+from pervl_assets.trees.ledger import FolderTree
 
 OWNERS: Final = ["team:pervl"]
 
@@ -40,7 +40,7 @@ _LARGEST_PICTURE: Final = 100_000
 """Bytes of base64: Dagster keeps metadata in its event log, which larger pictures would slow down."""
 
 
-def tell_seconds(compute: Callable[..., Any]) -> Callable[..., Any]:
+def record_duration(compute: Callable[..., Any]) -> Callable[..., Any]:
     """Let what an asset's body gives tell the seconds of its own work, which the UI plots over time.
 
     Own work is what the body does, and the writing of its value, which `PervlIOManager` adds; loading inputs is not. A
@@ -160,8 +160,8 @@ def summarize_features(features: Features) -> dict[str, Any]:
     }
 
 
-def report_check(
-    name: str | None, passed: bool, text: str, *, grave: bool = False, **numbers: Any
+def make_check_result(
+    name: str | None, passed: bool, text: str, *, is_error: bool = False, **numbers: Any
 ) -> dg.AssetCheckResult:
     """Return the result of an asset check.
 
@@ -169,7 +169,7 @@ def report_check(
         name: Name of the check; None within a check of its own, which has one.
         passed: Whether it passed.
         text: What was found, with counts and names, and what to do.
-        grave: Whether not passing is an error; else it is a warning.
+        is_error: Whether not passing is an error; else it is a warning.
         numbers: What else is shown: numbers, and frames of rows concerned, of which the first are shown, if any.
     """
     frames = {key: value for key, value in numbers.items() if isinstance(value, pl.DataFrame)}
@@ -177,7 +177,7 @@ def report_check(
     return dg.AssetCheckResult(
         check_name=name,
         passed=passed,
-        severity=dg.AssetCheckSeverity.ERROR if grave else dg.AssetCheckSeverity.WARN,
+        severity=dg.AssetCheckSeverity.ERROR if is_error else dg.AssetCheckSeverity.WARN,
         description=text,
         metadata={**{key: value for key, value in numbers.items() if key not in frames}, **shown},
     )
@@ -204,7 +204,7 @@ def _show(cell: object, longest: int | None) -> str:
     return text if longest is None or len(text) <= longest else text[: longest - 1] + "…"
 
 
-def show_picture(data: bytes, alt: str, mime: str = "image/jpeg") -> dg.MetadataValue:
+def embed_image(data: bytes, alt: str, mime: str = "image/jpeg") -> dg.MetadataValue:
     """Return a picture for the asset page: the UI draws markdown images from data addresses."""
     encoded = base64.b64encode(data).decode()
     if len(encoded) > _LARGEST_PICTURE:

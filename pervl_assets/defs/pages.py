@@ -12,9 +12,9 @@ from typing import Any, Final
 import dagster as dg
 import polars as pl
 
+from pervl_assets.archives.official_files import load_manifest
 from pervl_assets.benchmarks import find_benchmarks
-from pervl_assets.core.benchmark import TableAsset, TreeAsset
-from pervl_assets.core.official_files import load_manifest
+from pervl_assets.benchmarks.benchmark import TableAsset, TreeAsset
 from pervl_assets.defs.metadata import preview_table
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW, list_specs
 from pervl_assets.defs.resources import ANNOTATIONS
@@ -52,7 +52,7 @@ def complete_pages(assets: Iterable[dg.AssetsDefinition]) -> list[dg.AssetsDefin
         if key in benchmarks:
             tags["pervl/benchmark"] = benchmarks[key]
         if key.path[0] == RAW:
-            told = tell_source(inputs[0])
+            told = describe_source(inputs[0])
         else:
             told = {"inputs": tabulate_inputs(inputs)}
             tags |= {f"pervl/from_{one.name}": "" for one in inputs}
@@ -114,7 +114,7 @@ def _list_results() -> dict[dg.AssetKey, TableAsset | TreeAsset]:
     return results
 
 
-def tell_source(source: Source) -> dict[str, dg.MetadataValue]:
+def describe_source(source: Source) -> dict[str, dg.MetadataValue]:
     """Return what the page of a raw input tells of it."""
     return {"homepage": dg.MetadataValue.url(source.homepage), "licence": dg.MetadataValue.md(_link_licence(source))}
 

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import dagster as dg
 
-from pervl_assets.benchmarks import find_benchmarks
-from pervl_assets.core.archives import ArchiveSpec, IdentityCard, RawArchive
-from pervl_assets.core.files import hash_bytes, hash_file
-from pervl_assets.core.official_files import (
-    FolderVerdict,
+from pervl_assets.archives.inputs import ArchiveSpec, IdentityCard, RawArchive
+from pervl_assets.archives.official_files import (
+    FilesReport,
     OfficialFiles,
     count_rows,
     load_manifest,
     require_files,
 )
+from pervl_assets.benchmarks import find_benchmarks
+from pervl_assets.core.files import hash_bytes, hash_file
 from pervl_assets.defs.downloads import Downloads
-from pervl_assets.defs.metadata import OWNERS, describe_archive, describe_download, report_check, tell_seconds
+from pervl_assets.defs.metadata import OWNERS, describe_archive, describe_download, make_check_result, record_duration
 from pervl_assets.defs.resources import ANNOTATIONS, Workspace
 from pervl_assets.inversion.sources import ARCHIVES
 
@@ -46,7 +46,7 @@ def build_raw_asset(spec: ArchiveSpec) -> dg.AssetsDefinition:
         code_version="1",
         metadata={"place": spec.file, "disk": spec.disk},
     )
-    @tell_seconds
+    @record_duration
     def raw_archive(
         context: dg.AssetExecutionContext, workspace: Workspace, downloads: Downloads
     ) -> dg.MaterializeResult[RawArchive]:
@@ -74,7 +74,7 @@ def build_raw_asset(spec: ArchiveSpec) -> dg.AssetsDefinition:
         )
     ],
 )
-@tell_seconds
+@record_duration
 def pervl_annotations(
     context: dg.AssetExecutionContext, workspace: Workspace, downloads: Downloads
 ) -> Iterator[dg.MaterializeResult[RawArchive]]:
@@ -89,7 +89,7 @@ def pervl_annotations(
         verdict = require_files(folder := workspace.annotations_folder, manifest)
     elif workspace.profile == "demo":
         folder = workspace.annotations_folder
-        verdict = FolderVerdict(official=(), different=(), missing=())
+        verdict = FilesReport(official=(), different=(), missing=())
     else:
         folder = workspace.annotations_folder / manifest.commit
         verdict = downloads.fetch_annotations(folder, manifest, context.log.info)
@@ -113,7 +113,7 @@ def _list_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix in (".csv", ".txt", ".yaml"))
 
 
-def check_official(verdict: FolderVerdict, manifest: OfficialFiles, *, demo: bool) -> dg.AssetCheckResult:
+def check_official(verdict: FilesReport, manifest: OfficialFiles, *, demo: bool) -> dg.AssetCheckResult:
     """Report which annotation files are the published ones."""
     if demo:
         text = "The miniature world has annotations of its own; nothing here is meant to be official."
@@ -124,7 +124,7 @@ def check_official(verdict: FolderVerdict, manifest: OfficialFiles, *, demo: boo
         )
     else:
         text = f"All {len(manifest.files)} files are those of {manifest.repository} at {manifest.commit[:7]}."
-    return report_check(
+    return make_check_result(
         "official_files",
         not verdict.different,
         text,

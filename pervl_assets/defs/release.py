@@ -17,18 +17,18 @@ from typing import Any, Final
 import dagster as dg
 import polars as pl
 
+from pervl_assets.clip.features import read_features
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.files import hash_bytes
-from pervl_assets.defs.metadata import OWNERS, preview_table, report_check, tell_seconds
+from pervl_assets.defs.metadata import OWNERS, make_check_result, preview_table, record_duration
 from pervl_assets.defs.pages import list_parents, list_sources, trace_sources
 from pervl_assets.defs.raw import RAW
 from pervl_assets.defs.resources import Workspace
-from pervl_assets.inversion.clip_features import read_features
 from pervl_assets.io_managers.base import locate_value
 from pervl_assets.io_managers.tables import COLUMN_SCHEMA
 from pervl_assets.io_managers.training_files import TrainingFile, read_manifest
 from pervl_assets.io_managers.trees import read_tree
-from pervl_assets.release.croissant import FILE, draw_up_croissant, encode_croissant, write_croissant
+from pervl_assets.release.croissant import FILE, build_croissant, encode_croissant, write_croissant
 from pervl_assets.release.parts import FeaturesPart, FilePart, Part, Release, Source, TablePart, Tree, TreePart
 
 RELEASE: Final = "release"
@@ -178,7 +178,7 @@ def build_release_asset(assets: Iterable[dg.AssetsDefinition]) -> dg.AssetsDefin
             )
         ],
     )
-    @tell_seconds
+    @record_duration
     def croissant(workspace: Workspace) -> Iterator[dg.MaterializeResult[TrainingFile]]:
         """`croissant.json`: all published files with their sha256, their fields, splits, and the inputs' licences.
 
@@ -186,14 +186,14 @@ def build_release_asset(assets: Iterable[dg.AssetsDefinition]) -> dg.AssetsDefin
         that are not materialized are left out, and named in the description.
         """
         release = collect_release(published, workspace)
-        told = draw_up_croissant(release)
+        told = build_croissant(release)
         licences = pl.DataFrame(
             [(source.title, source.licence, ", ".join(parts)) for source, parts in release.sources.items()],
             schema=["input", "licence", "carried to"],
             orient="row",
         )
         yield dg.MaterializeResult(
-            value=TrainingFile(FILE, lambda goal: write_croissant(told, goal)),
+            value=TrainingFile(FILE, lambda target: write_croissant(told, target)),
             data_version=dg.DataVersion(hash_bytes(encode_croissant(told))[:16]),
             metadata={
                 "version": told["version"],
@@ -203,7 +203,7 @@ def build_release_asset(assets: Iterable[dg.AssetsDefinition]) -> dg.AssetsDefin
                 "left_out": len(release.absent),
             },
             check_results=[
-                report_check(
+                make_check_result(
                     WHOLE,
                     not release.absent,
                     f"{len(release.absent):,} results are not materialized and left out: {name_some(release.absent)}. "

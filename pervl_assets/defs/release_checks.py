@@ -9,7 +9,7 @@ from typing import Final
 import dagster as dg
 
 from pervl_assets.core.errors import name_some
-from pervl_assets.defs.metadata import report_check
+from pervl_assets.defs.metadata import make_check_result
 from pervl_assets.defs.release import CROISSANT_KEY
 from pervl_assets.defs.resources import Workspace
 from pervl_assets.defs.tree_checks import SUMS_HOLD
@@ -27,16 +27,16 @@ def valid_croissant(workspace: Workspace) -> dg.AssetCheckResult:
     """Let the library validate what was written."""
     file = workspace.root / FILE
     if not file.is_file():
-        return report_check(None, False, _NOTHING)
+        return make_check_result(None, False, _NOTHING)
     found = validate_croissant(file)
     named = [*found.errors, *found.warnings]
-    return report_check(
+    return make_check_result(
         None,
         not named,
         f"{len(found.errors):,} errors and {len(found.warnings):,} warnings: {name_some(named)}"
         if named
         else "mlcroissant finds neither error nor warning",
-        grave=bool(found.errors),
+        is_error=bool(found.errors),
         errors=len(found.errors),
         warnings=len(found.warnings),
     )
@@ -52,17 +52,17 @@ def sums_hold(workspace: Workspace) -> dg.AssetCheckResult:
     """Re-hash what was described."""
     file = workspace.root / FILE
     if not file.is_file():
-        return report_check(None, False, _NOTHING)
+        return make_check_result(None, False, _NOTHING)
     verdict = verify_files(file)
     wrong, files = [*verdict.missing, *verdict.changed], len(list_files(file))
-    return report_check(
+    return make_check_result(
         None,
         bool(verdict),
         f"of {files:,} files {len(verdict.missing):,} missing, {len(verdict.changed):,} changed since: "
         f"{name_some(wrong)}. Materialize what is missing, then the description again"
         if wrong
         else f"{files:,} files re-read; all are as they were described",
-        grave=True,
+        is_error=True,
         files=files,
         missing=len(verdict.missing),
         changed=len(verdict.changed),

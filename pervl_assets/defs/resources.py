@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, cast
 import dagster as dg
 from pydantic import Field
 
-from pervl_assets.core.archives import ArchiveSpec, RawArchive, find_archive
-from pervl_assets.core.settings import NamesRule, Precision, PreprocessingRule, Profile, Settings, SplitRule
+from pervl_assets.archives.inputs import ArchiveSpec, RawArchive, find_archive
 from pervl_assets.demo import DEMO_PASSWORD, RAW_NAMES, draw_raw
+from pervl_assets.settings import NamesRule, Precision, PreprocessingRule, Profile, Settings, SplitRule
 
 if TYPE_CHECKING:
-    from pervl_assets.inversion.clip_encoder import ClipEncoder
-    from pervl_assets.inversion.passport import EmbeddingPassport
+    from pervl_assets.clip.encoder import ClipEncoder
+    from pervl_assets.clip.passport import EmbeddingPassport
 
 PROJECT_ROOT = Path(__file__).parents[2]
 ANNOTATIONS = PROJECT_ROOT / "annotations"
@@ -111,13 +111,13 @@ class Clip(dg.ConfigurableResource[Any]):
 
     def describe(self) -> "EmbeddingPassport":
         """Return what features of this model depend on, without loading it."""
-        from pervl_assets.inversion.clip_encoder import describe_encoder
+        from pervl_assets.clip.encoder import describe_encoder
 
         return describe_encoder(*self._choose())
 
     def load(self) -> "ClipEncoder":
         """Load the model onto its device."""
-        from pervl_assets.inversion.clip_encoder import load_encoder
+        from pervl_assets.clip.encoder import load_encoder
 
         return load_encoder(*self._choose())
 

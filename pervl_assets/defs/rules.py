@@ -8,7 +8,7 @@ readers to whom upstream's scripts mean nothing.
 from collections.abc import Mapping
 from typing import Final
 
-from pervl_assets.core.upstream import PALAVRA, cite_script
+from pervl_assets.upstream import PALAVRA, cite_script
 
 _TRIPLETS: Final = "inversion_training/parse_mscoco_txt.py"
 _IMAGES: Final = "inversion_training/get_visual_features.py"

@@ -12,11 +12,11 @@ import dagster as dg
 import polars as pl
 
 from pervl_assets.core.errors import name_some
-from pervl_assets.core.ledger import FolderTree, verify_tree
-from pervl_assets.defs.metadata import report_check
+from pervl_assets.defs.metadata import make_check_result
 from pervl_assets.defs.resources import Workspace
 from pervl_assets.io_managers.base import locate_value
 from pervl_assets.io_managers.trees import read_tree
+from pervl_assets.trees.ledger import FolderTree, verify_tree
 
 LEDGER_ADDS_UP = "ledger_adds_up"
 NOTHING_QUARANTINED = "nothing_quarantined"
@@ -85,11 +85,11 @@ def check_sums(root: Path, key: dg.AssetKey, partitions: Sequence[str | None]) -
     elif any(wrong.values()):
         named = "; ".join(f"{len(paths):,} {what}: {name_some(paths, 5)}" for what, paths in wrong.items() if paths)
         text = f"{files:,} files re-read; {named}. Materialize again: that repairs these and touches nothing else"
-    return report_check(
+    return make_check_result(
         None,
         bool(trees) and not any(wrong.values()),
         text,
-        grave=bool(trees),
+        is_error=bool(trees),
         files=files,
         bytes=sum(tree.bytes for tree in trees),
         **{what: len(paths) for what, paths in wrong.items()},
@@ -111,11 +111,11 @@ def check_ledger(tree: FolderTree) -> dg.AssetCheckResult:
             "Is it the official archive, downloaded whole? Replace it and materialize again; what is already written "
             "is kept."
         )
-    return report_check(
+    return make_check_result(
         LEDGER_ADDS_UP,
         adds_up and not tree.missing,
         text,
-        grave=True,
+        is_error=True,
         expected=total,
         written=tree.written,
         quarantined=tree.quarantined,
@@ -135,7 +135,7 @@ def check_quarantine(tree: FolderTree) -> dg.AssetCheckResult:
         if rows.height
         else f"none of {tree.ledger.height:,} files is quarantined"
     )
-    return report_check(
+    return make_check_result(
         NOTHING_QUARANTINED,
         rows.is_empty(),
         text,

@@ -35,9 +35,9 @@ def draw_raw(name: str, data_root: Path, seed: int = 0) -> None:
         WriteError: No permission, or no space left.
     """
     raw = {key: value for builder in find_builders() for key, value in builder.raw.items()}[name]
-    goal = data_root / raw.file
-    if not goal.exists():
-        raw.draw(goal, seed)
+    target = data_root / raw.file
+    if not target.exists():
+        raw.draw(target, seed)
 
 
 def write_annotations(folder: Path, seed: int = 0) -> None:

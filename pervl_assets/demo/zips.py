@@ -45,11 +45,11 @@ def encrypt(data: bytes, password: bytes, salt: bytes) -> bytes:
     return bytes(out)
 
 
-def write_zip(goal: Path, members: Iterable[Member], password: str | None = None, seed: int = 0) -> None:
-    """Write a zip of stored (not deflated) members to `goal`, whole or not at all.
+def write_zip(target: Path, members: Iterable[Member], password: str | None = None, seed: int = 0) -> None:
+    """Write a zip of stored (not deflated) members to `target`, whole or not at all.
 
     Args:
-        goal: The archive's path.
+        target: The archive's path.
         members: Name and bytes of each member, in order; a name that ends in `/` is a folder.
         password: Encrypts every file with ZipCrypto if given.
         seed: Decides the encryption headers, so that the same seed gives the same bytes.
@@ -60,7 +60,7 @@ def write_zip(goal: Path, members: Iterable[Member], password: str | None = None
     random = Random(f"{seed}/encryption headers")
     directory = bytearray()
     count = 0
-    with replace_atomically(goal) as partial, partial.open("wb") as file:
+    with replace_atomically(target) as partial, partial.open("wb") as file:
         for name, data in members:
             crc, encoded = zlib.crc32(data), name.encode()
             secret = password is not None and not name.endswith("/")

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from pervl_assets.clip.features import Features
 from pervl_assets.core.errors import AnnotationError, PervlError
-from pervl_assets.core.settings import NamesRule
 from pervl_assets.core.tables import Column, TableSchema
-from pervl_assets.inversion.clip_features import Features
 from pervl_assets.inversion.text_lines import MAX_MALFORMED_SHARE, list_malformed, read_lines, refuse_too_many
+from pervl_assets.settings import NamesRule
 
 OPENIMAGES_CLASSES: Final = TableSchema(
     (

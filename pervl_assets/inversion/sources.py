@@ -5,7 +5,7 @@ Belongs here: facts about other people's files. Does not belong here: reading th
 
 from typing import Final
 
-from pervl_assets.core.archives import ArchiveSpec
+from pervl_assets.archives.inputs import ArchiveSpec
 
 COCO_TRAIN2014: Final = ArchiveSpec(
     name="coco_train2014",

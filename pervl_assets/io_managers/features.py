@@ -10,9 +10,9 @@ from pathlib import Path
 
 import dagster as dg
 
+from pervl_assets.clip.encode_images import clear_chunks
+from pervl_assets.clip.features import Features, read_features, write_features
 from pervl_assets.core.files import PARTIAL
-from pervl_assets.inversion.clip_features import Features, read_features, write_features
-from pervl_assets.inversion.encode_shard import clear_chunks
 from pervl_assets.io_managers.base import PervlIOManager
 
 
@@ -32,9 +32,9 @@ class StoredFeatures:
     sha256: str
 
 
-def locate_chunks(goal: Path) -> Path:
+def locate_chunks(target: Path) -> Path:
     """Return the folder beside a features file in which its chunks are kept while it is being encoded."""
-    return goal.with_suffix(PARTIAL)
+    return target.with_suffix(PARTIAL)
 
 
 def store_features(features: Features, path: Path) -> StoredFeatures:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from pervl_assets.core.archives import RawArchive
+from pervl_assets.archives.inputs import RawArchive
 from pervl_assets.core.errors import MissingInputError
 from pervl_assets.core.files import write_bytes_atomically
 from pervl_assets.io_managers.base import PervlIOManager

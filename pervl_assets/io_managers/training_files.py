@@ -1,7 +1,7 @@
 """Training files for PALAVRA: written where it reads them, with a manifest of their own; never read back.
 
 Belongs here: the value `TrainingFile`, and holding a file against its manifest. Does not belong here: the files' bytes,
-which are `pervl_assets.inversion.palavra`'s. Two of them are pickles, and nothing here loads a pickle.
+which are `pervl_assets.inversion.training_files`'s. Two of them are pickles, and nothing here loads a pickle.
 """
 
 import json
@@ -45,9 +45,9 @@ class TrainingFileIOManager(PervlIOManager):
 
     def write(self, context: dg.OutputContext, value: TrainingFile, path: Path) -> None:
         """Write the file, then its manifest; unchanged ones rewrite nothing."""
-        goal = Path(self.data) / value.file
-        value.write(goal)
-        written = WrittenFile(value.file, goal.stat().st_size, hash_file(goal))
+        target = Path(self.data) / value.file
+        value.write(target)
+        written = WrittenFile(value.file, target.stat().st_size, hash_file(target))
         write_bytes_atomically(path, json.dumps(asdict(written), indent=1, sort_keys=True).encode() + b"\n")
 
     def read(self, context: dg.InputContext, path: Path) -> WrittenFile:
@@ -56,8 +56,8 @@ class TrainingFileIOManager(PervlIOManager):
 
     def get_metadata(self, context: dg.OutputContext, obj: TrainingFile) -> dict[str, Any]:
         """Tell the file's place and size."""
-        goal = Path(self.data) / obj.file
-        return {"file": dg.MetadataValue.path(str(goal)), "bytes": goal.stat().st_size, "files": 1}
+        target = Path(self.data) / obj.file
+        return {"file": dg.MetadataValue.path(str(target)), "bytes": target.stat().st_size, "files": 1}
 
 
 def read_manifest(path: Path) -> WrittenFile:

@@ -8,10 +8,10 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
-from pervl_assets.core.ledger import FolderTree
 from pervl_assets.core.tables import write_parquet
-from pervl_assets.core.trees import commit_tree
 from pervl_assets.io_managers.base import PervlIOManager
+from pervl_assets.trees.build import commit_tree
+from pervl_assets.trees.ledger import FolderTree
 
 
 class TreeIOManager(PervlIOManager):

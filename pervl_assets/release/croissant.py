@@ -46,7 +46,7 @@ _WORDS_OF_1_1: Final = {
 }
 
 
-def draw_up_croissant(release: Release) -> dict[str, Any]:
+def build_croissant(release: Release) -> dict[str, Any]:
     """Describe a release in Croissant 1.1: the same release gives the same description, whenever and wherever.
 
     Raises:
@@ -95,13 +95,13 @@ def draw_up_croissant(release: Release) -> dict[str, Any]:
     return plain
 
 
-def write_croissant(croissant: dict[str, Any], goal: Path) -> None:
+def write_croissant(croissant: dict[str, Any], target: Path) -> None:
     """Write a description as JSON, whole or not at all; an unchanged one rewrites nothing.
 
     Raises:
         WriteError: No permission, or no space left.
     """
-    write_bytes_atomically(goal, encode_croissant(croissant))
+    write_bytes_atomically(target, encode_croissant(croissant))
 
 
 def encode_croissant(croissant: dict[str, Any]) -> bytes:

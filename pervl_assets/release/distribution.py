@@ -20,7 +20,7 @@ from pervl_assets.release.parts import (
     TablePart,
     TreePart,
     describe_file,
-    tell_origin,
+    describe_origin,
 )
 from pervl_assets.release.patterns import FileGroup, group_files, list_single_files
 
@@ -60,10 +60,10 @@ def build_distribution(part: Part, root: Path, context: "mlc.Context") -> "Itera
     """
     match part:
         case TablePart() | FilePart():
-            yield _describe(describe_file(root, part.file), part, tell_origin(part), context)
+            yield _describe(describe_file(root, part.file), part, describe_origin(part), context)
         case FeaturesPart():
             for file in part.files:
-                yield _describe(describe_file(root, file), part, tell_origin(part), context)
+                yield _describe(describe_file(root, file), part, describe_origin(part), context)
             if len(part.files) > 1:
                 told = f"The shards of {part.name}, whose sha256 their FileObjects have."
                 yield _gather(part, _share_pattern(part.files), ".parquet", told, context)
@@ -81,17 +81,17 @@ def _describe_tree(part: TreePart, root: Path, context: "mlc.Context") -> "Itera
         told = f"The ledgers of {part.name}, whose sha256 their FileObjects have."
         yield _gather(part, _share_pattern(ledgers), ".parquet", told, context)
     for file in list_single_files(part):
-        told = f"About all concepts of {part.name}. {tell_origin(part)}"
+        told = f"About all concepts of {part.name}. {describe_origin(part)}"
         yield _describe(file, part, told, context)
     for group in group_files(part):
-        yield _gather(part, group.patterns, group.suffix, tell_group(part, group), context, group.name)
+        yield _gather(part, group.patterns, group.suffix, describe_group(part, group), context, group.name)
 
 
-def tell_group(part: TreePart, group: FileGroup) -> str:
+def describe_group(part: TreePart, group: FileGroup) -> str:
     """Say what a group of files is, how much there is of it, and where the sha256 of each file stands."""
     return (
         f"{' and '.join(group.rules)} of {part.name}: {len(group.files):,} files, {group.bytes:,} bytes; the sha256 of "
-        f"each stands in {' and '.join(tree.ledger for tree in part.trees)}. {tell_origin(part)}"
+        f"each stands in {' and '.join(tree.ledger for tree in part.trees)}. {describe_origin(part)}"
     )
 
 

@@ -164,7 +164,7 @@ def describe_file(root: Path, place: str) -> File:
     return File(place, path.stat().st_size, hash_file(path))
 
 
-def tell_origin(part: Part) -> str:
+def describe_origin(part: Part) -> str:
     """Return a part's description with a sentence about its inputs and their licences."""
     text = part.description.strip()
     text = text if text.endswith((".", "!", "?")) else f"{text}."

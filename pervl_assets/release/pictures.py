@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
-from pervl_assets.release.distribution import name_group, tell_group
+from pervl_assets.release.distribution import describe_group, name_group
 from pervl_assets.release.parts import Release, TablePart, TreePart
 from pervl_assets.release.patterns import FileGroup, find_concept, find_split
 
@@ -72,7 +72,7 @@ def build_pictures(part: TreePart, group: FileGroup, release: Release, context: 
         build("image", "The picture", content, picture=True),
         build("path", "Its place below the data root", read_path(file_set, below, context, whole=True)),
     ]
-    told = tell_group(part, group)
+    told = describe_group(part, group)
     if concept:
         source = read_path(file_set, concept, context, whole=not table)
         fields.append(build("concept", "The concept that it belongs to", source, look_up(table[1]) if table else None))

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 import polars as pl
 
 from pervl_assets.core.errors import SchemaError
-from pervl_assets.core.ledger import LEDGER
 from pervl_assets.release.distribution import PICTURES, name_group
-from pervl_assets.release.parts import FeaturesPart, Part, Release, TablePart, TreePart, tell_origin
+from pervl_assets.release.parts import FeaturesPart, Part, Release, TablePart, TreePart, describe_origin
 from pervl_assets.release.patterns import group_files
 from pervl_assets.release.pictures import SPLIT, SPLITS, build_pictures, read_path
+from pervl_assets.trees.ledger import LEDGER
 
 if TYPE_CHECKING:
     import mlcroissant as mlc
@@ -133,10 +133,10 @@ def build_record_sets(part: Part, release: Release, context: "mlc.Context") -> "
     """
     match part:
         case TablePart():
-            yield _build_rows(part, part.name, tell_origin(part), part.file, part.columns, release, context)
+            yield _build_rows(part, part.name, describe_origin(part), part.file, part.columns, release, context)
         case FeaturesPart():
             source = part.files[0] if len(part.files) == 1 else None
-            told = f"{tell_origin(part)} {_tell_passports(part)}"
+            told = f"{describe_origin(part)} {_tell_passports(part)}"
             yield _build_rows(part, part.name, told, source, _FEATURES, release, context, sample=part.files[0])
         case TreePart():
             yield _build_ledger(part, release, context)
@@ -234,7 +234,7 @@ def _build_ledger(part: TreePart, release: Release, context: "mlc.Context") -> "
     columns = {column.name: column.description for column in LEDGER}
     told = (
         f"What became of every expected file of {part.name}: where it stands (below "
-        f"{' or '.join(tree.root for tree in part.trees)}), its sha256 and its sources. {tell_origin(part)}"
+        f"{' or '.join(tree.root for tree in part.trees)}), its sha256 and its sources. {describe_origin(part)}"
     )
     if len(part.trees) == 1:
         return _build_rows(part, name, told, part.trees[0].ledger, columns, release, context)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pervl_assets.core.files import hash_file
-from pervl_assets.core.ledger import Verdict
 from pervl_assets.core.workers import map_in_threads
+from pervl_assets.trees.ledger import TreeDiff
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def list_files(file: Path) -> list[tuple[str, str]]:
     return [(node["contentUrl"], node["sha256"]) for node in nodes if "sha256" in node]
 
 
-def verify_files(file: Path) -> Verdict:
+def verify_files(file: Path) -> TreeDiff:
     """Re-hash every single file that a description tells of: tables, features, ledgers, training files.
 
     The files of the trees are not among them: their sha256 stand in the ledgers (`core.ledger.verify_tree`).
@@ -67,4 +67,4 @@ def verify_files(file: Path) -> Verdict:
         state: sorted(place for (place, _), found in zip(told, states, strict=True) if found == state)
         for state in ("missing", "changed")
     }
-    return Verdict(missing=named["missing"], changed=named["changed"], extra=[])
+    return TreeDiff(missing=named["missing"], changed=named["changed"], extra=[])

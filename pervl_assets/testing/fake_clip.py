@@ -12,9 +12,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pervl_assets.inversion.clip_encoder import PROMPT
-from pervl_assets.inversion.passport import EmbeddingPassport
-from pervl_assets.inversion.preprocessing import UPSTREAM, Preprocessing
+from pervl_assets.clip.encoder import PROMPT
+from pervl_assets.clip.passport import EmbeddingPassport
+from pervl_assets.clip.preprocessing import UPSTREAM, Preprocessing
 
 COLOURS: Final = 3
 """Where in a vector the letters begin."""

@@ -17,7 +17,7 @@ import pytest
 from pervl_assets.demo import RAW_NAMES
 from pervl_assets.testing.fake_clip import FakeClip
 from pervl_assets.testing.mirror import Mirror, serve_mirror
-from pervl_assets.testing.runs import Materialize, explain, run_assets, run_waves
+from pervl_assets.testing.runs import Materialize, explain, run_assets, run_selection
 from pervl_assets.testing.worlds import World, copy_raw, draw_world
 
 
@@ -117,7 +117,7 @@ def made_world(drawn_raw: Path, shared_folder: Callable[[str], AbstractContextMa
         if not finished.exists():
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(drawn_raw, data)
-            results = run_waves(data, "+group:palavra or group:deep_fashion or group:raw")
+            results = run_selection(data, "+group:palavra or group:deep_fashion or group:raw")
             assert all(result.success for result in results), explain(*results)  # noqa: S101
             finished.touch()
     return World(data)

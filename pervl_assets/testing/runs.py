@@ -15,10 +15,10 @@ from typing import Any, Final
 
 import dagster as dg
 
-from pervl_assets.core.settings import Settings
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.resources import Workspace
-from pervl_assets.defs.waves import plan_waves, select_assets
+from pervl_assets.defs.runs import plan_runs, select_assets
+from pervl_assets.settings import Settings
 
 _QUIET: Final = {"loggers": {"console": {"config": {"log_level": "WARNING"}}}}
 """Of a test that fails, pytest shows what was logged: a run tells hundreds of things that are not the reason."""
@@ -64,7 +64,7 @@ def run_assets(
     return _run(_define(data, assets, resources, changes), selection, instance, partition, tags)
 
 
-def run_waves(
+def run_selection(
     data: Path,
     selection: str,
     instance: dg.DagsterInstance | None = None,
@@ -87,7 +87,7 @@ def run_waves(
     graph = defs.resolve_asset_graph()
     results: list[dg.ExecuteInProcessResult] = []
     with nullcontext(instance) if instance else dg.DagsterInstance.ephemeral() as whole:
-        for wave in plan_waves(graph, select_assets(graph, selection)):
+        for wave in plan_runs(graph, select_assets(graph, selection)):
             results.append(_run(defs, dg.AssetSelection.assets(*wave.keys), whole, None, wave.tags))
             if not results[-1].success:
                 break

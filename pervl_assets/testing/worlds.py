@@ -57,6 +57,6 @@ def draw_world(folder: Path, names: Iterable[str] = RAW_NAMES) -> Path:
 
 def copy_raw(name: str, source: Path, data: Path) -> Path:
     """Copy one raw input from one data folder into another; returns its new place."""
-    goal = locate_raw(data, name)
-    goal.parent.mkdir(parents=True, exist_ok=True)
-    return Path(shutil.copy(locate_raw(source, name), goal))
+    target = locate_raw(data, name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copy(locate_raw(source, name), target))

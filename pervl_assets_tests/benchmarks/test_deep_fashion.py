@@ -48,12 +48,12 @@ def test_an_item_without_a_class_is_kept_and_a_second_class_is_refused(folder):
 
 def test_what_is_told_of_an_item(folder):
     tables = read_tables(deep_fashion.BENCHMARK, folder)
-    assert deep_fashion.tell_concept(tables, "10488") == [
+    assert deep_fashion.describe_concept(tables, "10488") == [
         ("class", "long sleeve dress"),
         ("000014.jpg", "a person."),
         ("in short", "short."),
     ]
-    assert [text for _, text in deep_fashion.tell_concept(tables, "7")] == [
+    assert [text for _, text in deep_fashion.describe_concept(tables, "7")] == [
         "short sleeve top",
         "a person.",
         "a person.",

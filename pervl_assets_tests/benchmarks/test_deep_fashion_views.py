@@ -8,13 +8,14 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from pervl_assets.archives.inputs import RawArchive, identify
+from pervl_assets.archives.members import open_members
 from pervl_assets.benchmarks import deep_fashion, ytvos
-from pervl_assets.core.archives import RawArchive, identify
 from pervl_assets.core.errors import AnnotationError
-from pervl_assets.core.members import open_members, open_tree, open_trees
-from pervl_assets.core.trees import build_tree, commit_tree
 from pervl_assets.defs.resources import ANNOTATIONS
 from pervl_assets.demo import DEMO_PASSWORD
+from pervl_assets.trees.build import build_tree, commit_tree
+from pervl_assets.trees.members import open_tree, open_trees
 from pervl_assets_tests.benchmarks.worlds import read_tables
 
 DEMO = ANNOTATIONS / "demo"

@@ -172,10 +172,10 @@ def test_an_open_archive_gives_the_same_tree_as_an_encrypted_one(tmp_path):
 
 
 def build_from_folder(root, loose, folder):
+    from pervl_assets.archives.inputs import find_archive
+    from pervl_assets.archives.members import open_members
     from pervl_assets.benchmarks.deep_fashion import BENCHMARK
-    from pervl_assets.core.archives import find_archive
-    from pervl_assets.core.members import open_members
-    from pervl_assets.core.trees import build_tree, commit_tree
+    from pervl_assets.trees.build import build_tree, commit_tree
     from pervl_assets_tests.benchmarks.worlds import read_tables
 
     (spec,), tree = BENCHMARK.archives, BENCHMARK.trees[0]

@@ -218,7 +218,7 @@ def test_what_is_counted_and_told_of_concepts(folder):
         1,
         6,
     )
-    assert ytvos.tell_concept(tables, "giant_panda_1336440745_2") == [
+    assert ytvos.describe_concept(tables, "giant_panda_1336440745_2") == [
         ("class", "giant panda"),
         ("caption", "* is at the back:  far away."),
         ("split", "validation"),

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms
 
+from pervl_assets.archives.inputs import RawArchive, identify
+from pervl_assets.archives.members import open_members
 from pervl_assets.benchmarks import deep_fashion, ytvos
-from pervl_assets.core.archives import RawArchive, identify
-from pervl_assets.core.ledger import FolderTree
-from pervl_assets.core.members import open_members, open_tree
-from pervl_assets.core.trees import build_tree, commit_tree
+from pervl_assets.trees.build import build_tree, commit_tree
+from pervl_assets.trees.ledger import FolderTree
+from pervl_assets.trees.members import open_tree
 from pervl_assets_tests.core.samples import draw_picture, save_jpeg, save_mask, write_encrypted_zip, write_zip
 
 YAML = """\

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pervl_assets.core.trees import Job, Output, Quarantined, Rendered, TreePlan
+from pervl_assets.trees.build import Output, Quarantined, Rendered, RenderTask, TreePlan
 
 PALETTE = [value for index in range(256) for value in ((index * 67) % 256, (index * 29) % 256, (index * 5) % 256)]
 
@@ -106,11 +106,11 @@ def write_encrypted_zip(path: Path, members: Mapping[str, bytes], password: str,
 
 def plan_copies(names: list[str], rules: int = 1, *, listing: bool = False) -> TreePlan:
     """Plan a tree of one output a member: its bytes in capitals."""
-    jobs = tuple(Job((name,), (Output(f"class/{name}", name.split(".")[0], "capitals"),)) for name in names)
+    jobs = tuple(RenderTask((name,), (Output(f"class/{name}", name.split(".")[0], "capitals"),)) for name in names)
     return TreePlan("tree", jobs, render_capitals, rules, list_files if listing else None)
 
 
-def render_capitals(job: Job, blobs: list[bytes]) -> Iterator[Rendered | Quarantined]:
+def render_capitals(job: RenderTask, blobs: list[bytes]) -> Iterator[Rendered | Quarantined]:
     for output in job.outputs:
         if blobs[0].startswith(b"bad"):
             yield Quarantined(output, "it is bad")

@@ -8,29 +8,29 @@ from pervl_assets.core.files import explain_write_errors, replace_atomically, wr
 
 
 def test_unchanged_content_keeps_its_modification_time(tmp_path):
-    goal = tmp_path / "folder" / "file"
-    assert write_bytes_atomically(goal, b"one")
-    os.utime(goal, (1, 1))
-    assert not write_bytes_atomically(goal, b"one")
-    with replace_atomically(goal) as partial:
+    target = tmp_path / "folder" / "file"
+    assert write_bytes_atomically(target, b"one")
+    os.utime(target, (1, 1))
+    assert not write_bytes_atomically(target, b"one")
+    with replace_atomically(target) as partial:
         partial.write_bytes(b"one")
-    assert goal.stat().st_mtime == 1
-    assert write_bytes_atomically(goal, b"two")
-    assert goal.read_bytes() == b"two"
+    assert target.stat().st_mtime == 1
+    assert write_bytes_atomically(target, b"two")
+    assert target.read_bytes() == b"two"
 
 
 def test_failure_leaves_the_old_file_and_nothing_unfinished(tmp_path):
-    goal = tmp_path / "file"
-    goal.write_bytes(b"old")
+    target = tmp_path / "file"
+    target.write_bytes(b"old")
 
     def fail():
-        with replace_atomically(goal) as partial:
+        with replace_atomically(target) as partial:
             partial.write_bytes(b"half")
             raise RuntimeError("in the middle")
 
     with pytest.raises(RuntimeError):
         fail()
-    assert goal.read_bytes() == b"old"
+    assert target.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -38,9 +38,9 @@ def test_failure_leaves_the_old_file_and_nothing_unfinished(tmp_path):
     ("number", "words"), [(errno.EACCES, "Make the folder writable"), (errno.ENOSPC, "Free some space")]
 )
 def test_refused_writes_advise(tmp_path, number, words):
-    with pytest.raises(WriteError, match=words) as caught, explain_write_errors(tmp_path / "goal"):
-        raise OSError(number, os.strerror(number), str(tmp_path / "goal"))
-    assert str(tmp_path / "goal") in caught.value.problem
+    with pytest.raises(WriteError, match=words) as caught, explain_write_errors(tmp_path / "target"):
+        raise OSError(number, os.strerror(number), str(tmp_path / "target"))
+    assert str(tmp_path / "target") in caught.value.problem
 
 
 def test_other_errors_pass_through(tmp_path):
@@ -72,12 +72,12 @@ def test_name_some():
 
 
 def test_what_a_killed_process_left_beside_a_file_is_removed(tmp_path):
-    goal = tmp_path / "file"
-    with replace_atomically(goal) as partial:
+    target = tmp_path / "file"
+    with replace_atomically(target) as partial:
         stem = partial.name.removesuffix(str(os.getpid()))
         partial.write_bytes(b"new")
         dead, alive = partial.with_name(f"{stem}{2**22 + 1}"), partial.with_name(f"{stem}{os.getppid()}")
         dead.touch()
         alive.touch()
-    write_bytes_atomically(goal, b"newer")
-    assert sorted(tmp_path.iterdir()) == sorted([goal, alive])
+    write_bytes_atomically(target, b"newer")
+    assert sorted(tmp_path.iterdir()) == sorted([target, alive])

@@ -5,8 +5,8 @@ import zipfile
 import dagster as dg
 import pytest
 
-from pervl_assets.core.archives import identify
-from pervl_assets.core.verdicts import KnownArchive, load_known_archives
+from pervl_assets.archives.inputs import identify
+from pervl_assets.archives.known_archives import KnownArchive, load_known_archives
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs import archive_checks
 from pervl_assets.defs.resources import ANNOTATIONS

@@ -15,7 +15,7 @@ from pervl_assets.demo import DEMO_PASSWORD
 from pervl_assets.io_managers.base import locate_value
 from pervl_assets.testing.hostile_archives import change_member, drop_members
 from pervl_assets.testing.hostile_images import cut_jpeg
-from pervl_assets.testing.runs import explain, list_checks, run_waves
+from pervl_assets.testing.runs import explain, list_checks, run_selection
 from pervl_assets.testing.worlds import World, locate_raw
 from pervl_assets_tests.core.samples import photograph
 
@@ -26,7 +26,7 @@ YTVOS = '+key:"ytvos/fsl_seg"'
 def made_ytvos(drawn_raw, tmp_path_factory) -> World:
     """A world with the trees of YouTube-VOS. Read-only."""
     data = Path(shutil.copytree(drawn_raw, tmp_path_factory.mktemp("ytvos") / "data"))
-    results = run_waves(data, '+key:"ytvos/retrieval_set"')
+    results = run_selection(data, '+key:"ytvos/retrieval_set"')
     assert all(result.success for result in results), explain(*results)
     return World(data, results)
 

@@ -10,16 +10,16 @@ import numpy as np
 import polars as pl
 import pytest
 
+from pervl_assets.clip import encoder as clip_encoder
+from pervl_assets.clip.drift_probe import SAMPLE_SIZE, choose_sample
+from pervl_assets.clip.features import Features, read_features, write_features
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.drift_checks import DRIFT_PROBE
 from pervl_assets.defs.feature_checks import IDS_AND_VECTORS
 from pervl_assets.defs.tree_checks import SUMS_HOLD
-from pervl_assets.inversion import clip_encoder
-from pervl_assets.inversion.clip_features import Features, read_features, write_features
-from pervl_assets.inversion.drift_probe import SAMPLE_SIZE, choose_sample
 from pervl_assets.io_managers.base import locate_value
 from pervl_assets.testing.hostile_archives import change_members
-from pervl_assets.testing.runs import explain, list_checks, make_settings, run_waves
+from pervl_assets.testing.runs import explain, list_checks, make_settings, run_selection
 from pervl_assets.testing.worlds import World
 from pervl_assets_tests.defs.plain import COCO, OPENIMAGES, TRIPLETS, name_member
 from pervl_assets_tests.inversion.kit import make_tiny_clip
@@ -37,7 +37,7 @@ def small_world(drawn_raw, tmp_path_factory) -> World:
     """A world with features and matches, of few images. Read-only."""
     data = Path(shutil.copytree(drawn_raw, tmp_path_factory.mktemp("small") / "data"))
     wanted = '+key:"inversion/openimages_matches" or +key:"inversion/coco_image_features"'
-    results = run_waves(data, wanted, **FEW)
+    results = run_selection(data, wanted, **FEW)
     assert all(result.success for result in results), [explain(result) for result in results]
     return World(data, results)
 
@@ -65,7 +65,7 @@ def other_weights(tmp_path_factory) -> Path:
     """A checkpoint of the demo's CLIP with other weights."""
     from safetensors.torch import save_file
 
-    from pervl_assets.core.settings import TINY_CLIP
+    from pervl_assets.settings import TINY_CLIP
 
     path = tmp_path_factory.mktemp("weights") / "other.safetensors"
     config = json.loads((TINY_CLIP / "open_clip_config.json").read_text())["model_cfg"]
@@ -312,7 +312,7 @@ def test_names_are_probed_when_they_are_encoded_again(own_data, instance, loads)
     assert (made[None]["rewritten"].value, loads) == (False, [])
     with (own_data / OPENIMAGES).open("a") as file:
         file.write("/m/0extra,Unicorn named Fluffy\n")
-    run_waves(own_data, '+key:"inversion/openimages_classes"', instance, **FEW)
+    run_selection(own_data, '+key:"inversion/openimages_classes"', instance, **FEW)
     made, check = materialize(own_data, instance, NAMES)
     assert (made[None]["rewritten"].value, len(loads)) == (True, 1)
     assert made[None]["probed"].value == SAMPLE_SIZE
@@ -395,7 +395,7 @@ def test_tables_tell_their_counts(own_data):
         file.write(f"{line}\n{line}\n")
     with (own_data / OPENIMAGES).open("a") as file:
         file.write("/m/0extra,Tree\n/m/0extra2,Tree\n")
-    results = run_waves(own_data, '+key:"inversion/openimages_matches" or +key:"inversion/coco_object_sentences"')
+    results = run_selection(own_data, '+key:"inversion/openimages_matches" or +key:"inversion/coco_object_sentences"')
     assert all(result.success for result in results), explain(results[-1])
     checks = list_checks(*results)
     triplets = read(own_data, "coco_triplets")
@@ -437,14 +437,14 @@ def read(data: Path, name: str) -> pl.DataFrame:
 
 
 def test_fewer_classes_than_asked_for_are_a_warning(data):
-    (*_, result) = run_waves(data, '+key:"inversion/coco_object_classes"', top_objects=5000)
+    (*_, result) = run_selection(data, '+key:"inversion/coco_object_classes"', top_objects=5000)
     found = list_checks(result)["inversion/coco_object_classes:as_many_as_asked_for"]
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert found.description.endswith("classes of 5,000 asked for")
 
 
 def test_another_list_than_the_official_one_is_a_warning_in_the_full_profile(data):
-    results = run_waves(data, '+key:"inversion/openimages_classes"', profile="full")
+    results = run_selection(data, '+key:"inversion/openimages_classes"', profile="full")
     found = list_checks(*results)["inversion/openimages_classes:official_counts"]
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert "officially 19,994" in found.description

@@ -11,15 +11,16 @@ import numpy as np
 import polars as pl
 import pytest
 
+from pervl_assets.clip import encode_images as encode_shard
+from pervl_assets.clip import encoder as clip_encoder
+from pervl_assets.clip.features import Features, read_features
 from pervl_assets.definitions import build_definitions
-from pervl_assets.defs import clip_features
-from pervl_assets.defs.outcomes import read_outcome
-from pervl_assets.inversion import clip_encoder, encode_shard
-from pervl_assets.inversion.clip_features import Features, read_features
+from pervl_assets.defs import features as clip_features
+from pervl_assets.defs.run_results import read_run_result
 from pervl_assets.io_managers.base import locate_value
 from pervl_assets.testing.hostile_archives import change_members
 from pervl_assets.testing.hostile_images import cut_jpeg
-from pervl_assets.testing.runs import explain, list_checks, make_settings, run_waves
+from pervl_assets.testing.runs import explain, list_checks, make_settings, run_selection
 from pervl_assets_tests.core.samples import photograph
 from pervl_assets_tests.defs.plain import (
     COCO,
@@ -219,7 +220,7 @@ def test_matches_are_those_of_plain_numpy(made_world):
 
 
 def test_one_shard_alone(data, materialize):
-    run_waves(data, '+key:"inversion/coco_object_sentences" or key:"raw/coco_train2014"', **FEW)
+    run_selection(data, '+key:"inversion/coco_object_sentences" or key:"raw/coco_train2014"', **FEW)
     result = materialize('key:"inversion/coco_image_features"', "0-of-2", **FEW)
     assert result.success, explain(result)
     (made,) = [event.materialization for event in result.get_asset_materialization_events()]
@@ -230,10 +231,10 @@ def test_one_shard_alone(data, materialize):
 
 
 def test_all_shards_in_one_run_load_the_model_once_and_then_not_at_all(data, loads, held):
-    *_, before = run_waves(data, '+key:"inversion/coco_object_sentences" or key:"raw/coco_train2014"', **FEW)
+    *_, before = run_selection(data, '+key:"inversion/coco_object_sentences" or key:"raw/coco_train2014"', **FEW)
     assert before.success
     assert loads == []
-    (run,) = run_waves(data, 'key:"inversion/coco_image_features"', **FEW)
+    (run,) = run_selection(data, 'key:"inversion/coco_image_features"', **FEW)
     assert run.success, explain(run)
     assert len(loads) == 1
     assert held == [0, 0]
@@ -243,7 +244,7 @@ def test_all_shards_in_one_run_load_the_model_once_and_then_not_at_all(data, loa
         assert metadata["dagster/row_count"].value == len(read_shard(data, shard).ids) > 0
         assert metadata["passport"].value["precision"] == "fp32"
     photo = photograph(data)
-    (again,) = run_waves(data, 'key:"inversion/coco_image_features"', **FEW)
+    (again,) = run_selection(data, 'key:"inversion/coco_image_features"', **FEW)
     assert again.success
     assert len(loads) == 1
     assert photograph(data) == photo
@@ -252,10 +253,10 @@ def test_all_shards_in_one_run_load_the_model_once_and_then_not_at_all(data, loa
 def test_texts_of_unchanged_names_load_no_model(made_world, tmp_path, loads):
     data = made_world.copy_to(tmp_path / "data")
     texts = 'key:"inversion/openimages_text_features" or key:"inversion/coco_class_text_features"'
-    (run,) = run_waves(data, texts)
+    (run,) = run_selection(data, texts)
     assert run.success, explain(run)
     assert loads == []
-    (run,) = run_waves(data, texts, precision="bf16")  # another passport: nothing is taken over
+    (run,) = run_selection(data, texts, precision="bf16")  # another passport: nothing is taken over
     assert run.success, explain(run)
     assert len(loads) == 2
     assert read_text_features(data, "openimages_text_features").passport.precision == "bf16"
@@ -306,7 +307,7 @@ def test_a_corrupt_image_is_quarantined_and_its_sentences_are_left_out(data, fak
     victim = rows[3][0]
     lost = sum(row[0] == victim for rows in sentences.values() for row in rows)
     spoil_images(data, [victim], cut_jpeg)
-    results = run_waves(data, TRAINING_FILES, resources={"clip": fake_clip}, **FEW)
+    results = run_selection(data, TRAINING_FILES, resources={"clip": fake_clip}, **FEW)
     assert all(result.success for result in results), explain(results[-1])
     checks = list_checks(*results)
     assert checks["palavra/visual_features:no_image_missing"].passed
@@ -329,8 +330,8 @@ def test_a_corrupt_image_is_quarantined_and_its_sentences_are_left_out(data, fak
 def test_an_image_that_is_not_in_the_archive_is_an_error_that_names_it(data, instance, fake_clip):
     victims = sorted({row[0] for rows in read_sentences(data, FEW["top_objects"]).values() for row in rows})[4:6]
     spoil_images(data, victims, lambda _: None)
-    results = run_waves(data, TRAINING_FILES, instance, resources={"clip": fake_clip}, **FEW)
-    assert not read_outcome(instance, results[-1].run_id).passed
+    results = run_selection(data, TRAINING_FILES, instance, resources={"clip": fake_clip}, **FEW)
+    assert not read_run_result(instance, results[-1].run_id).passed
     check = list_checks(*results)["palavra/visual_features:no_image_missing"]
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.ERROR)
     assert check.description.startswith("2 of ")
@@ -342,7 +343,7 @@ def test_an_image_that_is_not_in_the_archive_is_an_error_that_names_it(data, ins
 
 def test_a_class_with_too_few_images_is_named(data, fake_clip):
     # The rarest thing of the world is in a few pictures.
-    results = run_waves(data, TRAINING_FILES, resources={"clip": fake_clip}, top_objects=33)
+    results = run_selection(data, TRAINING_FILES, resources={"clip": fake_clip}, top_objects=33)
     check = list_checks(*results)["palavra/object_sentences:every_class_has_enough_images"]
     counts = {name: len({row[0] for row in rows}) for name, rows in read_sentences(data, 33).items()}
     thin = {name: count for name, count in counts.items() if count < 8}
@@ -360,7 +361,7 @@ def test_a_checkpoint_of_another_architecture_is_told_with_advice(data, tmp_path
     weights = make_tiny_clip(TINY_CONFIG).state_dict()
     save_file(weights, path) if suffix == "safetensors" else torch.save(weights, path)
     asset = "coco_image_features" if suffix == "pt" else "coco_class_text_features"
-    *_, result = run_waves(data, f'+key:"inversion/{asset}"', clip_pretrained=str(path), **FEW)
+    *_, result = run_selection(data, f'+key:"inversion/{asset}"', clip_pretrained=str(path), **FEW)
     assert not result.success
     text = explain(result)
     assert "CheckpointError" in text

@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pervl_assets.defs.metadata import preview_table, report_check, summarize_features, tell_seconds
-from pervl_assets.inversion.clip_features import Features
+from pervl_assets.clip.features import Features
+from pervl_assets.defs.metadata import make_check_result, preview_table, record_duration, summarize_features
 from pervl_assets.io_managers.base import SECONDS, PervlIOManager
 from pervl_assets.io_managers.tables import COLUMN_SCHEMA
 from pervl_assets.testing.fake_clip import issue_fake_passport
@@ -59,13 +59,13 @@ def materialize(tmp_path, monkeypatch):
 
 def test_seconds_are_those_of_the_body_and_of_writing(materialize):
     @dg.asset
-    @tell_seconds
+    @record_duration
     def first() -> dg.MaterializeResult[str]:
         CLOCK.work(1)
         return dg.MaterializeResult(value="a", metadata={"rows": 3})
 
     @dg.asset
-    @tell_seconds
+    @record_duration
     def second(context: dg.AssetExecutionContext, first: str):
         assert (context.asset_key.to_user_string(), first) == ("second", "a")
         CLOCK.work(2)
@@ -78,7 +78,7 @@ def test_seconds_are_those_of_the_body_and_of_writing(materialize):
 
 def test_each_of_several_results_tells_what_was_done_since_the_one_before(materialize):
     @dg.multi_asset(outs={"left": dg.AssetOut(), "right": dg.AssetOut()})
-    @tell_seconds
+    @record_duration
     def both():
         CLOCK.work(5)
         yield dg.MaterializeResult(asset_key="left", value=1)
@@ -107,7 +107,7 @@ def test_a_preview_is_short():
 
 def test_a_check_shows_rows_where_there_are_any():
     frame = pl.DataFrame({"id": [7]})
-    shown = report_check(None, passed=False, text="1 of 2", bad=1, rows=frame, more=frame.clear())
+    shown = make_check_result(None, passed=False, text="1 of 2", bad=1, rows=frame, more=frame.clear())
     assert {name: value.value for name, value in shown.metadata.items()} == {
         "bad": 1,
         "rows": "| id |\n| ---: |\n| 7 |",

@@ -5,13 +5,13 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from pervl_assets.core.official_files import load_manifest
-from pervl_assets.core.upstream import COMMIT, REPOSITORY
+from pervl_assets.archives.official_files import load_manifest
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.pages import VALUES, link_asset, list_rules, list_sources
 from pervl_assets.defs.resources import ANNOTATIONS
 from pervl_assets.io_managers.tables import COLUMN_LINEAGE, COLUMN_SCHEMA
 from pervl_assets.testing.runs import make_settings
+from pervl_assets.upstream import COMMIT, REPOSITORY
 
 FEATURES = ("coco_image_features", "coco_class_text_features", "openimages_text_features")
 WITHOUT_A_SOURCE = {("inversion", name, "crc32") for name in FEATURES}

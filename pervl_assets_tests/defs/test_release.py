@@ -10,7 +10,8 @@ import mlcroissant as mlc
 import polars as pl
 import pytest
 
-from pervl_assets.core.ledger import list_files
+from pervl_assets.cli.status import list_states
+from pervl_assets.cli.verification import VerifyResult, verify_values
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.release import (
     CROISSANT_KEY,
@@ -21,10 +22,9 @@ from pervl_assets.defs.release import (
 )
 from pervl_assets.defs.release_checks import sums_hold, valid_croissant
 from pervl_assets.defs.resources import Workspace
-from pervl_assets.headless.status import list_states
-from pervl_assets.headless.verification import ValueVerdict, verify_values
-from pervl_assets.testing.runs import explain, list_checks, make_settings, run_assets, run_waves
+from pervl_assets.testing.runs import explain, list_checks, make_settings, run_assets, run_selection
 from pervl_assets.testing.worlds import World
+from pervl_assets.trees.ledger import list_files
 from pervl_assets_tests.core.samples import photograph
 
 SELECTED = 'key:"release/croissant"'
@@ -35,14 +35,14 @@ def partial(made_world, tmp_path_factory) -> World:
     """The made world, which lacks PerVL-YTVOS, with its release. Read-only."""
     data = made_world.copy_to(tmp_path_factory.mktemp("partial") / "data")
     (data / "assets/inversion/coco_image_features/1-of-2.parquet").unlink()
-    return World(data, run_waves(data, SELECTED))
+    return World(data, run_selection(data, SELECTED))
 
 
 @pytest.fixture(scope="module")
 def whole(made_world, tmp_path_factory) -> World:
     """A world in which everything is materialized, with its release. Read-only."""
     data = made_world.copy_to(tmp_path_factory.mktemp("whole") / "data")
-    results = run_waves(data, f"group:ytvos or {SELECTED}")
+    results = run_selection(data, f"group:ytvos or {SELECTED}")
     assert all(result.success for result in results), explain(results[-1])
     return World(data, results)
 
@@ -51,7 +51,7 @@ def read_croissant(world: World) -> dict:
     return json.loads((world.data / "croissant.json").read_text())
 
 
-def verify_all(data: Path) -> dict[str, ValueVerdict]:
+def verify_all(data: Path) -> dict[str, VerifyResult]:
     return {value.asset: value for value in verify_values(build_definitions(make_settings(data)), data)}
 
 
@@ -142,7 +142,7 @@ def test_pictures_have_concept_and_split(whole):
 
 def test_a_second_run_rewrites_nothing(whole):
     before = photograph(whole.data)
-    (again,) = run_waves(whole.data, SELECTED)
+    (again,) = run_selection(whole.data, SELECTED)
     assert again.success
     assert photograph(whole.data) == before
 

@@ -1,7 +1,7 @@
 import pytest
 
-from pervl_assets.core.settings import Settings
 from pervl_assets.defs.resources import Clip
+from pervl_assets.settings import Settings
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,14 @@ def runs(drawn_raw, tmp_path_factory):
 
     def run(password: str) -> subprocess.CompletedProcess:
         return subprocess.run(
-            [sys.executable, "-m", "pervl_assets.cli", "materialize", "--select", '+key:"deep_fashion/personalized"'],
+            [
+                sys.executable,
+                "-m",
+                "pervl_assets.cli",
+                "materialize",
+                "--select",
+                '+key:"deep_fashion/personalized"',
+            ],
             cwd=root,
             env=env | {"DEEPFASHION2_PASSWORD": password},
             capture_output=True,

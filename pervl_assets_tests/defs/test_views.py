@@ -1,6 +1,6 @@
 """The views as assets: made in the waves of `pervl materialize`, from all splits of their source."""
 
-from pervl_assets.testing.runs import explain, list_checks, run_waves
+from pervl_assets.testing.runs import explain, list_checks, run_selection
 from pervl_assets_tests.core.samples import photograph
 
 SELECTION = "+group:deep_fashion"
@@ -8,7 +8,7 @@ ROOTS = ("concon_chi", "polar", "imagefolder/deep_fashion/validation", "imagefol
 
 
 def test_views_are_links_to_the_trees_and_follow_them(data, instance):
-    results = run_waves(data, SELECTION, instance)
+    results = run_selection(data, SELECTION, instance)
     assert all(result.success for result in results), [explain(result) for result in results]
     images = {path.name: path for path in (data / "deep_fashion2").glob("personalized_*/**/*.jpg")}
     seen = {root: list((data / "views" / root).rglob("*.jpg")) for root in ROOTS}
@@ -21,13 +21,13 @@ def test_views_are_links_to_the_trees_and_follow_them(data, instance):
         assert checks[f"deep_fashion/{name}:official_counts"].passed
 
     before = photograph(data)
-    assert all(result.success for result in run_waves(data, SELECTION, instance))
+    assert all(result.success for result in run_selection(data, SELECTION, instance))
     assert photograph(data) == before
 
     # Damage reaches the views, which are the same files; a repair gives all of them the new one.
     victim = next(iter(images.values()))
     victim.write_bytes(b"x" * victim.stat().st_size)
-    assert all(result.success for result in run_waves(data, SELECTION, instance))
+    assert all(result.success for result in run_selection(data, SELECTION, instance))
     assert {name: content for name, (content, _) in photograph(data).items()} == {n: c for n, (c, _) in before.items()}
     assert all(path.samefile(victim) for paths in seen.values() for path in paths if path.name == victim.name)
 

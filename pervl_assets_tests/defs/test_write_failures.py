@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from pervl_assets.cli.verification import verify_values
 from pervl_assets.core.files import PARTIAL
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.resources import ANNOTATIONS
-from pervl_assets.headless.verification import verify_values
 from pervl_assets.testing.fake_clip import FakeClip
-from pervl_assets.testing.runs import explain, make_settings, run_waves
+from pervl_assets.testing.runs import explain, make_settings, run_selection
 from pervl_assets_tests.core.samples import photograph
 from pervl_assets_tests.defs.plain import OPENIMAGES, RAW
 
@@ -70,7 +70,7 @@ def encode_fewer_images(data: Path) -> None:
     """Materialize the image features as they are for one class; what comes then is encoding those of two."""
     tables = 'key:"inversion/coco_object_classes" or key:"inversion/coco_object_sentences"'
     one = {"top_objects": 1, "resources": FAKE_CLIP}
-    results = [*run_waves(data, tables, **one), *run_waves(data, IMAGE_FEATURES, **one)]
+    results = [*run_selection(data, tables, **one), *run_selection(data, IMAGE_FEATURES, **one)]
     assert all(result.success for result in results), explain(results[-1])
 
 
@@ -81,7 +81,7 @@ def write_fewer_annotations(data: Path) -> None:
     captions = own / "deep_fashion/test_captions.csv"
     whole = captions.read_text().splitlines(keepends=True)
     captions.write_text("".join(whole[:-4]))
-    results = run_waves(data, '+key:"deep_fashion/personalized"', annotations=own)
+    results = run_selection(data, '+key:"deep_fashion/personalized"', annotations=own)
     assert all(result.success for result in results), explain(results[-1])
     captions.write_text("".join(whole))
 
@@ -159,7 +159,7 @@ def test_what_cannot_be_stored_is_told_and_leaves_the_old_value(made_world, tmp_
     what.change(data)
     own = {"annotations": data / "annotations"} if (data / "annotations").exists() else {}
     settings = {**what.settings, **own}
-    run = partial(run_waves, data, resources=FAKE_CLIP, **settings)
+    run = partial(run_selection, data, resources=FAKE_CLIP, **settings)
     results = run(what.before)
     assert all(result.success for result in results), explain(results[-1])
     before = photograph(data)
@@ -188,18 +188,18 @@ def test_raw_inputs_that_cannot_be_drawn_leave_nothing(tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     with full(data):
-        (failed,) = run_waves(data, 'key:"raw/coco_svo_triplets"')
+        (failed,) = run_selection(data, 'key:"raw/coco_svo_triplets"')
     assert "The disk is full" in explain(failed)
     assert not [path for path in data.rglob("*") if path.is_file()]
     with locked(data / RAW):
-        (failed,) = run_waves(data, 'key:"raw/coco_svo_triplets"')
+        (failed,) = run_selection(data, 'key:"raw/coco_svo_triplets"')
     assert f"Cannot write {data / RAW}" in explain(failed)
     assert "Make the folder writable" in explain(failed)
 
 
 def test_a_data_root_without_permission_is_told_though_the_inputs_are_there(data):
     with locked(data):
-        (failed,) = run_waves(data, 'key:"raw/coco_svo_triplets"')
+        (failed,) = run_selection(data, 'key:"raw/coco_svo_triplets"')
     assert "WriteError" in explain(failed)
     assert f"Cannot write {data / 'assets'}" in explain(failed)
     assert "Make the folder writable" in explain(failed)
@@ -208,5 +208,5 @@ def test_a_data_root_without_permission_is_told_though_the_inputs_are_there(data
 def test_a_data_root_that_is_a_file_is_told(tmp_path):
     data = tmp_path / "data"
     data.write_text("not a folder")
-    (failed,) = run_waves(data, 'key:"raw/coco_svo_triplets"')
+    (failed,) = run_selection(data, 'key:"raw/coco_svo_triplets"')
     assert "a file where a folder is needed" in explain(failed)

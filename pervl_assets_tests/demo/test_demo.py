@@ -50,11 +50,11 @@ def test_same_seed_same_bytes_and_another_seed_other_pictures(drawn, tmp_path):
 
 
 def test_an_input_that_is_there_is_left_alone(tmp_path):
-    goal = tmp_path / OFFICIAL_PLACES["coco_svo_triplets"]
-    goal.parent.mkdir()
-    goal.write_text("mine")
+    target = tmp_path / OFFICIAL_PLACES["coco_svo_triplets"]
+    target.parent.mkdir()
+    target.write_text("mine")
     draw_raw("coco_svo_triplets", tmp_path)
-    assert goal.read_text() == "mine"
+    assert target.read_text() == "mine"
 
 
 def test_an_unknown_input_is_an_error(tmp_path):
@@ -89,7 +89,7 @@ def test_a_further_benchmark_is_one_module_more(tmp_path, monkeypatch):
 
     (tmp_path / "zoo.py").write_text(
         "from pervl_assets.demo.builder import Builder, RawInput\n"
-        "BUILDER = Builder(raw={'zoo': RawInput('zoo/train.zip', lambda goal, seed: None)})\n"
+        "BUILDER = Builder(raw={'zoo': RawInput('zoo/train.zip', lambda target, seed: None)})\n"
     )
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
     found = find_builders.__wrapped__()

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pervl_assets.core.settings import Settings
 from pervl_assets.definitions import build_definitions
+from pervl_assets.settings import Settings
 from pervl_assets_tests.e2e.servers import Servers
 
 pytest.importorskip("playwright.sync_api", reason="needs Python playwright: pip install 'pervl_assets[dev]'")

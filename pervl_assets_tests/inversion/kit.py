@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pervl_assets.core.archives import RawArchive, identify
-from pervl_assets.core.members import Members, open_members
-from pervl_assets.inversion.passport import EmbeddingPassport
-from pervl_assets.inversion.preprocessing import UPSTREAM
+from pervl_assets.archives.inputs import RawArchive, identify
+from pervl_assets.archives.members import Members, open_members
+from pervl_assets.clip.passport import EmbeddingPassport
+from pervl_assets.clip.preprocessing import UPSTREAM
 from pervl_assets.inversion.sources import locate_image
 from pervl_assets.testing import fake_clip
 

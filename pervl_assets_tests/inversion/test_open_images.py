@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pervl_assets.clip.features import Features
 from pervl_assets.core.errors import AnnotationError, PervlError
-from pervl_assets.inversion.clip_features import Features
 from pervl_assets.inversion.open_images import find_nearest_classes, read_class_names
 from pervl_assets_tests.inversion.kit import SHARED, make_passport
 

@@ -1,8 +1,8 @@
 import pytest
 
-from pervl_assets.core.archives import find_archive
+from pervl_assets.archives.inputs import find_archive
+from pervl_assets.archives.members import open_members
 from pervl_assets.core.errors import MissingInputError
-from pervl_assets.core.members import open_members
 from pervl_assets.inversion.sources import ARCHIVES, COCO_TRAIN2014, locate_image
 from pervl_assets_tests.inversion.kit import draw_jpeg, draw_raw_kit, write_coco
 

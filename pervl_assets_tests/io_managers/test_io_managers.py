@@ -10,14 +10,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pervl_assets.core.archives import RawArchive, identify
+from pervl_assets.archives.inputs import RawArchive, identify
+from pervl_assets.archives.members import open_members
+from pervl_assets.clip.features import Features
+from pervl_assets.clip.passport import EmbeddingPassport
 from pervl_assets.core.errors import MissingInputError, SchemaError
-from pervl_assets.core.ledger import FolderTree
-from pervl_assets.core.members import open_members
 from pervl_assets.core.tables import Column, TableSchema
-from pervl_assets.core.trees import build_tree
-from pervl_assets.inversion.clip_features import Features
-from pervl_assets.inversion.passport import EmbeddingPassport
 from pervl_assets.io_managers import (
     FeaturesIOManager,
     RawArchiveIOManager,
@@ -30,6 +28,8 @@ from pervl_assets.io_managers.features import store_features
 from pervl_assets.io_managers.tables import declare_columns
 from pervl_assets.io_managers.training_files import TrainingFile, WrittenFile
 from pervl_assets.testing.runs import explain
+from pervl_assets.trees.build import build_tree
+from pervl_assets.trees.ledger import FolderTree
 from pervl_assets_tests.core.samples import plan_copies, write_zip
 
 SCHEMA = TableSchema((Column("name", pl.String, "a name"), Column("count", pl.UInt32, "how many")))
@@ -59,10 +59,10 @@ def make_archive(data: Path, seed: int) -> RawArchive:
 
 
 def make_training_file(data: Path, seed: int) -> TrainingFile:
-    def write(goal: Path) -> None:
-        goal.parent.mkdir(parents=True, exist_ok=True)
-        if not goal.is_file() or goal.read_text() != str(seed):
-            goal.write_text(str(seed))
+    def write(target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.is_file() or target.read_text() != str(seed):
+            target.write_text(str(seed))
 
     return TrainingFile("train/names.npy", write)
 
@@ -215,7 +215,7 @@ def test_features_of_several_partitions_in_one_run(tmp_path):
     @dg.asset(key=KEY, io_manager_key="manager", partitions_def=shards, backfill_policy=dg.BackfillPolicy.single_run())
     def producer() -> Any:
         goals = {shard: locate_value(tmp_path, KEY.path, ".parquet", shard) for shard in values}
-        return {shard: store_features(values[shard], goal) for shard, goal in goals.items()}
+        return {shard: store_features(values[shard], target) for shard, target in goals.items()}
 
     @dg.asset(ins={"value": dg.AssetIn(KEY)})
     def consumer(value: dict[str, Features]) -> None:

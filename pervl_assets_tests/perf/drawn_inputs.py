@@ -46,14 +46,14 @@ def draw_lines(count: int, seed: int = 0) -> Iterator[str]:
         yield f"img_id={image} | {subject}, {verb}, {other} | {subject} {verb} {other} | {said}"
 
 
-def write_sample(lines: list[str], count: int, goal: Path) -> None:
+def write_sample(lines: list[str], count: int, target: Path) -> None:
     """Write `count` of the lines in their order; where there are too few, lines drawn from them again and again."""
     chance = random.Random(count)
     if count <= len(lines):
         chosen = [lines[place] for place in sorted(chance.sample(range(len(lines)), count))]
     else:
         chosen = chance.choices(lines, k=count)
-    with goal.open("w", encoding="utf-8", newline="\n") as file:
+    with target.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{line}\n" for line in chosen)
 
 
@@ -90,10 +90,10 @@ def name_images(count: int) -> list[str]:
     return sorted(f"{number} " for number in range(1, count + 1))
 
 
-def write_coco(images: Iterable[bytes], goal: Path) -> None:
+def write_coco(images: Iterable[bytes], target: Path) -> None:
     """Write an archive laid out like COCO's, images 1, 2, 3 and so on."""
-    goal.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(goal, "w") as archive:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(target, "w") as archive:
         for number, data in enumerate(images, start=1):
             archive.writestr(locate_image(str(number)), data)
 
@@ -104,10 +104,10 @@ def draw_vectors(count: int, seed: int) -> npt.NDArray[np.float32]:
     return np.asarray(common + np.random.default_rng(seed).normal(0, 0.4, (count, DIMENSION)), np.float32)
 
 
-def write_vectors(count: int, goal: Path, block: int = 20_000) -> None:
+def write_vectors(count: int, target: Path, block: int = 20_000) -> None:
     """Write `count` vectors to a `.npy`, a block at a time; the blocks differ."""
     drawn = draw_vectors(min(block, count), seed=1)
-    array = np.lib.format.open_memmap(goal, "w+", np.float32, (count, DIMENSION))
+    array = np.lib.format.open_memmap(target, "w+", np.float32, (count, DIMENSION))
     for number, start in enumerate(range(0, count, block)):
         part = drawn[: count - start]
         array[start : start + len(part)] = np.roll(part, number, axis=1)

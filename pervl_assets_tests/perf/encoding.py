@@ -19,8 +19,8 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
-from pervl_assets.core.settings import TINY_CLIP
-from pervl_assets.inversion.clip_features import read_features
+from pervl_assets.clip.features import read_features
+from pervl_assets.settings import TINY_CLIP
 from pervl_assets_tests.perf.drawn_inputs import list_photographs, write_coco
 from pervl_assets_tests.perf.figures import SCRATCH, command, find_peak, new_folder, read_figures, start_table
 from pervl_assets_tests.perf.measure import Measured, measure, summarise
@@ -42,7 +42,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """What came of one way: its runs, and its smallest cosine with the straightforward way's vectors."""
 
     way: str
@@ -55,7 +55,7 @@ class Outcome:
         return float(np.median([figures["images"] / figures["seconds"] for figures in map(read_figures, self.runs)]))
 
 
-def compare_ways(archive: Path, model: Model, runs: int, folder: Path) -> list[Outcome]:
+def compare_ways(archive: Path, model: Model, runs: int, folder: Path) -> list[RunResult]:
     """Run all ways in alternation, and compare the vectors of the last runs.
 
     Raises:
@@ -74,7 +74,7 @@ def compare_ways(archive: Path, model: Model, runs: int, folder: Path) -> list[O
             vectors[precision] = read_features(out / "features.parquet").vectors
     if len({len(array) for array in vectors.values()}) > 1:
         raise RuntimeError("The ways have encoded different numbers of images.")
-    return [Outcome(way, list_, find_least_cosine(vectors[PLAIN], vectors[way])) for way, list_ in measured.items()]
+    return [RunResult(way, list_, find_least_cosine(vectors[PLAIN], vectors[way])) for way, list_ in measured.items()]
 
 
 def find_least_cosine(ones: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> float:
@@ -83,22 +83,22 @@ def find_least_cosine(ones: npt.NDArray[np.float32], others: npt.NDArray[np.floa
     return float(((a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
 
 
-def draw_table(outcomes: list[Outcome], title: str) -> Table:
+def draw_table(outcomes: list[RunResult], title: str) -> Table:
     """Lay out all figures."""
-    headings = ("way", "", "images/s", "faster", "goal", "least cosine", "goal", "with loading", "decode", "device")
+    headings = ("way", "", "images/s", "faster", "target", "least cosine", "target", "with loading", "decode", "device")
     table = start_table(title, *headings, "CPU s", "peak GB", "load")
     for outcome in outcomes:
-        goal = GOALS.get(outcome.way)
+        target = GOALS.get(outcome.way)
         run, figures = summarise(outcome.runs), read_figures(outcome.runs[-1])
-        shares = [f"{figures[share]:.0%}" for share in ("decode_share", "device_share")] if goal else ["", ""]
+        shares = [f"{figures[share]:.0%}" for share in ("decode_share", "device_share")] if target else ["", ""]
         table.add_row(
-            "" if not goal else "project",
+            "" if not target else "project",
             outcome.way,
             f"{outcome.speed:.1f}",
-            f"{outcome.speed / outcomes[0].speed:.2f} x" if goal else "",
-            f"{goal[0]} x" if goal else "",
-            f"{outcome.cosine:.7f}" if goal else "",
-            f"{goal[1]}" if goal else "",
+            f"{outcome.speed / outcomes[0].speed:.2f} x" if target else "",
+            f"{target[0]} x" if target else "",
+            f"{outcome.cosine:.7f}" if target else "",
+            f"{target[1]}" if target else "",
             f"{figures['images'] / run.seconds:.1f}",
             *shares,
             f"{run.cpu:.1f}",
@@ -112,15 +112,15 @@ def draw_table(outcomes: list[Outcome], title: str) -> Table:
     return table
 
 
-def draw_weights(name: str, goal: Path) -> Path:
+def draw_weights(name: str, target: Path) -> Path:
     """Draw a model's weights from a seed, unless they are there."""
-    if not goal.exists():
+    if not target.exists():
         import open_clip
         import torch
 
         torch.manual_seed(0)
-        torch.save(open_clip.create_model(name).state_dict(), goal)
-    return goal
+        torch.save(open_clip.create_model(name).state_dict(), target)
+    return target
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -21,13 +21,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from pervl_assets.core.archives import RawArchive, identify
-from pervl_assets.core.members import Members, open_members
+from pervl_assets.archives.inputs import RawArchive, identify
+from pervl_assets.archives.members import Members, open_members
+from pervl_assets.clip.encode_images import EncodeProgress, ImageEncoder, clear_chunks, encode_image_shard
+from pervl_assets.clip.features import Features, assign_images, read_features, select_images, write_features
+from pervl_assets.clip.preprocessing import UPSTREAM
 from pervl_assets.core.tables import write_parquet
-from pervl_assets.inversion.clip_features import Features, assign_images, read_features, select_images, write_features
 from pervl_assets.inversion.coco_classes import collect_object_sentences, count_object_classes, read_triplets
-from pervl_assets.inversion.encode_shard import EncodeProgress, ImageEncoder, clear_chunks, encode_image_shard
-from pervl_assets.inversion.preprocessing import UPSTREAM
 from pervl_assets_tests.perf.drawn_inputs import DIMENSION, name_images
 from pervl_assets_tests.perf.figures import read_status, run_task
 
@@ -49,7 +49,7 @@ def collect_triplets(text: str, out: str) -> dict[str, float]:
 
 def encode_images(archive: str, model: str, weights: str, precision: str, out: str) -> dict[str, float]:
     """Encode an archive's images as the op does, in one shard."""
-    from pervl_assets.inversion.clip_encoder import describe_encoder, load_encoder
+    from pervl_assets.clip.encoder import describe_encoder, load_encoder
 
     timed: list[float] = []
     progress: list[EncodeProgress] = []
@@ -150,14 +150,14 @@ def encode_shards(archive: str, images: str, shards: str, out: str, stop: str) -
     return {"own_seconds": time.perf_counter() - start, "encoded": encoder.images}
 
 
-def save_shard(ids: list[str], members: Members, encoder: ImageEncoder, goal: Path, **options: int) -> None:
+def save_shard(ids: list[str], members: Members, encoder: ImageEncoder, target: Path, **options: int) -> None:
     """Encode a shard, store it, and clear its chunks, as the op does."""
-    work = goal.with_suffix(".partial")
-    previous = read_features(goal) if goal.exists() else None
+    work = target.with_suffix(".partial")
+    previous = read_features(target) if target.exists() else None
     passport = encoder.passport
     features = encode_image_shard(ids, members, passport, lambda: encoder, work, previous=previous, **options)
     if features is not previous:
-        write_features(features, goal)
+        write_features(features, target)
     clear_chunks(work)
 
 
@@ -165,7 +165,7 @@ class RecordedEncoder:
     """A CLIP on the CPU that writes down the CRC-32 of every image it has encoded."""
 
     def __init__(self, model: str, log: Path) -> None:
-        from pervl_assets.inversion.clip_encoder import load_encoder
+        from pervl_assets.clip.encoder import load_encoder
 
         self._encoder = load_encoder(model, "", "cpu", "fp32")
         self._log = log.open("a")

@@ -24,9 +24,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from pervl_assets.core.settings import TINY_CLIP
-from pervl_assets.inversion.clip_features import read_features
+from pervl_assets.clip.features import read_features
 from pervl_assets.inversion.sources import COCO_TRAIN2014
+from pervl_assets.settings import TINY_CLIP
 from pervl_assets_tests.perf.drawn_inputs import draw_jpeg, write_coco
 from pervl_assets_tests.perf.figures import SCRATCH, command, new_folder, start_table
 
@@ -64,7 +64,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """What came of it: the undisturbed run, the killed ones with the last, and the sha256 of both results."""
 
     chunk: int
@@ -124,7 +124,7 @@ class Encoding:
         return {image_id for file in files for image_id in read_features(file).ids}
 
 
-def kill_often(archive: Path, chunk: int, kills: int, seed: int, folder: Path) -> Outcome:
+def kill_often(archive: Path, chunk: int, kills: int, seed: int, folder: Path) -> RunResult:
     """Encode in peace; then kill and take up, again and again.
 
     Raises:
@@ -147,10 +147,10 @@ def kill_often(archive: Path, chunk: int, kills: int, seed: int, folder: Path) -
     sha256s = tuple(hashlib.sha256(one.result.read_bytes()).hexdigest() for one in (peace, killed))
     if sha256s[0] != sha256s[1] or any(step.again for step in steps):
         raise RuntimeError(f"Other bytes, or encoded twice: {sha256s}, {steps}")
-    return Outcome(chunk, undisturbed, steps, sha256s)
+    return RunResult(chunk, undisturbed, steps, sha256s)
 
 
-def draw_table(outcome: Outcome, what: str, seed: int) -> Table:
+def draw_table(outcome: RunResult, what: str, seed: int) -> Table:
     """Lay out all runs."""
     headings = ("run", "", "seconds", "saved before", "encoded", "of these saved before", "saved after")
     images, kills = outcome.undisturbed.encoded, len(outcome.steps) - 1

@@ -34,7 +34,7 @@ GOAL_SIZE, GOAL = 19_994, "under 1 s"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """What came of a number of names: medians of the project's way, and the straightforward ways that were run."""
 
     names: int
@@ -42,7 +42,7 @@ class Outcome:
     plain: dict[str, Measured] = field(default_factory=dict)
 
 
-def compare_ways(count: int, runs: int, folder: Path) -> Outcome:
+def compare_ways(count: int, runs: int, folder: Path) -> RunResult:
     """Run the project's way, and the others where they are bearable.
 
     Raises:
@@ -52,7 +52,7 @@ def compare_ways(count: int, runs: int, folder: Path) -> Outcome:
     write_vectors(count, names)
     np.save(classes, draw_vectors(CLASSES, seed=0))
     project = [measure(command("project", "matching", names, classes, ours)) for _ in range(runs)]
-    outcome = Outcome(count, median_own(project))
+    outcome = RunResult(count, median_own(project))
     for way, most in PLAIN.items():
         if count <= most:
             outcome.plain[way] = measure(command("plain", "matching", names, classes, theirs, way))
@@ -68,11 +68,11 @@ def median_own(runs: list[Measured]) -> Measured:
     return Measured(middle.seconds, middle.cpu, whole.peak, whole.load, middle.printed)
 
 
-def draw_table(outcomes: list[Outcome], runs: int) -> Table:
+def draw_table(outcomes: list[RunResult], runs: int) -> Table:
     """Lay out all figures."""
     headings = ("names", "way", "matching s", "µs a name", "matching adds MB", "of it matches MB", "vectors MB")
     title = f"Names against {CLASSES:,} classes, squared L2, medians of {runs} runs"
-    table = start_table(title, *headings, "peak GB", "load", "goal")
+    table = start_table(title, *headings, "peak GB", "load", "target")
     for outcome in outcomes:
         for way, run in {
             **{TITLES[way]: run for way, run in outcome.plain.items()},

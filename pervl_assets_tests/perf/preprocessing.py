@@ -27,8 +27,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from pervl_assets.inversion.clip_preprocess import prepare_image
-from pervl_assets.inversion.preprocessing import UPSTREAM_FAST
+from pervl_assets.clip.prepare_image import prepare_image
+from pervl_assets.clip.preprocessing import UPSTREAM_FAST
 
 SCRATCH = Path(tempfile.gettempdir())
 ARCHIVE = "inversion_model_train_data/train2014.zip"

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import polars as pl
 
+from pervl_assets.archives.inputs import RawArchive, identify
+from pervl_assets.archives.members import Members, open_members
 from pervl_assets.benchmarks import deep_fashion, ytvos
-from pervl_assets.core.archives import RawArchive, identify
-from pervl_assets.core.members import Members, open_members
-from pervl_assets.core.trees import FolderTree, TreePlan, build_tree, commit_tree
+from pervl_assets.trees.build import FolderTree, TreePlan, build_tree, commit_tree
 
 
 def main() -> None:
@@ -63,12 +63,12 @@ def plan_trees(benchmark: str, annotations: Path, every: int) -> dict[str, TreeP
     return plans
 
 
-def make_tree(plan: TreePlan, members: Members, goal: Path, workers: int) -> FolderTree:
+def make_tree(plan: TreePlan, members: Members, target: Path, workers: int) -> FolderTree:
     """Build a tree, save its ledger beside it, and put it in place."""
-    goal.parent.mkdir(parents=True, exist_ok=True)
-    ledger = goal.with_name(f"{goal.name}.ledger.parquet")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    ledger = target.with_name(f"{target.name}.ledger.parquet")
     previous = pl.read_parquet(ledger) if ledger.exists() else None
-    tree = build_tree(replace(plan, folder=goal.name), members, goal, previous, workers=workers)
+    tree = build_tree(replace(plan, folder=target.name), members, target, previous, workers=workers)
     if tree.staged:
         tree.ledger.write_parquet(ledger)
     return commit_tree(tree)

@@ -37,7 +37,7 @@ CHUNK = 512
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """What came of a number of images in so many shards: runs by what they began with."""
 
     images: int
@@ -45,7 +45,7 @@ class Outcome:
     runs: dict[str, Measured]
 
 
-def run_all(images: int, shards: int, folder: Path) -> Outcome:
+def run_all(images: int, shards: int, folder: Path) -> RunResult:
     """Encode from nothing; then take up a run that ended after half of the images, and run again with nothing to do.
 
     Raises:
@@ -60,7 +60,7 @@ def run_all(images: int, shards: int, folder: Path) -> Outcome:
         place.mkdir(exist_ok=True)
         return measure(command("project", "shards", archive, images, shards, place, stop))
 
-    outcome = Outcome(images, shards, {FRESH: run(whole)})
+    outcome = RunResult(images, shards, {FRESH: run(whole)})
     if images / shards > MOST_IN_SHARD:
         return outcome
     run(halved, images // 2)
@@ -73,10 +73,10 @@ def run_all(images: int, shards: int, folder: Path) -> Outcome:
     return outcome
 
 
-def draw_table(outcomes: list[Outcome]) -> Table:
+def draw_table(outcomes: list[RunResult]) -> Table:
     """Lay out all figures."""
     title = "Images encoded in chunks of 512, the encoder simulated, decoding real (drawn JPEGs, 1 process)"
-    headings = ("images", "run", "shards", "encoded", "own work s", "ms an image", "CPU s", "peak GB", "load", "goal")
+    headings = ("images", "run", "shards", "encoded", "own work s", "ms an image", "CPU s", "peak GB", "load", "target")
     table = start_table(title, *headings)
     for outcome in outcomes:
         for way, result in outcome.runs.items():

@@ -7,7 +7,7 @@ import pytest
 
 from pervl_assets.demo import DEMO_PASSWORD
 from pervl_assets_tests.perf.measure import list_family, measure, summarise
-from pervl_assets_tests.perf.trees import Outcome, Work, compare_files, draw_table, list_needed
+from pervl_assets_tests.perf.trees import RunResult, Work, compare_files, draw_table, list_needed
 from pervl_assets_tests.perf.wasteful_archive import count_unneeded, draw_wasteful_archive
 
 
@@ -25,7 +25,7 @@ def test_both_ways_make_the_same_files(drawn, tmp_path, benchmark):
     assert json.loads(project.printed)["rendered"] > 0
     assert json.loads(again.printed)["rendered"] == 0
     assert min(run.peak for run in (plain, project)) > 1 << 20
-    assert draw_table([Outcome(work, plain, project, again)], 1).row_count == 3
+    assert draw_table([RunResult(work, plain, project, again)], 1).row_count == 3
     some = next(path for path in (tmp_path / "plain/trees").rglob("*.jpg") if "images_with_bbox" not in path.parts)
     some.write_bytes(b"")
     with pytest.raises(RuntimeError, match="1 files differ"):
@@ -33,11 +33,11 @@ def test_both_ways_make_the_same_files(drawn, tmp_path, benchmark):
 
 
 def test_a_wasteful_archive_holds_so_many_bytes_unneeded(drawn, tmp_path):
-    kit, goal = drawn / "deep_fashion2/train.zip", tmp_path / "wasteful.zip"
+    kit, target = drawn / "deep_fashion2/train.zip", tmp_path / "wasteful.zip"
     needed = list_needed(Work("", "deep_fashion", kit, drawn / "annotations", DEMO_PASSWORD, 2, 1))
-    draw_wasteful_archive(kit, DEMO_PASSWORD, needed, 3, goal)
-    assert count_unneeded(goal, needed) == pytest.approx(3, rel=0.05)
-    assert [path.name for path in tmp_path.iterdir()] == [goal.name]
+    draw_wasteful_archive(kit, DEMO_PASSWORD, needed, 3, target)
+    assert count_unneeded(target, needed) == pytest.approx(3, rel=0.05)
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]
 
 
 def test_memory_is_summed_over_all_processes():

@@ -52,7 +52,7 @@ class Work:
         annotations: Folder with both benchmarks' annotations.
         password: The zip's, or empty.
         every: One in so many concepts is taken.
-        goal: How many times faster than the straightforward way it shall be.
+        target: How many times faster than the straightforward way it shall be.
     """
 
     title: str
@@ -61,7 +61,7 @@ class Work:
     annotations: Path
     password: str
     every: int
-    goal: float
+    target: float
 
     def command(self, way: str, out: Path) -> list[str]:
         """Return the command that makes the trees below `out`."""
@@ -72,7 +72,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """What came of a work: medians of both ways, and of runs of the project's with nothing changed."""
 
     work: Work
@@ -86,7 +86,7 @@ class Outcome:
         return self.plain.seconds / self.project.seconds
 
 
-def compare_ways(work: Work, folder: Path, runs: int, say: Callable[[str], None]) -> Outcome:
+def compare_ways(work: Work, folder: Path, runs: int, say: Callable[[str], None]) -> RunResult:
     """Run both ways in alternation, compare their files, and run the project's again with nothing changed.
 
     Raises:
@@ -103,7 +103,7 @@ def compare_ways(work: Work, folder: Path, runs: int, say: Callable[[str], None]
         measured["again"].append(measure(work.command("project", folder / f"project_{number}")))
         if json.loads(measured["again"][-1].printed)["rendered"]:
             raise RuntimeError("A run with nothing changed made files anew.")
-    return Outcome(work, *(summarise(measured[way]) for way in ("plain", "project", "again")))
+    return RunResult(work, *(summarise(measured[way]) for way in ("plain", "project", "again")))
 
 
 def compare_files(plain: Path, project: Path) -> None:
@@ -143,7 +143,7 @@ def prepare_works(kit: Path, folder: Path, small: bool) -> list[Work]:
     videos = Work("YTVOS", "ytvos", kit / "youtube_vos/train.zip", annotations, "", every, 6)
     fashion = Work("DeepFashion2", "deep_fashion", encrypted, annotations, password, every, 1)
     wasteful = replace(
-        fashion, archive=folder / f"wasteful_{TIMES}.zip", every=WASTEFUL_EVERY * (10 if small else 1), goal=5
+        fashion, archive=folder / f"wasteful_{TIMES}.zip", every=WASTEFUL_EVERY * (10 if small else 1), target=5
     )
     if small:
         wasteful = replace(wasteful, archive=folder / f"wasteful_{TIMES}_small.zip")
@@ -156,23 +156,23 @@ def prepare_works(kit: Path, folder: Path, small: bool) -> list[Work]:
     return works
 
 
-def draw_table(outcomes: list[Outcome], runs: int) -> Table:
+def draw_table(outcomes: list[RunResult], runs: int) -> Table:
     """Lay out all figures."""
     table = Table(title=f"Medians of {runs} runs in alternation, 2 worker processes; the largest peaks and loads")
     table.add_column("trees", max_width=24)
-    for heading in ("way", "seconds", "CPU s", "peak GB", "load", "faster", "goal"):
+    for heading in ("way", "seconds", "CPU s", "peak GB", "load", "faster", "target"):
         table.add_column(heading, justify="left" if heading == "way" else "right")
     for outcome in outcomes:
         own = json.loads(outcome.again.printed)["own_seconds"]
         verdict = f"{outcome.ratio:.1f} x"
-        for way, run, faster, goal in (
+        for way, run, faster, target in (
             ("straightforward", outcome.plain, "", ""),
-            ("project", outcome.project, verdict, f"{outcome.work.goal:.0f} x"),
+            ("project", outcome.project, verdict, f"{outcome.work.target:.0f} x"),
             ("nothing changed", outcome.again, f"own work {own:.2f} s", "2 s"),
         ):
             title = outcome.work.title if way == "straightforward" else ""
             figures = (f"{run.seconds:.1f}", f"{run.cpu:.1f}", f"{run.peak / 1e9:.2f}", f"{run.load:.1f}")
-            table.add_row(title, way, *figures, faster, goal, end_section=way == "nothing changed")
+            table.add_row(title, way, *figures, faster, target, end_section=way == "nothing changed")
     return table
 
 

@@ -30,7 +30,7 @@ GOALS = {400_000: "under 5 s, 1 GB"}
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """What came of a number of lines: medians of the project's way, and the other's where it was run."""
 
     lines: int
@@ -38,7 +38,7 @@ class Outcome:
     plain: Measured | None
 
 
-def compare_ways(lines: list[str], count: int, plain: bool, runs: int, folder: Path) -> Outcome:
+def compare_ways(lines: list[str], count: int, plain: bool, runs: int, folder: Path) -> RunResult:
     """Run the project's way, and the other where it is wanted, on a sample of the lines.
 
     Raises:
@@ -48,10 +48,10 @@ def compare_ways(lines: list[str], count: int, plain: bool, runs: int, folder: P
     write_sample(lines, count, text)
     project = summarise([measure(command("project", "triplets", text, folder)) for _ in range(runs)])
     if not plain:
-        return Outcome(count, project, None)
+        return RunResult(count, project, None)
     theirs = measure(command("plain", "triplets", text, pickled))
     compare_results(folder, pickled)
-    return Outcome(count, project, theirs)
+    return RunResult(count, project, theirs)
 
 
 def compare_results(folder: Path, pickled: Path) -> None:
@@ -70,10 +70,10 @@ def compare_results(folder: Path, pickled: Path) -> None:
             raise RuntimeError(f"The column {column} of the sentences differs.")
 
 
-def draw_table(outcomes: list[Outcome], runs: int) -> Table:
+def draw_table(outcomes: list[RunResult], runs: int) -> Table:
     """Lay out all figures."""
     title = f"Triplet lines to classes and masked sentences, medians of {runs} runs; the largest peaks and loads"
-    headings = ("lines", "way", "seconds", "own work s", "s per million", "CPU s", "peak GB", "load", "goal")
+    headings = ("lines", "way", "seconds", "own work s", "s per million", "CPU s", "peak GB", "load", "target")
     table = start_table(title, *headings)
     for outcome in outcomes:
         for way, run in (("straightforward", outcome.plain), ("project", outcome.project)):
@@ -81,9 +81,9 @@ def draw_table(outcomes: list[Outcome], runs: int) -> Table:
                 continue
             own = read_figures(run)["own_seconds"]
             figures = (f"{run.seconds:.1f}", f"{own:.2f}", f"{own / outcome.lines * 1e6:.2f}", f"{run.cpu:.1f}")
-            goal = GOALS.get(outcome.lines, "") if way == "project" else ""
+            target = GOALS.get(outcome.lines, "") if way == "project" else ""
             memory = (f"{find_peak(run) / 1e9:.2f}", f"{run.load:.1f}")
-            table.add_row(f"{outcome.lines:,}", way, *figures, *memory, goal, end_section=way == "project")
+            table.add_row(f"{outcome.lines:,}", way, *figures, *memory, target, end_section=way == "project")
     compared = ", ".join(f"{outcome.lines:,}" for outcome in outcomes if outcome.plain)
     table.caption = (
         "Seconds from the start of the command to its end, results on disk; own work: imports left out. "

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 
-def draw_wasteful_archive(kit: Path, password: str, needed: Collection[str], times: int, goal: Path) -> None:
+def draw_wasteful_archive(kit: Path, password: str, needed: Collection[str], times: int, target: Path) -> None:
     """Draw an archive of the `needed` members and `times` as many bytes beside them.
 
     Args:
@@ -21,20 +21,20 @@ def draw_wasteful_archive(kit: Path, password: str, needed: Collection[str], tim
         password: Its password, and the new one's.
         needed: Names of members.
         times: How many copies of each stand in the archive under a name that nothing asks for.
-        goal: File to write.
+        target: File to write.
     """
-    goal.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=goal.parent) as folder:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         unpack = ["unzip", "-q", "-P", password, str(kit), *sorted(needed), "-d", folder]
         subprocess.run(unpack, check=True)
         for number, name in enumerate(sorted(needed)):
             file = Path(folder) / name
             for copy in range(times):
                 os.link(file, file.with_name(f"9{copy:03}{number:06}.jpg"))
-        partial = goal.with_suffix(".partial.zip")
+        partial = target.with_suffix(".partial.zip")
         partial.unlink(missing_ok=True)
         subprocess.run(["zip", "-q", "-r", "-X", "-1", "-P", password, str(partial), "train"], cwd=folder, check=True)
-        shutil.move(partial, goal)
+        shutil.move(partial, target)
 
 
 def count_unneeded(archive: Path, needed: Collection[str]) -> float:

@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 
 from pervl_assets.core.files import hash_file
-from pervl_assets.core.ledger import LEDGER, build_frame
 from pervl_assets.release.parts import FeaturesPart, FilePart, Release, Source, TablePart, Tree, TreePart
+from pervl_assets.trees.ledger import LEDGER, build_frame
 from pervl_assets_tests.core.samples import draw_picture, save_jpeg
 
 ARCHIVE = Source("photos", "Photographs of pets", "see the owners", "https://example.org/photos")

@@ -11,7 +11,7 @@ import pytest
 
 from pervl_assets.core.errors import MissingInputError, SchemaError
 from pervl_assets.core.files import hash_file
-from pervl_assets.release.croissant import CONFORMS_TO, FILE, draw_up_croissant, encode_croissant, write_croissant
+from pervl_assets.release.croissant import CONFORMS_TO, FILE, build_croissant, encode_croissant, write_croissant
 from pervl_assets.release.parts import Release, TablePart
 from pervl_assets.release.validation import validate_croissant, verify_files
 from pervl_assets_tests.release.samples import ARCHIVE, NOTES, PASSPORT, SPLIT_OF, make_release
@@ -24,7 +24,7 @@ def release(tmp_path) -> Release:
 
 @pytest.fixture
 def told(release) -> dict:
-    told = draw_up_croissant(release)
+    told = build_croissant(release)
     write_croissant(told, release.root / FILE)
     return told
 
@@ -157,13 +157,13 @@ def test_licences_of_the_inputs_are_carried_to_the_outputs(told):
 
 def test_the_same_release_gives_the_same_bytes_anywhere(tmp_path, release, told):
     moved = make_release(tmp_path / "another place")
-    assert encode_croissant(draw_up_croissant(moved)) == (release.root / FILE).read_bytes()
+    assert encode_croissant(build_croissant(moved)) == (release.root / FILE).read_bytes()
 
 
 def test_another_content_is_another_version(release, told):
     frame = pl.read_parquet(release.root / "assets/pets/names.parquet")
     frame.head(2).write_parquet(release.root / "assets/pets/names.parquet")
-    again = draw_up_croissant(release)
+    again = build_croissant(release)
     assert again["version"] != told["version"]
     assert told["version"].startswith("1.2.3+")
 
@@ -189,7 +189,7 @@ def test_the_library_refuses_a_changed_table(release, told):
 
 
 def test_what_is_left_out_is_named(tmp_path):
-    told = draw_up_croissant(make_release(tmp_path, absent=("pets/more [1-of-2]", "pets/most")))
+    told = build_croissant(make_release(tmp_path, absent=("pets/more [1-of-2]", "pets/most")))
     assert "Not whole: 2 results are not materialized" in told["description"]
     assert "pets/more [1-of-2], pets/most" in told["description"]
     assert "pets/most" in told["rai:dataCollectionMissingData"]
@@ -201,20 +201,20 @@ def test_quarantined_files_are_counted(release):
         status=pl.when(pl.col("concept") == "tom").then(pl.lit("quarantined")).otherwise("status")
     )
     part = dataclasses.replace(part, trees=(dataclasses.replace(part.trees[0], rows=rows),))
-    told = draw_up_croissant(dataclasses.replace(release, parts=(part,)))
+    told = build_croissant(dataclasses.replace(release, parts=(part,)))
     assert "pets/whole: 2 files quarantined, 0 missing" in told["rai:dataCollectionMissingData"]
     assert "4 files" in find(told, "distribution", "files/pets/whole/crop")["description"]
 
 
 def test_a_drawn_release_says_so(tmp_path):
-    told = draw_up_croissant(make_release(tmp_path, drawn=True))
+    told = build_croissant(make_release(tmp_path, drawn=True))
     assert told["name"] == "PerVL, drawn in miniature"
     assert "nothing here is the published data" in told["description"]
 
 
 def test_nothing_cannot_be_released(release):
     with pytest.raises(MissingInputError, match="none of 1 results is materialized"):
-        draw_up_croissant(dataclasses.replace(release, parts=(), absent=("pets/names",)))
+        build_croissant(dataclasses.replace(release, parts=(), absent=("pets/names",)))
 
 
 def test_a_column_without_a_croissant_type_is_named(release):
@@ -222,7 +222,7 @@ def test_a_column_without_a_croissant_type_is_named(release):
     pl.DataFrame({"odd": [{"a": 1}]}).write_parquet(release.root / file)
     part = TablePart("pets/odd", "", (), file, {})
     with pytest.raises(SchemaError, match="The column pets/odd/odd is Struct"):
-        draw_up_croissant(dataclasses.replace(release, parts=(part,)))
+        build_croissant(dataclasses.replace(release, parts=(part,)))
 
 
 def test_the_file_is_json_for_people(release, told):

@@ -8,12 +8,12 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from pervl_assets.inversion.clip_features import read_features
-from pervl_assets.inversion.clip_preprocess import prepare_image
+from pervl_assets.clip.features import read_features
+from pervl_assets.clip.prepare_image import prepare_image
 from pervl_assets.inversion.sources import locate_image
 from pervl_assets.io_managers.base import locate_value
 from pervl_assets.testing.fake_clip import FAKE_PASSPORT, FakeClip, FakeEncoder, issue_fake_passport
-from pervl_assets.testing.runs import explain, run_waves
+from pervl_assets.testing.runs import explain, run_selection
 from pervl_assets.testing.worlds import locate_raw
 
 MATCHES = '+key:"inversion/openimages_matches"'
@@ -84,7 +84,7 @@ def test_matches_are_known_before_they_are_made(materialize, data, fake_clip):
 
 def test_image_features_are_stored_and_taken_over_as_real_ones_are(data, fake_clip):
     few = {"resources": {"clip": fake_clip}, "top_objects": 2}
-    results = run_waves(data, f'+key:"{"/".join(SHARD)}"', **few)
+    results = run_selection(data, f'+key:"{"/".join(SHARD)}"', **few)
     assert all(result.success for result in results), explain(*results)
     (encoder,) = fake_clip.encoders
     shards = [read_features(locate_value(data, SHARD, ".parquet", f"{number}-of-2")) for number in range(2)]
@@ -95,10 +95,10 @@ def test_image_features_are_stored_and_taken_over_as_real_ones_are(data, fake_cl
     colour = np.asarray(Image.open(io.BytesIO(save_png(pixels)))).mean(axis=(0, 1)) / 255
     assert shards[0].vectors[0, :3].tolist() == pytest.approx(colour.tolist())
 
-    run_waves(data, f'key:"{"/".join(SHARD)}"', **few)
+    run_selection(data, f'key:"{"/".join(SHARD)}"', **few)
     assert len(fake_clip.encoders) == 1  # nothing is new
     other = FakeClip(issue_fake_passport(weights_sha256="other"))
-    run_waves(data, f'key:"{"/".join(SHARD)}"', **{**few, "resources": {"clip": other}})
+    run_selection(data, f'key:"{"/".join(SHARD)}"', **{**few, "resources": {"clip": other}})
     assert sum(encoder.images for encoder in other.encoders) >= encoder.images
 
 

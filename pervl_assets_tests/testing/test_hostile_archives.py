@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pervl_assets.core.archives import RawArchive, identify
+from pervl_assets.archives.inputs import RawArchive, identify
+from pervl_assets.archives.members import MemberError, Members, check_password, open_members
 from pervl_assets.core.errors import ArchiveError, PasswordError
-from pervl_assets.core.members import MemberError, Members, check_password, open_members
 from pervl_assets.demo import DEMO_PASSWORD
 from pervl_assets.demo.zips import write_zip
 from pervl_assets.testing.hostile_archives import (

@@ -6,9 +6,9 @@ import os
 import dagster as dg
 import pytest
 
-from pervl_assets.core import trees
-from pervl_assets.core.archives import RawArchive
-from pervl_assets.testing.runs import explain, list_checks, make_settings, run_assets, run_waves
+from pervl_assets.archives.inputs import RawArchive
+from pervl_assets.testing.runs import explain, list_checks, make_settings, run_assets, run_selection
+from pervl_assets.trees import build as trees
 
 NAMES = dg.AssetKey(["mine", "members"])
 
@@ -45,13 +45,13 @@ def test_assets_checks_and_resources_of_ones_own_join_the_graph(materialize, dat
 
 
 def test_waves_end_with_the_one_that_fails(data):
-    *_, last = run_waves(data, '+key:"mine/failing"', **OWN)
+    *_, last = run_selection(data, '+key:"mine/failing"', **OWN)
     assert not last.success
     assert explain(last).count("ValueError: not today") == 1
 
 
 def test_a_run_that_passes_has_nothing_to_explain(data):
-    results = run_waves(data, '+key:"mine/members"', **OWN)
+    results = run_selection(data, '+key:"mine/members"', **OWN)
     assert explain(*results) == ""
     assert "mine/members:one_member" in list_checks(*results)
 
@@ -61,7 +61,7 @@ def test_partitions_are_one_or_all(materialize, data, instance):
     assert materialize(tables, instance=instance).success
     assert materialize('key:"deep_fashion/personalized"', "test", instance).success
     assert [path.name for path in (data / "deep_fashion2").glob("personalized_*")] == ["personalized_test"]
-    results = run_waves(data, 'key:"deep_fashion/personalized"', instance)
+    results = run_selection(data, 'key:"deep_fashion/personalized"', instance)
     assert len(results) == 2
     assert {path.name for path in (data / "deep_fashion2").glob("personalized_*")} == {
         "personalized_test",

@@ -57,11 +57,11 @@ def _draw_members(seed: int) -> Iterator[Member]:
         yield f"train2014/COCO_train2014_{picture.image_id:012d}.jpg", encode_jpeg(image)
 
 
-def _draw_archive(goal: Path, seed: int) -> None:
-    write_zip(goal, _draw_members(seed))
+def _draw_archive(target: Path, seed: int) -> None:
+    write_zip(target, _draw_members(seed))
 
 
-def _write_triplets(goal: Path, seed: int) -> None:
+def _write_triplets(target: Path, seed: int) -> None:
     lines = [
         f"img_id={picture.image_id} | {fact.subject}, {fact.relation}, {fact.object} | "
         f"{fact.subject} {fact.relation} {fact.object} | {fact.sentence}\n"
@@ -69,7 +69,7 @@ def _write_triplets(goal: Path, seed: int) -> None:
         for fact in picture.facts
     ]
     Random(f"{seed}/coco/order").shuffle(lines)
-    write_bytes_atomically(goal, "".join(lines).encode())
+    write_bytes_atomically(target, "".join(lines).encode())
 
 
 _FOLDER: Final = "inversion_model_train_data"

@@ -147,16 +147,16 @@ def _draw_members(seed: int) -> Iterator[Member]:
         yield f"train/annos/{picture.number:06d}.json", json.dumps(note).encode()
 
 
-def _draw_archive(goal: Path, seed: int) -> None:
-    write_zip(goal, _draw_members(seed), DEMO_PASSWORD, seed)
+def _draw_archive(target: Path, seed: int) -> None:
+    write_zip(target, _draw_members(seed), DEMO_PASSWORD, seed)
 
 
-def _write_captions(goal: Path, rows: Iterable[tuple[Picture, str]]) -> None:
+def _write_captions(target: Path, rows: Iterable[tuple[Picture, str]]) -> None:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["image_name", "pair_id", "caption"])
     writer.writerows([picture.member, picture.pair, caption] for picture, caption in rows)
-    write_bytes_atomically(goal, buffer.getvalue().encode())
+    write_bytes_atomically(target, buffer.getvalue().encode())
 
 
 def _write_annotations(folder: Path, seed: int) -> None:

@@ -45,7 +45,7 @@ def list_names() -> list[str]:
     return list(dict.fromkeys([*names, *_ODD]))
 
 
-def _write_descriptions(goal: Path, seed: int) -> None:
+def _write_descriptions(target: Path, seed: int) -> None:
     random = Random(f"{seed}/open_images")
     names = list_names()
     random.shuffle(names)
@@ -54,7 +54,7 @@ def _write_descriptions(goal: Path, seed: int) -> None:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["LabelName", "DisplayName"])
     writer.writerows([f"/m/0{_to_base36(number)}", name] for number, name in zip(numbers, names, strict=True))
-    write_bytes_atomically(goal, buffer.getvalue().encode())
+    write_bytes_atomically(target, buffer.getvalue().encode())
 
 
 def _to_base36(number: int) -> str:

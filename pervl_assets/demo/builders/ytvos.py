@@ -243,8 +243,8 @@ def _draw_members(seed: int) -> Iterator[Member]:
     yield "train/meta.json", json.dumps({"videos": videos}).encode()
 
 
-def _draw_archive(goal: Path, seed: int) -> None:
-    write_zip(goal, _draw_members(seed))
+def _draw_archive(target: Path, seed: int) -> None:
+    write_zip(target, _draw_members(seed))
 
 
 class _QuotingDumper(yaml.SafeDumper):

@@ -1,0 +1,248 @@
+"""The tables that `pervl` ends with.
+
+Belongs here: columns, units and colours. Does not belong here: finding out what is to be printed.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pervl_assets.cli.health import Health
+from pervl_assets.cli.status import AssetState, InputState
+from pervl_assets.cli.verification import VerifyResult
+from pervl_assets.core.errors import name_some
+from pervl_assets.defs.metadata import BYTES, QUARANTINED
+from pervl_assets.defs.run_results import Finding, Materialized, RunResult, count_files_or_rows, name_partition
+from pervl_assets.settings import Settings
+from pervl_assets.upstream import RETRIVAL_SETS
+
+_COLOURS: Final = {"up to date": "green", "stale": "yellow", "missing": "red"}
+_FRESHNESS_COLOURS: Final = {"passing": "green", "warning": "yellow", "failing": "red", "unknown": "dim"}
+_SHORT_ID: Final = 8
+_THOUSAND: Final = 1000
+_VERDICT_COLOURS: Final = {
+    "passed": "none",
+    "warned": "yellow",
+    "failed": "bold red",
+    "unfinished": "bold red",
+    "not run": "dim",
+}
+_WIDTH_OF_A_FILE: Final = 140
+
+
+def make_console() -> Console:
+    """Return a console as wide as the terminal; where the output is not one, wide enough for every table."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDTH_OF_A_FILE)
+
+
+def print_run_result(console: Console, outcome: RunResult, seconds: float, left: int) -> None:
+    """Print what was materialized, what was found wrong, and the sum of it."""
+    table = _make_table("asset", ">files or rows", ">seconds", ">bytes", ">quarantined")
+    for made in outcome.made:
+        table.add_row(
+            escape(made.name),
+            _count(made.files_or_rows),
+            f"{made.seconds:,.1f}",
+            format_bytes(made.metadata.get(BYTES)),
+            _show_quarantined(made),
+        )
+    table.add_section()
+    table.add_row(
+        f"[bold]{len(outcome.made)} materialized[/]" + (f", [bold red]{left} not[/]" if left else ""),
+        "",
+        f"[bold]{seconds:,.1f}[/]",
+        f"[bold]{format_bytes(sum(made.bytes for made in outcome.made))}[/]",
+        f"{sum(made.quarantined for made in outcome.made):,}",
+    )
+    console.print(table)
+    print_findings(console, outcome.findings)
+    console.print(
+        "[bold green]all materialized, no check of error severity failed[/]"
+        if outcome.passed
+        else "[bold red]failed[/]: mend what is named above and run the same command again; finished work is kept"
+    )
+
+
+def print_findings(console: Console, findings: Iterable[Finding]) -> None:
+    """Print warnings first and errors last, where the eye ends."""
+    for finding in sorted(findings, key=lambda finding: finding.severity == "error"):
+        _print_cause(
+            console,
+            "bold red" if finding.severity == "error" else "yellow",
+            finding.severity,
+            finding.asset,
+            finding.text,
+        )
+
+
+def _print_cause(console: Console, colour: str, kind: str, asset: str, text: str) -> None:
+    console.print(f"[{colour}]{kind}[/] [bold]{escape(asset)}[/] {escape(text)}", highlight=False, soft_wrap=True)
+
+
+def print_verdicts(console: Console, verdicts: Iterable[VerifyResult], data: Path) -> bool:
+    """Print what re-reading showed; return whether everything is as its manifests say, and there is something."""
+    table = _make_table("asset", ">files", ">bytes", "verdict")
+    values = list(verdicts)
+    for value in values:
+        table.add_row(escape(value.asset), *_show_size(value), _judge(value))
+    console.print(table)
+    wrong = [value for value in values if not value.verdict]
+    for value in wrong:
+        for what in ("missing", "changed", "extra"):
+            if names := getattr(value.verdict, what):
+                console.print(
+                    f"[red]{what}[/] in [bold]{escape(value.asset)}[/]: {escape(name_some(names))}", soft_wrap=True
+                )
+    there = sum(1 for value in values if value.files)
+    if not there:
+        console.print(f"[red]nothing to verify below {data}[/]: run pervl materialize first")
+    elif wrong:
+        console.print(
+            f"[bold red]{len(wrong)} of {there} values differ from their manifests[/]: pervl materialize repairs what "
+            "is missing or changed, and nothing else"
+        )
+    else:
+        files = sum(value.files for value in values)
+        console.print(f"[bold green]verified[/]: {files:,} files in {there} values are as their manifests say")
+    return bool(there) and not wrong
+
+
+def _show_size(value: VerifyResult) -> tuple[str, str]:
+    return (f"{value.files:,}", format_bytes(value.bytes)) if value.files else ("", "")
+
+
+def _judge(value: VerifyResult) -> str:
+    if not value.files:
+        return "[dim]not materialized[/]"
+    if value.verdict:
+        return "[green]as written[/]"
+    parts = [f"{len(getattr(value.verdict, what)):,} {what}" for what in ("missing", "changed", "extra")]
+    return f"[red]{', '.join(part for part in parts if not part.startswith('0 '))}[/]"
+
+
+def print_status(
+    console: Console,
+    settings: Settings,
+    inputs: Iterable[InputState],
+    states: Iterable[AssetState],
+    healths: Iterable[Health],
+) -> None:
+    """Print which inputs are found, and state and health of every asset; health in the row of its first partition."""
+    console.print(f"profile [bold]{settings.profile}[/], data in [bold]{settings.data}[/]", soft_wrap=True)
+    table = _make_table("input", "state", "place below the data folder")
+    for one in inputs:
+        table.add_row(one.name, "[green]found[/]" if one.found else "[yellow]not found[/]", one.place)
+    console.print(table)
+    table = _make_table("asset", "state", "materialized", ">files or rows", ">bytes", "checks", "freshness")
+    table.columns[0].no_wrap = True
+    waiting = {health.asset: health for health in healths}
+    for state in states:
+        health = waiting.pop(state.asset, None)
+        failed = health and health.failed_run
+        table.add_row(
+            escape(name_partition(state.asset, state.partition)),
+            f"[{_COLOURS[state.state]}]{state.state}[/]" + (", [bold red]run failed[/]" if failed else ""),
+            _show_time(state.when),
+            _count(count_files_or_rows(state.metadata)),
+            format_bytes(state.metadata.get(BYTES)),
+            _show_checks(health, made=state.when is not None) if health else "",
+            _show_freshness(health.freshness) if health else "",
+        )
+    console.print(table)
+
+
+def print_causes(
+    console: Console,
+    states: Iterable[AssetState],
+    healths: Iterable[Health],
+    failures: Mapping[str, list[Finding]],
+) -> None:
+    """Print why assets are stale, what checks found that did not pass, and why the last runs failed."""
+    for state in states:
+        if state.why:
+            _print_cause(console, "yellow", "stale", name_partition(state.asset, state.partition), state.why)
+    print_findings(console, [finding for health in healths for finding in health.findings])
+    runs = {finding: run for run, findings in failures.items() for finding in findings}  # what several say, once
+    for finding, run in runs.items():
+        _print_cause(console, "bold red", f"run {run[:_SHORT_ID]} failed", finding.asset, finding.text)
+
+
+def print_verdict_of_status(console: Console, states: Iterable[AssetState], healths: Iterable[Health]) -> bool:
+    """Print in a line whether anything calls for a person; return whether nothing does."""
+    count = Counter(state.state for state in states)
+    unsound = sum(not health.sound for health in healths)
+    wrong = {"missing": count["missing"], "stale": count["stale"], "failed or no longer fresh": unsound}
+    told = ", ".join(f"{number} {what}" for what, number in wrong.items() if number)
+    console.print(
+        f"[bold red]{told}[/]: run pervl materialize; it makes what is missing or stale, and tells what fails"
+        if told
+        else "[bold green]all up to date, no check of error severity failed[/]"
+    )
+    return not told
+
+
+def _show_checks(health: Health, *, made: bool) -> str:
+    counts = health.count()
+    if not made:  # there is nothing to be checked yet
+        del counts["not run"]
+    parts = [(count, verdict) for verdict in _VERDICT_COLOURS if (count := counts[verdict])]
+    return ", ".join(f"[{_VERDICT_COLOURS[verdict]}]{count} {verdict}[/]" for count, verdict in parts)
+
+
+def _show_freshness(freshness: str | None) -> str:
+    return f"[{_FRESHNESS_COLOURS[freshness]}]{freshness}[/]" if freshness else ""
+
+
+def say_where_to_look(console: Console, data: Path) -> None:
+    """Say what the demo made and where a person may look at it."""
+    console.print("\n[bold]The miniature world is ready. Where to look:[/]")
+    for place, what in (
+        ("youtube_vos/ytvos_PerVL/fsl_seg", "few-shot crops and evaluation frames, boxes and masks"),
+        (f"youtube_vos/{RETRIVAL_SETS}/validation", "a retrieval set as PALAVRA reads it"),
+        ("deep_fashion2/personalized_validation", "few-shot and evaluation images of people's clothes"),
+        ("inversion_model_train_data", "the training files of the inversion model"),
+        ("assets", "typed tables, features, matches and ledgers in Parquet"),
+    ):
+        console.print(f"  {data / place}", highlight=False, soft_wrap=True, end="")
+        console.print(f"  [dim]{what}[/]", highlight=False, soft_wrap=True)
+    console.print("  [bold]make ui[/] opens the same graph in the browser at http://127.0.0.1:3000", highlight=False)
+
+
+def format_bytes(count: float | None) -> str:
+    """Return a number of bytes as a person reads it: 1.7 GB."""
+    if count is None:
+        return ""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < _THOUSAND:
+            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
+        count /= _THOUSAND
+    return f"{count:,.1f} TB"
+
+
+def _make_table(*columns: str) -> Table:
+    """Return an empty table; a column whose name begins with > holds numbers."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+    return table
+
+
+def _count(count: int | None) -> str:
+    return "" if count is None else f"{count:,}"
+
+
+def _show_quarantined(made: Materialized) -> str:
+    shown = f"[yellow]{made.quarantined:,}[/]" if made.quarantined else "0" if QUARANTINED in made.metadata else ""
+    return f"{shown} [red]+ {made.missing:,} missing[/]" if made.missing else shown
+
+
+def _show_time(when: datetime | None) -> str:
+    return when.astimezone().strftime("%Y-%m-%d %H:%M") if when else ""

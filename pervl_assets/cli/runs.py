@@ -1,0 +1,64 @@
+"""The Dagster instance of the command line, and what a run tells while it goes on.
+
+Belongs here: what only `pervl` needs to run the graph. Does not belong here: planning and running waves, which are
+`defs.waves`, what came of them, which is `defs.outcomes`, and what is printed, which is `printing`.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from dagster import DagsterEventType, DagsterInstance
+from dagster._core.definitions.reconstruct import ReconstructableRepository  # not exported at Dagster's top
+
+from pervl_assets.defs.run_results import read_materialization
+
+_INSTANCE: Final = "telemetry: {enabled: false}\npython_logs: {python_log_level: INFO}\n"
+"""For a Dagster home that has no `dagster.yaml`; the project's own says more."""
+
+
+def load_repository() -> ReconstructableRepository:
+    """Return the project's code location, as worker processes can load it by themselves."""
+    return ReconstructableRepository.for_module("pervl_assets.definitions", "defs")
+
+
+def find_dagster_home(data: Path) -> Path:
+    """Return where Dagster keeps its runs: `DAGSTER_HOME`, else the project's folder, else below the data root."""
+    if home := os.environ.get("DAGSTER_HOME"):
+        return Path(home).absolute()
+    for folder in (here := Path.cwd(), *here.parents):
+        if (folder / "dagster.yaml").is_file() and (folder / "workspace.yaml").is_file():
+            return folder
+    return data / "assets" / "dagster"
+
+
+def open_instance(data: Path) -> DagsterInstance:
+    """Open the Dagster instance of `find_dagster_home`."""
+    home = find_dagster_home(data)
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "dagster.yaml").exists():
+        (home / "dagster.yaml").write_text(_INSTANCE, encoding="utf-8")
+    os.environ["DAGSTER_HOME"] = str(home)
+    return DagsterInstance.get()
+
+
+@dataclass(frozen=True)
+class ProgressLine:
+    """Something a run tells while it goes on: an asset that was made, or a line that an op logged."""
+
+    text: str
+    made: bool
+
+
+def read_progress(instance: DagsterInstance, run_id: str, cursor: str | None) -> tuple[list[ProgressLine], str | None]:
+    """Return what a run told behind a cursor, and the cursor behind it."""
+    connection = instance.get_records_for_run(run_id, cursor=cursor)
+    news: list[ProgressLine] = []
+    for record in connection.records:
+        entry = record.event_log_entry
+        if not entry.is_dagster_event:
+            news.append(ProgressLine(f"{(entry.step_key or '').replace('__', '/')}: {entry.user_message}", made=False))
+        elif entry.get_dagster_event().event_type == DagsterEventType.ASSET_MATERIALIZATION:
+            news.append(ProgressLine(read_materialization(entry.get_dagster_event()).name, made=True))
+    return news, connection.cursor

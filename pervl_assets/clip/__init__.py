@@ -1,0 +1,1 @@
+"""CLIP: encoders, checkpoints, preprocessing, and feature tables. Knows neither COCO nor PALAVRA."""

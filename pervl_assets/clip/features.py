@@ -1,0 +1,250 @@
+"""Feature vectors as one typed value: ids, vectors and passport in one table, so that they cannot drift apart.
+
+Belongs here: the value, its Parquet file, merging shards, and which image belongs to which shard. Does not belong here:
+computing vectors (`clip_encoder`, `encode_shard`).
+"""
+
+import functools
+import json
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from pervl_assets.clip.encoder import PROMPT, TEXT_BATCH, ClipEncoder
+from pervl_assets.clip.passport import EmbeddingPassport, gather_notes
+from pervl_assets.core.errors import PervlError, SchemaError, name_some
+from pervl_assets.core.files import hash_bytes
+from pervl_assets.core.tables import Column, TableSchema, hash_frame, write_parquet
+
+REJECTED_IMAGES: Final = TableSchema(
+    (
+        Column("id", pl.String, "Image id as text, with its blank"),
+        Column("member", pl.String, "Member of the archive"),
+        Column("status", pl.String, "missing: not in the archive; quarantined: it is, and cannot be used"),
+        Column("reason", pl.String, "What is wrong"),
+        Column("crc32", pl.UInt32, "CRC-32 of the member; null where it is missing"),
+    )
+)
+
+MISSING: Final = "missing"
+QUARANTINED: Final = "quarantined"
+
+CONTENT_SHA256: Final = "pervl_content_sha256"
+"""Key of the file's own metadata under which `Features.hash` stands, so that a file can be verified by itself."""
+
+_PASSPORT: Final = "pervl_passport"
+_REJECTED: Final = "pervl_rejected"
+
+
+def _no_rejected() -> pl.DataFrame:
+    return pl.DataFrame(schema=REJECTED_IMAGES.to_polars())
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Feature vectors of images or texts.
+
+    Attributes:
+        ids: What each vector belongs to: image id texts, or names. Texts may repeat.
+        vectors: Float32 of shape (N, D), not normalised.
+        passport: What the vectors depend on.
+        crc32s: CRC-32 of the member each image was decoded from; None for texts.
+        rejected: Images that have no vector, as `REJECTED_IMAGES`; empty for texts.
+    """
+
+    ids: list[str]
+    vectors: npt.NDArray[np.float32]
+    passport: EmbeddingPassport
+    crc32s: list[int] | None = None
+    rejected: pl.DataFrame = field(default_factory=_no_rejected)
+
+    def __post_init__(self) -> None:
+        wanted = (len(self.ids), self.passport.dimension)
+        crc32s = len(self.ids) if self.crc32s is None else len(self.crc32s)
+        if self.vectors.shape != wanted or self.vectors.dtype != np.float32 or crc32s != len(self.ids):
+            raise SchemaError(
+                f"{len(self.ids)} ids and {crc32s} CRCs stand beside vectors of {self.vectors.dtype} "
+                f"{self.vectors.shape}; expected float32 {wanted}.",
+                advice="Change the function that computes the vectors; nothing was written.",
+            )
+        REJECTED_IMAGES.validate(self.rejected, "rejected images")
+
+    def to_frame(self) -> pl.DataFrame:
+        """Return columns `id` (String), `crc32` (UInt32, null for texts) and `vector` (Array(Float32, D))."""
+        vectors = pl.Series("vector", self.vectors.ravel(), dtype=pl.Float32).reshape((-1, self.passport.dimension))
+        return self._tabulate_ids().with_columns(vectors.cast(pl.Array(pl.Float32, self.passport.dimension)))
+
+    def _tabulate_ids(self) -> pl.DataFrame:
+        crc32s = self.crc32s if self.crc32s is not None else [None] * len(self.ids)
+        return pl.DataFrame({"id": self.ids, "crc32": crc32s}, schema={"id": pl.String, "crc32": pl.UInt32})
+
+    def hash(self) -> str:
+        """Return a sha256 of ids, vectors, CRCs, rejected images and passport."""
+        return self._hash
+
+    @functools.cached_property
+    def _hash(self) -> str:
+        parts = (
+            hash_frame(self._tabulate_ids()),
+            hash_bytes(np.ascontiguousarray(self.vectors).reshape(-1).view(np.uint8).data),
+            hash_frame(self.rejected),
+            self.passport.to_json(),
+        )
+        return hash_bytes("\n".join(parts).encode())
+
+
+def write_features(features: Features, path: Path) -> None:
+    """Write features to a Parquet file whole or not at all; the passport is in its key-value metadata.
+
+    Raises:
+        WriteError: No permission, or no space left.
+    """
+    metadata = {
+        _PASSPORT: features.passport.to_json(),
+        _REJECTED: json.dumps(features.rejected.to_dicts()),
+        CONTENT_SHA256: features.hash(),
+    }
+    write_parquet(features.to_frame(), path, metadata)
+
+
+def read_features(path: Path) -> Features:
+    """Read features from Parquet.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        SchemaError: The file is damaged, or does not hold features with their passport.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(2, "No such file", str(path))
+    try:
+        metadata = pl.read_parquet_metadata(path)
+        passport = EmbeddingPassport.from_json(metadata[_PASSPORT])
+        rejected = pl.DataFrame(json.loads(metadata[_REJECTED]), schema=REJECTED_IMAGES.to_polars())
+        frame = pl.read_parquet(path)
+        crc32s = None if frame["crc32"].null_count() else frame["crc32"].to_list()
+        vectors = frame["vector"].to_numpy().reshape(-1, passport.dimension)
+        return Features(frame["id"].to_list(), vectors, passport, crc32s, rejected)
+    except (pl.exceptions.PolarsError, KeyError, ValueError, TypeError) as error:
+        raise SchemaError(
+            f"{path} does not hold features with their passport: {error!r}.",
+            advice="Delete the file and materialize its asset again.",
+        ) from error
+
+
+def verify_features(path: Path) -> Features:
+    """Read features and hold them against the hash that was written with them. Raises as `read_features` does."""
+    features = read_features(path)
+    if pl.read_parquet_metadata(path).get(CONTENT_SHA256) != features.hash():
+        raise SchemaError(
+            f"{path} does not hold the features that were written to it.",
+            advice="Delete the file and materialize its asset again.",
+        )
+    return features
+
+
+def merge_features(shards: Sequence[Features]) -> Features:
+    """Merge the shards of the image features into one value, ids in text order (upstream rule E3).
+
+    Raises:
+        PervlError: The shards' passports differ, or an image stands in two shards; names both.
+    """
+    if not shards:
+        raise PervlError("There are no features to merge.", advice="Materialize at least one shard.")
+    passport = shards[0].passport
+    for number, shard in enumerate(shards):
+        if differences := passport.list_differences(shard.passport):
+            raise PervlError(
+                f"Shards 0 and {number} of the features were encoded differently: {'; '.join(differences)}.",
+                advice="Materialize all shards again with the same model, precision and device.",
+            )
+    ids = [image_id for shard in shards for image_id in shard.ids]
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    merged = [ids[row] for row in order]
+    twice = sorted({one for one, other in pairwise(merged) if one == other})
+    if twice:
+        raise PervlError(
+            f"{len(twice)} images stand in two shards: {name_some([repr(i) for i in twice])}.",
+            advice="Materialize all shards again; PERVL_FEATURE_SHARDS was changed in between.",
+        )
+    crc32s = [crc for shard in shards for crc in shard.crc32s or [0] * len(shard.ids)]
+    return Features(
+        merged,
+        np.concatenate([shard.vectors for shard in shards])[order],
+        gather_notes(passport, (shard.passport for shard in shards)),
+        [crc32s[row] for row in order],
+        pl.concat([shard.rejected for shard in shards]).sort("id"),
+    )
+
+
+def _report_nothing(done: int, total: int) -> None:
+    pass
+
+
+def encode_names(
+    encoder: ClipEncoder, names: list[str], report: Callable[[int, int], None] = _report_nothing
+) -> Features:
+    """Encode names in the prompt `This is a photo of a ` (upstream rule F5); ids are the names."""
+    vectors = encoder.encode_texts([PROMPT + name for name in names], TEXT_BATCH, report)
+    return Features(names, vectors, replace(encoder.passport, batch_size=TEXT_BATCH))
+
+
+def update_names(
+    names: list[str],
+    passport: EmbeddingPassport,
+    load_encoder: Callable[[], ClipEncoder],
+    previous: Features | None = None,
+    report: Callable[[int, int], None] = _report_nothing,
+) -> Features:
+    """Encode names, unless `previous` holds just these under the same passport; then no model is loaded.
+
+    Where one name is new, all are encoded: names that differ only in case must get the same vector to the last bit
+    (upstream rule F4), and that holds within one call.
+
+    Args:
+        names: Names in order; ids of the result.
+        passport: What the vectors shall depend on, from `describe_encoder`.
+        load_encoder: Loads the encoder.
+        previous: The features as they were stored last.
+        report: Called after every batch with the number of different texts done and their total.
+    """
+    if previous is not None and previous.passport == passport and previous.ids == names:
+        return previous
+    return encode_names(load_encoder(), names, report)
+
+
+def assign_shard(image_id: str, shards: int) -> int:
+    """Return the shard of an image, 0 to `shards` - 1: the same for the same id on every machine."""
+    return zlib.crc32(image_id.encode()) % shards
+
+
+ASSIGNED_IMAGES: Final = {"image_id": pl.String, "shard": pl.UInt32}
+"""Columns of `assign_images`."""
+
+
+def assign_images(sentences: pl.DataFrame, shards: int) -> pl.DataFrame:
+    """Return the shard of every image of the top classes, ids in text order (rules E3, E4).
+
+    Materialized once for all shards of a run: what a shard costs then does not grow with their number.
+
+    Args:
+        sentences: Frame of `OBJECT_SENTENCES`.
+        shards: Number of shards.
+
+    Returns:
+        `image_id` (String), each once, and `shard` (UInt32, from 0).
+    """
+    ids = sentences["image_id"].unique().sort()
+    own = [assign_shard(image_id, shards) for image_id in ids]
+    return pl.DataFrame({"image_id": ids, "shard": own}, schema=ASSIGNED_IMAGES)
+
+
+def select_images(assigned: pl.DataFrame, shard: int) -> list[str]:
+    """Return the image ids of a shard, in text order; `assigned` is a frame of `assign_images`."""
+    return assigned.filter(shard=shard)["image_id"].to_list()

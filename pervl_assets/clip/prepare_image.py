@@ -1,0 +1,86 @@
+"""One image from compressed bytes to the square of pixels that CLIP's image tower takes.
+
+Belongs here: resizing and cropping up to 8-bit RGB, as a `Preprocessing` says, and refusing what is no image. Runs in
+worker processes, so it imports no torch. Scaling to [0, 1] and normalising follow on the device, in `clip_encoder`.
+"""
+
+import io
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from pervl_assets.clip.preprocessing import UPSTREAM, Filter, Preprocessing
+from pervl_assets.clip.resize import Cut, measure_plain_jpeg, resize_plain_jpeg
+from pervl_assets.core.pixels import MAX_PIXELS, ImageError
+
+_FORMATS: Final = ("JPEG", "PNG")
+_FILTERS: Final[dict[Filter, Image.Resampling]] = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+}
+
+
+def prepare_image(data: bytes, preprocessing: Preprocessing = UPSTREAM) -> npt.NDArray[np.uint8]:
+    """Decode an image, resize it in its own mode, crop the centre, convert to RGB.
+
+    EXIF orientation and ICC profiles are ignored, as upstream ignores them (rules A4, E1). The pixels are those that
+    Pillow's decoder, `resize`, `crop` and `convert` give, one after the other, bit for bit; only the rule
+    `upstream_fast` may be off by one grey level, in colour JPEGs.
+
+    Args:
+        data: The file.
+        preprocessing: What to do.
+
+    Returns:
+        Pixels, uint8 of shape (S, S, 3), S = `preprocessing.crop`.
+
+    Raises:
+        ImageError: The bytes are not a whole JPEG or PNG image, or it has more than `MAX_PIXELS`
+            pixels, before or after resizing.
+    """
+    resample = _FILTERS[preprocessing.filter]
+    if (size := measure_plain_jpeg(data)) is not None:
+        cut = plan_cut(size, preprocessing)
+        exact = preprocessing.rule != "upstream_fast"
+        pixels = None
+        if max(size[0] * size[1], cut.width * cut.height) <= MAX_PIXELS:
+            pixels = resize_plain_jpeg(data, size, cut, resample, exact=exact)
+        if pixels is not None:
+            return pixels
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            cut = plan_cut(image.size, preprocessing)
+            _refuse_oversized(image.size, cut, preprocessing)
+            resized = image.resize((cut.width, cut.height), resample)
+            box = (cut.left, cut.top, cut.left + cut.side, cut.top + cut.side)
+            return np.asarray(resized.crop(box).convert("RGB"))
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError("not a JPEG or PNG image") from error
+    except Exception as error:  # on damaged bytes Pillow's decoders raise nearly anything; the image is unusable
+        raise ImageError(f"cannot be decoded: {error}") from error
+
+
+def plan_cut(size: tuple[int, int], preprocessing: Preprocessing) -> Cut:
+    """Return to what size an image is resized, and what is cut from its centre.
+
+    The longer side is truncated to whole pixels and half a pixel of an edge rounded to even, as torchvision does both.
+    """
+    (width, height), target, side = size, preprocessing.resize, preprocessing.crop
+    if preprocessing.squash:
+        width, height = target, target
+    elif width <= height:
+        width, height = target, int(target * height / width)
+    else:
+        width, height = int(target * width / height), target
+    return Cut(width, height, round((width - side) / 2), round((height - side) / 2), side)
+
+
+def _refuse_oversized(size: tuple[int, int], cut: Cut, preprocessing: Preprocessing) -> None:
+    resized = f"oversized once its shorter side is {preprocessing.resize}"
+    for width, height, what in ((*size, "oversized"), (cut.width, cut.height, resized)):
+        if width * height > MAX_PIXELS:
+            raise ImageError(f"{what}: {width} x {height} pixels; at most {MAX_PIXELS:,}")

@@ -1,0 +1,116 @@
+"""What is done to an image before CLIP sees it, as a value: chosen once, handed to workers, written into passports.
+
+Belongs here: the rules to choose from, and what each one's numbers are. Does not belong here: doing it, which is
+`clip_preprocess`'s up to 8-bit pixels and `clip_encoder`'s from there. Imports no torch: the decode workers take it in.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, cast, get_args
+
+from pervl_assets.core.errors import CheckpointError
+from pervl_assets.settings import PreprocessingRule
+
+Filter = Literal["bicubic", "bilinear"]
+Triple = tuple[float, float, float]
+
+CLIP_MEAN: Final[Triple] = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD: Final[Triple] = (0.26862954, 0.26130258, 0.27577711)
+"""Mean and deviation of the RGB channels in [0, 1] that OpenAI's CLIP was trained with."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is done to an image: resize in its own mode, crop the centre, convert to RGB, scale to [0, 1], normalise.
+
+    Attributes:
+        rule: Which rule it follows.
+        resize: Length in pixels that the shorter side is brought to; of a squashed image, both.
+        crop: Side in pixels of the square cut from the centre: what the model takes.
+        filter: Pillow's filter to resize with.
+        squash: Whether both sides are brought to `resize`, whatever their ratio.
+        mean: Subtracted from the RGB channels in [0, 1].
+        std: What the channels are divided by then.
+    """
+
+    rule: PreprocessingRule
+    resize: int
+    crop: int
+    filter: Filter = "bicubic"
+    squash: bool = False
+    mean: Triple = CLIP_MEAN
+    std: Triple = CLIP_STD
+
+    def describe(self) -> str:
+        """Return it in words; a part of every embedding passport."""
+        size = f"{self.resize} x {self.resize}" if self.squash else str(self.resize)
+        plain = (self.mean, self.std) == (CLIP_MEAN, CLIP_STD)
+        steps = [
+            f"resize {size} {self.filter} (PIL, own mode)",
+            *([] if self.squash else [f"centre crop {self.crop}"]),
+            "RGB",
+            *(["to within one grey level (upstream_fast)"] if self.rule == "upstream_fast" else []),
+            "/255",
+            "CLIP mean, std" if plain else f"mean {list(self.mean)}, std {list(self.std)}",
+        ]
+        return " > ".join(steps)
+
+
+UPSTREAM: Final = Preprocessing("upstream", resize=300, crop=224)
+"""Upstream rule E1."""
+
+UPSTREAM_FAST: Final = replace(UPSTREAM, rule="upstream_fast")
+"""The same to within one grey level, in less time."""
+
+
+def choose_preprocessing(
+    rule: PreprocessingRule, model: str, vision: Mapping[str, Any], published: Mapping[str, Any]
+) -> Preprocessing:
+    """Return the preprocessing of a rule for a model.
+
+    Args:
+        rule: `upstream` and `upstream_fast` are for models that take 224 x 224 pixels with CLIP's mean and deviation;
+            `model` is what the model was published with, as open_clip's `image_transform` does it for evaluation.
+        model: The model's name, for messages.
+        vision: The image tower's part of the model's architecture, as open_clip describes it.
+        published: What was published with the weights: `mean`, `std`, `interpolation`, `resize_mode`, as far as they
+            are not OpenAI's.
+
+    Raises:
+        CheckpointError: The model takes other pixels than the rule makes, or wants what this project does not do.
+    """
+    try:
+        size = vision.get("image_size", UPSTREAM.crop)
+        width, height = map(int, size if isinstance(size, list | tuple) else [size] * 2)
+        mean, std = _read_triple(published.get("mean")) or CLIP_MEAN, _read_triple(published.get("std")) or CLIP_STD
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"The configuration of {model} says nothing usable of image size, mean or deviation: {error}.",
+            advice="Give image_size as one number or two, mean and std as one number or three.",
+        ) from error
+    if rule != "model":
+        chosen = UPSTREAM if rule == "upstream" else UPSTREAM_FAST
+        if (width, height, mean, std) == (chosen.crop, chosen.crop, chosen.mean, chosen.std):
+            return chosen
+        raise CheckpointError(
+            f"{model} takes images of {width} x {height} pixels with mean {mean} and deviation {std}; upstream's "
+            f"preprocessing makes {chosen.crop} x {chosen.crop} with CLIP's {chosen.mean} and {chosen.std}.",
+            advice="Set PERVL_PREPROCESSING=model, or choose a model trained on 224 x 224 pixels as OpenAI's CLIP was, "
+            "e.g. ViT-B-32-quickgelu.",
+        )
+    kernel, mode = published.get("interpolation") or "bicubic", published.get("resize_mode") or "shortest"
+    if width != height or kernel not in get_args(Filter) or mode not in ("shortest", "squash"):
+        raise CheckpointError(
+            f"{model} wants images of {width} x {height} pixels, resized by {mode!r} with {kernel!r}; this "
+            "project makes squares, by 'shortest' or 'squash', with 'bicubic' or 'bilinear'.",
+            advice="Choose another model, e.g. ViT-B-32-quickgelu.",
+        )
+    return Preprocessing(rule, width, width, cast("Filter", kernel), mode == "squash", mean, std)
+
+
+def _read_triple(value: Any) -> Triple | None:
+    """Return a number for each channel: from three, or from one for all; None where there is none."""
+    if not value:
+        return None
+    first, second, third = value if isinstance(value, list | tuple) else [value] * 3
+    return float(first), float(second), float(third)

@@ -1,0 +1,189 @@
+"""When things are refreshed: two schedules, a sensor on the data folder, how a change spreads, what counts as fresh.
+
+Belongs here: Dagster's schedules, sensors, jobs of them, automation conditions and freshness policies. Does not belong
+here: fetching and verifying themselves. All of it ships stopped: a person starts it in the UI, or with
+`dagster schedule start` and `dagster sensor start`.
+
+A change spreads by data version, which is a content hash: an input that is the same as before refreshes nothing, and
+neither does a table that comes out as it was.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from functools import reduce
+from pathlib import Path
+from typing import Any, Final
+
+import dagster as dg
+
+from pervl_assets.archives.downloads import read_record
+from pervl_assets.archives.inputs import ArchiveSpec
+from pervl_assets.defs.downloads import locate_record
+from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW
+from pervl_assets.defs.resources import Workspace
+from pervl_assets.settings import Settings
+
+_WARN_BEFORE: Final = timedelta(days=1)
+_DEPTH: Final = 8
+"""Levels above an asset that are looked at before it is refreshed; the graph has seven."""
+
+
+def build_automation_condition() -> dg.AutomationCondition[Any]:
+    """Return the condition under which an asset is refreshed: a dependency has another data version than before.
+
+    It waits until nothing above it is still to change, so that an asset that two changes reach is made once; and it
+    asks nothing of an asset whose dependencies were never materialized.
+    """
+    condition = dg.AutomationCondition
+    handled = condition.newly_requested() | condition.newly_updated()
+    changed = condition.any_deps_match(condition.data_version_changed()).since(handled)
+    unsettled = changed | condition.in_progress()
+    above = reduce(lambda inner, _: unsettled | condition.any_deps_match(inner), range(_DEPTH), unsettled)
+    return (
+        changed & ~condition.any_deps_missing() & ~condition.in_progress() & ~condition.any_deps_match(above)
+    ).with_label("a dependency holds something else than before")
+
+
+def add_automation_conditions(assets: Iterable[dg.AssetsDefinition]) -> list[dg.AssetsDefinition]:
+    """Give every asset that is made from others the condition of `build_automation_condition`."""
+    condition = build_automation_condition()
+
+    def add_condition(spec: dg.AssetSpec) -> dg.AssetSpec:
+        return spec.replace_attributes(automation_condition=condition) if [*spec.deps] else spec
+
+    return [*dg.map_asset_specs(add_condition, assets)]
+
+
+def list_public_inputs(specs: Iterable[ArchiveSpec]) -> list[dg.AssetKey]:
+    """Return the inputs that are fetched: the annotations, and the raw inputs that have an address."""
+    return [ANNOTATIONS_KEY, *(dg.AssetKey([RAW, spec.name]) for spec in specs if spec.url)]
+
+
+def add_freshness_policies(
+    assets: Iterable[dg.AssetsDefinition], specs: Iterable[ArchiveSpec], settings: Settings
+) -> list[dg.AssetsDefinition]:
+    """Give every public input a freshness policy: its server is asked after it, or its file looked at, in so many days.
+
+    Fresh is not "as new as the server's": that is what the look finds out, and what the data version tells.
+    """
+    days = timedelta(days=settings.fresh_days)
+    policy = dg.FreshnessPolicy.time_window(fail_window=days, warn_window=days - _WARN_BEFORE)
+    public = {*list_public_inputs(specs)}
+
+    def add_policy(spec: dg.AssetSpec) -> dg.AssetSpec:
+        return spec.replace_attributes(freshness_policy=policy) if spec.key in public else spec
+
+    return [*dg.map_asset_specs(add_policy, assets)]
+
+
+def build_refreshes(
+    settings: Settings, specs: Sequence[ArchiveSpec], verified: Iterable[dg.AssetCheckKey]
+) -> dg.Definitions:
+    """Return schedules, sensors and their jobs.
+
+    Args:
+        settings: For cron strings, the time zone and the interval.
+        specs: The raw inputs.
+        verified: Checks that hold what stands on disk against its manifest.
+    """
+    revalidate = dg.define_asset_job(
+        "revalidate_public_inputs",
+        selection=dg.AssetSelection.assets(*list_public_inputs(specs)),
+        description="Ask the servers of the public inputs whether there is something new; fetch only what there is.",
+    )
+    verify = dg.define_asset_job(
+        "verify_results",
+        selection=dg.AssetSelection.checks(*verified),
+        description="Re-hash every tree and every feature table against its manifest. Changes nothing.",
+    )
+    return dg.Definitions(
+        jobs=[revalidate, verify],
+        schedules=[
+            dg.ScheduleDefinition(
+                name="revalidate_public_inputs_weekly",
+                job=revalidate,
+                cron_schedule=settings.revalidate_cron,
+                execution_timezone=settings.timezone,
+                description="PERVL_REVALIDATE_CRON, in the time zone PERVL_TIMEZONE.",
+            ),
+            dg.ScheduleDefinition(
+                name="verify_results_nightly",
+                job=verify,
+                cron_schedule=settings.verify_cron,
+                execution_timezone=settings.timezone,
+                description="PERVL_VERIFY_CRON, in the time zone PERVL_TIMEZONE.",
+            ),
+        ],
+        sensors=[
+            build_input_sensor(specs, settings.watch_seconds),
+            dg.AutomationConditionSensorDefinition(
+                "refresh_what_changed",
+                target=dg.AssetSelection.all(),
+                default_status=dg.DefaultSensorStatus.STOPPED,
+                minimum_interval_seconds=settings.watch_seconds,
+                description="Refresh every asset of which a dependency holds something else than before.",
+            ),
+        ],
+    )
+
+
+def build_input_sensor(specs: Sequence[ArchiveSpec], seconds: int) -> dg.SensorDefinition:
+    """Return the sensor that notices raw inputs put into the data folder by hand, or changed there."""
+
+    @dg.sensor(
+        name="notice_inputs",
+        target=dg.AssetSelection.assets(ANNOTATIONS_KEY, *(dg.AssetKey([RAW, spec.name]) for spec in specs)),
+        minimum_interval_seconds=seconds,
+        description="Look at size and modification time of every raw input in the data folder, and materialize those "
+        "that are new or changed, once they stay the same between two looks (a copy may be under way). Whether the "
+        "content changed is told by its hash, as data version.",
+    )
+    def notice_inputs(context: dg.SensorEvaluationContext, workspace: Workspace) -> dg.SensorResult:
+        cursor = json.loads(context.cursor or "{}")
+        seen, handled = cursor.get("seen", {}), cursor.get("handled", {})
+        now = stat_inputs(specs, workspace.root)
+        if workspace.annotations:
+            now[ANNOTATIONS_KEY.path[-1]] = _stat_input(Path(workspace.annotations))
+        settled = [name for name, look in now.items() if look == seen.get(name) and look != handled.get(name)]
+        handled |= {name: now[name] for name in settled}
+        requests = [
+            dg.RunRequest(run_key=f"{name} {now[name]}", asset_selection=[key])
+            for name in settled
+            if is_newer(context.instance, key := dg.AssetKey([RAW, name]), now[name][1])
+        ]
+        return dg.SensorResult(
+            run_requests=requests,
+            skip_reason=None if requests else f"{len(now)} inputs are there by hand, and none is new.",
+            cursor=json.dumps({"seen": now, "handled": handled}),
+        )
+
+    return notice_inputs
+
+
+def is_newer(instance: dg.DagsterInstance, key: dg.AssetKey, mtime_ns: int) -> bool:
+    """Tell whether a file was changed after its asset was last materialized."""
+    event = instance.get_latest_materialization_event(key)
+    return event is None or event.timestamp * 1e9 < mtime_ns
+
+
+def stat_inputs(specs: Sequence[ArchiveSpec], root: Path) -> dict[str, list[int]]:
+    """Return size and modification time (in ns) of every raw input that was put there by hand."""
+    looks = {}
+    for spec in specs:
+        there = [path for place in (spec.file, *spec.folders) if (path := root / place).exists()]
+        if not there:
+            continue
+        look = _stat_input(there[0])
+        record = read_record(locate_record(spec, root))
+        if record is None or look != [record.bytes, record.mtime_ns]:
+            looks[spec.name] = look
+    return looks
+
+
+def _stat_input(path: Path) -> list[int]:
+    """Return size and time of a file; of a folder, the latest time of what is in it and in the folders right below."""
+    if path.is_file():
+        return [path.stat().st_size, path.stat().st_mtime_ns]
+    parts = [path, *path.glob("*"), *path.glob("*/*")]
+    return [len(parts), max(part.stat().st_mtime_ns for part in parts)]

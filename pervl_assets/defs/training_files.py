@@ -1,0 +1,217 @@
+"""The files that PALAVRA trains on, as assets: written last, from the typed values.
+
+Belongs here: thin bodies around `pervl_assets.inversion.training_files`. Does not belong here: the files' bytes.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+import dagster as dg
+import polars as pl
+
+from pervl_assets.clip.features import Features, merge_features
+from pervl_assets.core.errors import name_some
+from pervl_assets.core.tables import hash_frame
+from pervl_assets.defs.features import INVERSION
+from pervl_assets.defs.metadata import (
+    MISSING,
+    OWNERS,
+    QUARANTINED,
+    ROWS,
+    combine_versions,
+    make_check_result,
+    record_duration,
+)
+from pervl_assets.inversion import training_files as palavra
+from pervl_assets.io_managers.training_files import TrainingFile
+
+PALAVRA: Final = "palavra"
+
+
+def _input(name: str) -> dg.AssetIn:
+    return dg.AssetIn([INVERSION, name])
+
+
+def _training_file(**more: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """Return the decorator of an asset that is a training file."""
+    decorate: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(
+        key_prefix=PALAVRA,
+        group_name=PALAVRA,
+        io_manager_key="training_files",
+        owners=OWNERS,
+        code_version="1",
+        **more,
+    )
+    return lambda compute: decorate(record_duration(compute))
+
+
+@_training_file(
+    ins={"coco_object_classes": _input("coco_object_classes")},
+    kinds={"numpy"},
+)
+def object_names(coco_object_classes: pl.DataFrame) -> dg.MaterializeResult[TrainingFile]:
+    """`txt_for_training/obj_names_only.npy`: the names of the object classes, in class order (text, shape (N,))."""
+    return dg.MaterializeResult(
+        value=TrainingFile(
+            palavra.OBJECT_NAMES_FILE, lambda target: palavra.write_object_names(coco_object_classes, target)
+        ),
+        data_version=combine_versions({"classes": hash_frame(coco_object_classes)}),
+        metadata={ROWS: coco_object_classes.height},
+    )
+
+
+@_training_file(
+    ins={
+        "classes": _input("coco_object_classes"),
+        "sentences": _input("coco_object_sentences"),
+        "shards": _input("coco_image_features"),
+    },
+    kinds={"numpy", "pickle"},
+    check_specs=[
+        dg.AssetCheckSpec(
+            "every_image_has_features",
+            asset=dg.AssetKey([PALAVRA, "object_sentences"]),
+            description="No sentence is left out because its image has no features; PALAVRA would stop at one.",
+        ),
+        dg.AssetCheckSpec(
+            "every_class_has_enough_images",
+            asset=dg.AssetKey([PALAVRA, "object_sentences"]),
+            description="Every class has at least 8 different images, which PALAVRA's training needs.",
+        ),
+    ],
+)
+def object_sentences(
+    classes: pl.DataFrame, sentences: pl.DataFrame, shards: Mapping[str, Features]
+) -> Iterator[dg.MaterializeResult[TrainingFile]]:
+    """`txt_for_training/commom_obj_dict.npy`: name to [image ids, sentences, masked sentences], in class order.
+
+    A pickled dictionary, because PALAVRA reads one; its typed twin is `inversion/coco_object_sentences`. Sentences
+    whose image has no features are left out.
+    """
+    encoded = [image_id for shard in shards.values() for image_id in shard.ids]
+    summary = palavra.summarize_sentences(classes, sentences, encoded)
+    images, thin = summary.images_left_out, summary.thin_classes
+    yield dg.MaterializeResult(
+        value=TrainingFile(
+            palavra.OBJECT_SENTENCES_FILE,
+            lambda target: palavra.write_object_sentences(classes, sentences, encoded, target),
+        ),
+        data_version=combine_versions(
+            {"classes": hash_frame(classes), "sentences": hash_frame(sentences), "left out": repr(images)}
+        ),
+        metadata={ROWS: summary.rows, "rows_left_out": summary.rows_left_out, "images_left_out": len(images)},
+        check_results=[
+            make_check_result(
+                "every_image_has_features",
+                not images,
+                f"{summary.rows_left_out:,} sentences of {len(images):,} images without features are left "
+                f"out: {name_some(images)}"
+                if images
+                else f"none of {summary.rows:,} sentences is left out",
+                sentences=summary.rows,
+                sentences_left_out=summary.rows_left_out,
+                images_left_out=len(images),
+            ),
+            make_check_result(
+                "every_class_has_enough_images",
+                not thin,
+                f"{len(thin):,} of {classes.height:,} classes have fewer than {palavra.IMAGES_NEEDED} "
+                f"different images: {name_some([f'{name!r} ({n})' for name, n in thin.items()])}. Set "
+                "PERVL_TOP_OBJECTS lower, or train with flags that need fewer."
+                if thin
+                else f"all {classes.height:,} classes have {palavra.IMAGES_NEEDED} or more different images",
+                classes=classes.height,
+                thin_classes=len(thin),
+                rows=pl.DataFrame({"class": thin.keys(), "images": thin.values()}),
+            ),
+        ],
+    )
+
+
+@_training_file(
+    ins={"shards": _input("coco_image_features")},
+    kinds={"numpy", "pickle"},
+    check_specs=[
+        dg.AssetCheckSpec(
+            "no_image_missing",
+            asset=dg.AssetKey([PALAVRA, "visual_features"]),
+            description="Every image that the object classes name is in the COCO archive. An error: the archive is not "
+            "the one the triplets are about, or not whole.",
+        ),
+        dg.AssetCheckSpec(
+            "no_image_quarantined",
+            asset=dg.AssetKey([PALAVRA, "visual_features"]),
+            description="Every image in the archive could be decoded; a warning.",
+        ),
+    ],
+)
+def visual_features(shards: Mapping[str, Features]) -> Iterator[dg.MaterializeResult[TrainingFile]]:
+    """`visual_features/visual_features_dict_center_crop_300_224.npz`: image id to a list of one (1, D) array.
+
+    A pickled dictionary in text order of the ids, float32 from the CPU and float16 from CUDA; its typed twin is
+    `inversion/coco_image_features`.
+    """
+    features = merge_features(list(shards.values()))
+    missing, broken = (features.rejected.filter(status=status) for status in ("missing", "quarantined"))
+    total = len(features.ids) + features.rejected.height
+    yield dg.MaterializeResult(
+        value=TrainingFile(
+            palavra.VISUAL_FEATURES_FILE, lambda target: palavra.write_visual_features(features, target)
+        ),
+        data_version=combine_versions({"features": features.hash()}),
+        metadata={ROWS: len(features.ids), QUARANTINED: broken.height, MISSING: missing.height},
+        check_results=[
+            make_check_result(
+                "no_image_missing",
+                missing.is_empty(),
+                _count_rejected(missing, total, "not in the archive")
+                + (". Download train2014.zip again and compare its size." if missing.height else ""),
+                is_error=True,
+                images=total,
+                missing=missing.height,
+                rows=missing,
+            ),
+            make_check_result(
+                "no_image_quarantined",
+                broken.is_empty(),
+                _count_rejected(broken, total, "quarantined"),
+                images=total,
+                quarantined=broken.height,
+                rows=broken,
+            ),
+        ],
+    )
+
+
+def _count_rejected(rejected: pl.DataFrame, total: int, what: str) -> str:
+    names = f": {name_some(rejected['member'].to_list())}" if rejected.height else ""
+    return f"{rejected.height:,} of {total:,} images are {what}{names}"
+
+
+@_training_file(
+    ins={"matches": _input("openimages_matches")},
+    kinds={"numpy"},
+)
+def openimages_names(matches: pl.DataFrame) -> dg.MaterializeResult[TrainingFile]:
+    """`open_images/open_images_obj_names.npz`: the OpenImages names (`arr_0`, text, shape (M,))."""
+    return _write_matches(palavra.OPENIMAGES_NAMES_FILE, palavra.write_openimages_names, matches)
+
+
+@_training_file(
+    ins={"matches": _input("openimages_matches")},
+    kinds={"numpy"},
+)
+def openimages_map(matches: pl.DataFrame) -> dg.MaterializeResult[TrainingFile]:
+    """`open_images/open_images_to_mscoco_map.npz`: the nearest class of each name (`arr_0`, int64, shape (M, 1))."""
+    return _write_matches(palavra.OPENIMAGES_MAP_FILE, palavra.write_openimages_map, matches)
+
+
+def _write_matches(file: str, write: Any, matches: pl.DataFrame) -> dg.MaterializeResult[TrainingFile]:
+    return dg.MaterializeResult(
+        value=TrainingFile(file, lambda target: write(matches, target)),
+        data_version=combine_versions({"matches": hash_frame(matches)}),
+        metadata={ROWS: matches.height},
+    )
+
+
+PALAVRA_ASSETS: Final = (object_names, object_sentences, visual_features, openimages_names, openimages_map)

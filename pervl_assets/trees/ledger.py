@@ -1,0 +1,161 @@
+"""The ledger of a folder tree: every expected output, where it came from, and what became of it.
+
+Belongs here: the ledger's columns, the tree as a value, and the comparison of a folder with its ledger. Does not belong
+here: how outputs come about, which is `core.trees`.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal, TypedDict
+
+import polars as pl
+
+from pervl_assets.core.files import hash_file
+from pervl_assets.core.tables import Column, TableSchema
+from pervl_assets.core.workers import map_in_threads
+
+Status = Literal["written", "quarantined", "missing"]
+
+LEDGER: Final = TableSchema(
+    (
+        Column("path", pl.String, "file of the tree, relative to its root, with forward slashes"),
+        Column("concept", pl.String, "concept (class folder) it belongs to; empty for files about all of them"),
+        Column("rule", pl.String, "rule that makes it, e.g. few_shot_crop"),
+        Column("status", pl.String, "written, quarantined or missing"),
+        Column("reason", pl.String, "why it is not written; null if it is"),
+        Column("bytes", pl.UInt64, "size of the file; null if not written"),
+        Column("sha256", pl.String, "sha256 of the file; null if not written"),
+        Column("crc32", pl.UInt32, "CRC-32 of the file; null if not written"),
+        Column("source_members", pl.List(pl.String), "members of the source it is made from"),
+        Column("source_crc32s", pl.List(pl.UInt32), "their CRC-32s; empty if one of them is missing"),
+        Column("box", pl.List(pl.Int32), "box of the object in the source frame: x0, y0, x1, y1, inclusive; or null"),
+        Column("width", pl.UInt32, "width of the source frame in pixels; null if unknown"),
+        Column("height", pl.UInt32, "height of the source frame in pixels; null if unknown"),
+        Column("recipe", pl.String, "sha256 of the rules' version, rule, parameters, source members and their CRCs"),
+    )
+)
+"""One row an expected output, sorted by path."""
+
+
+class Row(TypedDict):
+    """A row of the ledger, column by column as in `LEDGER`."""
+
+    path: str
+    concept: str
+    rule: str
+    status: Status
+    reason: str | None
+    bytes: int | None
+    sha256: str | None
+    crc32: int | None
+    source_members: list[str]
+    source_crc32s: list[int]
+    box: list[int] | None
+    width: int | None
+    height: int | None
+    recipe: str
+
+
+@dataclass(frozen=True, eq=False)
+class FolderTree:
+    """A folder tree and its ledger.
+
+    Attributes:
+        root: Where it stands, or will stand once committed.
+        ledger: What it holds and what it lacks (schema `LEDGER`).
+        staged: The finished tree that waits beside `root` for `commit_tree`; None: `root` is up to date.
+        rendered: How many outputs were made anew by the build that returned this value.
+    """
+
+    root: Path
+    ledger: pl.DataFrame
+    staged: Path | None = None
+    rendered: int = field(default=0, kw_only=True)
+
+    @property
+    def written(self) -> int:
+        """Number of files in the tree."""
+        return self._count("written")
+
+    @property
+    def quarantined(self) -> int:
+        """Number of outputs that could not be made, each with a reason."""
+        return self._count("quarantined")
+
+    @property
+    def missing(self) -> int:
+        """Number of outputs whose source is not in the archive."""
+        return self._count("missing")
+
+    @property
+    def bytes(self) -> int:
+        """Sum of the files' sizes."""
+        return int(self.ledger["bytes"].sum())
+
+    @property
+    def content_hash(self) -> str:
+        """A sha256 of the files' paths and bytes: equal for equal trees, wherever and whenever they were built."""
+        digest = hashlib.sha256()
+        for path, sha256 in self.ledger.filter(status="written").select("path", "sha256").sort("path").iter_rows():
+            digest.update(f"{path}\0{sha256}\n".encode())
+        return digest.hexdigest()
+
+    def _count(self, status: Status) -> int:
+        return int((self.ledger["status"] == status).sum())
+
+
+@dataclass(frozen=True)
+class TreeDiff:
+    """What differs between a folder and its ledger, as sorted paths relative to the tree's root.
+
+    Attributes:
+        missing: Files that were written and are not there.
+        changed: Files that hold other bytes than were written.
+        extra: Files that the ledger does not know.
+    """
+
+    missing: list[str]
+    changed: list[str]
+    extra: list[str]
+
+    def __bool__(self) -> bool:
+        return not (self.missing or self.changed or self.extra)
+
+
+def build_frame(rows: Iterable[Row]) -> pl.DataFrame:
+    """Return rows as a ledger, sorted by path."""
+    in_order = sorted(rows, key=lambda row: row["path"])
+    return pl.DataFrame({name: [row[name] for row in in_order] for name in LEDGER.names}, schema=LEDGER.to_polars())  # type: ignore[literal-required]
+
+
+def verify_tree(root: Path, ledger: pl.DataFrame) -> TreeDiff:
+    """Re-read a tree and compare it with its ledger, hashing files in parallel."""
+    rows = ledger.filter(status="written").select("path", "bytes", "sha256").sort("path").rows()
+    whole = map_in_threads(lambda row: is_whole(root / row[0], row[1], row[2]), rows)
+    bad = [path for (path, *_), ok in zip(rows, whole, strict=True) if not ok]
+    there = [(root / path).is_file() for path in bad]
+    return TreeDiff(
+        missing=[path for path, found in zip(bad, there, strict=True) if not found],
+        changed=[path for path, found in zip(bad, there, strict=True) if found],
+        extra=sorted(list_files(root) - {path for path, *_ in rows}),
+    )
+
+
+def is_whole(file: Path, size: int, sha256: str) -> bool:
+    """Tell whether a file is there and holds just these bytes."""
+    try:
+        return file.stat().st_size == size and hash_file(file) == sha256
+    except OSError:
+        return False
+
+
+def list_files(root: Path) -> set[str]:
+    """Return the paths of all files below `root`, relative to it, with forward slashes."""
+    files: set[str] = set()
+    for folder, _, names in os.walk(root):
+        place = Path(folder).relative_to(root).as_posix()
+        files.update(names if place == "." else (f"{place}/{name}" for name in names))
+    return files

@@ -1,0 +1,92 @@
+"""Views: the files of finished trees once more, under the names and in the folders that another reader expects.
+
+Belongs here: plans whose files are links, so that a view costs next to no space, and the layout of Hugging Face's
+`imagefolder`. Does not belong here: what the readers of one benchmark expect (`pervl_assets.benchmarks`).
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Final
+
+import polars as pl
+
+from pervl_assets.trees.plans import Output, Rendered, RenderTask, TreePlan
+
+FEW_SHOT: Final = "few_shot_view"
+EVALUATION: Final = "evaluation_view"
+
+IMAGE_FOLDER_RULE: Final = (
+    "[Hugging Face `imagefolder`](https://huggingface.co/docs/datasets/image_dataset): subsets `train` and `test`; "
+    "what is known of each image stands in `metadata.jsonl`."
+)
+"""What lays down the content of `plan_image_folder`, for the asset's page."""
+
+_SUBSETS: Final = {FEW_SHOT: "train", EVALUATION: "test"}
+
+
+def plan_view(
+    folder: str,
+    files: Iterable[tuple[str, Output]],
+    finish: Callable[[pl.DataFrame], Mapping[str, bytes]],
+) -> TreePlan:
+    """Plan a view.
+
+    Args:
+        folder: Its root below `PERVL_DATA`.
+        files: Members of the source, each with the output that it is seen as; of outputs at the same path the first.
+        finish: Writes the texts of the view from its ledger, so that they name only files that are there.
+    """
+    outputs: dict[str, tuple[str, Output]] = {}
+    for member, output in files:
+        outputs.setdefault(output.path, (member, output))
+    jobs = tuple(RenderTask((member,), (output,)) for member, output in outputs.values())
+    return TreePlan(folder, jobs, give_as_is, rules=1, finish=finish, link=True)
+
+
+def give_as_is(job: RenderTask, blobs: list[bytes]) -> Iterator[Rendered]:
+    """Give a member's bytes as they are."""
+    yield Rendered(job.outputs[0], blobs[0])
+
+
+def plan_image_folder(
+    folder: str,
+    source: TreePlan,
+    roles: Mapping[str, str],
+    describe: Callable[[str, str], Mapping[str, str]],
+) -> TreePlan:
+    """Plan a Hugging Face `imagefolder`: `{train,test}/<concept>/<image>`, and `metadata.jsonl` in both.
+
+    `train` holds the few-shot images and `test` the evaluation images. Each is also what torchvision's `ImageFolder`
+    reads, with the concepts in the order of their names as text.
+
+    Args:
+        folder: Its root below `PERVL_DATA`.
+        source: Plan of the tree that is seen so.
+        roles: Rule of the source to `FEW_SHOT` or `EVALUATION`.
+        describe: Columns of `metadata.jsonl` beside `file_name` and `concept`, from concept and file name; the same
+            columns, all text, for every image: one type is inferred for a column.
+    """
+    files = [
+        (
+            output.path,
+            Output(f"{_SUBSETS[role]}/{output.concept}/{PurePosixPath(output.path).name}", output.concept, role),
+        )
+        for job in source.jobs
+        for output in job.outputs
+        if (role := roles.get(output.rule))
+    ]
+
+    def write_metadata(ledger: pl.DataFrame) -> dict[str, bytes]:
+        texts = {}
+        for role, subset in _SUBSETS.items():
+            lines = []
+            for path, concept in ledger.filter(status="written", rule=role).select("path", "concept").iter_rows():
+                name = path.removeprefix(f"{subset}/")
+                row = {"file_name": name, "concept": concept, **describe(concept, PurePosixPath(name).name)}
+                lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+            if lines:
+                texts[f"{subset}/metadata.jsonl"] = "".join(lines).encode()
+        return texts
+
+    return plan_view(folder, files, write_metadata)

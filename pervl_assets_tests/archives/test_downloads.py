@@ -1,0 +1,380 @@
+"""Downloads against a real server on 127.0.0.1 that disappoints in every way."""
+
+import email.utils
+import hashlib
+import os
+import re
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpx
+import pytest
+
+from pervl_assets.archives.downloads import fetch_file, read_record
+from pervl_assets.core.errors import ArchiveError, MissingInputError
+
+CONTENT = bytes(range(256)) * 4000
+NEWER = b"newer " + CONTENT
+DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `content`; `script` holds what happens to the next requests, one entry each, before it behaves again.
+
+    An entry is a status with headers, or a number of bytes after which the connection is cut, or a function.
+    """
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content, self.etag, self.date, self.ranges = CONTENT, '"v1"', DATE, True
+        self.script, self.asked = [], []
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}/file.bin"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        server = self.server
+        server.asked.append({name.lower(): value for name, value in self.headers.items()})
+        step = server.script.pop(0) if server.script else None
+        if callable(step):
+            step(self)
+        elif isinstance(step, tuple):
+            self.answer(step[0], b"", step[1])
+        else:
+            self.serve(cut=step)
+
+    def serve(self, cut=None):
+        server, asked = self.server, self.headers
+        headers = {"ETag": server.etag, "Last-Modified": server.date}
+        headers = {name: value for name, value in headers.items() if value}
+        fresh = (asked.get("If-None-Match"), asked.get("If-Modified-Since"))
+        if fresh[0] == server.etag or (fresh[0] is None and fresh[1] == server.date):
+            return self.answer(304, b"", headers)
+        wanted = re.fullmatch(r"bytes=(\d+)-", asked.get("Range", ""))
+        if wanted and server.ranges and asked.get("If-Range") in (server.etag, server.date):
+            start, size = int(wanted[1]), len(server.content)
+            if start >= size:
+                return self.answer(416, b"", {"Content-Range": f"bytes */{size}"})
+            headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
+            return self.answer(206, server.content[start:], headers, cut)
+        return self.answer(200, server.content, headers, cut)
+
+    def answer(self, status, body, headers, cut=None):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        if status != 304 and "Content-Length" not in headers:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if cut is None:
+            self.wfile.write(body)
+        else:
+            self.wfile.write(body[:cut])
+            self.wfile.flush()
+            self.close_connection = True
+            self.connection.shutdown(2)
+
+
+@pytest.fixture
+def server():
+    http = Server()
+    threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
+    yield http
+    http.shutdown()
+    http.server_close()
+
+
+@pytest.fixture
+def pauses():
+    return []
+
+
+@pytest.fixture
+def fetch(server, tmp_path, pauses):
+    def fetch(**options):
+        with httpx.Client(timeout=5, trust_env=False) as client:
+            return fetch_file(
+                options.pop("url", server.url),
+                tmp_path / "raw/file.bin",
+                tmp_path / "records/file.json",
+                client,
+                sleep=pauses.append,
+                **options,
+            )
+
+    return fetch
+
+
+@pytest.fixture
+def target(tmp_path):
+    return tmp_path / "raw/file.bin"
+
+
+def list_leftovers(target):
+    return [path.name for path in target.parent.iterdir() if path != target]
+
+
+def test_a_file_is_fetched_once_and_then_only_asked_after(server, fetch, target):
+    reports = []
+    first = fetch(report=lambda done, total: reports.append((done, total)))
+    assert (first.outcome, first.received, target.read_bytes()) == ("fetched", len(CONTENT), CONTENT)
+    assert reports[-1] == (len(CONTENT), len(CONTENT))
+    assert first.record.sha256 == hashlib.sha256(CONTENT).hexdigest()
+    before = target.stat().st_mtime_ns
+    again = fetch()
+    assert (again.outcome, again.received, again.record) == ("unchanged", 0, first.record)
+    assert server.asked[1]["if-none-match"] == '"v1"'
+    assert server.asked[1]["if-modified-since"] == DATE
+    assert target.stat().st_mtime_ns == before
+    assert list_leftovers(target) == []
+
+
+def test_a_download_that_was_taken_away_is_fetched_again(server, fetch, target):
+    fetch()
+    target.unlink()
+    assert fetch().outcome == "fetched"
+    assert target.read_bytes() == CONTENT
+    assert list_leftovers(target) == []
+
+
+def test_a_changed_file_replaces_the_old_one(server, fetch, target):
+    fetch()
+    server.content, server.etag = NEWER, '"v2"'
+    assert fetch().outcome == "changed"
+    assert target.read_bytes() == NEWER
+    assert fetch().outcome == "unchanged"
+
+
+def test_the_same_bytes_under_another_etag_leave_the_file_alone(server, fetch, target):
+    fetch()
+    os.utime(target, (1, 1))
+    server.etag, server.date = '"moved to another machine"', "Thu, 22 Oct 2015 07:28:00 GMT"
+    assert fetch().outcome == "unchanged"
+    assert target.stat().st_mtime == 1
+    assert fetch().received == 0, "the new ETag is remembered"
+
+
+@pytest.mark.parametrize("etag", ['"v1"', 'W/"weak"', ""])
+def test_cut_connections_are_gone_on_from_where_they_ended(server, fetch, target, etag):
+    server.etag = etag
+    server.script = [300_000, 200_000, 100_000]
+    result = fetch()
+    assert (result.outcome, result.received, target.read_bytes()) == ("fetched", len(CONTENT), CONTENT)
+    assert [asked.get("range") for asked in server.asked] == [None, "bytes=300000-", "bytes=500000-", "bytes=600000-"]
+    assert server.asked[1]["if-range"] == (etag if etag == '"v1"' else DATE)
+    assert list_leftovers(target) == []
+
+
+def test_without_a_version_a_cut_download_begins_anew(server, fetch, target):
+    server.etag = server.date = ""
+    server.script = [300_000]
+    assert fetch().received == len(CONTENT) + 300_000
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_file_that_changes_between_two_requests_is_not_mixed(server, fetch, target):
+    def cut_and_change(handler):
+        handler.serve(cut=300_000)
+        server.content, server.etag, server.date = NEWER, '"v2"', "Thu, 22 Oct 2015 07:28:00 GMT"
+
+    server.script = [cut_and_change]
+    fetch()
+    assert target.read_bytes() == NEWER
+    assert read_record(target.parents[1] / "records/file.json").etag == '"v2"'
+
+
+def test_a_server_without_ranges_sends_all_of_it_again(server, fetch, target):
+    server.ranges = False
+    server.script = [300_000]
+    assert fetch().received == len(CONTENT) + 300_000
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_crash_loses_nothing_that_was_received(server, fetch, target):
+    server.script = [300_000, *[(503, {})] * 6]
+    with pytest.raises(MissingInputError, match="answers 503") as caught:
+        fetch()
+    assert "300,000 bytes are kept" in str(caught.value)
+    assert not target.exists()
+    assert fetch().received == len(CONTENT) - 300_000
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_crash_between_the_last_byte_and_the_move_costs_one_question(server, fetch, target):
+    def stop(path):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fetch_whole_then(fetch, stop, target)
+    assert fetch().received == 0
+    assert target.read_bytes() == CONTENT
+
+
+def fetch_whole_then(fetch, stop, target):
+    """End as a killed process would: nothing is tidied up."""
+    partial = target.with_name("file.bin.partial")
+    version = target.with_name("file.bin.partial.json")
+
+    def keep(path):
+        kept = {file: file.read_bytes() for file in (partial, version)}
+        try:
+            stop(path)
+        finally:
+            for file, data in kept.items():
+                file.with_name(f"{file.name}.kept").write_bytes(data)
+
+    try:
+        fetch(check=keep)
+    finally:
+        for file in (partial, version):
+            file.with_name(f"{file.name}.kept").rename(file)
+
+
+def test_416_means_that_another_file_stands_there_now(server, fetch, target):
+    server.script = [300_000, (416, {"Content-Range": "bytes */1000"})]
+    fetch()
+    assert target.read_bytes() == CONTENT
+    assert "range" not in server.asked[2]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_server_is_waited_for_as_long_as_it_asks(server, fetch, target, pauses, status):
+    soon = email.utils.formatdate(time.time() + 50, usegmt=True)
+    server.script = [
+        (status, {"Retry-After": "7"}),
+        (status, {"Retry-After": soon}),
+        (status, {"Retry-After": "99999"}),
+    ]
+    fetch()
+    assert target.read_bytes() == CONTENT
+    assert pauses[0] == 7
+    assert 40 < pauses[1] <= 50
+    assert pauses[2] == 120
+
+
+def test_pauses_grow_and_tries_end(server, fetch, target, pauses):
+    server.script = [(503, {})] * 20
+    with pytest.raises(MissingInputError, match="answers 503"):
+        fetch(attempts=5)
+    assert len(server.asked) == 5
+    assert [round(pause / 2**number, 6) for number, pause in enumerate(pauses)] == [
+        pytest.approx(1, abs=0.26) for _ in pauses
+    ]
+
+
+def test_progress_gives_new_tries(server, fetch, target):
+    server.script = [100_000] * 10
+    assert fetch(attempts=2).outcome == "fetched"
+    assert target.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+def test_a_refusal_is_not_asked_again(server, fetch, target, status):
+    server.script = [(status, {})]
+    with pytest.raises(MissingInputError, match=f"answers {status}"):
+        fetch()
+    assert len(server.asked) == 1
+
+
+def test_a_length_that_is_too_long_never_makes_a_whole_file(server, fetch, target):
+    def promise_more(handler):
+        handler.answer(200, CONTENT, {"Content-Length": str(len(CONTENT) + 10), "ETag": '"v1"'}, cut=len(CONTENT))
+
+    server.script = [promise_more, (503, {}), (503, {})]
+    with pytest.raises(MissingInputError):
+        fetch(attempts=2)
+    assert not target.exists()
+
+
+def test_a_length_that_is_too_short_is_found_out_by_the_hash(server, fetch, target):
+    def promise_less(handler):
+        handler.answer(200, CONTENT, {"Content-Length": "1000", "ETag": '"v1"'}, cut=1000)
+
+    server.script = [promise_less]
+    with pytest.raises(MissingInputError, match="1,000 bytes with sha256"):
+        fetch(sha256=hashlib.sha256(CONTENT).hexdigest())
+    assert not target.exists()
+    assert list_leftovers(target) == []
+
+
+@pytest.mark.parametrize("stated", ["bytes 0-1023999/1024000", "bytes 5-7/8", "nonsense"])
+def test_an_answer_with_another_part_is_not_added(server, fetch, target, stated):
+    server.script = [300_000, (206, {"Content-Range": stated})]
+    fetch()
+    assert target.read_bytes() == CONTENT
+
+
+def test_an_answer_to_a_question_without_a_range_is_never_a_part(server, fetch, target):
+    server.script = [(206, {"Content-Range": "bytes 0-9/10"})]
+    fetch()
+    assert target.read_bytes() == CONTENT
+
+
+def test_packed_answers_are_refused(server, fetch, target):
+    server.script = [(200, {"Content-Encoding": "gzip"})]
+    with pytest.raises(MissingInputError, match="gzip"):
+        fetch()
+
+
+def test_a_file_put_there_by_hand_stays_and_no_server_is_asked(server, fetch, target):
+    target.parent.mkdir()
+    target.write_bytes(b"mine")
+    assert fetch().outcome == "by_hand"
+    assert (target.read_bytes(), server.asked) == (b"mine", [])
+
+
+def test_a_file_changed_by_hand_after_its_download_stays(server, fetch, target):
+    fetch()
+    target.write_bytes(b"mine")
+    assert fetch().outcome == "by_hand"
+    assert target.read_bytes() == b"mine"
+
+
+def test_a_file_of_the_known_hash_is_not_asked_after(server, fetch):
+    known = hashlib.sha256(CONTENT).hexdigest()
+    fetch(sha256=known)
+    assert fetch(sha256=known).outcome == "unchanged"
+    assert len(server.asked) == 1
+
+
+def test_without_a_network_an_earlier_download_is_kept(server, fetch, target):
+    fetch()
+    server.script = [(503, {})] * 9
+    result = fetch(attempts=3)
+    assert (result.outcome, result.stale) == ("unchanged", "the server answers 503")
+    assert target.read_bytes() == CONTENT
+
+
+def test_without_a_network_and_a_file_the_error_advises(server, fetch, target):
+    with pytest.raises(MissingInputError, match=r"fetch it by hand to .*file\.bin"):
+        fetch(url="http://127.0.0.1:1/file.bin", attempts=2)
+
+
+def test_what_the_check_refuses_is_not_put_in_place(server, fetch, target):
+    def refuse(path):
+        raise ArchiveError(f"{path.name} is no archive.", advice="Look at it.")
+
+    fetch()
+    server.content, server.etag = NEWER, '"v2"'
+    with pytest.raises(ArchiveError):
+        fetch(check=refuse)
+    assert target.read_bytes() == CONTENT
+    assert list_leftovers(target) == []
+
+
+def test_redirects_are_followed_by_the_client_that_allows_it(server, tmp_path):
+    server.script = [(302, {"Location": "/elsewhere.bin"})]
+    with httpx.Client(follow_redirects=True, trust_env=False) as client:
+        fetch_file(server.url, tmp_path / "file.bin", tmp_path / "record.json", client)
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT

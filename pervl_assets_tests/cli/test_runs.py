@@ -1,0 +1,36 @@
+import dagster as dg
+
+from pervl_assets.cli.runs import find_dagster_home, open_instance, read_progress
+
+
+def test_the_home_is_the_one_named_else_the_project_else_below_the_data(tmp_path, monkeypatch):
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    (project / "deep").mkdir(parents=True)
+    elsewhere.mkdir()
+    for name in ("dagster.yaml", "workspace.yaml"):
+        (project / name).touch()
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "named"))
+    assert find_dagster_home(tmp_path) == tmp_path / "named"
+    monkeypatch.delenv("DAGSTER_HOME")
+    monkeypatch.chdir(project / "deep")
+    assert find_dagster_home(tmp_path) == project
+    monkeypatch.chdir(elsewhere)
+    assert find_dagster_home(tmp_path / "data") == tmp_path / "data/assets/dagster"
+
+
+def test_a_home_of_its_own_tells_nobody(tmp_path, monkeypatch):
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    with open_instance(tmp_path) as instance:
+        assert not instance.telemetry_enabled
+        assert instance.root_directory == str(tmp_path / "home")
+
+
+def test_news_are_what_was_logged_and_what_was_made(instance):
+    @dg.asset(key_prefix="raw")
+    def archive(context) -> None:
+        context.log.info("half of it")
+
+    run = dg.materialize([archive], instance=instance).run_id
+    news, cursor = read_progress(instance, run, None)
+    assert [(item.text, item.made) for item in news] == [("raw/archive: half of it", False), ("raw/archive", True)]
+    assert read_progress(instance, run, cursor)[0] == []

@@ -1,0 +1,203 @@
+"""What `pervl verify` finds, kind of value by kind of value: missing, changed, extra, and nothing where nothing is."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pervl_assets.cli.verification import VerifyResult, verify_values
+from pervl_assets.core.tables import hash_frame
+from pervl_assets.definitions import build_definitions
+from pervl_assets.io_managers.tables import CONTENT_SHA256
+from pervl_assets.testing.runs import make_settings
+from pervl_assets_tests.core.samples import photograph
+
+RAW = "inversion_model_train_data"
+TABLE = "assets/inversion/coco_object_classes.parquet"
+IMAGES = "assets/inversion/coco_image_features/1-of-2.parquet"
+TEXTS = "assets/inversion/openimages_text_features.parquet"
+TREE = "deep_fashion2/personalized_test"
+LEDGER = "assets/deep_fashion/personalized/test.parquet"
+NAMES = f"{RAW}/txt_for_training/obj_names_only.npy"
+CARD = "assets/raw/coco_train2014.json"
+
+
+def verify(data: Path) -> dict[str, VerifyResult]:
+    return {value.asset: value for value in verify_values(build_definitions(make_settings(data)), data)}
+
+
+@pytest.fixture
+def data(made_world, tmp_path) -> Path:
+    return made_world.copy_to(tmp_path / "data")
+
+
+def append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+def flip(path: Path) -> None:
+    """Turn over the last bit of the byte in the middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def rewrite_table(path: Path) -> None:
+    """Change one value of a table and keep the rest, the stated hash included, as a careless hand would."""
+    stated = pl.read_parquet_metadata(path)[CONTENT_SHA256]
+    frame = pl.read_parquet(path).with_columns(pl.col("triplets") + 1)
+    frame.write_parquet(path, metadata={CONTENT_SHA256: stated})
+
+
+def rewrite_vectors(path: Path) -> None:
+    metadata = {k: v for k, v in pl.read_parquet_metadata(path).items() if k.startswith("pervl_")}
+    frame = pl.read_parquet(path)
+    vectors = frame["vector"].to_numpy().copy()
+    vectors[0, 0] = np.nextafter(vectors[0, 0], np.float32(9))  # the smallest change there is
+    frame.with_columns(pl.Series("vector", vectors, dtype=frame.schema["vector"])).write_parquet(
+        path, metadata=metadata
+    )
+
+
+def test_what_was_just_made_is_as_written_and_reading_changes_nothing(made_world):
+    before = photograph(made_world.data)
+    verdicts = verify(made_world.data)
+    assert all(value.verdict for value in verdicts.values())
+    made = {name for name, value in verdicts.items() if value.files}
+    # Of YouTube-VOS nothing was made, nor was the release.
+    assert {name for name in verdicts if not name.startswith(("ytvos/", "release/"))} == made
+    assert {"inversion/coco_image_features [0-of-2]", "deep_fashion/personalized [test]"} <= made
+    tree = verdicts["deep_fashion/personalized [test]"]
+    files = [path for path in (made_world.data / TREE).rglob("*") if path.is_file()]
+    assert (tree.files, tree.bytes) == (len(files), sum(path.stat().st_size for path in files))
+    assert photograph(made_world.data) == before
+
+
+def test_an_empty_folder_has_nothing_wrong_and_nothing_made(tmp_path):
+    verdicts = verify(tmp_path)
+    assert len(verdicts) > 30
+    assert all(value.verdict and not value.files for value in verdicts.values())
+
+
+CHANGES: dict[str, tuple[str, str, Callable[[Path], None]]] = {
+    "a table's value": ("inversion/coco_object_classes", TABLE, rewrite_table),
+    "a table cut off": ("inversion/coco_object_classes", TABLE, lambda path: path.write_bytes(path.read_bytes()[:-9])),
+    "a table by other hands": ("inversion/coco_object_classes", TABLE, lambda path: pl.DataFrame().write_parquet(path)),
+    "a feature's value": ("inversion/coco_image_features [1-of-2]", IMAGES, rewrite_vectors),
+    "text features' bytes": ("inversion/openimages_text_features", TEXTS, append),
+    "a training file": ("palavra/object_names", NAMES, flip),
+    "a training file's manifest": (
+        "palavra/object_names",
+        "assets/palavra/object_names.json",
+        lambda path: path.write_text("{}"),
+    ),
+    "a ledger": (
+        "deep_fashion/personalized [test]",
+        LEDGER,
+        lambda path: pl.DataFrame({"path": ["x"]}).write_parquet(path, metadata={"root": TREE}),
+    ),
+    "an identity card": ("raw/coco_train2014", CARD, lambda path: path.write_text("[]")),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_changed_is_told_and_nothing_else(data, name):
+    asset, file, change = CHANGES[name]
+    change(data / file)
+    wrong = {name: value.verdict for name, value in verify(data).items() if not value.verdict}
+    assert list(wrong) == [asset]
+    assert (wrong[asset].missing, wrong[asset].changed, wrong[asset].extra) == ([], [file], [])
+
+
+def test_a_changed_raw_input_is_told(data):
+    archive, text = data / RAW / "train2014.zip", next((data / RAW).glob("*.txt"))
+    append(text)
+    archive.write_bytes(archive.read_bytes()[:-100])  # no zip any more
+    wrong = {name: value.verdict for name, value in verify(data).items() if not value.verdict}
+    assert {name: verdict.changed for name, verdict in wrong.items()} == {
+        "raw/coco_svo_triplets": [str(text)],
+        "raw/coco_train2014": [str(archive)],
+    }
+
+
+@pytest.mark.parametrize(
+    ("asset", "file"),
+    [
+        ("inversion/coco_object_classes", TABLE),
+        ("inversion/coco_image_features [1-of-2]", IMAGES),
+        ("inversion/openimages_text_features", TEXTS),
+        ("palavra/object_names", NAMES),
+        ("raw/coco_train2014", CARD),
+    ],
+)
+def test_what_is_missing_is_told(data, asset, file):
+    (data / file).unlink()
+    wrong = {name: value.verdict for name, value in verify(data).items() if not value.verdict}
+    assert list(wrong) == [asset]
+    assert (wrong[asset].missing, wrong[asset].changed, wrong[asset].extra) == ([file], [], [])
+
+
+def test_a_partition_that_was_never_made_is_not_missing(data):
+    made = data / "assets/deep_fashion"
+    for file in ("personalized/test.parquet", "imagefolder_view/test.parquet"):
+        (made / file).unlink()
+    wrong = {name for name, value in verify(data).items() if not value.verdict}
+    assert wrong == {"deep_fashion/personalized [test]"}  # the views of both splits were made of it
+    for view in ("polar_view", "concon_chi_view"):
+        (made / f"{view}.parquet").unlink()
+    assert all(value.verdict for value in verify(data).values())
+
+
+def test_a_missing_raw_input_is_told(data):
+    archive = data / RAW / "train2014.zip"
+    archive.unlink()
+    assert verify(data)["raw/coco_train2014"].verdict.missing == [str(archive)]
+
+
+def test_a_tree_tells_missing_changed_and_extra_files(data):
+    files = sorted(path for path in (data / TREE).rglob("*.jpg"))
+    files[0].unlink()
+    flip(files[1])
+    (data / TREE / "eval/test/.hidden").write_bytes(b"")
+    wrong = {name: value.verdict for name, value in verify(data).items() if not value.verdict}
+    assert list(wrong) == ["deep_fashion/personalized [test]"]
+    (verdict,) = wrong.values()
+    missing, changed = (path.relative_to(data / TREE).as_posix() for path in files[:2])
+    assert (verdict.missing, verdict.changed, verdict.extra) == ([missing], [changed], ["eval/test/.hidden"])
+
+
+def test_a_whole_tree_that_is_gone_is_missing(data):
+    shutil.rmtree(data / TREE)
+    verdict = verify(data)["deep_fashion/personalized [test]"].verdict
+    assert len(verdict.missing) == pl.read_parquet(data / LEDGER).filter(status="written").height
+    assert verdict.missing[0].startswith("codes_infer/")
+
+
+def test_unfinished_work_is_extra(data):
+    (data / f"{TREE}.partial").mkdir()
+    (data / f"{TREE}.partial.jsonl").write_text("")
+    verdict = verify(data)["unfinished work"].verdict
+    assert verdict.extra == [f"{TREE}.partial", f"{TREE}.partial.jsonl"]
+
+
+def test_annotations_are_read_again(data, tmp_path):
+    own = tmp_path / "annotations"
+    card = data / "assets/raw/pervl_annotations.json"
+    plain = json.loads(card.read_text())
+    shutil.copytree(plain["path"], own)
+    card.write_text(json.dumps({**plain, "path": str(own)}))
+    assert verify(data)["raw/pervl_annotations"].verdict
+    flip(own / "ytvos/ytvos_joint_captions.csv")
+    assert verify(data)["raw/pervl_annotations"].verdict.changed == [str(own)]
+
+
+def test_a_table_written_in_another_way_is_the_same_table(data):
+    """The hash is of the content: another compression or row group size changes nothing."""
+    frame = pl.read_parquet(data / TABLE)
+    frame.write_parquet(data / TABLE, compression="gzip", metadata={CONTENT_SHA256: hash_frame(frame)})
+    assert verify(data)["inversion/coco_object_classes"].verdict

@@ -1,0 +1,200 @@
+import gzip
+import json
+import os
+
+import pytest
+
+from pervl_assets.clip.checkpoints import find_checkpoint, read_weights
+from pervl_assets.clip.encoder import describe_encoder, load_encoder
+from pervl_assets.core.errors import CheckpointError
+from pervl_assets_tests.inversion.kit import TINY_CONFIG
+
+
+def save(weights, path, layout):
+    import torch
+    from safetensors.torch import save_file
+
+    if layout == "safetensors":
+        save_file(weights, path)
+    elif layout == "open_clip":
+        torch.save(weights, path)
+    elif layout == "open_clip training":
+        torch.save({"epoch": 3, "state_dict": {f"module.{name}": t for name, t in weights.items()}}, path)
+    elif layout == "openai":
+        numbers = {"input_resolution": 224, "context_length": 77, "vocab_size": 49408}
+        torch.save(
+            {**{n: t.half() for n, t in weights.items()}, **{n: torch.tensor(v) for n, v in numbers.items()}}, path
+        )
+    return str(path)
+
+
+SUFFIX = {"safetensors": "safetensors", "open_clip": "pt", "open_clip training": "pt", "openai": "pt"}
+
+
+@pytest.mark.parametrize("layout", SUFFIX)
+def test_every_layout_of_a_checkpoint_loads(layout, tiny_clip, tiny_name, tmp_path):
+    import torch
+
+    path = save(tiny_clip.state_dict(), tmp_path / f"weights.{SUFFIX[layout]}", layout)
+    encoder = load_encoder(tiny_name, path, "cpu", None)
+    loaded = encoder._model.state_dict()
+    assert loaded.keys() == tiny_clip.state_dict().keys()
+    for name, tensor in tiny_clip.state_dict().items():
+        assert loaded[name].dtype == torch.float32
+        assert torch.equal(loaded[name], tensor.half().float() if layout == "openai" else tensor), name
+    assert encoder.passport == describe_encoder(tiny_name, path, "cpu", None)
+
+
+def test_openais_weights_need_quickgelu(tiny_clip, tiny_name, tmp_path):
+    path = save(tiny_clip.state_dict(), tmp_path / "openai.pt", "openai")
+    with pytest.raises(CheckpointError, match=r"QuickGELU, which Tiny has not(.|\n)*Tiny-quickgelu"):
+        load_encoder("Tiny", path, "cpu", None)
+    with pytest.raises(CheckpointError, match=r"another activation(.|\n)*ViT-B-32-quickgelu"):
+        find_checkpoint("ViT-B-32", "openai")
+
+
+def test_another_architecture_is_named_and_counted(tiny_clip, tiny_name, tmp_path):
+    path = save(tiny_clip.state_dict(), tmp_path / "tiny.pt", "open_clip")
+    pattern = (
+        r"of 62 tensors 12 are missing and 2 of another shape; 0 are unexpected(.|\n)*text_projection is \(16, 16\)"
+    )
+    with pytest.raises(CheckpointError, match=pattern) as error:
+        load_encoder("Wider-quickgelu", path, "cpu", None)
+    assert "transformer.resblocks.1." in str(error.value)
+    weights = {**tiny_clip.state_dict(), "extra": tiny_clip.logit_scale}
+    with pytest.raises(CheckpointError, match=r"1 are unexpected(.|\n)*unexpected: extra"):
+        load_encoder(tiny_name, save(weights, tmp_path / "extra.pt", "open_clip"), "cpu", None)
+
+
+class Evil:
+    def __reduce__(self):
+        return (os.mkdir, ("pwned",))
+
+
+def test_nothing_in_a_checkpoint_is_executed(tiny_name, tmp_path, monkeypatch):
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    torch.save({"weights": Evil()}, "evil.pt")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_encoder(tiny_name, "evil.pt", "cpu", None)
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+def test_a_torchscript_archive_is_refused_with_advice(tiny_name, tmp_path):
+    import torch
+
+    torch.jit.script(torch.nn.Linear(1, 1)).save(tmp_path / "ViT-B-32.pt")
+    with pytest.raises(CheckpointError, match=r"TorchScript archive(.|\n)*safetensors"):
+        load_encoder(tiny_name, str(tmp_path / "ViT-B-32.pt"), "cpu", None)
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+@pytest.mark.parametrize("data", [b"", b"not a checkpoint at all", b"PK\x03\x04" + bytes(40)])
+def test_damaged_files_are_refused(name, data, tiny_name, tmp_path):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(CheckpointError, match=f"{name} cannot be read"):
+        load_encoder(tiny_name, str(tmp_path / name), "cpu", None)
+
+
+def test_a_file_without_a_state_dict_is_refused(tiny_name, tmp_path):
+    import torch
+
+    torch.save([torch.zeros(1)], tmp_path / "list.pt")
+    with pytest.raises(CheckpointError, match="holds no state dict"):
+        load_encoder(tiny_name, str(tmp_path / "list.pt"), "cpu", None)
+
+
+def test_unknown_names_and_missing_files_say_what_there_is(tiny_name, tmp_path):
+    with pytest.raises(CheckpointError, match=r"neither a folder nor one of(.|\n)*ViT-B-32"):
+        find_checkpoint("ViT-B/32", "openai")
+    with pytest.raises(CheckpointError, match=r"neither one of its . pretrained tags nor a file(.|\n)*openai"):
+        find_checkpoint("ViT-B-32-quickgelu", str(tmp_path / "nothing.pt"))
+    with pytest.raises(CheckpointError, match="neither one of its 0 pretrained tags nor a file"):
+        find_checkpoint(tiny_name, "")
+
+
+def test_models_that_take_other_pixels_are_refused():
+    with pytest.raises(CheckpointError, match=r"336 x 336(.|\n)*PERVL_PREPROCESSING=model"):
+        describe_encoder("ViT-L-14-336", __file__, "cpu", None)
+    with pytest.raises(CheckpointError, match="384 x 384"):
+        load_encoder("ViT-B-16-SigLIP-384", __file__, "cpu", None, "upstream_fast")
+    passport = describe_encoder("ViT-L-14-336", __file__, "cpu", None, "model")
+    assert passport.preprocessing.startswith("resize 336 bicubic (PIL, own mode) > centre crop 336 > RGB")
+
+
+def test_a_model_that_is_not_a_plain_clip_is_refused(tiny_clip, tmp_path):
+    path = save(tiny_clip.state_dict(), tmp_path / "w.pt", "open_clip")
+    with pytest.raises(CheckpointError, match="not a plain CLIP"):
+        load_encoder("coca_ViT-B-32", path, "cpu", None)
+
+
+def test_a_tag_without_network_is_refused_with_advice(tmp_path, monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match="PERVL_CLIP_PRETRAINED") as caught:
+        describe_encoder("ViT-B-32-quickgelu", "openai", "cpu", None)
+    assert "'openai' of ViT-B-32-quickgelu are not in the cache and cannot be fetched" in str(caught.value)
+
+
+def test_a_tag_in_the_cache_needs_no_network(tiny_clip, tmp_path, monkeypatch):
+    import huggingface_hub.constants
+    import open_clip.pretrained
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(open_clip.pretrained, "download_pretrained", lambda *_: pytest.fail("used the network"))
+    repository = tmp_path / "models--timm--vit_base_patch32_clip_224.openai"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs/main").write_text("abc")
+    (repository / "snapshots/abc").mkdir(parents=True)
+    save(tiny_clip.state_dict(), repository / "snapshots/abc/open_clip_model.safetensors", "safetensors")
+    found = find_checkpoint("ViT-B-32-quickgelu", "openai")
+    assert found.weights == repository / "snapshots/abc/open_clip_model.safetensors"
+
+
+def test_a_folder_brings_its_weights_and_merges(tiny_folder, tmp_path):
+    checkpoint = find_checkpoint(str(tiny_folder), "")
+    assert (checkpoint.weights.name, checkpoint.bpe) == ("open_clip_model.safetensors", None)
+    assert set(read_weights(checkpoint)) > {"visual.proj", "text_projection"}
+
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY_CONFIG}))
+    (folder / "open_clip_model.safetensors").symlink_to(checkpoint.weights)
+    with gzip.open(folder / "merges.txt.gz", "wt") as file:
+        file.write("#version\nm a\nma n</w>")
+    mine = load_encoder(str(folder), "", "cpu", None)
+    assert mine._tokenizer(["man"])[0, :4].tolist() == [514, 513, 515, 0]
+    assert (
+        mine.passport.architecture_sha256
+        != load_encoder(str(tiny_folder), "", "cpu", None).passport.architecture_sha256
+    )
+    (folder / "more.txt.gz").touch()
+    with pytest.raises(CheckpointError, match="2 files of byte-pair merges"):
+        find_checkpoint(str(folder), "")
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path):
+    import torch
+
+    from pervl_assets_tests.inversion.kit import make_tiny_clip
+
+    config = {**TINY_CONFIG, "text_cfg": {**TINY_CONFIG["text_cfg"], "vocab_size": 600}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    torch.save(make_tiny_clip(config).state_dict(), tmp_path / "open_clip_pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="49,408 tokens, its model embeds 600"):
+        load_encoder(str(tmp_path), "", "cpu", None)
+
+
+def test_an_incomplete_folder_says_what_is_missing(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no readable open_clip_config.json"):
+        find_checkpoint(str(tmp_path), "")
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"no readable open_clip_config.json"):
+        find_checkpoint(str(tmp_path), "")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY_CONFIG}))
+    with pytest.raises(CheckpointError, match="No weights for the model folder"):
+        find_checkpoint(str(tmp_path), "")

@@ -1,0 +1,295 @@
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pervl_assets.clip.encode_images import clear_chunks, encode_image_shard
+from pervl_assets.clip.encoder import describe_encoder
+from pervl_assets.clip.prepare_image import prepare_image
+from pervl_assets.clip.preprocessing import Preprocessing
+from pervl_assets.core.errors import PervlError
+from pervl_assets_tests.inversion.kit import FakeEncoder, draw_jpeg, make_passport, write_coco
+
+IDS = sorted(f"{number * 37} " for number in range(1, 31))
+PHOTOS = {image_id: draw_jpeg(seed) for seed, image_id in enumerate(IDS)}
+
+
+def encode(members, work, encoder=None, ids=IDS, **options):
+    encoder = encoder or FakeEncoder()
+    options = {"chunk_size": 8, "batch_size": 3, **options}
+    return encode_image_shard(ids, members, encoder.passport, lambda: encoder, work, **options), encoder
+
+
+def forbid():
+    raise AssertionError("the model was loaded")
+
+
+@pytest.fixture
+def coco(tmp_path):
+    return write_coco(tmp_path / "train2014.zip", PHOTOS)
+
+
+@pytest.fixture
+def work(tmp_path):
+    return tmp_path / "shard.partial"
+
+
+def test_every_image_is_encoded_in_text_order_in_fixed_batches(coco, work):
+    features, encoder = encode(coco, work)
+    assert features.ids == IDS
+    assert encoder.batches == [3, 3, 2] * 3 + [3, 3]
+    expected = FakeEncoder().encode_images(np.stack([prepare_image(PHOTOS[i]) for i in IDS]))
+    assert np.array_equal(features.vectors, expected)
+    assert features.crc32s == [zlib.crc32(PHOTOS[image_id]) for image_id in IDS]
+    assert features.rejected.is_empty()
+    assert features.passport.batch_size == 3
+
+
+def test_images_that_cannot_be_used_are_rejected_with_a_reason(tmp_path, work):
+    damaged = {**PHOTOS, IDS[2]: PHOTOS[IDS[2]][:900], IDS[9]: b"", IDS[10]: draw_jpeg(1, (9000, 10))}
+    del damaged[IDS[5]]
+    coco = write_coco(tmp_path / "train2014.zip", damaged)
+    data = bytearray((tmp_path / "train2014.zip").read_bytes())
+    place = data.index(PHOTOS[IDS[20]])
+    data[place + 300] ^= 255  # one member whose CRC no longer holds
+    (tmp_path / "train2014.zip").write_bytes(data)
+    features, encoder = encode(coco, work)
+    rejected = {row["id"]: (row["status"], row["reason"]) for row in features.rejected.iter_rows(named=True)}
+    assert list(rejected) == sorted(IDS[row] for row in (2, 5, 9, 10, 20))
+    assert rejected[IDS[5]] == ("missing", "not in the archive")
+    assert {status for image_id, (status, _) in rejected.items() if image_id != IDS[5]} == {"quarantined"}
+    assert "truncated" in rejected[IDS[2]][1]
+    assert "not a JPEG" in rejected[IDS[9]][1]
+    assert "oversized" in rejected[IDS[10]][1]
+    assert "CRC" in rejected[IDS[20]][1]
+    assert features.ids == [image_id for image_id in IDS if image_id not in rejected]
+    assert encoder.images == 25
+
+
+@pytest.mark.parametrize(("device", "workers"), [("cpu", 1), ("cuda", 2)])
+def test_workers_give_the_same_as_this_process(device, workers, tmp_path, work):
+    photos = {f"{number} ": draw_jpeg(number) for number in range(1, 91)}
+    photos["17 "] = b"damaged"
+    coco, ids = write_coco(tmp_path / "train2014.zip", photos), sorted(photos)
+    passport = make_passport(device=device)
+    alone, _ = encode(coco, work, FakeEncoder(passport), ids, workers=0)
+    clear_chunks(work)
+    progress, processes = [], []
+
+    def report(step):
+        progress.append(step)
+        processes.append(len(multiprocessing.active_children()))
+
+    together, _ = encode(coco, work, FakeEncoder(passport), ids, workers=2, report=report)
+    assert together.hash() == alone.hash()
+    assert max(processes) == workers
+    assert [step.done for step in progress] == sorted(step.done for step in progress)
+    assert (progress[-1].done, progress[-1].total) == (90, 90)
+    assert progress[-1].images_per_second > 0
+    assert 0 < progress[-1].decode_share + progress[-1].device_share <= 1.0
+
+
+def test_saved_chunks_are_taken_up_and_cleared(coco, work):
+    whole, _ = encode(coco, work)
+    assert sorted(path.name[:5] for path in work.iterdir()) == ["00000", "00001", "00002", "00003"]
+    for lost in ([0], [3], [1, 2], []):
+        for path in sorted(work.iterdir())[:4]:
+            if int(path.name[:5]) in lost:
+                path.unlink()
+        again, encoder = encode(coco, work)
+        assert again.hash() == whole.hash()
+        assert encoder.images == sum(6 if chunk == 3 else 8 for chunk in lost)
+    clear_chunks(work)
+    assert not work.exists()
+    clear_chunks(work)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_are_prepared_as_the_encoder_says(workers, tmp_path, work):
+    photos = {f"{number} ": draw_jpeg(number, (120, 130)) for number in range(1, 71)}
+    coco, ids = write_coco(tmp_path / "train2014.zip", photos), sorted(photos)
+    rule = Preprocessing("model", 112, 112, "bilinear")
+    encoder = FakeEncoder(make_passport(device="cuda"), preprocessing=rule)
+    features, _ = encode(coco, work, encoder, ids, workers=workers)
+    expected = FakeEncoder().encode_images(np.stack([prepare_image(photos[i], rule) for i in ids]))
+    assert np.array_equal(features.vectors, expected)
+
+
+def test_features_of_another_preprocessing_do_not_mix(coco, work, tiny_folder, caplog):
+    stored = None
+    for rule in ("upstream", "upstream_fast", "model"):
+        passport = describe_encoder(str(tiny_folder), "", "cpu", None, rule)
+        encoder = FakeEncoder(passport)
+        with caplog.at_level(logging.INFO):
+            stored = encode_image_shard(IDS, coco, passport, lambda e=encoder: e, work, previous=stored, workers=0)
+        assert encoder.images == len(IDS)
+        assert stored.passport.preprocessing == passport.preprocessing
+    assert caplog.text.count("All images are encoded again: preprocessing resize ") == 2
+    assert caplog.text.count("Dropped the saved chunk") == 2
+
+
+def test_an_encoders_notes_are_stored_and_kept(coco, work):
+    noted = make_passport(preprocessing_effect=3e-7, compile_failure="InductorError")
+
+    def run(ids, previous, noted=noted):
+        encoder = FakeEncoder(noted)
+        return encode_image_shard(ids, coco, make_passport(), lambda: encoder, work, previous=previous, chunk_size=8)
+
+    first = run(IDS[:12], None)
+    noted = replace(noted, batch_size=32)
+    assert first.passport.to_json() == noted.to_json()
+    resumed = run(IDS[:12], None)  # from chunks alone
+    assert resumed.hash() == first.hash()
+    clear_chunks(work)
+    assert run(IDS[:12], first) is first
+    assert run(IDS[:10], first).passport.to_json() == noted.to_json()
+    assert run(IDS, first).passport.to_json() == noted.to_json()
+
+
+def test_chunks_of_another_passport_are_dropped_with_a_reason(coco, work, caplog):
+    encode(coco, work)
+    with caplog.at_level(logging.WARNING):
+        features, encoder = encode(coco, work, FakeEncoder(make_passport(precision="fp16")))
+    assert encoder.images == 30
+    assert features.passport.precision == "fp16"
+    assert len(caplog.messages) == 4
+    assert "Dropped the saved chunk 00000-" in caplog.text
+    assert "other model, precision" in caplog.text
+    assert len(list(work.iterdir())) == 4
+
+
+def test_damaged_chunks_and_foreign_files_are_dropped(coco, work, caplog):
+    whole, _ = encode(coco, work)
+    victim = sorted(work.iterdir())[1]
+    victim.write_bytes(victim.read_bytes()[:100])
+    (work / ".00009.parquet.partial-123").write_bytes(b"half")
+    again, encoder = encode(coco, work)
+    assert again.hash() == whole.hash()
+    assert encoder.images == 8
+    assert "does not hold features" in caplog.text
+    assert len(list(work.iterdir())) == 4
+
+
+def test_a_finished_shard_is_used_again_without_a_model(coco, work):
+    features, encoder = encode(coco, work)
+    clear_chunks(work)
+    again = encode_image_shard(IDS, coco, encoder.passport, forbid, work, previous=features)
+    assert again is features
+    assert not work.exists()
+
+
+def test_only_what_changed_is_encoded_again(tmp_path, coco, work):
+    before = {**PHOTOS, IDS[4]: b"damaged"}
+    del before[IDS[7]]
+    first, encoder = encode(write_coco(tmp_path / "before.zip", before), work)
+    assert (encoder.images, first.rejected.height) == (28, 2)
+    clear_chunks(work)
+    after = write_coco(tmp_path / "after.zip", {**PHOTOS, IDS[11]: draw_jpeg(99)})
+    repaired, encoder = encode(after, work, previous=first)
+    assert encoder.images == 3
+    clear_chunks(work)
+    assert repaired.hash() == encode(after, work)[0].hash()
+    clear_chunks(work)
+    other, encoder = encode(coco, work, FakeEncoder(make_passport(weights_sha256="c" * 64)), previous=repaired)
+    assert encoder.images == 30
+    assert other.passport.weights_sha256 == "c" * 64
+
+
+def test_fewer_images_than_before_need_no_model(coco, work):
+    features, encoder = encode(coco, work)
+    clear_chunks(work)
+    fewer = encode_image_shard(IDS[::2], coco, encoder.passport, forbid, work, previous=features)
+    assert fewer.ids == IDS[::2]
+    assert np.array_equal(fewer.vectors, features.vectors[::2])
+
+
+def test_an_empty_shard_needs_no_model(coco, work):
+    features = encode_image_shard([], coco, make_passport(), forbid, work)
+    assert features.vectors.shape == (0, 8)
+
+
+def test_only_rejected_images_give_an_empty_table(tmp_path, work):
+    coco = write_coco(tmp_path / "train2014.zip", {"1 ": b"damaged"})
+    features, encoder = encode(coco, work, ids=["1 ", "2 "])
+    assert (features.ids, encoder.images, features.rejected["status"].to_list()) == ([], 0, ["quarantined", "missing"])
+
+
+def test_an_encoder_other_than_announced_is_refused(coco, work):
+    with pytest.raises(PervlError, match="precision fp32 / fp16"):
+        encode_image_shard(IDS, coco, make_passport(), lambda: FakeEncoder(make_passport(precision="fp16")), work)
+
+
+KILLED = """
+import multiprocessing, os, sys, time
+from pathlib import Path
+from pervl_assets.archives.inputs import RawArchive, identify
+from pervl_assets.archives.members import open_members
+from pervl_assets.clip.encode_images import encode_image_shard
+from pervl_assets.clip.preprocessing import Preprocessing
+from pervl_assets_tests.inversion.kit import FakeEncoder, make_passport
+
+class Hanging(FakeEncoder):
+    def encode_images(self, images):
+        if len(self.batches) == 3:
+            workers = " ".join(str(child.pid) for child in multiprocessing.active_children())
+            Path(sys.argv[2], "hangs").write_text(workers)
+            time.sleep(600)
+        return super().encode_images(images)
+
+if __name__ == "__main__":
+    archive = Path(sys.argv[1])
+    members = open_members(RawArchive(archive, identify(archive)))
+    encoder, ids = Hanging(make_passport(device="cuda")), sorted(f"{n} " for n in range(1, 101))
+    work = Path(sys.argv[2], "shard.partial")
+    encode_image_shard(ids, members, encoder.passport, lambda: encoder, work, batch_size=16, chunk_size=16, workers=2)
+"""
+
+
+def test_a_killed_run_is_taken_up_and_its_workers_end(tmp_path, work):
+    ids = sorted(f"{number} " for number in range(1, 101))
+    coco = write_coco(tmp_path / "train2014.zip", {image_id: draw_jpeg(int(image_id)) for image_id in ids})
+    script = tmp_path / "killed.py"
+    script.write_text(textwrap.dedent(KILLED))
+    root = str(Path(__file__).parents[2])
+    run = subprocess.Popen(
+        [sys.executable, str(script), str(coco.path), str(tmp_path)], env={**os.environ, "PYTHONPATH": root}
+    )
+    wait_until((tmp_path / "hangs").exists)
+    workers = [int(pid) for pid in (tmp_path / "hangs").read_text().split()]
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    assert len(workers) == 2
+    wait_until(lambda: not any(is_running(pid) for pid in workers))
+
+    def resume():
+        encoder = FakeEncoder(make_passport(device="cuda"))
+        return encode(coco, work, encoder, ids, batch_size=16, chunk_size=16, workers=0)
+
+    resumed, encoder = resume()
+    assert encoder.images == 100 - 3 * 16
+    clear_chunks(work)
+    assert resumed.hash() == resume()[0].hash()
+
+
+def wait_until(holds, seconds=60):
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+def is_running(pid):
+    try:
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,298 @@
+"""Jobs for the common jobs: which there are, what the launchpad takes, what their runs start, tell and end with."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.reconstruct import ReconstructableRepository
+
+from pervl_assets.benchmarks import find_benchmarks
+from pervl_assets.core.errors import PervlError
+from pervl_assets.definitions import build_definitions
+from pervl_assets.defs import jobs
+from pervl_assets.defs.jobs import JOB_RUN_TAG, JOB_TAG, JobConfig, build_jobs
+from pervl_assets.defs.resources import Clip, Workspace
+from pervl_assets.defs.runs import select_assets
+from pervl_assets.settings import Settings
+from pervl_assets.testing.runs import make_settings
+
+LOCATION = """
+import time
+from pathlib import Path
+
+import dagster as dg
+from pervl_assets.core.errors import MissingInputError
+from pervl_assets.definitions import build_definitions
+from pervl_assets.defs.failures import show_errors_of
+from pervl_assets.defs.resources import Clip, Workspace
+from pervl_assets.testing.runs import make_settings
+
+
+@dg.asset(group_name="small")
+def source(workspace: Workspace, clip: Clip) -> dg.MaterializeResult:
+    return dg.MaterializeResult(metadata={{"files": workspace.top_objects, "quarantined": clip.batch_size}})
+
+
+@dg.asset(group_name="small", deps=[source], partitions_def=dg.StaticPartitionsDefinition(["north", "south"]))
+def parts() -> None:
+    pass
+
+
+@dg.asset_check(asset=parts)
+def enough():
+    return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description="2 of 3")
+
+
+@dg.asset(group_name="broken")
+def broken() -> None:
+    raise MissingInputError("No zip.", details=["where: here"], advice="Get one.")
+
+
+@dg.asset(group_name="broken", deps=[broken], partitions_def=dg.StaticPartitionsDefinition(["north", "south"]))
+def behind() -> None:
+    pass
+
+
+@dg.asset_check(asset=source)
+def sound():
+    return dg.AssetCheckResult(passed={sound}, description="3 of 3 are wrong")
+
+
+@dg.asset(group_name="slow")
+def slow() -> None:
+    Path({begun!r}).touch()
+    time.sleep(60)
+
+
+own = dg.Definitions(assets=[source, parts, broken, behind, slow], asset_checks=[enough, sound])
+show_errors_of(own.assets)
+defs = dg.Definitions.merge(build_definitions(make_settings(Path({folder!r}))), own)
+"""
+
+
+class Project:
+    """A code location in a file, with a few assets of its own; jobs are launched in this process."""
+
+    def __init__(self, folder, instance, *, sound=True):
+        self.instance, self.begun = instance, folder / "begun"
+        text = LOCATION.format(begun=str(self.begun), folder=str(folder), sound=sound)
+        (folder / "location.py").write_text(text)
+        self.repository = ReconstructableRepository.for_file(str(folder / "location.py"), "defs")
+
+    def launch(self, job, **config):
+        config = {"ops": {"materialize": {"config": config}}} if config else None
+        return dg.execute_job(self.repository.get_reconstructable_job(job), self.instance, run_config=config)
+
+    def list_waves(self, run_id):
+        runs = self.instance.get_runs(dg.RunsFilter(tags={JOB_RUN_TAG: run_id}))
+        return [run for run in reversed(runs) if run.run_id != run_id]
+
+    def read_logs(self, run_id):
+        return [entry.user_message for entry in self.instance.all_logs(run_id) if not entry.is_dagster_event]
+
+
+@pytest.fixture
+def project(tmp_path, instance):
+    return Project(tmp_path, instance)
+
+
+def get_metadata(result):
+    (output,) = [event for event in result.all_events if event.event_type_value == "STEP_OUTPUT"]
+    return {name: value.value for name, value in output.step_output_data.metadata.items()}
+
+
+def get_failure(result):
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    return failure.step_failure_data
+
+
+# ---- which jobs there are
+
+
+def test_there_is_a_job_for_every_benchmark_the_training_files_and_everything():
+    jobs = {job.name: job for job in build_definitions(make_settings("nowhere")).jobs}
+    wanted = {"prepare_ytvos", "prepare_deep_fashion", "prepare_inversion_training", "everything"}
+    assert wanted <= set(jobs)
+    assert all(jobs[name].tags == {JOB_TAG: name} for name in wanted)
+    assert all(len(jobs[name].description.split()) > 5 for name in wanted)
+
+
+def test_a_further_benchmark_gets_its_job_by_itself(monkeypatch):
+    pets = SimpleNamespace(name="pets", title="PerVL-Pets")
+    monkeypatch.setattr(jobs, "find_benchmarks", lambda: [*find_benchmarks(), pets])
+    (job,) = (job for job in build_jobs() if job.name == "prepare_pets")
+    assert job.run_config["ops"]["materialize"]["config"]["selection"] == "+group:pets"
+    assert "PerVL-Pets" in job.description
+
+
+def test_every_wish_selects_what_its_name_says():
+    graph = build_definitions(make_settings("nowhere")).resolve_asset_graph()
+    chosen = {
+        job.name: {
+            key.to_user_string()
+            for key in select_assets(graph, job.run_config["ops"]["materialize"]["config"]["selection"])
+        }
+        for job in build_jobs()
+    }
+    assert chosen["everything"] == {key.to_user_string() for key in graph.materializable_asset_keys}
+    assert {"raw/youtube_vos_train", "ytvos/fsl_seg", "ytvos/imagefolder_view"} <= chosen["prepare_ytvos"]
+    assert {key.split("/")[0] for key in chosen["prepare_deep_fashion"]} == {"raw", "deep_fashion"}
+    assert {key.split("/")[0] for key in chosen["prepare_inversion_training"]} == {"raw", "inversion", "palavra"}
+
+
+# ---- what the launchpad takes
+
+
+def test_the_launchpad_shows_every_value_and_describes_it():
+    job = next(job for job in build_jobs() if job.name == "everything")
+    shown = job.run_config["ops"]["materialize"]["config"]
+    assert shown["selection"] == "*"
+    assert set(shown) == set(JobConfig.model_fields)
+    assert {value for name, value in shown.items() if name != "selection"} == {None, "environment"}
+    assert all(field.description for field in JobConfig.model_fields.values())
+
+
+def test_what_is_left_as_it_is_changes_nothing():
+    settings = Settings.from_env({})
+    assert JobConfig(selection="*").configure(Workspace.from_settings(settings), Clip.from_settings(settings)) == {}
+
+
+def test_what_is_set_is_all_that_changes():
+    settings = Settings.from_env({"PERVL_PRECISION": "bf16", "PERVL_DATA": "/data", "PERVL_SPLITS": "scene_disjoint"})
+    workspace, clip = Workspace.from_settings(settings), Clip.from_settings(settings)
+    config = JobConfig(selection="*", top_objects=7).configure(workspace, clip)
+    assert set(config) == {"workspace"}
+    assert Workspace(**config["workspace"]["config"]) == workspace.model_copy(update={"top_objects": 7})
+    config = JobConfig(selection="*", batch_size=3, preprocessing="model").configure(workspace, clip)
+    assert set(config) == {"clip"}
+    changed = {"batch_size": 3, "preprocessing": "model"}
+    assert Clip(**config["clip"]["config"]) == clip.model_copy(update=changed)
+
+
+def test_values_that_mean_nothing_are_all_named():
+    with pytest.raises(PervlError) as caught:
+        JobConfig(selection="*", top_objects=0, workers=-1, device="gpu").check()
+    text = str(caught.value)
+    assert "3 values" in text
+    assert "top_objects: 0; a whole number of at least 1" in text
+    assert "workers: -1" in text
+    assert "device: 'gpu'; environment, auto, cpu, cuda or cuda:<number>" in text
+    JobConfig(selection="*", top_objects=1, workers=1, batch_size=1, device="cuda:1").check()
+
+
+@pytest.mark.parametrize("wrong", [{"precision": "fp8"}, {"splits": "mine"}, {"top_objects": "many"}, {"data": "/x"}])
+def test_the_launchpad_refuses_what_is_not_offered(wrong):
+    job = next(job for job in build_jobs() if job.name == "everything")
+    (name, value), *_ = wrong.items()
+    with pytest.raises(dg.DagsterInvalidConfigError, match=f"{name}.*{value}|unexpected config entry .{name}"):
+        dg.validate_run_config(job, {"ops": {"materialize": {"config": {"selection": "*", **wrong}}}})
+
+
+# ---- what a run does
+
+
+def test_a_wish_starts_runs_and_tells_what_they_made(project):
+    result = project.launch("everything", selection="group:small", top_objects=1234, batch_size=5)
+    assert result.success
+    waves = project.list_waves(result.run_id)
+    assert [wave.tags.get("dagster/partition") for wave in waves] == [None, "north", "south"]
+    assert {wave.status for wave in waves} == {dg.DagsterRunStatus.SUCCESS}
+    assert {wave.tags["dagster/max_retries"] for wave in waves} == {"0"}
+    assert [{key.to_user_string() for key in wave.asset_selection} for wave in waves[1:]] == [{"parts"}, {"parts"}]
+    told = get_metadata(result)
+    assert (told["materialized"], told["not_materialized"], told["errors"], told["warnings"]) == (3, 0, 0, 2)
+    row = "| source | 1,234 | 0.0 | 5 |"  # what was set in the launchpad
+    assert told["assets"].splitlines()[2].replace("0.1", "0.0") == row
+    assert told["found"].splitlines()[0] == "- **warning** parts: enough: 2 of 3"
+    assert [told[f"wave {number}"] for number in (1, 2, 3)] == [wave.run_id for wave in waves]
+    logs = project.read_logs(result.run_id)
+    assert logs[0] == f"PlannedRun 1 of 3, run {waves[0].run_id}: 1 asset: source"
+    assert f"PlannedRun 3 of 3, run {waves[2].run_id}: 1 asset of south: parts" in logs
+    assert {"source: 1,234 files or rows", "parts [south]", "parts: enough: 2 of 3"} <= set(logs)
+
+
+def test_a_wish_that_fails_says_why_and_what_to_do(project):
+    result = project.launch("everything", selection="group:broken")
+    assert not result.success
+    failure = get_failure(result)
+    assert failure.error.message.splitlines() == [
+        "PervlError: 3 of 3 assets were not materialized; 1 step or check failed.",
+        "  broken: No zip.",
+        "    where: here",
+        "  What to do: Get one.",
+        "What to do: Mend what is named above and launch everything again; finished work is kept.",
+    ]
+    metadata = failure.user_failure_data.metadata
+    assert (metadata["not_materialized"].value, metadata["errors"].value) == (3, 1)
+    assert "- **error** broken: No zip." in metadata["found"].value
+    (wave,) = project.list_waves(result.run_id)  # those behind it were not begun
+    assert wave.status == dg.DagsterRunStatus.FAILURE
+
+
+def test_a_check_of_error_severity_fails_a_wish_that_made_all(tmp_path, instance):
+    result = Project(tmp_path, instance, sound=False).launch("everything", selection="group:small")
+    lines = get_failure(result).error.message.splitlines()
+    assert lines[:2] == [
+        "PervlError: All 3 assets are materialized; 1 step or check failed.",
+        "  source: sound: 3 of 3 are wrong",
+    ]
+
+
+def test_a_wish_that_selects_nothing_says_what_there_is(project):
+    result = project.launch("everything", selection="group:nothing")
+    assert "names no asset" in get_failure(result).error.message
+    assert "deep_fashion, inversion" in get_failure(result).error.message
+
+
+def test_waves_end_with_the_wish_that_is_terminated(project):
+    ended = []
+
+    def terminate():
+        while not project.begun.exists():
+            time.sleep(0.05)
+        (job,) = project.instance.get_runs(dg.RunsFilter(job_name="everything"))
+        project.instance.report_run_canceling(job)  # what the UI does
+        ended.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=terminate, daemon=True)
+    thread.start()
+    result = project.launch("everything", selection="group:slow")
+    thread.join()
+    assert time.monotonic() - ended[0] < 20
+    (wave,) = project.list_waves(result.run_id)
+    assert project.instance.get_run_by_id(result.run_id).status == dg.DagsterRunStatus.CANCELED
+    assert wave.status == dg.DagsterRunStatus.CANCELED
+
+
+def test_a_wish_in_memory_says_how_to_launch_it():
+    job = build_definitions(make_settings("nowhere")).resolve_job_def("everything")
+    result = job.execute_in_process(raise_on_error=False)
+    assert "dg launch --job everything" in get_failure(result).error.message
+
+
+def test_the_command_line_launches_a_wish(tmp_path):
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("PERVL_", "DAGSTER_"))}
+    env |= {"PERVL_DATA": str(tmp_path / "data"), "DAGSTER_HOME": str(tmp_path), "PERVL_EXECUTOR": "in_process"}
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    (tmp_path / "config.yaml").write_text(
+        """ops: {materialize: {config: {selection: 'key:"raw/pervl_annotations" or key:"ytvos/captions"'}}}"""
+    )
+    module = "pervl_assets.definitions"
+    done = subprocess.run(
+        [sys.executable, "-m", "dagster", "job", "execute", "-m", module, "-j", "everything", "-c", "config.yaml"],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "raw/pervl_annotations: 11 files or rows" in done.stdout + done.stderr
+    assert (tmp_path / "data/assets/ytvos/captions.parquet").is_file()

@@ -1,0 +1,95 @@
+"""The swap, and what a kill in its middle leaves behind."""
+
+import fcntl
+import json
+from pathlib import Path
+
+import pytest
+
+from pervl_assets.core.errors import WriteError
+from pervl_assets.trees import staging
+from pervl_assets.trees.staging import Staging, exchange
+
+
+def fill(folder: Path, text: str) -> Path:
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub/file.txt").write_text(text)
+    return folder
+
+
+@pytest.fixture(params=["exchange", "two renames"])
+def way(request, monkeypatch):
+    if request.param == "two renames":
+        monkeypatch.setattr(staging, "exchange", lambda *_: False)
+    return request.param
+
+
+def test_the_new_tree_takes_the_old_ones_place(tmp_path, way):
+    target = fill(tmp_path / "tree", "old")
+    stage = Staging(target)
+    fill(stage.folder, "new")
+    stage.journal.write_text("")
+    stage.swap()
+    assert (target / "sub/file.txt").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["tree"]
+
+
+def test_exchange_is_one_step_or_nothing(tmp_path):
+    one, other = fill(tmp_path / "one", "1"), fill(tmp_path / "other", "2")
+    if not exchange(one, other):
+        pytest.skip("this file system cannot exchange two folders; the fallback is tested above")
+    assert ((one / "sub/file.txt").read_text(), (other / "sub/file.txt").read_text()) == ("2", "1")
+    assert not exchange(one, tmp_path / "absent")
+
+
+def test_a_kill_between_the_two_renames_is_healed(tmp_path, monkeypatch):
+    target = fill(tmp_path / "tree", "old")
+    stage = Staging(target)
+    fill(stage.folder, "new")
+    monkeypatch.setattr(staging, "exchange", lambda *_: False)
+    rename = Path.rename
+
+    def die(path, target):
+        if path == stage.folder:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", die)
+        with pytest.raises(KeyboardInterrupt):
+            stage.swap()
+    assert not target.exists()
+    Staging(target).heal()
+    assert (target / "sub/file.txt").read_text() == "old"
+    assert (stage.folder / "sub/file.txt").read_text() == "new"
+
+
+def test_a_kill_after_the_two_renames_is_healed(tmp_path):
+    target = fill(tmp_path / "tree", "new")
+    fill(tmp_path / "tree.partial-old", "old")
+    Staging(target).heal()
+    assert [path.name for path in tmp_path.iterdir()] == ["tree"]
+
+
+def test_a_torn_or_foreign_journal_line_is_passed_over(tmp_path):
+    stage = Staging(tmp_path / "tree")
+    good = dict.fromkeys(staging.LEDGER.names)
+    stage.journal.write_text("\n".join(['{"path": 1}', "[]", json.dumps(good), json.dumps(good)[:-9]]))
+    assert stage.heal() == [good]
+
+
+def test_a_second_run_is_refused_while_one_is_at_work(tmp_path):
+    stage = Staging(tmp_path / "tree")
+    with stage.write(), pytest.raises(WriteError, match="Another run"), Staging(tmp_path / "tree").write():
+        pass
+    with stage.write() as journal:
+        fcntl.flock(journal, fcntl.LOCK_UN)
+
+
+def test_files_are_kept_by_copy_where_links_are_not_to_be_had(tmp_path, monkeypatch):
+    target = fill(tmp_path / "tree", "old")
+    stage = Staging(target)
+    monkeypatch.setattr(staging.os, "link", lambda *_: (_ for _ in ()).throw(PermissionError))
+    stage.keep("sub/file.txt")
+    assert (stage.folder / "sub/file.txt").read_text() == "old"
+    assert (target / "sub/file.txt").stat().st_nlink == 1
