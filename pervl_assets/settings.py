@@ -15,7 +15,7 @@ from pervl_assets.core.errors import PervlError
 
 Profile = Literal["demo", "full"]
 Precision = Literal["fp32", "fp16", "bf16"]
-PreprocessingRule = Literal["upstream", "model", "upstream_fast"]
+PreprocessingRule = Literal["upstream", "model"]
 NamesRule = Literal["csv", "upstream"]
 SplitRule = Literal["official", "scene_disjoint"]
 Executor = Literal["in_process", "multiprocess"]
@@ -45,9 +45,8 @@ class Settings:
             (`PERVL_CLIP_PRETRAINED`).
         device: `auto`, `cpu`, `cuda` or `cuda:n` (`PERVL_DEVICE`).
         precision: None: fp16 on CUDA, fp32 elsewhere (`PERVL_PRECISION`).
-        preprocessing: How images are resized, cropped and normalised: as upstream, as the model was published, or as
-            upstream to within one grey level in less time (`PERVL_PREPROCESSING`).
-        torch_compile: Whether the image tower is compiled (`PERVL_COMPILE`).
+        preprocessing: How images are resized, cropped and normalised: as upstream, or as the model was published
+            (`PERVL_PREPROCESSING`).
         top_objects: How many of the most common objects are classes (`PERVL_TOP_OBJECTS`).
         openimages_names: Rule by which class names are read (`PERVL_OPENIMAGES_NAMES`).
         splits: Whether the benchmarks' splits are as published, or made disjoint by scene (`PERVL_SPLITS`).
@@ -70,7 +69,6 @@ class Settings:
     device: str
     precision: Precision | None
     preprocessing: PreprocessingRule
-    torch_compile: bool
     top_objects: int
     openimages_names: NamesRule
     splits: SplitRule
@@ -134,7 +132,6 @@ class Settings:
             device=device,
             precision=choose("PERVL_PRECISION", "", ("", *get_args(Precision))) or None,  # type: ignore[arg-type]
             preprocessing=choose("PERVL_PREPROCESSING", "upstream", get_args(PreprocessingRule)),  # type: ignore[arg-type]
-            torch_compile=choose("PERVL_COMPILE", "off", ("on", "off")) == "on",
             top_objects=count("PERVL_TOP_OBJECTS", 30 if demo else 1000),
             openimages_names=choose("PERVL_OPENIMAGES_NAMES", "csv", get_args(NamesRule)),  # type: ignore[arg-type]
             splits=choose("PERVL_SPLITS", "official", get_args(SplitRule)),  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ def test_demo_is_the_default():
     assert (settings.clip_model, settings.clip_pretrained) == (str(TINY_CLIP), "")
     assert (settings.feature_shards, settings.device, settings.precision) == (2, "auto", None)
     assert (settings.executor, settings.splits) == ("multiprocess", "official")
-    assert (settings.preprocessing, settings.torch_compile) == ("upstream", False)
+    assert settings.preprocessing == "upstream"
     assert (settings.fetch, settings.timezone, settings.watch_seconds) == ("official", "UTC", 300)
     assert settings.fresh_days == 9
 
@@ -32,7 +32,6 @@ def test_every_wrong_value_is_named_at_once():
         "PERVL_DEVICE": "gpu",
         "PERVL_PRECISION": "fp8",
         "PERVL_PREPROCESSING": "fast",
-        "PERVL_COMPILE": "yes",
         "PERVL_TOP_OBJECTS": "-3",
         "PERVL_OPENIMAGES_NAMES": "tsv",
         "PERVL_FEATURE_SHARDS": "0",
@@ -46,7 +45,7 @@ def test_every_wrong_value_is_named_at_once():
     }
     with pytest.raises(PervlError) as caught:
         Settings.from_env(wrong)
-    assert "15 environment variables" in caught.value.problem
+    assert "14 environment variables" in caught.value.problem
     for name, value in wrong.items():
         assert f"{name}={value!r}" in str(caught.value)
 
@@ -56,10 +55,9 @@ def test_devices(device):
     assert Settings.from_env({"PERVL_DEVICE": device}).device == device
 
 
-@pytest.mark.parametrize("rule", ["upstream", "model", "upstream_fast"])
-def test_preprocessing_and_compiling(rule):
-    settings = Settings.from_env({"PERVL_PREPROCESSING": rule, "PERVL_COMPILE": "on"})
-    assert (settings.preprocessing, settings.torch_compile) == (rule, True)
+@pytest.mark.parametrize("rule", ["upstream", "model"])
+def test_preprocessing(rule):
+    assert Settings.from_env({"PERVL_PREPROCESSING": rule}).preprocessing == rule
 
 
 def test_empty_values_are_unset():

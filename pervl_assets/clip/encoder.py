@@ -6,7 +6,6 @@ Belongs here: device, precision, batches and forward passes. Does not belong her
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
@@ -14,11 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pervl_assets.clip.checkpoints import Checkpoint, fill_model, find_checkpoint, read_weights
-from pervl_assets.clip.compiled_tower import compile_tower
 from pervl_assets.clip.context_length import count_tokens, cut_context
 from pervl_assets.clip.passport import EmbeddingPassport
 from pervl_assets.clip.preprocessing import UPSTREAM, Preprocessing, choose_preprocessing
-from pervl_assets.clip.preprocessing_effect import measure_effect
 from pervl_assets.core.errors import CheckpointError, PervlError
 from pervl_assets.core.files import hash_file
 from pervl_assets.settings import Precision, PreprocessingRule
@@ -58,7 +55,6 @@ def describe_encoder(
     device: str,
     precision: Precision | None,
     preprocessing: PreprocessingRule = "upstream",
-    torch_compile: bool = False,
 ) -> EmbeddingPassport:
     """Return the passport of the encoder that `load_encoder` would load, without loading it, so without its notes.
 
@@ -68,7 +64,6 @@ def describe_encoder(
         device: `auto`, `cpu`, `cuda` or `cuda:n`.
         precision: None: fp16 on CUDA, as upstream's CLIP has it, and fp32 on the CPU.
         preprocessing: See `choose_preprocessing`.
-        torch_compile: Whether the image tower is compiled. Where that fails it runs as it is, and a warning says why.
 
     Raises:
         CheckpointError: See `find_checkpoint` and `choose_preprocessing`.
@@ -76,7 +71,7 @@ def describe_encoder(
     """
     checkpoint = find_checkpoint(model, pretrained)
     chosen = _choose_preprocessing(checkpoint, preprocessing)
-    return _issue_passport(checkpoint, choose_device(device), precision, chosen, torch_compile)
+    return _issue_passport(checkpoint, choose_device(device), precision, chosen)
 
 
 def _choose_preprocessing(checkpoint: Checkpoint, rule: PreprocessingRule) -> Preprocessing:
@@ -89,7 +84,6 @@ def _issue_passport(
     device: str,
     precision: Precision | None,
     preprocessing: Preprocessing,
-    torch_compile: bool,
 ) -> EmbeddingPassport:
     kind: Literal["cpu", "cuda"] = "cuda" if device.startswith("cuda") else "cpu"
     return EmbeddingPassport(
@@ -103,7 +97,6 @@ def _issue_passport(
         torch=version("torch"),
         open_clip=version("open_clip_torch"),
         pillow=version("pillow"),
-        torch_compile=torch_compile,
     )
 
 
@@ -113,7 +106,6 @@ def load_encoder(
     device: str,
     precision: Precision | None,
     preprocessing: PreprocessingRule = "upstream",
-    torch_compile: bool = False,
 ) -> "ClipEncoder":
     """Load a CLIP with its weights and tokenizer onto a device. Arguments as of `describe_encoder`.
 
@@ -127,7 +119,7 @@ def load_encoder(
 
     checkpoint = find_checkpoint(model, pretrained)
     chosen = _choose_preprocessing(checkpoint, preprocessing)
-    passport = _issue_passport(checkpoint, choose_device(device), precision, chosen, torch_compile)
+    passport = _issue_passport(checkpoint, choose_device(device), precision, chosen)
     weights = read_weights(checkpoint)
     try:
         clip = open_clip.CLIP(**checkpoint.config, cast_dtype=open_clip.get_cast_dtype(passport.precision))
@@ -148,11 +140,7 @@ def load_encoder(
             f"The tokenizer of {checkpoint.model} has {words:,} tokens, its model embeds {known:,}.",
             advice="Lay the byte-pair merges the model was trained with beside its configuration, as *.txt.gz.",
         )
-    encoder = ClipEncoder(clip, tokenizer, passport, torch.device(choose_device(device)), chosen)
-    if preprocessing == "upstream_fast":
-        effect = measure_effect(encoder.encode_images, chosen)
-        encoder.passport = replace(encoder.passport, preprocessing_effect=effect)
-    return encoder
+    return ClipEncoder(clip, tokenizer, passport, torch.device(choose_device(device)), chosen)
 
 
 class ClipEncoder:
@@ -168,7 +156,7 @@ class ClipEncoder:
         preprocessing: What is done to an image, by whoever decodes it and here.
 
     Attributes:
-        passport: What the vectors depend on; its notes grow as the encoder runs.
+        passport: What the vectors depend on.
         preprocessing: How images must be prepared.
     """
 
@@ -191,8 +179,6 @@ class ClipEncoder:
         self._dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[passport.precision]
         self._mean = torch.tensor(preprocessing.mean, device=device).view(3, 1, 1)
         self._std = torch.tensor(preprocessing.std, device=device).view(3, 1, 1)
-        if passport.torch_compile:
-            compile_tower(self._model.visual, self._note_failure)
 
     def encode_images(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Encode prepared images in one batch.
@@ -254,9 +240,6 @@ class ClipEncoder:
             batches.append(self._encode(tokens[start : start + batch_size], forward))
             report(min(start + batch_size, len(tokens)), len(tokens))
         return np.concatenate(batches)[places[rows.ravel()]]
-
-    def _note_failure(self, reason: str) -> None:
-        self.passport = replace(self.passport, compile_failure=reason)
 
     def _move(self, tensor: "torch.Tensor") -> "torch.Tensor":
         if self._device.type == "cuda":

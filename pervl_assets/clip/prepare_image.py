@@ -1,7 +1,6 @@
-"""One image from compressed bytes to the square of pixels that CLIP's image tower takes.
+"""One image file to the square of 8-bit RGB pixels that CLIP's image tower takes.
 
-Belongs here: resizing and cropping up to 8-bit RGB, as a `Preprocessing` says, and refusing what is no image. Runs in
-worker processes, so it imports no torch. Scaling to [0, 1] and normalising follow on the device, in `clip_encoder`.
+Runs in worker processes, so it imports no torch. Scaling to [0, 1] and normalising follow on the device (`encoder`).
 """
 
 import io
@@ -26,12 +25,11 @@ def prepare_image(data: bytes, preprocessing: Preprocessing = UPSTREAM) -> npt.N
     """Decode an image, resize it in its own mode, crop the centre, convert to RGB.
 
     EXIF orientation and ICC profiles are ignored, as upstream ignores them (rules A4, E1). The pixels are those that
-    Pillow's decoder, `resize`, `crop` and `convert` give, one after the other, bit for bit; only the rule
-    `upstream_fast` may be off by one grey level, in colour JPEGs.
+    Pillow's decoder, `resize`, `crop` and `convert` return one after the other, bit for bit.
 
     Args:
         data: The file.
-        preprocessing: What to do.
+        preprocessing: How it is resized and cropped.
 
     Returns:
         Pixels, uint8 of shape (S, S, 3), S = `preprocessing.crop`.
@@ -43,10 +41,9 @@ def prepare_image(data: bytes, preprocessing: Preprocessing = UPSTREAM) -> npt.N
     resample = _FILTERS[preprocessing.filter]
     if (size := measure_plain_jpeg(data)) is not None:
         cut = plan_cut(size, preprocessing)
-        exact = preprocessing.rule != "upstream_fast"
         pixels = None
         if max(size[0] * size[1], cut.width * cut.height) <= MAX_PIXELS:
-            pixels = resize_plain_jpeg(data, size, cut, resample, exact=exact)
+            pixels = resize_plain_jpeg(data, size, cut, resample)
         if pixels is not None:
             return pixels
     try:
@@ -65,7 +62,7 @@ def prepare_image(data: bytes, preprocessing: Preprocessing = UPSTREAM) -> npt.N
 
 
 def plan_cut(size: tuple[int, int], preprocessing: Preprocessing) -> Cut:
-    """Return to what size an image is resized, and what is cut from its centre.
+    """Return the size an image is resized to and the square cropped from its centre.
 
     The longer side is truncated to whole pixels and half a pixel of an edge rounded to even, as torchvision does both.
     """
@@ -81,6 +78,6 @@ def plan_cut(size: tuple[int, int], preprocessing: Preprocessing) -> Cut:
 
 def _refuse_oversized(size: tuple[int, int], cut: Cut, preprocessing: Preprocessing) -> None:
     resized = f"oversized once its shorter side is {preprocessing.resize}"
-    for width, height, what in ((*size, "oversized"), (cut.width, cut.height, resized)):
+    for width, height, problem in ((*size, "oversized"), (cut.width, cut.height, resized)):
         if width * height > MAX_PIXELS:
-            raise ImageError(f"{what}: {width} x {height} pixels; at most {MAX_PIXELS:,}")
+            raise ImageError(f"{problem}: {width} x {height} pixels; at most {MAX_PIXELS:,}")

@@ -1,11 +1,10 @@
-"""What is done to an image before CLIP sees it, as a value: chosen once, handed to workers, written into passports.
+"""How an image is prepared for CLIP, as a value: chosen once, sent to decode workers, written into passports.
 
-Belongs here: the rules to choose from, and what each one's numbers are. Does not belong here: doing it, which is
-`clip_preprocess`'s up to 8-bit pixels and `clip_encoder`'s from there. Imports no torch: the decode workers take it in.
+Imports no torch: decode workers import this module.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Literal, cast, get_args
 
 from pervl_assets.core.errors import CheckpointError
@@ -49,7 +48,6 @@ class Preprocessing:
             f"resize {size} {self.filter} (PIL, own mode)",
             *([] if self.squash else [f"centre crop {self.crop}"]),
             "RGB",
-            *(["to within one grey level (upstream_fast)"] if self.rule == "upstream_fast" else []),
             "/255",
             "CLIP mean, std" if plain else f"mean {list(self.mean)}, std {list(self.std)}",
         ]
@@ -59,9 +57,6 @@ class Preprocessing:
 UPSTREAM: Final = Preprocessing("upstream", resize=300, crop=224)
 """Upstream rule E1."""
 
-UPSTREAM_FAST: Final = replace(UPSTREAM, rule="upstream_fast")
-"""The same to within one grey level, in less time."""
-
 
 def choose_preprocessing(
     rule: PreprocessingRule, model: str, vision: Mapping[str, Any], published: Mapping[str, Any]
@@ -69,8 +64,8 @@ def choose_preprocessing(
     """Return the preprocessing of a rule for a model.
 
     Args:
-        rule: `upstream` and `upstream_fast` are for models that take 224 x 224 pixels with CLIP's mean and deviation;
-            `model` is what the model was published with, as open_clip's `image_transform` does it for evaluation.
+        rule: `upstream` is for models that take 224 x 224 pixels with CLIP's mean and deviation. `model` is what the
+            model was published with, as open_clip's `image_transform` does it for evaluation.
         model: The model's name, for messages.
         vision: The image tower's part of the model's architecture, as open_clip describes it.
         published: What was published with the weights: `mean`, `std`, `interpolation`, `resize_mode`, as far as they
@@ -89,12 +84,11 @@ def choose_preprocessing(
             advice="Give image_size as one number or two, mean and std as one number or three.",
         ) from error
     if rule != "model":
-        chosen = UPSTREAM if rule == "upstream" else UPSTREAM_FAST
-        if (width, height, mean, std) == (chosen.crop, chosen.crop, chosen.mean, chosen.std):
-            return chosen
+        if (width, height, mean, std) == (UPSTREAM.crop, UPSTREAM.crop, UPSTREAM.mean, UPSTREAM.std):
+            return UPSTREAM
         raise CheckpointError(
             f"{model} takes images of {width} x {height} pixels with mean {mean} and deviation {std}; upstream's "
-            f"preprocessing makes {chosen.crop} x {chosen.crop} with CLIP's {chosen.mean} and {chosen.std}.",
+            f"preprocessing makes {UPSTREAM.crop} x {UPSTREAM.crop} with CLIP's {UPSTREAM.mean} and {UPSTREAM.std}.",
             advice="Set PERVL_PREPROCESSING=model, or choose a model trained on 224 x 224 pixels as OpenAI's CLIP was, "
             "e.g. ViT-B-32-quickgelu.",
         )

@@ -1,21 +1,11 @@
-"""A plain colour JPEG resized and cropped by computing only what the crop shows, with Pillow's own arithmetic.
+"""A plain colour JPEG resized and cropped by computing only what the crop shows, bit for bit as Pillow does.
 
-Belongs here: which rows and columns the crop needs, and resizing no others. Does not belong here: every other kind of
-image file, and what is refused; both are `clip_preprocess`'s.
-
-Pillow resizes in two passes, first every row to its new width, then every column of that (8 bits again) to its new
-height. A pixel of the second pass depends on few rows of the first, a row of the first on no other row. So the same
-comes out bit for bit if rows above and below those few are neither decoded nor resized, and if columns beside the crop
-are dropped between the passes. A row of the first pass must be made whole: Pillow can be told to resize a part only
-(`box`), but takes its edges as 32-bit floats, which moves the weights a little, and with them some pixels by 1. Since
-version 13 Pillow makes the columns first where the height shrinks by more than twice as many pixels as the width (of
-photographs, those more than twice as high as wide); these are left to it.
-
-The fast way does that in the second pass, where nothing can come out more than one grey level off: its sums differ from
-the exact ones by far less than 1 before they are rounded. In the first pass it makes a part of each row where the
-part's edges are whole numbers before and after resizing, as with 640 pixels to 400 in steps of 8 to 5: nothing is
-rounded in those, and the first pass has the exact way's pixels. Were it not so, a pixel off by 1 in both passes could
-come out off by 2, and did, in one image of a hundred.
+Pillow resizes in two passes: every row to its new width (8 bits again), then every column to its new height. A row of
+the first pass depends on no other row, and a pixel of the second on few rows of the first. So rows far above and below
+the crop are neither decoded nor resized, and columns beside the crop are dropped between the passes. A row of the first
+pass must be resized whole: Pillow's `box` takes its edges as 32-bit floats, which moves the weights a little, and with
+them some pixels by 1. Since version 13 Pillow resizes columns first where the height shrinks by more than twice as many
+pixels as the width (photographs more than twice as high as wide); these are left to it.
 """
 
 import math
@@ -34,7 +24,7 @@ _REACH: Final = 2
 
 
 class Cut(NamedTuple):
-    """What is cut from an image once it is resized.
+    """The size an image is resized to, and the square that is cropped from it.
 
     Attributes:
         width: Width of the whole resized image.
@@ -52,7 +42,7 @@ class Cut(NamedTuple):
 
 
 def measure_plain_jpeg(data: bytes) -> tuple[int, int] | None:
-    """Return width and height of a colour JPEG; None: it is something else, and Pillow's."""
+    """Return width and height of a colour JPEG; None for any other file."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
@@ -61,16 +51,15 @@ def measure_plain_jpeg(data: bytes) -> tuple[int, int] | None:
 
 
 def resize_plain_jpeg(
-    data: bytes, size: tuple[int, int], cut: Cut, resample: Image.Resampling, *, exact: bool
+    data: bytes, size: tuple[int, int], cut: Cut, resample: Image.Resampling
 ) -> npt.NDArray[np.uint8] | None:
-    """Decode, resize and crop a colour JPEG without any fault, unless it is very high; None: leave it to Pillow.
+    """Decode, resize and crop a healthy colour JPEG that is not very high; None: leave it to Pillow.
 
     Args:
         data: The file.
         size: Its width and height.
-        cut: What of it is wanted.
+        cut: The part of it that is kept.
         resample: Bicubic or bilinear.
-        exact: Bit for bit as Pillow resizes and crops; otherwise to within one grey level.
 
     Returns:
         Pixels, uint8 of shape (side, side, 3).
@@ -83,36 +72,14 @@ def resize_plain_jpeg(
     if pixels is None:
         return None
     rows = Image.frombytes("RGB", (width, last - first), pixels[first:last], "raw", "RGBX")
-    resize = _resize_exactly if exact else _resize_fast
-    return np.asarray(resize(rows, first, height, cut, resample))
-
-
-def _resize_exactly(rows: Image.Image, first: int, height: int, cut: Cut, resample: Image.Resampling) -> Image.Image:
-    """Resize from the needed rows, of which the topmost is row `first` of an image so high."""
     wide = rows.resize((cut.width, rows.height), resample)
-    # Rows that are not there are black: no row of the crop depends on them.
+    # Missing rows are black: no row of the crop depends on them.
     whole = wide.crop((cut.left, -first, cut.left + cut.side, height - first))
-    return whole.resize((cut.side, cut.height), resample).crop((0, cut.top, cut.side, cut.top + cut.side))
-
-
-def _resize_fast(rows: Image.Image, first: int, height: int, cut: Cut, resample: Image.Resampling) -> Image.Image:
-    """Resize from the needed rows as `_resize_exactly` does, to within one grey level."""
-    part = _resize_part(rows, cut, resample)
-    top, bottom = (row * height / cut.height - first for row in (cut.top, cut.top + cut.side))
-    return part.resize((cut.side, cut.side), resample, (0, top, cut.side, bottom))
-
-
-def _resize_part(rows: Image.Image, cut: Cut, resample: Image.Resampling) -> Image.Image:
-    """Resize rows to the crop's columns, and as few more as edges in whole numbers ask for."""
-    step = cut.width // math.gcd(rows.width, cut.width)  # resized columns from one such edge to the next
-    start, end = cut.left // step * step, -(-(cut.left + cut.side) // step) * step
-    edges = (start * rows.width // cut.width, 0, end * rows.width // cut.width, rows.height)
-    part = rows.resize((end - start, rows.height), resample, edges)
-    return part.crop((cut.left - start, 0, cut.left - start + cut.side, rows.height))
+    return np.asarray(whole.resize((cut.side, cut.height), resample).crop((0, cut.top, cut.side, cut.top + cut.side)))
 
 
 def _goes_rows_first(size: tuple[int, int], cut: Cut) -> bool:
-    """Return whether Pillow 12 and 13 both make the rows first."""
+    """Return whether Pillow 12 and 13 both resize the rows first."""
     narrower, lower = size[0] - cut.width, size[1] - cut.height
     return lower <= 0 or lower <= 2 * narrower
 

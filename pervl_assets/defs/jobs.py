@@ -59,10 +59,10 @@ class JobConfig(dg.Config):
     workers: int | None = Field(
         default=None, description="Worker processes for reading and decoding. null: as many as there are processors."
     )
-    preprocessing: Literal["environment", "upstream", "model", "upstream_fast"] = Field(
+    preprocessing: Literal["environment", "upstream", "model"] = Field(
         default=AS_SET,
-        description="How images are prepared for CLIP: as upstream does, as the model was published, or as upstream to "
-        "within one grey level in less time. environment: PERVL_PREPROCESSING.",
+        description="How images are prepared for CLIP: as upstream does, or as the model was published. environment: "
+        "PERVL_PREPROCESSING.",
     )
     precision: Literal["environment", "fp32", "fp16", "bf16"] = Field(
         default=AS_SET, description="Precision in which CLIP encodes. environment: PERVL_PRECISION."

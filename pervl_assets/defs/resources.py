@@ -92,9 +92,8 @@ class Clip(dg.ConfigurableResource[Any]):
     )
     preprocessing: PreprocessingRule = Field(
         default="upstream",
-        description="upstream, model (as the model was published) or upstream_fast (PERVL_PREPROCESSING)",
+        description="upstream, or model: as the model was published (PERVL_PREPROCESSING)",
     )
-    torch_compile: bool = Field(default=False, description="whether the image tower is compiled (PERVL_COMPILE)")
     batch_size: int | None = Field(default=None, description="images encoded at once; none: 32 on a CPU, 64 on CUDA")
 
     @classmethod
@@ -106,7 +105,6 @@ class Clip(dg.ConfigurableResource[Any]):
             device=settings.device,
             precision=settings.precision,
             preprocessing=settings.preprocessing,
-            torch_compile=settings.torch_compile,
         )
 
     def describe(self) -> "EmbeddingPassport":
@@ -121,6 +119,6 @@ class Clip(dg.ConfigurableResource[Any]):
 
         return load_encoder(*self._choose())
 
-    def _choose(self) -> "tuple[str, str, str, Precision | None, PreprocessingRule, bool]":
+    def _choose(self) -> "tuple[str, str, str, Precision | None, PreprocessingRule]":
         precision = cast("Precision | None", self.precision)  # Dagster 1.13 knows no optional Literal
-        return self.model, self.pretrained, self.device, precision, self.preprocessing, self.torch_compile
+        return self.model, self.pretrained, self.device, precision, self.preprocessing

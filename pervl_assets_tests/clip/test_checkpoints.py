@@ -119,7 +119,7 @@ def test_models_that_take_other_pixels_are_refused():
     with pytest.raises(CheckpointError, match=r"336 x 336(.|\n)*PERVL_PREPROCESSING=model"):
         describe_encoder("ViT-L-14-336", __file__, "cpu", None)
     with pytest.raises(CheckpointError, match="384 x 384"):
-        load_encoder("ViT-B-16-SigLIP-384", __file__, "cpu", None, "upstream_fast")
+        load_encoder("ViT-B-16-SigLIP-384", __file__, "cpu", None)
     passport = describe_encoder("ViT-L-14-336", __file__, "cpu", None, "model")
     assert passport.preprocessing.startswith("resize 336 bicubic (PIL, own mode) > centre crop 336 > RGB")
 

@@ -9,16 +9,10 @@ from pervl_assets.settings import Settings
     [
         ("upstream", "resize 300 bicubic (PIL, own mode) > centre crop 224 > RGB > /255"),
         ("model", "resize 224 bicubic (PIL, own mode) > centre crop 224 > RGB > /255"),
-        ("upstream_fast", "resize 300 bicubic (PIL, own mode) > centre crop 224 > RGB > to within one grey level"),
     ],
 )
-def test_what_the_environment_says_of_preprocessing_reaches_the_encoder(rule, words):
+def test_the_preprocessing_setting_reaches_the_encoder(rule, words):
     clip = Clip.from_settings(Settings.from_env({"PERVL_PREPROCESSING": rule, "PERVL_DEVICE": "cpu"}))
     announced, encoder = clip.describe(), clip.load()
     assert announced.preprocessing.startswith(words)
     assert (encoder.passport, encoder.preprocessing.rule) == (announced, rule)
-
-
-def test_compiling_is_off_unless_asked_for():
-    passports = [Clip.from_settings(Settings.from_env(env)).describe() for env in ({}, {"PERVL_COMPILE": "on"})]
-    assert [passport.torch_compile for passport in passports] == [False, True]

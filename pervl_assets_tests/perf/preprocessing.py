@@ -1,13 +1,11 @@
-"""Speed of preprocessing alone, beside the plain torchvision pipeline on PIL images: one command, one table.
-
-Belongs here: the ways, timing them in one process, and the table. Does not belong here: encoding.
+"""Speed of preprocessing alone, compared with the plain torchvision pipeline on PIL images: one command, one table.
 
     python -m pervl_assets_tests.perf.preprocessing [--kit KIT] [--images N] [--runs N]
 
-The kit is what `raw_kit/make_raw.py KIT --scale full` draws; of its COCO images those of a photograph's size are taken,
-colour and grey, plain and odd, in the order of their names. They are in memory before the clock starts. Every way has
-the same images in the same process and thread, one way after the other in each run; an image's time is the processor's,
-so that of a core, and the table gives medians of runs. What each way makes is compared before anything is printed.
+The kit is what `raw_kit/make_raw.py KIT --scale full` draws. Its COCO images of a photograph's size are used, colour
+and grey, plain and odd, in the order of their names. They are in memory before the clock starts. Every way has the same
+images in the same process and thread, one way after the other in each run. Times are CPU times of one core, medians
+of runs. The pixels of all ways are compared before anything is printed.
 """
 
 import argparse
@@ -28,7 +26,6 @@ from rich.console import Console
 from rich.table import Table
 
 from pervl_assets.clip.prepare_image import prepare_image
-from pervl_assets.clip.preprocessing import UPSTREAM_FAST
 
 SCRATCH = Path(tempfile.gettempdir())
 ARCHIVE = "inversion_model_train_data/train2014.zip"
@@ -39,8 +36,8 @@ LONGER_SIDE = 480
 FOCUS = (640, 480)
 """Width and height that most of COCO's photographs have: shown by themselves too."""
 
-PLAIN, DEFAULT, FAST = "plain torchvision", "default: upstream", "opt-in: upstream_fast"
-GOALS = {DEFAULT: "1.0 x", FAST: "1.7 x"}
+PLAIN, PROJECT = "plain torchvision", "project"
+TARGETS = {PROJECT: "1.0 x"}
 
 Way = Callable[[bytes], Any]
 
@@ -105,8 +102,7 @@ def list_ways() -> dict[str, Way]:
     return {
         "JPEG decode alone": lambda data: Image.open(io.BytesIO(data)).load(),
         PLAIN: lambda data: pipeline(Image.open(io.BytesIO(data))),
-        DEFAULT: prepare_image,
-        FAST: lambda data: prepare_image(data, UPSTREAM_FAST),
+        PROJECT: prepare_image,
     }
 
 
@@ -114,7 +110,7 @@ def compare_ways(ways: dict[str, Way], photos: list[Photo], runs: int) -> dict[s
     """Time every way on every photo, in alternation, and hold its pixels against the plain pipeline's."""
     figures = {}
     for name, way in ways.items():
-        if name in (PLAIN, DEFAULT, FAST):
+        if name in (PLAIN, PROJECT):
             figures[name] = measure_difference(way, ways[PLAIN], photos)
     seconds = {name: np.zeros((runs, len(photos))) for name in ways}
     for run in range(runs):
@@ -147,7 +143,7 @@ def draw_table(figures: dict[str, Figures], photos: list[Photo], runs: int) -> T
     for title, chosen in shown:
         table.add_column(f"{title}\nimages/s", justify="right", no_wrap=True)
         table.add_column(f"{chosen.sum()} photos\nto plain", justify="right", no_wrap=True)
-    for heading in ("\ngoal", "largest\ndifference", "share of\npixels off"):
+    for heading in ("\ntarget", "largest\ndifference", "share of\npixels off"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, each in figures.items():
         rates = []
@@ -155,7 +151,7 @@ def draw_table(figures: dict[str, Figures], photos: list[Photo], runs: int) -> T
             rate = each.rate(chosen)
             rates += [f"{rate:.0f}", f"{rate / figures[PLAIN].rate(chosen):.2f} x"]
         compared = ["", ""] if each.difference is None else [str(each.difference), f"{each.share:.1e}"]
-        table.add_row(name, *rates, GOALS.get(name, ""), *compared)
+        table.add_row(name, *rates, TARGETS.get(name, ""), *compared)
     return table
 
 
