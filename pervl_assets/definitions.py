@@ -58,8 +58,6 @@ def build_definitions(settings: Settings) -> dg.Definitions:
             "workspace": Workspace.from_settings(settings),
             "clip": Clip.from_settings(settings),
             "downloads": Downloads(source=settings.fetch),
-            # Dagster 1.13 knows a graph asset's output by the default key only, whatever its op declares.
-            "io_manager": FeaturesIOManager(data=data),
             "raw_archives": RawArchiveIOManager(data=data),
             "tables": TableIOManager(data=data),
             "features": FeaturesIOManager(data=data),

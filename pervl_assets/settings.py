@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from pervl_assets.clip.passport import Precision
+from pervl_assets.clip.preprocessing import PreprocessingRule
 from pervl_assets.core.errors import PervlError
 
 Profile = Literal["demo", "full"]
-Precision = Literal["fp32", "fp16", "bf16"]
-PreprocessingRule = Literal["upstream", "model"]
 NamesRule = Literal["csv", "upstream"]
 SplitRule = Literal["official", "scene_disjoint"]
 Executor = Literal["in_process", "multiprocess"]

@@ -18,7 +18,7 @@ from pervl_assets.testing.runs import explain, list_checks, make_settings, run_s
 from pervl_assets_tests.core.samples import draw_picture, photograph, save_jpeg, write_zip
 
 GROUPS = {"raw", "ytvos", "deep_fashion", "inversion", "palavra", "release"}
-KINDS_OF_VALUES = {"raw_archives", "tables", "features", "io_manager", "trees", "training_files"}
+KINDS_OF_VALUES = {"raw_archives", "tables", "features", "trees", "training_files"}
 ASSETS = {
     "raw": "pervl_annotations youtube_vos_train deep_fashion2_train coco_train2014 coco_svo_triplets "
     "openimages_class_descriptions",
@@ -76,7 +76,7 @@ def test_every_group_is_the_prefix_of_its_keys(defs):
 
 def test_every_table_and_all_features_and_no_other_value_declare_described_columns(defs):
     nodes = list_nodes(defs)
-    tables = {name for name, node in nodes.items() if name_io_manager(node) in ("tables", "features", "io_manager")}
+    tables = {name for name, node in nodes.items() if name_io_manager(node) in ("tables", "features")}
     assert {"ytvos/concepts", "inversion/coco_malformed_lines", "inversion/coco_image_features"} <= tables
     for name, node in nodes.items():
         schema = node.metadata.get("dagster/column_schema")

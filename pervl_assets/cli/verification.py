@@ -164,7 +164,6 @@ class _Kind:
 _KINDS: Final = {
     "tables": _Kind(".parquet", _verify_table),
     "features": _Kind(".parquet", _verify_features),
-    "io_manager": _Kind(".parquet", _verify_features),  # the graph asset of the image features
     "trees": _Kind(".parquet", _verify_tree),
     "training_files": _Kind(".json", _verify_training_file),
     "raw_archives": _Kind(".json", _verify_raw_archive),

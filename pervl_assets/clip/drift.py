@@ -16,9 +16,9 @@ from typing import Any, Final
 import numpy as np
 
 from pervl_assets.clip.features import Features
+from pervl_assets.clip.passport import Precision
 from pervl_assets.core.errors import name_some
 from pervl_assets.inversion.open_images import find_nearest_classes
-from pervl_assets.settings import Precision
 
 TOLERANCES: Final[Mapping[Precision, float]] = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 4e-2}
 """Relative difference of a vector that is noise. Measured with ViT-B/32 and random weights on a CPU: 6e-7 between batch

@@ -14,11 +14,10 @@ import numpy.typing as npt
 
 from pervl_assets.clip.checkpoints import Checkpoint, fill_model, find_checkpoint, read_weights
 from pervl_assets.clip.context_length import count_tokens, cut_context
-from pervl_assets.clip.passport import EmbeddingPassport
-from pervl_assets.clip.preprocessing import UPSTREAM, Preprocessing, choose_preprocessing
+from pervl_assets.clip.passport import EmbeddingPassport, Precision
+from pervl_assets.clip.preprocessing import UPSTREAM, Preprocessing, PreprocessingRule, choose_preprocessing
 from pervl_assets.core.errors import CheckpointError, PervlError
 from pervl_assets.core.files import hash_file
-from pervl_assets.settings import Precision, PreprocessingRule
 
 if TYPE_CHECKING:
     import torch
@@ -141,6 +140,28 @@ def load_encoder(
             advice="Lay the byte-pair merges the model was trained with beside its configuration, as *.txt.gz.",
         )
     return ClipEncoder(clip, tokenizer, passport, torch.device(choose_device(device)), chosen)
+
+
+_last: "tuple[EmbeddingPassport, str, ClipEncoder] | None" = None
+
+
+def reuse_encoder(
+    model: str,
+    pretrained: str,
+    device: str,
+    precision: Precision | None,
+    preprocessing: PreprocessingRule = "upstream",
+) -> "ClipEncoder":
+    """Return the encoder that this process loaded last if its passport and device are these; else load it.
+
+    Arguments and errors as of `load_encoder`.
+    """
+    global _last  # noqa: PLW0603 - the model of a process, which holds one of them at a time
+    passport, device = describe_encoder(model, pretrained, device, precision, preprocessing), choose_device(device)
+    if _last is None or _last[:2] != (passport, device):
+        _last = None  # frees its memory before the next one is loaded
+        _last = passport, device, load_encoder(model, pretrained, device, precision, preprocessing)
+    return _last[2]
 
 
 class ClipEncoder:

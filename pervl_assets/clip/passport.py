@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final, Literal
 
-from pervl_assets.settings import Precision
+Precision = Literal["fp32", "fp16", "bf16"]
 
 _OLD_NOTES: Final = ("preprocessing_effect", "compile_failure")
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, cast, get_args
 
 from pervl_assets.core.errors import CheckpointError
-from pervl_assets.settings import PreprocessingRule
 
+PreprocessingRule = Literal["upstream", "model"]
 Filter = Literal["bicubic", "bilinear"]
 Triple = tuple[float, float, float]
 

@@ -6,27 +6,27 @@ Belongs here: what runs an encoder, and how its progress is told. Does not belon
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import dagster as dg
 import polars as pl
 
 from pervl_assets.archives.inputs import RawArchive
-from pervl_assets.archives.members import Members, open_members
+from pervl_assets.archives.members import open_members
 from pervl_assets.clip.drift_probe import probe_images, probe_names
 from pervl_assets.clip.encode_images import EncodeProgress, encode_image_shard
 from pervl_assets.clip.feature_columns import list_feature_columns
 from pervl_assets.clip.features import Features, assign_images, read_features, select_images, update_names
 from pervl_assets.defs.checks import report
 from pervl_assets.defs.drift_checks import ProbingLoader, describe_drift
-from pervl_assets.defs.metadata import OWNERS, combine_versions, describe_features, record_duration, summarize_features
+from pervl_assets.defs.metadata import OWNERS, describe_features, record_duration
 from pervl_assets.defs.raw import RAW
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.inversion.checks import check_names
-from pervl_assets.io_managers.base import SECONDS, locate_value
-from pervl_assets.io_managers.features import StoredFeatures, locate_chunks, store_features
+from pervl_assets.io_managers.base import locate_value
+from pervl_assets.io_managers.features import locate_chunks
 from pervl_assets.io_managers.tables import declare_columns
 
 INVERSION: Final = "inversion"
@@ -44,6 +44,15 @@ GPU_TAGS: Final = {
 }
 
 
+_IMAGE_FEATURES: Final = """\
+CLIP features of the images that the object classes name: id text, vector (D float32, not normalised).
+
+Unless `PERVL_PREPROCESSING` says otherwise, the shorter side is resized to 300 (PIL bicubic, in the image's own mode),
+the centre 224 x 224 cropped, then RGB, CLIP mean and deviation, `encode_image`. Each shard carries its embedding
+passport: model, sha256 of the weights, preprocessing, precision, device, versions. An image belongs to the same shard
+on every machine."""
+
+
 def name_shards(shards: int) -> list[str]:
     """Return the partition keys of the image features, in text order: `0-of-8` to `7-of-8`, `00-of-16` and so on."""
     width = len(str(shards - 1))
@@ -59,64 +68,42 @@ def count_shards(shard: str) -> int:
     pool="gpu",
     tags=GPU_TAGS,
     code_version="1",
+    out=dg.Out(io_manager_key="features"),
 )
+@record_duration
 def encode_images(
     context: dg.AssetExecutionContext,
     workspace: Workspace,
     clip: Clip,
     coco_train2014: RawArchive,
     coco_object_sentences: pl.DataFrame,
-) -> Any:
-    """Encode the images of the run's shards with CLIP; the model is loaded once, and only if there is work for it.
+) -> dg.MaterializeResult[Features]:
+    """Encode the images of one shard with CLIP. The model is loaded only if there is work for it.
 
-    Where it is loaded and a shard was stored before, a sample of it is encoded again before any vector is replaced.
-    Dagster 1.13 gives all partitions of one run the same data version; here it is the hash of them all.
+    Where it is loaded and the shard was stored before, a sample of it is encoded again before any vector is replaced.
     """
-    encoding = ShardEncoding(workspace, clip, read_class_features(workspace), context.log.info)
-    made: dict[str, StoredFeatures] = {}
-    shards = sorted(context.partition_keys)
-    assigned = assign_images(coco_object_sentences, count_shards(shards[0]))
+    shard = context.partition_key
+    target = locate_value(workspace.root, context.asset_key.path, ".parquet", shard)
+    progress = EncodingReport(context.log.info, f"shard {shard}")
+    previous, probing, probe = _read_stored(target), ProbingLoader(), None
+    if previous is not None:
+        classes = read_class_features(workspace)
+        probe = functools.partial(probe_images, previous, classes=classes, batch_size=clip.batch_size)
+    assigned = assign_images(coco_object_sentences, count_shards(shard))
     with open_members(coco_train2014) as members:
-        for shard in shards:
-            ids = select_images(assigned, int(shard.partition("-of-")[0]))
-            made[shard], told = encoding.encode(shard, ids, members)
-            context.add_asset_metadata(told, IMAGE_FEATURES_KEY, shard)
-    versions = {shard: stored.sha256 for shard, stored in made.items()}
-    context.set_data_version(IMAGE_FEATURES_KEY, combine_versions(versions))
-    return made
-
-
-class ShardEncoding:
-    """Encodes shard after shard with one encoder; each is stored, and no longer held, before the next."""
-
-    def __init__(self, workspace: Workspace, clip: Clip, classes: Features | None, say: Callable[[str], None]) -> None:
-        self._workspace, self._clip, self._classes, self._say = workspace, clip, classes, say
-        self._passport, self._load = clip.describe(), functools.cache(clip.load)
-
-    def encode(self, shard: str, ids: Sequence[str], members: Members) -> tuple[StoredFeatures, dict[str, Any]]:
-        """Encode and store one shard; return where it stands, and what is told of it."""
-        start = time.monotonic()
-        target = locate_value(self._workspace.root, IMAGE_FEATURES_KEY.path, ".parquet", shard)
-        report = EncodingReport(self._say, f"shard {shard}")
-        previous, probing, probe = _read_stored(target), ProbingLoader(), None
-        if previous is not None:
-            size = self._clip.batch_size
-            probe = functools.partial(probe_images, previous, members, classes=self._classes, batch_size=size)
         features = encode_image_shard(
-            ids,
+            select_images(assigned, int(shard.partition("-of-")[0])),
             members,
-            self._passport,
-            probing.wrap(self._load, probe),
+            clip.describe(),
+            probing.wrap(clip.load, probe and functools.partial(probe, members)),
             locate_chunks(target),
             previous=previous,
-            batch_size=self._clip.batch_size,
-            workers=self._workspace.workers,
-            report=report,
+            batch_size=clip.batch_size,
+            workers=workspace.workers,
+            report=progress,
         )
-        stored = store_features(features, target)
-        moved = describe_drift(probing.drift, rewritten=features is not previous)
-        told = {**summarize_features(features), **report.rates, **moved}
-        return stored, {**told, SECONDS: round(time.monotonic() - start, 2)}
+    numbers = {**progress.rates, **describe_drift(probing.drift, rewritten=features is not previous)}
+    return describe_features(features, **numbers)
 
 
 def _read_stored(path: Path) -> Features | None:
@@ -152,33 +139,25 @@ class EncodingReport:
 
 
 def build_image_features(shards: int) -> dg.AssetsDefinition:
-    """Return the asset of the image features, partitioned into so many shards."""
-
-    @dg.graph_asset(
-        key=IMAGE_FEATURES_KEY,
-        group_name=INVERSION,
-        ins={
-            "coco_train2014": dg.AssetIn([RAW, "coco_train2014"]),
-            "coco_object_sentences": dg.AssetIn([INVERSION, "coco_object_sentences"]),
+    """Return the asset of the image features, with one partition per shard."""
+    asset = dg.AssetsDefinition.from_op(
+        encode_images,
+        keys_by_input_name={
+            "coco_train2014": dg.AssetKey([RAW, "coco_train2014"]),
+            "coco_object_sentences": dg.AssetKey([INVERSION, "coco_object_sentences"]),
         },
+        keys_by_output_name={"result": IMAGE_FEATURES_KEY},
+        group_name=INVERSION,
         partitions_def=dg.StaticPartitionsDefinition(name_shards(shards)),
-        backfill_policy=dg.BackfillPolicy.single_run(),
-        metadata=declare_columns(list_feature_columns("coco_object_sentences.image_id"), INVERSION),
-        kinds={"torch", "parquet"},
-        owners=OWNERS,
-        code_version="1",
+        backfill_policy=dg.BackfillPolicy.multi_run(1),
+        descriptions_by_output_name={"result": _IMAGE_FEATURES},
+        metadata_by_output_name={
+            "result": declare_columns(list_feature_columns("coco_object_sentences.image_id"), INVERSION)
+        },
     )
-    def coco_image_features(coco_train2014: RawArchive, coco_object_sentences: pl.DataFrame) -> Any:
-        """CLIP features of the images that the object classes name: id text, vector (D float32, not normalised).
-
-        Unless `PERVL_PREPROCESSING` says otherwise, the shorter side is resized to 300 (PIL bicubic, in the image's own
-        mode), the centre 224 x 224 cropped, then RGB, CLIP mean and deviation, `encode_image`. Each shard carries its
-        embedding passport: model, sha256 of the weights, preprocessing, precision, device, versions. An image
-        belongs to the same shard on every machine.
-        """
-        return encode_images(coco_train2014, coco_object_sentences)
-
-    return coco_image_features
+    return asset.map_asset_specs(
+        lambda spec: spec.replace_attributes(kinds={"torch", "parquet"}, owners=OWNERS, code_version="1")
+    )
 
 
 def build_text_features(name: str, table: str, description: str) -> dg.AssetsDefinition:

@@ -26,7 +26,6 @@ VALUES: Final = {
     "raw_archives": "raw_archive",
     "tables": "table",
     "features": "features",
-    "io_manager": "features",  # the graph asset of the image features
     "trees": "tree",
     "training_files": "file",
 }

@@ -38,7 +38,6 @@ WHOLE: Final = "nothing_is_left_out"
 _EXTENSIONS: Final = {
     "tables": ".parquet",
     "features": ".parquet",
-    "io_manager": ".parquet",  # the graph asset of the image features
     "trees": ".parquet",
     "training_files": ".json",
 }

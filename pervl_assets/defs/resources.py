@@ -12,8 +12,10 @@ import dagster as dg
 from pydantic import Field
 
 from pervl_assets.archives.inputs import ArchiveSpec, RawArchive, find_archive
+from pervl_assets.clip.passport import Precision
+from pervl_assets.clip.preprocessing import PreprocessingRule
 from pervl_assets.demo import DEMO_PASSWORD, RAW_NAMES, draw_raw
-from pervl_assets.settings import NamesRule, Precision, PreprocessingRule, Profile, Settings, SplitRule
+from pervl_assets.settings import NamesRule, Profile, Settings, SplitRule
 
 if TYPE_CHECKING:
     from pervl_assets.clip.encoder import ClipEncoder
@@ -114,10 +116,10 @@ class Clip(dg.ConfigurableResource[Any]):
         return describe_encoder(*self._choose())
 
     def load(self) -> "ClipEncoder":
-        """Load the model onto its device."""
-        from pervl_assets.clip.encoder import load_encoder
+        """Load the model onto its device, unless this process has loaded it last."""
+        from pervl_assets.clip.encoder import reuse_encoder
 
-        return load_encoder(*self._choose())
+        return reuse_encoder(*self._choose())
 
     def _choose(self) -> "tuple[str, str, str, Precision | None, PreprocessingRule]":
         precision = cast("Precision | None", self.precision)  # Dagster 1.13 knows no optional Literal

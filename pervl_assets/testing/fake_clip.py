@@ -115,7 +115,7 @@ class FakeClip:
     Attributes:
         passport: See above.
         batch_size: See above.
-        encoders: The encoders that were handed out, one each time a run asked for the model to be loaded.
+        encoders: The encoders that were loaded, one per passport; like `Clip.load`, the last one is kept.
     """
 
     def __init__(self, passport: EmbeddingPassport = FAKE_PASSPORT, batch_size: int = 64) -> None:
@@ -127,6 +127,7 @@ class FakeClip:
         return self.passport
 
     def load(self) -> FakeEncoder:
-        """Hand out an encoder, where `Clip.load` loads a model."""
-        self.encoders.append(FakeEncoder(self.passport))
+        """Return the encoder of the current passport, as `Clip.load` does."""
+        if not self.encoders or self.encoders[-1].passport != self.passport:
+            self.encoders.append(FakeEncoder(self.passport))
         return self.encoders[-1]

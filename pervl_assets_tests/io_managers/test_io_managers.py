@@ -24,7 +24,7 @@ from pervl_assets.io_managers import (
     TreeIOManager,
 )
 from pervl_assets.io_managers.base import locate_value
-from pervl_assets.io_managers.features import store_features
+from pervl_assets.io_managers.features import locate_chunks
 from pervl_assets.io_managers.tables import declare_columns
 from pervl_assets.io_managers.training_files import TrainingFile, WrittenFile
 from pervl_assets.testing.runs import explain
@@ -207,23 +207,26 @@ def test_an_archive_that_changed_since_is_noticed(tmp_path):
     assert MissingInputError.__name__ in load()
 
 
-def test_features_of_several_partitions_in_one_run(tmp_path):
+def test_features_of_several_partitions(tmp_path):
     shards = dg.StaticPartitionsDefinition(["0-of-2", "1-of-2"])
     values = {"0-of-2": make_features(tmp_path, 0), "1-of-2": make_features(tmp_path, 1)}
     loaded = {}
 
-    @dg.asset(key=KEY, io_manager_key="manager", partitions_def=shards, backfill_policy=dg.BackfillPolicy.single_run())
-    def producer() -> Any:
-        goals = {shard: locate_value(tmp_path, KEY.path, ".parquet", shard) for shard in values}
-        return {shard: store_features(values[shard], target) for shard, target in goals.items()}
+    @dg.asset(key=KEY, io_manager_key="manager", partitions_def=shards)
+    def producer(context: dg.AssetExecutionContext) -> Features:
+        locate_chunks(locate_value(tmp_path, KEY.path, ".parquet", context.partition_key)).mkdir(parents=True)
+        return values[context.partition_key]
 
     @dg.asset(ins={"value": dg.AssetIn(KEY)})
     def consumer(value: dict[str, Features]) -> None:
         loaded.update(value)
 
-    resources = {"manager": FeaturesIOManager(data=str(tmp_path))}
-    tags = {"dagster/asset_partition_range_start": "0-of-2", "dagster/asset_partition_range_end": "1-of-2"}
-    instance = dg.DagsterInstance.ephemeral()
-    assert dg.materialize([producer], resources=resources, tags=tags, instance=instance).success
-    assert dg.materialize([producer, consumer], selection=[consumer], resources=resources, instance=instance).success
+    options = {
+        "resources": {"manager": FeaturesIOManager(data=str(tmp_path))},
+        "instance": dg.DagsterInstance.ephemeral(),
+    }
+    for shard in values:
+        assert dg.materialize([producer], partition_key=shard, **options).success
+    assert dg.materialize([producer, consumer], selection=[consumer], **options).success
     assert {name: value.hash() for name, value in loaded.items()} == {n: v.hash() for n, v in values.items()}
+    assert not list(tmp_path.rglob("*.partial"))
