@@ -57,7 +57,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         resources={
             "workspace": Workspace.from_settings(settings),
             "clip": Clip.from_settings(settings),
-            "downloads": Downloads(source=settings.fetch),
+            "downloads": Downloads.from_settings(settings),
             "raw_archives": RawArchiveIOManager(data=data),
             "tables": TableIOManager(data=data),
             "features": FeaturesIOManager(data=data),

@@ -1,154 +1,272 @@
-"""The environment variables, read in one place.
+"""Settings: every `PERVL_…` variable, defined once.
 
-Belongs here: names, defaults and checks of the variables in the table of docs/operating.md. Does not belong here: the
-secret (`DEEPFASHION2_PASSWORD` is read where an archive is opened, so that no configuration ever holds it).
+The fields of the resources (`defs.resources`), the launchpad (`defs.jobs`) and the table in docs/operating.md are made
+from the fields of `Settings`. The password of DeepFashion2 is not a setting: it is read from the environment where the
+archive is opened, so that no configuration, event or log holds it.
 """
 
+import difflib
+import logging
+import multiprocessing
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+import stat
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pervl_assets.clip.passport import Precision
+from dotenv import dotenv_values
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from pervl_assets.benchmarks.benchmark import SplitRule
+from pervl_assets.clip.passport import DEVICES, Precision, is_device
 from pervl_assets.clip.preprocessing import PreprocessingRule
 from pervl_assets.core.errors import PervlError
+from pervl_assets.inversion.open_images import NamesRule
 
 Profile = Literal["demo", "full"]
-NamesRule = Literal["csv", "upstream"]
-SplitRule = Literal["official", "scene_disjoint"]
 Executor = Literal["in_process", "multiprocess"]
 
-TINY_CLIP: Final = Path(__file__).parent / "demo" / "tiny_clip"
-"""Folder of the demo's CLIP, in open_clip's `local-dir` layout."""
+_PREFIX: Final = "PERVL_"
+_VALUE_SHOWN: Final = 80
 
-DEVICES: Final = "auto, cpu, cuda or cuda:<number>"
-
-
-def is_device(name: str) -> bool:
-    """Tell whether this names a device that a model can be put on, or `auto`."""
-    return name in ("auto", "cpu", "cuda") or (name.startswith("cuda:") and name[5:].isdigit())
+_log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Everything a run depends on beside its inputs.
+def _parse_folder(value: object) -> Path:
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", str(value)):
+        raise ValueError("must be a folder on this machine; addresses such as s3://… are not supported")
+    try:
+        return Path(str(value)).expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
 
-    Attributes:
-        data: Root of raw inputs and results (`PERVL_DATA`).
-        profile: Whether raw inputs are drawn or official (`PERVL_PROFILE`).
-        annotations: Folder with one folder a benchmark; None: the official files, fetched below `data`
-            (`PERVL_ANNOTATIONS`).
-        clip_model: open_clip model name, or a folder with `open_clip_config.json` (`PERVL_CLIP_MODEL`).
-        clip_pretrained: Pretrained tag or path of a checkpoint; empty for a model folder, which brings its own
-            (`PERVL_CLIP_PRETRAINED`).
-        device: `auto`, `cpu`, `cuda` or `cuda:n` (`PERVL_DEVICE`).
-        precision: None: fp16 on CUDA, fp32 elsewhere (`PERVL_PRECISION`).
-        preprocessing: How images are resized, cropped and normalised: as upstream, or as the model was published
-            (`PERVL_PREPROCESSING`).
-        top_objects: How many of the most common objects are classes (`PERVL_TOP_OBJECTS`).
-        openimages_names: Rule by which class names are read (`PERVL_OPENIMAGES_NAMES`).
-        splits: Whether the benchmarks' splits are as published, or made disjoint by scene (`PERVL_SPLITS`).
-        feature_shards: Number of partitions of the image features (`PERVL_FEATURE_SHARDS`).
-        executor: How Dagster runs steps (`PERVL_EXECUTOR`).
-        fetch: `official`, `off`, or the address of a mirror of the public inputs (`PERVL_FETCH`).
-        timezone: Of the schedules (`PERVL_TIMEZONE`).
-        revalidate_cron: When the servers of the public inputs are asked (`PERVL_REVALIDATE_CRON`).
-        verify_cron: When results are held against their manifests (`PERVL_VERIFY_CRON`).
-        watch_seconds: How often the sensors look (`PERVL_WATCH_SECONDS`).
-        fresh_days: After how many days without a look at it a public input is no longer fresh; a warning comes a day
-            before (`PERVL_FRESH_DAYS`).
+
+def _check_device(value: str) -> str:
+    if not is_device(value):
+        raise ValueError(f"must be {DEVICES}")
+    return value
+
+
+def _check_source(value: str) -> str:
+    try:
+        address = urlsplit(value)
+        usable = address.scheme in ("http", "https") and address.hostname and address.port != 0
+    except ValueError:  # a port or an IPv6 address that cannot be one
+        usable = False
+    if value not in ("official", "off") and not usable:
+        raise ValueError("must be official, off, or the http(s) address of a mirror")
+    return value
+
+
+def _check_timezone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (ValueError, OSError, ZoneInfoNotFoundError) as error:
+        raise ValueError("must be a name such as UTC or Europe/Berlin") from error
+    return value
+
+
+def _check_cron(value: str) -> str:
+    import dagster as dg  # loaded only where a cron string was set: the defaults are not checked
+
+    try:
+        dg.ScheduleDefinition(name="check", job_name="check", cron_schedule=value)
+    except dg.DagsterInvalidDefinitionError as error:
+        raise ValueError("must be five fields of cron, e.g. 0 3 * * 1") from error
+    return value
+
+
+_Folder = Annotated[Path, BeforeValidator(_parse_folder)]
+_Model = Annotated[str, AfterValidator(os.path.expanduser)]
+_Cron = Annotated[str, AfterValidator(_check_cron)]
+
+
+def _setting(default: Any, description: str, shown: str | None = None, most: int | None = None) -> Any:
+    """Return a field of `Settings`.
+
+    Args:
+        default: Its default, or a function that returns it from the values of the fields before it.
+        description: What it sets, in markdown, for the documentation and the UI.
+        shown: The default in the documentation, where that is not a plain value.
+        most: Of a whole number: the largest value; the smallest is 1.
     """
+    source: dict[str, Any] = {"default_factory": default} if callable(default) else {"default": default}
+    return Field(**source, description=description, title=shown, ge=1 if most else None, le=most)
 
-    data: Path
-    profile: Profile
-    annotations: Path | None
-    clip_model: str
-    clip_pretrained: str
-    device: str
-    precision: Precision | None
-    preprocessing: PreprocessingRule
-    top_objects: int
-    openimages_names: NamesRule
-    splits: SplitRule
-    feature_shards: int
-    executor: Executor
-    fetch: str
-    timezone: str
-    revalidate_cron: str
-    verify_cron: str
-    watch_seconds: int
-    fresh_days: int
+
+def _by_profile(demo: Any, full: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda values: full if values["profile"] == "full" else demo
+
+
+def _choose_model(values: dict[str, Any]) -> str:
+    if values["profile"] == "full":
+        return "ViT-B-32-quickgelu"
+    from pervl_assets.demo import TINY_CLIP
+
+    return str(TINY_CLIP)
+
+
+class Settings(BaseModel):
+    """Everything that a run depends on besides its inputs: the field `device` is the variable `PERVL_DEVICE`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    profile: Profile = _setting("demo", "`demo`: raw inputs are synthetic; `full`: the official archives")
+    data: _Folder = _setting(
+        lambda values: Path(_by_profile("data/demo", "data")(values)).absolute(),
+        "root folder of raw inputs and results",
+        "`data` (demo: `data/demo`)",
+    )
+    annotations: _Folder | None = _setting(
+        None,
+        "folder with `ytvos/` and `deep_fashion/` in upstream's layout",
+        "the official files, fetched and verified (demo: those of the demo data)",
+    )
+    clip_model: _Model = _setting(
+        _choose_model,
+        "open_clip model name, or a folder in open_clip's `local-dir` layout",
+        "`ViT-B-32-quickgelu` (demo: the tiny CLIP)",
+    )
+    clip_pretrained: _Model = _setting(
+        lambda values: "" if Path(values["clip_model"]).is_dir() else "openai",
+        "pretrained tag, or path of a checkpoint (open_clip's or OpenAI's state dict, or safetensors)",
+        "`openai` (none for a model folder, which has its own weights)",
+    )
+    device: Annotated[str, AfterValidator(_check_device)] = _setting(
+        "auto", "device on which CLIP encodes: `auto`, `cpu`, `cuda`, `cuda:n`"
+    )
+    precision: Precision | None = _setting(
+        None,
+        "precision in which CLIP encodes: `fp32`, `fp16`, `bf16`",
+        "fp16 on CUDA, as upstream's CLIP; fp32 on a CPU",
+    )
+    preprocessing: PreprocessingRule = _setting(
+        "upstream",
+        "how images are prepared for CLIP. `upstream`: shorter side to 300, centre crop 224; `model`: as the model was "
+        "published, any square size",
+    )
+    batch_size: int | None = _setting(
+        None, "images encoded at once; smaller batches need less memory", "32 on a CPU, 64 on CUDA", most=1 << 20
+    )
+    workers: int = _setting(
+        lambda: os.cpu_count() or 1,
+        "worker processes that read and decode files",
+        "the number of processors",
+        most=4096,
+    )
+    top_objects: int = _setting(_by_profile(30, 1000), "number of the most common objects that are classes", most=10**9)
+    openimages_names: NamesRule = _setting(
+        "csv", "how OpenImages names are read. `csv`: parsed as CSV; `upstream`: by upstream's own rule"
+    )
+    splits: SplitRule = _setting(
+        "official",
+        "splits of the benchmarks. `official`: as published; `scene_disjoint`: PerVL-YTVOS validation without the "
+        "three concepts whose scenes are in test too",
+    )
+    feature_shards: int = _setting(_by_profile(2, 8), "partitions of the image features", most=100_000)
+    fetch: Annotated[str, AfterValidator(_check_source)] = _setting(
+        "official",
+        "where public inputs are fetched from: `official`; `off`: nothing is fetched; or the address of a mirror that "
+        "is laid out like `PERVL_DATA`, with `annotations/` in it",
+    )
+    timezone: Annotated[str, AfterValidator(_check_timezone)] = _setting("UTC", "time zone of the schedules")
+    revalidate_cron: _Cron = _setting("0 3 * * 1", "when the servers of the public inputs are asked for news")
+    verify_cron: _Cron = _setting("0 2 * * *", "when results are hashed again and compared")
+    watch_seconds: int = _setting(300, "seconds between two evaluations of the sensors", most=31_536_000)
+    fresh_days: int = _setting(
+        9, "days a public input is fresh after it was last checked; a warning comes a day earlier", most=36_500
+    )
+    executor: Executor = _setting(
+        "multiprocess", "`multiprocess` or `in_process`", "`multiprocess` (`pervl demo`: `in_process`)"
+    )
 
     @classmethod
-    def from_env(cls, env: Mapping[str, str] = os.environ) -> "Settings":
-        """Read the settings from environment variables.
+    def from_env(cls, env: Mapping[str, str] | None = None) -> "Settings":
+        """Read the settings from environment variables; an empty one is unset.
+
+        Args:
+            env: The variables; None: those of this process.
 
         Raises:
-            PervlError: A variable has a value that is not one of those allowed; every such variable is named.
+            PervlError: Variables have values that cannot be used; every such variable is named.
         """
-        wrong: list[str] = []
-
-        def choose(name: str, default: str, allowed: tuple[str, ...]) -> str:
-            value = env.get(name) or default
-            if value not in allowed:
-                wrong.append(f"{name}={value!r}: one of {', '.join(a for a in allowed if a)}")
-            return value
-
-        def count(name: str, default: int) -> int:
-            value = env.get(name) or str(default)
-            if not value.isascii() or not value.isdigit() or int(value) < 1:
-                wrong.append(f"{name}={value!r}: a whole number of at least 1")
-                return default
-            return int(value)
-
-        def read_cron(name: str, default: str) -> str:
-            value = env.get(name) or default
-            if len(value.split()) != 5:
-                wrong.append(f"{name}={value!r}: five fields of cron, e.g. {default}")
-            return value
-
-        fetch = env.get("PERVL_FETCH") or "official"
-        if fetch not in ("official", "off") and not fetch.startswith(("http://", "https://")):
-            wrong.append(f"PERVL_FETCH={fetch!r}: official, off, or the http(s) address of a mirror")
-        timezone = env.get("PERVL_TIMEZONE") or "UTC"
-        try:
-            ZoneInfo(timezone)
-        except (ValueError, OSError, ZoneInfoNotFoundError):
-            wrong.append(f"PERVL_TIMEZONE={timezone!r}: a name like UTC or Europe/Berlin")
-        demo = choose("PERVL_PROFILE", "demo", get_args(Profile)) != "full"
-        device = env.get("PERVL_DEVICE") or "auto"
-        if not is_device(device):
-            wrong.append(f"PERVL_DEVICE={device!r}: {DEVICES}")
-        annotations = env.get("PERVL_ANNOTATIONS")
-        clip_model = env.get("PERVL_CLIP_MODEL") or (str(TINY_CLIP) if demo else "ViT-B-32-quickgelu")
-        settings = cls(
-            data=Path(env.get("PERVL_DATA") or ("data/demo" if demo else "data")).expanduser().absolute(),
-            profile="demo" if demo else "full",
-            annotations=Path(annotations).expanduser().absolute() if annotations else None,
-            clip_model=clip_model,
-            clip_pretrained=env.get("PERVL_CLIP_PRETRAINED") or ("" if Path(clip_model).is_dir() else "openai"),
-            device=device,
-            precision=choose("PERVL_PRECISION", "", ("", *get_args(Precision))) or None,  # type: ignore[arg-type]
-            preprocessing=choose("PERVL_PREPROCESSING", "upstream", get_args(PreprocessingRule)),  # type: ignore[arg-type]
-            top_objects=count("PERVL_TOP_OBJECTS", 30 if demo else 1000),
-            openimages_names=choose("PERVL_OPENIMAGES_NAMES", "csv", get_args(NamesRule)),  # type: ignore[arg-type]
-            splits=choose("PERVL_SPLITS", "official", get_args(SplitRule)),  # type: ignore[arg-type]
-            feature_shards=count("PERVL_FEATURE_SHARDS", 2 if demo else 8),
-            executor=choose("PERVL_EXECUTOR", "multiprocess", get_args(Executor)),  # type: ignore[arg-type]
-            fetch=fetch,
-            timezone=timezone,
-            revalidate_cron=read_cron("PERVL_REVALIDATE_CRON", "0 3 * * 1"),
-            verify_cron=read_cron("PERVL_VERIFY_CRON", "0 2 * * *"),
-            watch_seconds=count("PERVL_WATCH_SECONDS", 300),
-            fresh_days=count("PERVL_FRESH_DAYS", 9),
-        )
-        if wrong:
+        env = os.environ if env is None else env
+        _warn_of_unknown(env)
+        values = {name: text for name in cls.model_fields if (text := env.get(get_variable(name), "")).strip()}
+        if wrong := list_errors(values, get_variable):
             raise PervlError(
                 f"{len(wrong)} environment variable{'s have' if len(wrong) > 1 else ' has'} "
-                "a value that means nothing here.",
+                "a value that cannot be used.",
                 details=wrong,
-                advice="Correct or unset the variables named above; docs/operating.md lists them all.",
+                advice="Correct or unset these variables; docs/operating.md has a table of all of them.",
             )
-        return settings
+        return cls.model_validate(values)
+
+
+def get_variable(name: str) -> str:
+    """Return the environment variable of a field of `Settings`: `PERVL_DEVICE` of `device`."""
+    return _PREFIX + name.upper()
+
+
+def list_errors(values: Mapping[str, Any], label: Callable[[str], str] = str) -> list[str]:
+    """Return a line for every value that its field of `Settings` refuses, e.g. `PERVL_DEVICE='gpu': must be auto, …`.
+
+    Args:
+        values: Values by field; defaults are taken for the others.
+        label: Returns the name under which a field was set.
+    """
+    try:
+        Settings.model_validate(dict(values))
+    except ValidationError as error:
+        return [
+            f"{label(str(one['loc'][0]))}={_shorten(one['input'])}: {_explain(one['type'], one['msg'], one.get('ctx'))}"
+            for one in error.errors()
+            if one["type"] != "default_factory_not_called"  # the profile that it depends on is wrong itself
+        ]
+    return []
+
+
+def _shorten(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _VALUE_SHOWN else f"{text[:_VALUE_SHOWN]}…"
+
+
+def _explain(kind: str, message: str, context: Mapping[str, Any] | None) -> str:
+    """Return what is wrong with a value: a check's own words, or pydantic's: `must be 'csv' or 'upstream'`."""
+    if kind == "value_error" and context:
+        return str(context["error"])
+    return "must be a whole number" if kind.startswith("int_") else message.replace("Input should", "must")
+
+
+def _warn_of_unknown(env: Mapping[str, str]) -> None:
+    """Log a warning for every `PERVL_…` variable that is no setting; once, not in every worker process."""
+    known = [name.upper() for name in Settings.model_fields]
+    unknown = {name.removeprefix(_PREFIX) for name in env if name.startswith(_PREFIX)} - {*known}
+    for name in sorted(unknown) if multiprocessing.parent_process() is None else ():
+        close = difflib.get_close_matches(name, known, n=1)
+        advice = f" Did you mean {_PREFIX}{close[0]}?" if close else ""
+        _log.warning("%s%s is not a setting: ignored.%s", _PREFIX, name, advice)
+
+
+def load_env_file(folder: Path) -> None:
+    """Set the variables of the file `.env` of a folder, as `dg dev`, `dagster` and its daemon do in the working folder.
+
+    They replace variables that are set already, as they do in Dagster: so `pervl` and the UI use the same settings. A
+    file that another user can write is ignored with a warning.
+    """
+    file = folder / ".env"
+    if not file.is_file():
+        return
+    if not is_trusted(file):
+        _log.warning("%s is ignored: it belongs to another user, or other users may write it.", file)
+        return
+    os.environ.update({name: value for name, value in dotenv_values(file).items() if value is not None})
+
+
+def is_trusted(path: Path) -> bool:
+    """Return whether a file or folder belongs to this user or root, also behind a link, and others cannot write it."""
+    own, target = path.lstat(), path.stat()
+    return {own.st_uid, target.st_uid} <= {os.getuid(), 0} and not target.st_mode & stat.S_IWOTH

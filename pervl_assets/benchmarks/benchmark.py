@@ -7,6 +7,7 @@ Belongs here: the vocabulary. Does not belong here: any particular benchmark, wh
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
@@ -16,6 +17,8 @@ from pervl_assets.core.tables import TableSchema
 from pervl_assets.trees.build import TreePlan
 from pervl_assets.trees.contact_sheet import SheetRules
 from pervl_assets.trees.ledger import FolderTree
+
+SplitRule = Literal["official", "scene_disjoint"]
 
 
 def count_rows(frame: pl.DataFrame) -> Mapping[str, int]:

@@ -1,13 +1,21 @@
 """The embedding passport: model, weights, preprocessing and versions that a feature vector depends on."""
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final, Literal
 
 Precision = Literal["fp32", "fp16", "bf16"]
 
+DEVICES: Final = "auto, cpu, cuda or cuda:<number>"
+
 _OLD_NOTES: Final = ("preprocessing_effect", "compile_failure")
+
+
+def is_device(name: str) -> bool:
+    """Return whether this is the name of a device that a model can be put on, or `auto`."""
+    return re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", name) is not None
 
 
 @dataclass(frozen=True)

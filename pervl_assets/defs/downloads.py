@@ -7,9 +7,8 @@ which is `core.downloads`.
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import dagster as dg
 import httpx
 from pydantic import Field
 
@@ -18,6 +17,7 @@ from pervl_assets.archives.inputs import ArchiveSpec
 from pervl_assets.archives.official_files import FilesReport, OfficialFiles, fetch_files, require_files
 from pervl_assets.archives.zip_directory import read_directory
 from pervl_assets.core.errors import MissingInputError
+from pervl_assets.defs.resources import SettingsResource, from_setting
 
 OFFICIAL: Final = "official"
 OFF: Final = "off"
@@ -25,14 +25,10 @@ OFF: Final = "off"
 _REPORT_BYTES: Final = 256 << 20
 
 
-class Downloads(dg.ConfigurableResource[Any]):
+class Downloads(SettingsResource):
     """An HTTP client that resumes, revalidates and gives up in time."""
 
-    source: str = Field(
-        default=OFFICIAL,
-        description="official; off: nothing is fetched; or the address of a mirror, laid out like the data folder, "
-        "with annotations/ beside it (PERVL_FETCH)",
-    )
+    source: str = from_setting("fetch")
     attempts: int = Field(default=ATTEMPTS, description="failures in a row, without progress, that end a download")
     connect_seconds: float = Field(default=10.0, description="how long to wait for a connection")
     read_seconds: float = Field(default=60.0, description="how long to wait for the next bytes")

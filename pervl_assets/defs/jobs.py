@@ -18,12 +18,16 @@ from dagster._utils.hosted_user_process import recon_repository_from_origin  # n
 from pydantic import Field
 
 from pervl_assets.benchmarks import find_benchmarks
+from pervl_assets.benchmarks.benchmark import SplitRule
+from pervl_assets.clip.passport import Precision
+from pervl_assets.clip.preprocessing import PreprocessingRule
 from pervl_assets.core.errors import PervlError
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.run_results import Materialized, RunResult, read_finding, read_materialization, read_run_result
 from pervl_assets.defs.runs import Launch, PlannedRun, fail_dead_runs, plan_runs, select_assets
+from pervl_assets.inversion.open_images import NamesRule
 from pervl_assets.io_managers.failures import make_failure, show_errors
-from pervl_assets.settings import DEVICES, is_device
+from pervl_assets.settings import Settings, get_variable, list_errors
 
 AS_SET: Final = "environment"
 """Value of the launchpad: what the environment variable says."""
@@ -37,80 +41,52 @@ JOB_RUN_TAG: Final = "pervl/job_run"
 _NAMES_SHOWN: Final = 6
 
 
+def _override(name: str, unset: str | None = None) -> Any:
+    """Return the field of the launchpad that overrides a setting for one run."""
+    text = Settings.model_fields[name].description
+    return Field(default=unset, description=f"{text}. {unset or 'null'}: {get_variable(name)}.")
+
+
 class JobConfig(dg.Config):
-    """What a person may set for one run; what is left as it is follows the environment variables."""
+    """What can be set for one run; what is unset follows the environment variables."""
 
     selection: str = Field(
         description='What to materialize, in Dagster\'s selection syntax: `group:ytvos`, `+key:"palavra/object_names"` '
-        "(a + before it: with all that it needs), `*`. Every partition of it is made."
+        "(with + also everything that it needs), `*`. Every partition is materialized."
     )
-    top_objects: int | None = Field(
-        default=None, description="How many of the most common objects are classes. null: PERVL_TOP_OBJECTS."
-    )
-    openimages_names: Literal["environment", "csv", "upstream"] = Field(
-        default=AS_SET,
-        description="How OpenImages names are read: csv, or upstream's own rule. environment: PERVL_OPENIMAGES_NAMES.",
-    )
-    splits: Literal["environment", "official", "scene_disjoint"] = Field(
-        default=AS_SET,
-        description="Splits of the benchmarks: official as published, or scene_disjoint, where PerVL-YTVOS validation "
-        "lacks the concepts whose scenes stand in test too. environment: PERVL_SPLITS.",
-    )
-    workers: int | None = Field(
-        default=None, description="Worker processes for reading and decoding. null: as many as there are processors."
-    )
-    preprocessing: Literal["environment", "upstream", "model"] = Field(
-        default=AS_SET,
-        description="How images are prepared for CLIP: as upstream does, or as the model was published. environment: "
-        "PERVL_PREPROCESSING.",
-    )
-    precision: Literal["environment", "fp32", "fp16", "bf16"] = Field(
-        default=AS_SET, description="Precision in which CLIP encodes. environment: PERVL_PRECISION."
-    )
-    device: str = Field(
-        default=AS_SET, description=f"Device on which CLIP encodes: {DEVICES}. environment: PERVL_DEVICE."
-    )
-    batch_size: int | None = Field(
-        default=None,
-        description="Images encoded at once; fewer of them need less memory. null: 32 on a CPU, 64 on CUDA.",
-    )
+    top_objects: int | None = _override("top_objects")
+    openimages_names: Literal["environment", NamesRule] = _override("openimages_names", AS_SET)
+    splits: Literal["environment", SplitRule] = _override("splits", AS_SET)
+    workers: int | None = _override("workers")
+    preprocessing: Literal["environment", PreprocessingRule] = _override("preprocessing", AS_SET)
+    precision: Literal["environment", Precision] = _override("precision", AS_SET)
+    device: str = _override("device", AS_SET)
+    batch_size: int | None = _override("batch_size")
 
     def check(self) -> None:
-        """Refuse what the launchpad cannot.
+        """Check what the launchpad itself does not.
 
         Raises:
-            PervlError: A value that means nothing; every such value is named.
+            PervlError: Values cannot be used; every such value is named.
         """
-        counts = {"top_objects": self.top_objects, "workers": self.workers, "batch_size": self.batch_size}
-        wrong = [
-            f"{name}: {count}; a whole number of at least 1"
-            for name, count in counts.items()
-            if count is not None and count < 1
-        ]
-        if self.device != AS_SET and not is_device(self.device):
-            wrong.append(f"device: {self.device!r}; {AS_SET}, {DEVICES}")
-        if wrong:
+        if wrong := list_errors(self.list_changes()):
             raise PervlError(
                 f"{len(wrong)} value{'s' if len(wrong) > 1 else ''} of the launchpad cannot be used.",
                 details=wrong,
-                advice="Correct or remove what is named above, and launch again.",
+                advice="Correct or remove these values, and launch again.",
             )
 
     def configure(self, workspace: Workspace, clip: Clip) -> dict[str, Any]:
-        """Return the run config of the resources whose values are set here; it has to hold their other values, too."""
-        resources = {
-            "workspace": (workspace, ("top_objects", "openimages_names", "splits", "workers")),
-            "clip": (clip, ("preprocessing", "precision", "device", "batch_size")),
-        }
+        """Return the run config of the resources that have fields set here; it must contain their other fields, too."""
         return {
             name: {"config": resource.model_dump(exclude_none=True) | changes}
-            for name, (resource, fields) in resources.items()
-            if (changes := self._list_changes(fields))
+            for name, resource in (("workspace", workspace), ("clip", clip))
+            if (changes := {k: v for k, v in self.list_changes().items() if k in type(resource).model_fields})
         }
 
-    def _list_changes(self, fields: tuple[str, ...]) -> dict[str, Any]:
-        values = {field: getattr(self, field) for field in fields}
-        return {field: value for field, value in values.items() if value not in (None, AS_SET)}
+    def list_changes(self) -> dict[str, Any]:
+        """Return the settings that have a value here."""
+        return {k: v for k, v in self.model_dump(exclude={"selection"}).items() if v not in (None, AS_SET)}
 
 
 def build_jobs() -> list[dg.JobDefinition]:

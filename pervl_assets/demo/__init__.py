@@ -11,13 +11,17 @@ from pervl_assets.demo.builder import find_builders
 from pervl_assets.demo.builders.deep_fashion import DEMO_PASSWORD
 from pervl_assets.demo.scenes import CLASSES
 
-__all__ = ["DEMO_PASSWORD", "OBJECT_CLASSES", "RAW_NAMES", "draw_raw", "write_annotations"]
+__all__ = ["DEMO_PASSWORD", "OBJECT_CLASSES", "RAW_NAMES", "TINY_CLIP", "draw_raw", "write_annotations"]
 
 OBJECT_CLASSES: Final = len(CLASSES)
 """How many object classes the world has (30); rarer objects (sun, moon, rainbow) lie beyond them."""
 
 RAW_NAMES: Final = tuple(name for builder in find_builders() for name in builder.raw)
 """Names of the raw inputs that `draw_raw` can draw, in the builders' order."""
+
+
+TINY_CLIP: Final = Path(__file__).parent / "tiny_clip"
+"""Folder of the demo's CLIP, in open_clip's `local-dir` layout."""
 
 
 def draw_raw(name: str, data_root: Path, seed: int = 0) -> None:

@@ -6,7 +6,7 @@ Belongs here: names and matches, upstream rules F1 to F4. Does not belong here: 
 
 import csv
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,8 @@ from pervl_assets.clip.features import Features
 from pervl_assets.core.errors import AnnotationError, PervlError
 from pervl_assets.core.tables import Column, TableSchema
 from pervl_assets.inversion.text_lines import MAX_MALFORMED_SHARE, list_malformed, read_lines, refuse_too_many
-from pervl_assets.settings import NamesRule
+
+NamesRule = Literal["csv", "upstream"]
 
 OPENIMAGES_CLASSES: Final = TableSchema(
     (

@@ -7,7 +7,6 @@ Belongs here: settings for a test's data folder, one run or several, and what th
 inputs and the values that are there before, which are `worlds`'.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -34,8 +33,8 @@ def make_settings(data: Path, **changes: Any) -> Settings:
         data: The data folder.
         changes: Fields of `Settings`, e.g. `top_objects=2`.
     """
-    env = {"PERVL_DATA": data, "PERVL_EXECUTOR": "in_process", "PERVL_DEVICE": "cpu", "PERVL_FETCH": "off"}
-    return dataclasses.replace(Settings.from_env({name: str(value) for name, value in env.items()}), **changes)
+    settings = Settings(data=data, executor="in_process", device="cpu", fetch="off")
+    return Settings(**{**settings.model_dump(), **changes})
 
 
 def run_assets(

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pervl_assets.settings import TINY_CLIP
+from pervl_assets.demo import TINY_CLIP
 
 RAW = "inversion_model_train_data"
 TRIPLETS = f"{RAW}/mscoco-train2014-svo-2016-02-18.txt"

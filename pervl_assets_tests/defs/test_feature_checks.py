@@ -65,7 +65,7 @@ def other_weights(tmp_path_factory) -> Path:
     """A checkpoint of the demo's CLIP with other weights."""
     from safetensors.torch import save_file
 
-    from pervl_assets.settings import TINY_CLIP
+    from pervl_assets.demo import TINY_CLIP
 
     path = tmp_path_factory.mktemp("weights") / "other.safetensors"
     config = json.loads((TINY_CLIP / "open_clip_config.json").read_text())["model_cfg"]

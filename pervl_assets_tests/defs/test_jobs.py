@@ -180,9 +180,9 @@ def test_values_that_mean_nothing_are_all_named():
         JobConfig(selection="*", top_objects=0, workers=-1, device="gpu").check()
     text = str(caught.value)
     assert "3 values" in text
-    assert "top_objects: 0; a whole number of at least 1" in text
-    assert "workers: -1" in text
-    assert "device: 'gpu'; environment, auto, cpu, cuda or cuda:<number>" in text
+    assert "top_objects=0: must be greater than or equal to 1" in text
+    assert "workers=-1" in text
+    assert "device='gpu': must be auto, cpu, cuda or cuda:<number>" in text
     JobConfig(selection="*", top_objects=1, workers=1, batch_size=1, device="cuda:1").check()
 
 

@@ -1,6 +1,8 @@
 import pytest
 
-from pervl_assets.defs.resources import Clip
+from pervl_assets.definitions import build_definitions
+from pervl_assets.defs.downloads import Downloads
+from pervl_assets.defs.resources import Clip, SettingsResource, Workspace
 from pervl_assets.settings import Settings
 
 
@@ -16,3 +18,20 @@ def test_the_preprocessing_setting_reaches_the_encoder(rule, words):
     announced, encoder = clip.describe(), clip.load()
     assert announced.preprocessing.startswith(words)
     assert (encoder.passport, encoder.preprocessing.rule) == (announced, rule)
+
+
+def test_resources_hold_the_settings_of_the_environment():
+    env = {"PERVL_CLIP_MODEL": "ViT-L-14", "PERVL_BATCH_SIZE": "7", "PERVL_DATA": "/d", "PERVL_FETCH": "off"}
+    resources = build_definitions(Settings.from_env(env)).resources
+    assert (resources["clip"].model, resources["clip"].pretrained) == ("ViT-L-14", "openai")
+    assert (resources["clip"].batch_size, resources["workspace"].data) == (7, "/d")
+    assert resources["downloads"].source == "off"
+
+
+@pytest.mark.parametrize("resource", [Workspace, Clip, Downloads])
+def test_fields_of_resources_are_described_as_the_settings_are(resource: type[SettingsResource]):
+    for name, field in resource.model_fields.items():
+        assert field.description, name
+        if field.json_schema_extra:
+            setting = Settings.model_fields[field.json_schema_extra["setting"]]
+            assert field.description.startswith(setting.description), name

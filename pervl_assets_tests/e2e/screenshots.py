@@ -12,11 +12,10 @@ from PIL import Image
 from playwright.sync_api import FloatRect, expect
 
 from pervl_assets.definitions import defs
-from pervl_assets.defs.resources import PROJECT_ROOT
 from pervl_assets_tests.e2e.servers import Servers
 from pervl_assets_tests.e2e.ui import Ui, open_ui
 
-PICTURES: Final = PROJECT_ROOT / "docs"
+PICTURES: Final = Path(__file__).parents[2] / "docs"
 WIDTH: Final = 1500
 SCALE: Final = 1.5
 COLOURS: Final = 256

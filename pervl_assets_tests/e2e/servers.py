@@ -18,7 +18,7 @@ import dagster as dg
 import httpx
 import yaml
 
-from pervl_assets.defs.resources import PROJECT_ROOT
+_PROJECT: Final = Path(__file__).parents[2]
 
 _START_SECONDS: Final = 60
 
@@ -61,7 +61,7 @@ class Servers:
 
     def _make_instance(self) -> None:
         """Make its databases before two processes would at once; let the daemon look for new runs every second."""
-        config = yaml.safe_load((PROJECT_ROOT / "dagster.yaml").read_text(encoding="utf-8"))
+        config = yaml.safe_load((_PROJECT / "dagster.yaml").read_text(encoding="utf-8"))
         config["run_queue"] = {**config.get("run_queue", {}), "dequeue_interval_seconds": 1}
         self.home.mkdir()
         (self.home / "dagster.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
@@ -82,8 +82,8 @@ class Servers:
         command = Path(sys.executable).with_name(f"dagster-{name}")
         with (self._logs / f"{name}.log").open("wb") as log:
             self._processes[name] = subprocess.Popen(
-                [command, *arguments, "--workspace", PROJECT_ROOT / "workspace.yaml"],
-                cwd=PROJECT_ROOT,
+                [command, *arguments, "--workspace", _PROJECT / "workspace.yaml"],
+                cwd=_PROJECT,
                 env=env,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pervl_assets.clip.features import read_features
-from pervl_assets.settings import TINY_CLIP
+from pervl_assets.demo import TINY_CLIP
 from pervl_assets_tests.perf.drawn_inputs import list_photographs, write_coco
 from pervl_assets_tests.perf.figures import SCRATCH, command, find_peak, new_folder, read_figures, start_table
 from pervl_assets_tests.perf.measure import Measured, measure, summarise

@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pervl_assets.clip.features import read_features
+from pervl_assets.demo import TINY_CLIP
 from pervl_assets.inversion.sources import COCO_TRAIN2014
-from pervl_assets.settings import TINY_CLIP
 from pervl_assets_tests.perf.drawn_inputs import draw_jpeg, write_coco
 from pervl_assets_tests.perf.figures import SCRATCH, command, new_folder, start_table
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pervl_assets.settings import TINY_CLIP
+from pervl_assets.demo import TINY_CLIP
 from pervl_assets_tests.perf import encoding, kills, matching, scaling, triplets
 from pervl_assets_tests.perf.all import BENCHMARKS, list_commands
 from pervl_assets_tests.perf.drawn_inputs import draw_jpeg, draw_lines, list_lines, list_photographs, write_coco

@@ -90,5 +90,5 @@ def test_settings_depend_on_nothing_outside_of_the_test(tmp_path, monkeypatch):
     monkeypatch.setenv("PERVL_PROFILE", "full")
     assert make_settings(tmp_path) == plain
     assert make_settings(tmp_path, top_objects=7).top_objects == 7
-    with pytest.raises(TypeError, match="no_such_setting"):
+    with pytest.raises(ValueError, match="no_such_setting"):
         make_settings(tmp_path, no_such_setting=1)

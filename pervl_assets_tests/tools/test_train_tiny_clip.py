@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pervl_assets.demo import TINY_CLIP
 from pervl_assets.demo.places import PLACES
 from pervl_assets.demo.scenes import CLASSES, THINGS, compose_scene, render
 from pervl_assets.demo.sentences import SYNONYMS
-from pervl_assets.settings import TINY_CLIP
 from pervl_assets_tests.tools.train_tiny_clip import (
     MERGES,
     PROMPT,
