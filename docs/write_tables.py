@@ -18,7 +18,7 @@ from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.core.tables import TableSchema
 from pervl_assets.definitions import build_definitions
 from pervl_assets.io_managers.base import locate_value
-from pervl_assets.settings import Settings
+from pervl_assets.settings import Settings, get_variable
 
 PAGES: Final = Path(__file__).parent / "assets"
 
@@ -47,6 +47,7 @@ def fill_page(text: str, graph: Any) -> str:
         "asset": lambda key: tell_asset(graph, dg.AssetKey(key.split("/"))),
         "checks": lambda _: tell_checks(graph, told),
         "columns": lambda place: tell_columns(_import_schema(place)),
+        "settings": lambda _: describe_settings(),
     }
 
     def fill(part: re.Match[str]) -> str:
@@ -109,6 +110,17 @@ def tell_columns(schema: TableSchema) -> Iterable[str]:
     )
 
 
+def describe_settings() -> Iterable[str]:
+    """Describe every setting: variable, meaning, and default in the full profile; the demo's, where it is another."""
+    full, demo = (Settings.from_env({"PERVL_PROFILE": profile}).model_dump() for profile in ("full", "demo"))
+    rows = []
+    for name, field in Settings.model_fields.items():
+        other = "" if demo[name] == full[name] else f" (demo: {_code(str(demo[name]))})"
+        default = field.title or _code(str(full[name])) + other
+        rows.append([_code(get_variable(name)), field.description or "", default])
+    return make_table(["variable", "meaning", "default"], rows)
+
+
 def list_folders(key: dg.AssetKey) -> list[str]:
     """Return the folders of a tree asset below `PERVL_DATA`, one for each split; of any other asset none."""
     return [
@@ -164,7 +176,7 @@ def _escape(cell: str) -> str:
 
 if __name__ == "__main__":
     asset_graph = load_graph()
-    for page in sorted(PAGES.glob("*.md")):
+    for page in sorted(PAGES.parent.rglob("*.md")):
         old = page.read_text(encoding="utf-8")
         if (new := fill_page(old, asset_graph)) != old:
             page.write_text(new, encoding="utf-8")

@@ -114,7 +114,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    profile: Profile = _setting("demo", "`demo`: raw inputs are synthetic; `full`: the official archives")
+    profile: Profile = _setting("demo", "`demo`: raw inputs are synthetic; `full`: the official archives", "`demo`")
     data: _Folder = _setting(
         lambda values: Path(_by_profile("data/demo", "data")(values)).absolute(),
         "root folder of raw inputs and results",

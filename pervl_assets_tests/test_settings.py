@@ -133,6 +133,16 @@ def test_a_file_replaces_variables_as_in_dagster(env_file):
     assert (os.environ["PERVL_SPLITS"], os.environ["PERVL_FETCH"]) == ("scene_disjoint", "before")
 
 
+def test_every_command_reads_the_file_of_the_current_folder(env_file, monkeypatch):
+    from click.testing import CliRunner
+
+    from pervl_assets.cli.commands import main
+
+    monkeypatch.chdir(env_file.parent)
+    assert CliRunner().invoke(main, ["status", "--help"]).exit_code == 0
+    assert os.environ["PERVL_SPLITS"] == "scene_disjoint"
+
+
 def test_no_file_changes_nothing(tmp_path):
     before = dict(os.environ)
     load_env_file(tmp_path)

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from pervl_assets.core.errors import PervlError
 from pervl_assets.core.files import write_bytes_atomically
-from pervl_assets.settings import Settings
+from pervl_assets.settings import Settings, load_env_file
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -45,8 +45,10 @@ class PervlGroup(click.Group):
 def main() -> None:
     """The PerVL benchmark as Dagster assets: from raw archives to the files PALAVRA reads.
 
-    Environment variables say where things are and which inputs are used: PERVL_DATA, … (docs/operating.md).
+    Settings are environment variables (PERVL_DATA, …: docs/operating.md). Those in the file .env of the current folder
+    are used first, as in Dagster.
     """
+    load_env_file(Path.cwd())
 
 
 @main.command()

@@ -4,6 +4,7 @@ Belongs here: what only `pervl` needs to run the graph. Does not belong here: pl
 `defs.waves`, what came of them, which is `defs.outcomes`, and what is printed, which is `printing`.
 """
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from dagster import DagsterEventType, DagsterInstance
 from dagster._core.definitions.reconstruct import ReconstructableRepository  # not exported at Dagster's top
 
 from pervl_assets.defs.run_results import read_materialization
+from pervl_assets.settings import is_trusted
+
+_log = logging.getLogger(__name__)
 
 _INSTANCE: Final = "telemetry: {enabled: false}\npython_logs: {python_log_level: INFO}\n"
 """For a Dagster home that has no `dagster.yaml`; the project's own says more."""
@@ -24,12 +28,19 @@ def load_repository() -> ReconstructableRepository:
 
 
 def find_dagster_home(data: Path) -> Path:
-    """Return where Dagster keeps its runs: `DAGSTER_HOME`, else the project's folder, else below the data root."""
+    """Return where Dagster keeps its runs: `DAGSTER_HOME`, else the project's folder, else below the data root.
+
+    The project's folder is the current one or one above it, with `dagster.yaml` and `workspace.yaml`. A `dagster.yaml`
+    can run code: one that another user can write is ignored with a warning.
+    """
     if home := os.environ.get("DAGSTER_HOME"):
         return Path(home).absolute()
     for folder in (here := Path.cwd(), *here.parents):
-        if (folder / "dagster.yaml").is_file() and (folder / "workspace.yaml").is_file():
-            return folder
+        files = (folder / "dagster.yaml", folder / "workspace.yaml")
+        if all(file.is_file() for file in files):
+            if all(map(is_trusted, (folder, *files))):
+                return folder
+            _log.warning("%s is ignored: other users can write it or its folder. Set DAGSTER_HOME to use it.", files[0])
     return data / "assets" / "dagster"
 
 

@@ -1,4 +1,5 @@
 import dagster as dg
+import pytest
 
 from pervl_assets.cli.runs import find_dagster_home, open_instance, read_progress
 
@@ -16,6 +17,18 @@ def test_the_home_is_the_one_named_else_the_project_else_below_the_data(tmp_path
     assert find_dagster_home(tmp_path) == project
     monkeypatch.chdir(elsewhere)
     assert find_dagster_home(tmp_path / "data") == tmp_path / "data/assets/dagster"
+
+
+@pytest.mark.parametrize("writable", ["dagster.yaml", "workspace.yaml", "."])
+def test_a_home_that_others_can_write_is_ignored(tmp_path, monkeypatch, caplog, writable):
+    for name in ("dagster.yaml", "workspace.yaml"):
+        (tmp_path / name).touch()
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert find_dagster_home(tmp_path / "data") == tmp_path
+    (tmp_path / writable).chmod(0o777)
+    assert find_dagster_home(tmp_path / "data") == tmp_path / "data/assets/dagster"
+    assert f"{tmp_path / 'dagster.yaml'} is ignored" in caplog.text
 
 
 def test_a_home_of_its_own_tells_nobody(tmp_path, monkeypatch):
