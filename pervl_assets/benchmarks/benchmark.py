@@ -73,6 +73,8 @@ class TreeAsset:
         checks: What else such a tree must satisfy.
         name_classes: Class of every concept, from the tables (by name).
         tell: What a person wants to read of a concept, as label and text, from the tables (by name).
+        label_images: Adds `split` and `caption` (String, null if there is none) to a frame with the columns `concept`
+            and `image` (file name), one row per image; from the tables (by name).
         rule: What lays down its content, and where that is from; for its page, after *Rule:*.
     """
 
@@ -88,6 +90,9 @@ class TreeAsset:
     checks: tuple[Check[FolderTree], ...] = ()
     name_classes: Callable[[Mapping[str, pl.DataFrame]], Mapping[str, str]] = lambda tables: {}
     tell: Callable[[Mapping[str, pl.DataFrame], str], Sequence[tuple[str, str]]] = lambda tables, concept: ()
+    label_images: Callable[[Mapping[str, pl.DataFrame], pl.DataFrame], pl.DataFrame] = lambda tables, images: (
+        images.with_columns(split=pl.lit(None, pl.String), caption=pl.lit(None, pl.String))
+    )
     rule: str = ""
 
 

@@ -153,6 +153,19 @@ def name_classes(tables: Mapping[str, pl.DataFrame]) -> dict[str, str]:
     return dict(tables["few_shot_split"].select("pair_id", "class_name").drop_nulls().iter_rows())
 
 
+def label_images(tables: Mapping[str, pl.DataFrame], images: pl.DataFrame) -> pl.DataFrame:
+    """Add the split of the concept and the detailed caption of the image to images (columns `concept`, `image`).
+
+    Detailed captions are those of the split's own caption file, and of some few-shot images; the first if there are
+    several. The shortened ones are in the table `captions`.
+    """
+    splits = tables["few_shot_split"].select("split", concept="pair_id").unique("concept", keep="first")
+    captions = tables["captions"].filter(caption_set="detailed").select("image", "caption")
+    return images.join(splits, on="concept", how="left", maintain_order="left").join(
+        captions.unique("image", keep="first", maintain_order=True), on="image", how="left", maintain_order="left"
+    )
+
+
 def describe_concept(tables: Mapping[str, pl.DataFrame], concept: str) -> list[tuple[str, str]]:
     """Return what the annotations say of a concept, as label and text: its class, the captions of evaluation images."""
     captions = tables["captions"].filter(pair_id=concept)
@@ -215,6 +228,7 @@ def _describe_view(name: str, description: str, splits: tuple[str, ...] = ()) ->
         "facts": facts if splits else both,
         "name_classes": name_classes,
         "tell": describe_concept,
+        "label_images": label_images,
     }
 
 
@@ -290,6 +304,7 @@ BENCHMARK: Final = Benchmark(
             checks=(check_roles_apart("few_shot_copy", "evaluation_copy"),),
             name_classes=name_classes,
             tell=describe_concept,
+            label_images=label_images,
             rule=f"as in {cite_script(_PREPARE, 'C1, C4')}: files byte for byte, an item's few-shot images in "
             "`codes_infer/<pair_id>/`, the images of all captions of the split side by side in `eval/test/`, 1 to 5 an "
             "item.",

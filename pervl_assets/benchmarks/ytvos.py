@@ -26,6 +26,7 @@ from pervl_assets.benchmarks.ytvos_annotations import (
     count_captions,
     count_concepts,
     describe_concept,
+    label_images,
     name_classes,
     read_captions,
     read_concepts,
@@ -260,6 +261,7 @@ BENCHMARK: Final = Benchmark(
             checks=(check_roles_apart("few_shot_crop", "evaluation_frame"), BOXES_INSIDE),
             name_classes=name_classes,
             tell=describe_concept,
+            label_images=label_images,
             rule=f"as in {cite_script(_PREPARE, 'A1 to A15')}. Pixels as Pillow decodes them, without EXIF orientation "
             "or ICC; the mask is where the palette index is the instance, its box the least and greatest x and y in "
             "pixels, inclusive. Few-shot crop: rows `y0:y1`, columns `x0:x1`, so without the last of each. Retrieval "
@@ -281,6 +283,7 @@ BENCHMARK: Final = Benchmark(
             },
             name_classes=name_classes,
             tell=describe_concept,
+            label_images=label_images,
             rule=f"as in {cite_script(_SPLIT, 'B1, B2')}: for every caption of the split the concept's few-shot crops "
             "in `codes_infer/<concept>/`, and its retrieval crop as `eval/test/<concept>.jpg`, byte for byte.",
         ),
@@ -300,6 +303,7 @@ BENCHMARK: Final = Benchmark(
             },
             name_classes=name_classes,
             tell=describe_concept,
+            label_images=label_images,
             rule=IMAGE_FOLDER_RULE,
         ),
     ),

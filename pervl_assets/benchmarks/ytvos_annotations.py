@@ -237,6 +237,12 @@ def name_classes(tables: Mapping[str, pl.DataFrame]) -> dict[str, str]:
     return dict(tables["concepts"].select("concept", "class_name").iter_rows())
 
 
+def label_images(tables: Mapping[str, pl.DataFrame], images: pl.DataFrame) -> pl.DataFrame:
+    """Add split and caption of the concept to images (column `concept`): a concept has one caption, its query."""
+    labels = tables["concepts"].select("concept", "split", "caption")
+    return images.join(labels, on="concept", how="left", maintain_order="left")
+
+
 def describe_concept(tables: Mapping[str, pl.DataFrame], concept: str) -> list[tuple[str, str]]:
     """Return what the annotations say of a concept, as label and text."""
     (row,) = tables["concepts"].filter(concept=concept).to_dicts()

@@ -1,11 +1,8 @@
-"""The release as an asset: `croissant.json`, which describes every published result to other people's tools.
+"""The asset `release/croissant`: `croissant.json`, a description of every published result in Croissant.
 
-Belongs here: finding what is published in the asset graph, and a thin body around `pervl_assets.release`. Does not
-belong here: what the description says.
-
-Nothing is listed by hand: whatever asset keeps a table, features, a tree or a training file is part of the release, and
-its licences are those of the raw inputs it descends from. What is not materialized is left out, named in the
-description and told by a check: who may not have one of the archives can still publish the rest.
+Every asset with a table, features, a tree or a training file is part of the release. Results that are not materialized
+are left out, named in the description and reported by a check: a user without one of the archives can still publish the
+rest.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,11 +14,12 @@ from typing import Any, Final
 import dagster as dg
 import polars as pl
 
+from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.clip.features import read_features
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.files import hash_bytes
 from pervl_assets.defs.metadata import OWNERS, make_check_result, preview_table, record_duration
-from pervl_assets.defs.pages import list_parents, list_sources, trace_sources
+from pervl_assets.defs.pages import list_sources, trace_sources
 from pervl_assets.defs.raw import RAW
 from pervl_assets.defs.resources import Workspace
 from pervl_assets.io_managers.base import locate_value
@@ -29,6 +27,7 @@ from pervl_assets.io_managers.tables import COLUMN_SCHEMA
 from pervl_assets.io_managers.training_files import TrainingFile, read_manifest
 from pervl_assets.io_managers.trees import read_tree
 from pervl_assets.release.croissant import FILE, build_croissant, encode_croissant, write_croissant
+from pervl_assets.release.images import LABELS, Labeller, label_images, write_images
 from pervl_assets.release.parts import FeaturesPart, FilePart, Part, Release, Source, TablePart, Tree, TreePart
 
 RELEASE: Final = "release"
@@ -41,7 +40,7 @@ _EXTENSIONS: Final = {
     "trees": ".parquet",
     "training_files": ".json",
 }
-"""Extension of the value, or of its manifest, by the key of the IO manager that keeps it."""
+"""Extension of the value, or of its manifest, by key of the IO manager."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +48,12 @@ class Published:
     """An asset whose value is published.
 
     Attributes:
-        key: Its key.
-        description: What it is.
-        kind: Key of the IO manager that keeps its value.
-        columns: What each column holds, by its name; of a table only.
-        partitions: Its partitions; one without a name where it has none.
-        parents: Names of the assets that it is made from.
-        sources: Names of the raw inputs that it descends from, in order.
+        key: Asset key.
+        description: What the value holds.
+        kind: Key of its IO manager.
+        columns: Description of each column, by name; empty unless the value is a table.
+        partitions: Its partitions; `(None,)` if it has none.
+        sources: Names of the raw inputs it derives from, sorted.
     """
 
     key: dg.AssetKey
@@ -63,22 +61,21 @@ class Published:
     kind: str
     columns: Mapping[str, str]
     partitions: tuple[str | None, ...]
-    parents: tuple[str, ...]
     sources: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        """Its key as text."""
+        """The asset key as text."""
         return self.key.to_user_string()
 
     def locate(self, root: Path) -> dict[str | None, Path]:
-        """Return where the value of each partition, or its manifest, belongs."""
+        """Return the path of the value of each partition, or of its manifest."""
         extension = _EXTENSIONS[self.kind]
         return {partition: locate_value(root, self.key.path, extension, partition) for partition in self.partitions}
 
 
 def find_published(assets: Iterable[dg.AssetsDefinition]) -> list[Published]:
-    """Return the assets that are published, in order of their keys: all but the raw inputs."""
+    """Return the published assets, sorted by key: all but the raw inputs."""
     assets = list(assets)
     specs = {spec.key: (spec, asset) for asset in assets for spec in asset.specs}
     sources = trace_sources(assets)
@@ -96,7 +93,6 @@ def find_published(assets: Iterable[dg.AssetsDefinition]) -> list[Published]:
                 kind=kind,
                 columns={column.name: column.description or "" for column in columns},
                 partitions=(*spec.partitions_def.get_partition_keys(),) if spec.partitions_def else (None,),
-                parents=tuple(sorted(parent.to_user_string() for parent in list_parents(spec, specs))),
                 sources=sources[key],
             )
         )
@@ -104,61 +100,74 @@ def find_published(assets: Iterable[dg.AssetsDefinition]) -> list[Published]:
 
 
 def collect_release(published: Sequence[Published], workspace: Workspace) -> Release:
-    """Look for every published value on disk; whatever is not there is named as absent."""
+    """Find every published value on disk. Those that do not exist are listed as absent."""
     parts: list[Part] = []
     absent: list[str] = []
     sources, root = list_sources(), workspace.root
     for value in published:
-        places = value.locate(root)
-        there = {partition: place for partition, place in places.items() if _is_there(value.kind, place, root)}
-        if there:
-            parts.append(_read_part(value, there, tuple(sources[name] for name in value.sources), root))
-            absent += [f"{value.name} [{partition}]" for partition in places if partition not in there]
+        paths = value.locate(root)
+        present = {partition: path for partition, path in paths.items() if _exists(value.kind, path, root)}
+        if present:
+            parts.append(_read_part(value, present, tuple(sources[name] for name in value.sources), root))
+            absent += [f"{value.name} [{partition}]" for partition in paths if partition not in present]
         else:
             absent.append(value.name)
     return Release(root, tuple(parts), tuple(absent), workspace.profile == "demo", version("pervl_assets"))
 
 
-def _is_there(kind: str, place: Path, root: Path) -> bool:
-    """Tell whether a value is on disk: what stands in `assets/`, and what that tells of elsewhere."""
-    if not place.is_file():
+def _exists(kind: str, path: Path, root: Path) -> bool:
+    """Return whether a value is on disk: its file in `assets/`, and the tree or file that this one refers to."""
+    if not path.is_file():
         return False
     match kind:
         case "trees":
-            return read_tree(root, place).root.is_dir()
+            return read_tree(root, path).root.is_dir()
         case "training_files":
-            return (root / read_manifest(place).file).is_file()
+            return (root / read_manifest(path).file).is_file()
         case _:
             return True
 
 
-def _read_part(value: Published, there: Mapping[str | None, Path], sources: tuple[Source, ...], root: Path) -> Part:
-    told = value.name, value.description, sources
-    files = {partition: place.relative_to(root).as_posix() for partition, place in there.items()}
-    first = next(iter(there))
+def _read_part(value: Published, present: Mapping[str | None, Path], sources: tuple[Source, ...], root: Path) -> Part:
+    about = value.name, value.description, sources
+    files = {partition: path.relative_to(root).as_posix() for partition, path in present.items()}
+    first = next(iter(present))
     match value.kind:
         case "tables":
-            return TablePart(*told, files[first], value.columns)
+            return TablePart(*about, files[first], value.columns)
         case "trees":
-            trees = [(partition, read_tree(root, place)) for partition, place in there.items()]
-            return TreePart(
-                *told,
-                tuple(
-                    Tree(split, tree.root.relative_to(root).as_posix(), files[split], tree.ledger)
-                    for split, tree in trees
-                ),
-                value.parents,
+            read = {partition: read_tree(root, path) for partition, path in present.items()}
+            trees = tuple(
+                Tree(split, tree.root.relative_to(root).as_posix(), files[split], tree.ledger)
+                for split, tree in read.items()
             )
+            return TreePart(*about, trees, label_images(value.name, trees, _make_labeller(value.key, root)))
         case "training_files":
-            return FilePart(*told, read_manifest(there[first]).file)
+            return FilePart(*about, read_manifest(present[first]).file)
         case _:
-            passports = [asdict(read_features(place).passport) for place in there.values()]
+            passports = [asdict(read_features(path).passport) for path in present.values()]
             different = [passport for row, passport in enumerate(passports) if passport not in passports[:row]]
-            return FeaturesPart(*told, tuple(files.values()), tuple(different))
+            return FeaturesPart(*about, tuple(files.values()), tuple(different))
+
+
+def _make_labeller(key: dg.AssetKey, root: Path) -> Labeller:
+    """Return the function that adds class, split and caption to the images of a tree, from the tables of the tree.
+
+    If a table was removed, the labels are null; the release reports the table as left out.
+    """
+    prefix, name = key.path
+    trees = {(one.name, tree.name): tree for one in find_benchmarks() for tree in one.trees}
+    tree = trees[prefix, name]
+    paths = {table: locate_value(root, [prefix, table], ".parquet") for table in tree.tables}
+    if not all(path.is_file() for path in paths.values()):
+        return lambda images: images.with_columns(pl.lit(None, pl.String).alias(label) for label in LABELS)
+    tables = {table: pl.read_parquet(path, glob=False) for table, path in paths.items()}
+    classes = pl.col("concept").replace_strict(dict(tree.name_classes(tables)), default=None, return_dtype=pl.String)
+    return lambda images: tree.label_images(tables, images).with_columns(class_name=classes)
 
 
 def build_release_asset(assets: Iterable[dg.AssetsDefinition]) -> dg.AssetsDefinition:
-    """Return the asset that describes everything that these assets publish."""
+    """Return the asset that describes everything these assets publish."""
     published = find_published(assets)
 
     @dg.asset(
@@ -168,36 +177,39 @@ def build_release_asset(assets: Iterable[dg.AssetsDefinition]) -> dg.AssetsDefin
         io_manager_key="training_files",
         kinds={"json"},
         owners=OWNERS,
-        code_version="1",
+        code_version="2",
         check_specs=[
             dg.AssetCheckSpec(
                 WHOLE,
                 asset=CROISSANT_KEY,
-                description="Every published result is materialized, so the description leaves none out. A warning.",
+                description="All published results are materialized, so the description is complete. A warning.",
             )
         ],
     )
     @record_duration
     def croissant(workspace: Workspace) -> Iterator[dg.MaterializeResult[TrainingFile]]:
-        """`croissant.json`: all published files with their sha256, their fields, splits, and the inputs' licences.
+        """`croissant.json`: all published files with their sha256, fields, splits, and the licences of the inputs.
 
-        [Croissant](https://docs.mlcommons.org/croissant/) 1.1, as mlcroissant, Hugging Face and others read it. Results
-        that are not materialized are left out, and named in the description.
+        [Croissant](https://docs.mlcommons.org/croissant/) 1.1, as mlcroissant, Hugging Face and others read it. Each
+        image has its concept, class, split and caption, from the table `assets/release/images.parquet`. Results that
+        are not materialized are left out, and named in the description.
         """
         release = collect_release(published, workspace)
-        told = build_croissant(release)
+        write_images(release)
+        description = build_croissant(release)
         licences = pl.DataFrame(
             [(source.title, source.licence, ", ".join(parts)) for source, parts in release.sources.items()],
-            schema=["input", "licence", "carried to"],
+            schema=["input", "licence", "applies to"],
             orient="row",
         )
         yield dg.MaterializeResult(
-            value=TrainingFile(FILE, lambda target: write_croissant(told, target)),
-            data_version=dg.DataVersion(hash_bytes(encode_croissant(told))[:16]),
+            value=TrainingFile(FILE, lambda target: write_croissant(description, target)),
+            data_version=dg.DataVersion(hash_bytes(encode_croissant(description))[:16]),
             metadata={
-                "version": told["version"],
-                **count_files(release, told),
-                "record_sets": len(told["recordSet"]),
+                "version": description["version"],
+                **_count_files(release, description),
+                "images": sum(part.images.height for part in release.trees),
+                "record_sets": len(description["recordSet"]),
                 "licences": preview_table(licences, rows=50),
                 "left_out": len(release.absent),
             },
@@ -206,7 +218,7 @@ def build_release_asset(assets: Iterable[dg.AssetsDefinition]) -> dg.AssetsDefin
                     WHOLE,
                     not release.absent,
                     f"{len(release.absent):,} results are not materialized and left out: {name_some(release.absent)}. "
-                    "Materialize them, then this."
+                    "Materialize them, then this asset."
                     if release.absent
                     else f"all {len(published):,} published results are described",
                     results=len(published),
@@ -219,14 +231,9 @@ def build_release_asset(assets: Iterable[dg.AssetsDefinition]) -> dg.AssetsDefin
     return croissant
 
 
-def count_files(release: Release, croissant: Mapping[str, Any]) -> dict[str, int]:
-    """Count the files that a description tells of, and their bytes, those of the trees included."""
-    ledgers = [
-        tree.rows.filter(pl.col("concept") != "")
-        for part in release.parts
-        if isinstance(part, TreePart)
-        for tree in part.trees
-    ]
+def _count_files(release: Release, croissant: Mapping[str, Any]) -> dict[str, int]:
+    """Count the described files and their bytes, including those of the trees."""
+    ledgers = [tree.rows.filter(pl.col("concept") != "") for part in release.trees for tree in part.trees]
     single = [node for node in croissant["distribution"] if "sha256" in node]
     return {
         "release_files": len(single) + sum(int((rows["status"] == "written").sum()) for rows in ledgers),

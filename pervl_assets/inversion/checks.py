@@ -1,8 +1,4 @@
-"""What is asked of the tables and features of the inversion side: counts, duplicates, ids, ties.
-
-Belongs here: answers as `core.checks.CheckResult`. Does not belong here: lines that cannot be read (`text_lines`), the
-drift of vectors (`drift_probe`), and how a check is shown (`pervl_assets.defs`).
-"""
+"""Checks of the tables and features of the inversion model: counts, duplicates, ids, ties."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -15,32 +11,34 @@ from pervl_assets.core.checks import Check, CheckResult
 from pervl_assets.core.errors import name_some
 
 COCO_IMAGES: Final = 82_783
-"""Images of COCO 2014 train."""
+"""Number of images of COCO 2014 train."""
 
 OPENIMAGES_NAMES: Final = 19_994
-"""Class names of OpenImages V6, without the header."""
+"""Number of class names of OpenImages V6, without the header."""
 
-MAX_DUPLICATE_SHARE: Final = 0.25
-"""Share of triplets that may be the same as an earlier one. Some always are, for captions are alike; a file that was
-pasted together twice has half."""
+_MAX_DUPLICATE_SHARE: Final = 0.25
+"""Share of triplets that may repeat an earlier one. Some always do, because captions are similar. In a file that contains
+everything twice it is half."""
 
 
 def check_triplet_counts(triplets: pl.DataFrame) -> CheckResult:
-    """Count a frame of `TRIPLETS`; more images than COCO 2014 train has mean that it is about something else."""
-    counts = {
-        "triplets": triplets.height,
-        **{what: triplets[column].n_unique() for what, column in _COUNTED.items()},
-    }
-    told = ", ".join(f"{n:,} {what}" for what, n in counts.items())
+    """Count a frame of `TRIPLETS`. It fails if there are more images than in COCO 2014 train."""
+    columns = {"images": "image_id", "sentences": "sentence", "subjects": "subject", "objects": "object"}
+    counts = {"triplets": triplets.height, **{name: triplets[column].n_unique() for name, column in columns.items()}}
+    text = ", ".join(f"{n:,} {name}" for name, n in counts.items())
     passed = counts["images"] <= COCO_IMAGES
-    return CheckResult(passed, told if passed else f"{told}; COCO 2014 train has {COCO_IMAGES:,} images", counts)
+    return CheckResult(passed, text if passed else f"{text}; COCO 2014 train has {COCO_IMAGES:,} images", counts)
 
 
-_COUNTED: Final = {"images": "image_id", "sentences": "sentence", "subjects": "subject", "objects": "object"}
+def check_empty_objects(triplets: pl.DataFrame) -> CheckResult:
+    """Find the triplets with an empty subject or object (frame of `TRIPLETS`)."""
+    empty = triplets.filter((pl.col("subject") == "") | (pl.col("object") == ""))
+    text = f"{empty.height:,} of {triplets.height:,} triplets have an empty subject or object"
+    return CheckResult(empty.is_empty(), text, {"triplets": triplets.height, "empty": empty.height}, empty)
 
 
 def check_duplicates(triplets: pl.DataFrame) -> CheckResult:
-    """Count the triplets that say what an earlier line says: same image, subject, relation, object and sentence."""
+    """Count the triplets that repeat an earlier one: same image, subject, relation, object and sentence."""
     content = pl.exclude("line")
     repeated = (
         triplets.group_by(content)
@@ -50,34 +48,48 @@ def check_duplicates(triplets: pl.DataFrame) -> CheckResult:
     )
     extra = int(repeated["times"].sum()) - repeated.height
     share = extra / triplets.height if triplets.height else 0.0
-    text = f"{extra:,} of {triplets.height:,} triplets ({share:.2%}) say what an earlier line says; they stay and count"
-    if share > MAX_DUPLICATE_SHARE:
-        text += f". More than {MAX_DUPLICATE_SHARE:.0%} is unusual: was the file pasted together twice?"
+    text = f"{extra:,} of {triplets.height:,} triplets ({share:.2%}) repeat an earlier one; they are kept and counted"
+    if share > _MAX_DUPLICATE_SHARE:
+        text += f". More than {_MAX_DUPLICATE_SHARE:.0%} is unusual: does the file contain everything twice?"
     numbers = {"triplets": triplets.height, "duplicates": extra, "repeated": repeated.height}
     shown = repeated.select("times", "first_line", "image_id", "subject", "relation", "object")
-    return CheckResult(share <= MAX_DUPLICATE_SHARE, text, numbers, shown)
+    return CheckResult(share <= _MAX_DUPLICATE_SHARE, text, numbers, shown)
 
 
 TRIPLET_CHECKS: Final[tuple[Check[pl.DataFrame], ...]] = (
     Check(
+        "no_empty_objects",
+        "No subject or object is empty. A warning: upstream counts an empty name like any other.",
+        "warning",
+        check_empty_objects,
+    ),
+    Check(
         "few_duplicates",
-        "At most a quarter of the triplets say what an earlier line says. Such lines are normal, stay and count, as "
-        "upstream has it; many of them mean a file that was pasted together.",
+        "At most a quarter of the triplets repeat an earlier one. Some repetitions are normal; they are kept and counted "
+        "as upstream does. Many of them suggest that the file contains its lines twice.",
         "warning",
         check_duplicates,
     ),
     Check(
         "counts",
-        "How many triplets, images, sentences, subjects and objects there are. A warning where there are more images "
-        "than in COCO 2014 train.",
+        "Number of triplets, images, sentences, subjects and objects. A warning if there are more images than in COCO "
+        "2014 train.",
         "warning",
         check_triplet_counts,
     ),
 )
 
 
+def check_class_number(classes: pl.DataFrame, top_objects: int) -> CheckResult:
+    """Compare the number of object classes (frame of `OBJECT_CLASSES`) with the requested number."""
+    numbers = {"classes": classes.height, "requested": top_objects}
+    return CheckResult(
+        classes.height == top_objects, f"{classes.height:,} classes; {top_objects:,} were requested", numbers
+    )
+
+
 def check_class_sums(classes: pl.DataFrame, sentences: pl.DataFrame) -> CheckResult:
-    """Hold the rows and images of each class in a frame of `OBJECT_SENTENCES` against those of `OBJECT_CLASSES`."""
+    """Compare the rows and images of each class in a frame of `OBJECT_SENTENCES` with those in `OBJECT_CLASSES`."""
     found = sentences.group_by("class_row").agg(rows=pl.len(), images_found=pl.col("image_id").n_unique())
     wrong = (
         classes.join(found, on="class_row", how="full", coalesce=True)
@@ -85,20 +97,20 @@ def check_class_sums(classes: pl.DataFrame, sentences: pl.DataFrame) -> CheckRes
         .sort("class_row")
     )
     text = (
-        f"{wrong.height:,} of {classes.height:,} classes have not the sentences or images that were counted: "
+        f"{wrong.height:,} of {classes.height:,} classes have another number of sentences or images than counted: "
         f"{name_some(wrong['name'].to_list())}"
         if wrong.height
-        else f"{sentences.height:,} sentences of {classes.height:,} classes, each with as many as were counted"
+        else f"{sentences.height:,} sentences of {classes.height:,} classes, each with the number that was counted"
     )
     numbers = {"classes": classes.height, "sentences": sentences.height, "wrong_classes": wrong.height}
     return CheckResult(wrong.is_empty(), text, numbers, wrong)
 
 
 def check_repeated_names(names: Sequence[str]) -> CheckResult:
-    """Count the names that stand more than once; they are the data's own, stay, and get the same vector and class."""
+    """Count the names that occur more than once. They are kept, with the same vector and class; always passes."""
     counts = pl.Series("name", names, dtype=pl.String).value_counts(sort=True, name="times").filter(pl.col("times") > 1)
     repeated = counts.sort("times", "name", descending=[True, False])
-    text = f"{repeated.height:,} of {len(set(names)):,} names stand more than once"
+    text = f"{repeated.height:,} of {len(set(names)):,} names occur more than once"
     if repeated.height:
         text += f": {name_some(repeated['name'].to_list())}"
     return CheckResult(True, text, {"names": len(names), "repeated_names": repeated.height}, repeated)
@@ -106,26 +118,28 @@ def check_repeated_names(names: Sequence[str]) -> CheckResult:
 
 REPEATED_NAMES: Final[Check[Sequence[str]]] = Check(
     "repeated_names",
-    "How many names stand more than once. They are the data's own and stay: it always passes.",
+    "Number of names that occur more than once. Repeated names are part of the official list, so it always passes.",
     "warning",
     check_repeated_names,
 )
 
 
 def check_ties(matches: pl.DataFrame, classes: Features) -> CheckResult:
-    """Count the names that have two nearest classes, of which the first is their match.
+    """Count the names with two equally near classes, the first of which is the match.
 
-    Class names that differ only in case have one vector, for CLIP lower-cases: such ties are in the nature of the data.
+    Class names that differ only in case have the same vector, because CLIP lower-cases them. Such ties pass.
     """
     ties = matches.filter(pl.col("margin") == 0)
     nearest, second = (classes.vectors[ties[column].to_numpy()] for column in ("class_row", "runner_up_row"))
     between = ties.filter(pl.Series((nearest != second).any(axis=1), dtype=pl.Boolean))
     alike = ties.height - between.height
-    text = f"{ties.height:,} of {matches.height:,} names have two nearest classes"
+    text = f"{ties.height:,} of {matches.height:,} names have two equally near classes"
     if alike:
-        text += f", {alike:,} of them classes of one vector (names that differ only in case)"
+        text += f", {alike:,} of them with the same vector (class names that differ only in case)"
     if between.height:
-        text += f"; {between.height:,} lie just as near to two different ones: {name_some(between['name'].to_list())}"
+        text += (
+            f"; {between.height:,} are equally near to two different vectors: {name_some(between['name'].to_list())}"
+        )
     numbers = {"names": matches.height, "ties": ties.height, "ties_of_one_vector": alike}
     return CheckResult(
         between.is_empty(), text, numbers, ties.select("name", "class_name", "runner_up_name", "distance")
@@ -133,72 +147,73 @@ def check_ties(matches: pl.DataFrame, classes: Features) -> CheckResult:
 
 
 def check_names(features: Features, names: Sequence[str]) -> CheckResult:
-    """Hold text features against the names they are of: the same, in the same order, each with a finite vector."""
+    """Check that text features have exactly these names, in this order, each with a finite vector."""
     finite = np.asarray(np.isfinite(features.vectors).all(axis=1))
-    spoilt = [name for name, is_finite in zip(features.ids, finite, strict=True) if not is_finite]
+    not_finite = [name for name, is_finite in zip(features.ids, finite, strict=True) if not is_finite]
     aligned = features.ids == list(names)
     text = f"{len(features.ids):,} vectors of {len(names):,} names"
     if not aligned:
-        text += ", which are not those of the table"
-    if spoilt:
-        text += f"; {len(spoilt):,} are not finite: {name_some(spoilt)}. Delete the file and materialize it again"
-    numbers = {"names": len(names), "vectors": len(features.ids), "not_finite": len(spoilt)}
-    return CheckResult(aligned and not spoilt, text, numbers)
+        text += ", but not the names of the table in its order"
+    if not_finite:
+        text += (
+            f"; {len(not_finite):,} are not finite: {name_some(not_finite)}. Delete the file and materialize it again"
+        )
+    numbers = {"names": len(names), "vectors": len(features.ids), "not_finite": len(not_finite)}
+    return CheckResult(aligned and not not_finite, text, numbers)
 
 
 def check_ids(shards: Iterable[tuple[str, Features, Sequence[str]]], total: int) -> CheckResult:
-    """Hold the ids of shards against those that they shall have: each once, with a vector or among the rejected.
+    """Check that shards have exactly the expected ids: each once, with a vector or among the rejected.
 
     Args:
-        shards: Name and features of each shard there is, and the ids that belong to it, as `select_images` gives them;
-            one is looked at after the other.
-        total: How many shards there shall be.
+        shards: Name, features and expected ids of each existing shard; read one at a time.
+        total: Expected number of shards.
     """
     rows: list[tuple[str, str, str]] = []
-    vectors = rejected = there = 0
+    vectors = rejected = existing = 0
     for shard, features, wanted in shards:
-        there, vectors, rejected = there + 1, vectors + len(features.ids), rejected + features.rejected.height
+        existing, vectors, rejected = existing + 1, vectors + len(features.ids), rejected + features.rejected.height
         found = [*features.ids, *features.rejected["id"]]
         expected = set(wanted)
         twice = {one for one, times in zip(*np.unique(found, return_counts=True), strict=True) if times > 1}
         finite = np.asarray(np.isfinite(features.vectors).all(axis=1))
-        spoilt = [one for one, is_finite in zip(features.ids, finite, strict=True) if not is_finite]
+        not_finite = [one for one, is_finite in zip(features.ids, finite, strict=True) if not is_finite]
         for wrong, ids in (
-            ("stands twice", sorted(map(str, twice))),
+            ("occurs twice", sorted(map(str, twice))),
             ("has neither vector nor reason", sorted(expected - set(found))),
-            ("does not belong here", sorted(set(found) - expected)),
-            ("has a vector that is not finite", spoilt),
+            ("does not belong to the shard", sorted(set(found) - expected)),
+            ("has a vector that is not finite", not_finite),
         ):
             rows += [(shard, one, wrong) for one in ids]
     table = pl.DataFrame(rows, schema={"shard": pl.String, "id": pl.String, "wrong": pl.String}, orient="row")
-    text = f"{vectors:,} vectors and {rejected:,} rejected images in {there:,} of {total:,} shards"
+    text = f"{vectors:,} vectors and {rejected:,} rejected images in {existing:,} of {total:,} shards"
     if table.height:
         kinds = ", ".join(f"{n:,} {wrong}" for wrong, n in table.group_by("wrong").len().sort("wrong").iter_rows())
         shards_concerned = name_some(table["shard"].unique().sort().to_list())
-        text += f"; of the ids {kinds}. Delete the files of shard {shards_concerned} and materialize them again"
-    numbers = {"vectors": vectors, "rejected": rejected, "shards": there, "wrong_ids": table.height}
+        text += f"; wrong ids: {kinds}. Delete the files of shard {shards_concerned} and materialize them again"
+    numbers = {"vectors": vectors, "rejected": rejected, "shards": existing, "wrong_ids": table.height}
     return CheckResult(table.is_empty(), text, numbers, table)
 
 
 def tabulate_matches(matches: pl.DataFrame) -> pl.DataFrame:
-    """Return the surest and the least sure match of every object class that has any.
+    """Return the matches with the highest and the lowest margin of every object class that has any.
 
     Args:
         matches: Frame of `OPENIMAGES_MATCHES`.
 
     Returns:
-        A row a class, those with most names first: `class`, `names` (how many), `surest`, `margin`, `least_sure`,
-        `smallest_margin`. Margins are of squared distances; null where there is one class only.
+        One row per class, those with most names first: `class`, `names` (number of matches), and name and value of the
+        highest and of the lowest margin. Margins are differences of squared distances; null if there is only one class.
     """
     ordered = matches.sort("margin", "row", descending=[True, False], nulls_last=True)
     return (
         ordered.group_by("class_row", "class_name", maintain_order=True)
         .agg(
             names=pl.len(),
-            surest=pl.col("name").first(),
-            margin=pl.col("margin").first().round_sig_figs(3),
-            least_sure=pl.col("name").last(),
-            smallest_margin=pl.col("margin").last().round_sig_figs(3),
+            highest_margin_name=pl.col("name").first(),
+            highest_margin=pl.col("margin").first().round_sig_figs(3),
+            lowest_margin_name=pl.col("name").last(),
+            lowest_margin=pl.col("margin").last().round_sig_figs(3),
         )
         .sort("names", "class_row", descending=[True, False])
         .select(pl.col("class_name").alias("class"), pl.exclude("class_row", "class_name"))

@@ -1,9 +1,9 @@
-"""COCO triplets, the most common objects among them, and the sentences about each object.
+"""COCO triplets, their most common objects, and the sentences of each object (upstream rules D1 to D7).
 
-Belongs here: the COCO triplets, upstream rules D1 to D7. Does not belong here: images and features.
+Example of a line: ``img_id=9712 | man, ride, horse | man ride horse | A man riding a horse.``
 
-A line is ``img_id=<id> | <subject>, <relation>, <object> | <text> | <sentence>``. The joint list of objects is every
-subject in file order followed by every object in file order; ranks, ties and rows all follow it.
+The joint list of objects is every subject in file order followed by every object in file order. Ranks, ties and rows
+follow its order.
 """
 
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from pervl_assets.inversion.text_lines import MALFORMED_LINES, MAX_MALFORMED_SHA
 TRIPLETS: Final = TableSchema(
     (
         Column("line", pl.UInt32, "Line number in the file, counted from 1"),
-        Column("image_id", pl.String, "COCO image id as text, with the blank that stands before the |"),
-        Column("subject", pl.String, "First part of the triplet, stripped; may be empty"),
+        Column("image_id", pl.String, "COCO image id as text, with the space before the |"),
+        Column("subject", pl.String, "First part of the triplet, stripped; can be empty"),
         Column("relation", pl.String, "Second part of the triplet, stripped"),
-        Column("object", pl.String, "Third part of the triplet, stripped; may be empty"),
+        Column("object", pl.String, "Third part of the triplet, stripped; can be empty"),
         Column("sentence", pl.String, "The caption the triplet was parsed from, stripped, up to its first |"),
     )
 )
@@ -32,9 +32,16 @@ _OBJECTS: Final = ("coco_triplets.subject", "coco_triplets.object")
 OBJECT_CLASSES: Final = TableSchema(
     (
         Column("class_row", pl.UInt32, "Rank from 0; the row number in every file made for PALAVRA", _OBJECTS),
-        Column("name", pl.String, "Name of the object, as it stands in the triplets", _OBJECTS),
-        Column("triplets", pl.UInt32, "How often it is a subject or an object", _OBJECTS),
-        Column("images", pl.UInt32, "How many different images it is named in", (*_OBJECTS, "coco_triplets.image_id")),
+        Column("name", pl.String, "Name of the object, as written in the triplets", _OBJECTS),
+        Column(
+            "triplets",
+            pl.UInt32,
+            "Number of triplets in which it is the subject, plus those in which it is the object",
+            _OBJECTS,
+        ),
+        Column(
+            "images", pl.UInt32, "Number of different images of these triplets", (*_OBJECTS, "coco_triplets.image_id")
+        ),
     )
 )
 
@@ -46,7 +53,7 @@ OBJECT_SENTENCES: Final = TableSchema(
         Column(
             "image_id",
             pl.String,
-            "COCO image id as text, with the blank that stands before the |",
+            "COCO image id as text, with the space before the |",
             ("coco_triplets.image_id",),
         ),
         Column("sentence", pl.String, "The caption, stripped", ("coco_triplets.sentence",)),
@@ -59,17 +66,17 @@ OBJECT_SENTENCES: Final = TableSchema(
     )
 )
 
-PYTHON_BLANKS: Final = (
+PYTHON_WHITESPACE: Final = (
     "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680"
     "\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 )
-"""What Python's `str.strip` strips. Polars' own default leaves the four separators U+001C to U+001F standing."""
+"""The characters that Python's `str.strip` removes. Polars' default keeps the four separators U+001C to U+001F."""
 
 _FIELDS: Final = ["head", "triplet", "lemma", "sentence"]
-"""What stands between the bars of a line; a sentence ends at its own first bar."""
+"""The parts of a line between `|`. A sentence ends at its own first `|`."""
 
 _PARTS: Final = ["subject", "relation", "object"]
-"""What stands between the commas of the triplet; further parts are left out."""
+"""The parts of a triplet between commas. Further parts are ignored."""
 
 _IMAGE_ID: Final = r"^[0-9]{1,12}$"
 _ADVICE: Final = (
@@ -85,7 +92,7 @@ class Triplets:
     Attributes:
         frame: The well-formed lines in file order, as `TRIPLETS`.
         malformed: The quarantined lines, as `MALFORMED_LINES`.
-        blank_lines: How many lines held nothing but blanks; they are skipped.
+        blank_lines: Number of lines with nothing but whitespace; they are skipped.
     """
 
     frame: pl.DataFrame
@@ -97,8 +104,8 @@ def read_triplets(path: Path, *, max_malformed_share: float = MAX_MALFORMED_SHAR
     """Read the triplets of a text file (upstream rules D1, D2 and D10).
 
     Args:
-        path: UTF-8 text, one triplet a line; a BOM, CRLF and a missing final line break are fine.
-        max_malformed_share: Share of malformed lines above which the file is refused; three are borne in any case.
+        path: UTF-8 text, one triplet per line. A BOM, CRLF and a missing final line break are accepted.
+        max_malformed_share: Share of malformed lines above which the file is refused. Three are always tolerated.
 
     Raises:
         AnnotationError: Too many lines are malformed, or no line is well-formed.
@@ -115,13 +122,14 @@ def read_triplets(path: Path, *, max_malformed_share: float = MAX_MALFORMED_SHAR
     refuse_too_many(malformed, frame.height + malformed.height, path, max_malformed_share, _ADVICE)
     if frame.is_empty():
         raise AnnotationError(
-            f"{path} holds no triplet: {malformed.height:,} malformed and {blank_lines:,} blank lines.", advice=_ADVICE
+            f"{path} contains no triplet: {malformed.height:,} malformed and {blank_lines:,} blank lines.",
+            advice=_ADVICE,
         )
     return Triplets(TRIPLETS.validate(frame, "triplets"), MALFORMED_LINES.validate(malformed, "lines"), blank_lines)
 
 
 def _parse_lines(lines: pl.DataFrame) -> pl.DataFrame:
-    """Parse the lines that are not blank: columns of `TRIPLETS`, `text`, and `reason`, null where nothing is wrong."""
+    """Parse the non-blank lines: columns of `TRIPLETS`, `text`, and `reason`, which is null for well-formed lines."""
     fields = pl.col("text").str.split_exact("|", 3).struct.rename_fields(_FIELDS)
     parts = pl.col("triplet").str.split_exact(",", 2).struct.rename_fields(_PARTS)
     return (
@@ -137,7 +145,7 @@ def _parse_lines(lines: pl.DataFrame) -> pl.DataFrame:
 
 
 def _find_fault() -> pl.Expr:
-    """Say what is wrong with a parsed line; null where nothing is."""
+    """Return the reason why a parsed line is malformed; null if it is well-formed."""
     fields, parts = (pl.sum_horizontal(pl.col(names).is_not_null()) for names in (_FIELDS, _PARTS))
     return (
         pl.when(fields < len(_FIELDS))
@@ -152,7 +160,7 @@ def _find_fault() -> pl.Expr:
 
 
 def _strip(text: pl.Expr) -> pl.Expr:
-    return text.str.strip_chars(PYTHON_BLANKS)
+    return text.str.strip_chars(PYTHON_WHITESPACE)
 
 
 def count_object_classes(triplets: pl.DataFrame, top_objects: int) -> pl.DataFrame:
@@ -160,7 +168,7 @@ def count_object_classes(triplets: pl.DataFrame, top_objects: int) -> pl.DataFra
 
     Args:
         triplets: Frame of `TRIPLETS`.
-        top_objects: How many are kept; all, if there are fewer.
+        top_objects: Number of objects to keep; all are kept if there are fewer.
 
     Returns:
         Frame of `OBJECT_CLASSES`: by count descending, ties in order of first appearance in the joint list. Names are
@@ -179,14 +187,14 @@ def count_object_classes(triplets: pl.DataFrame, top_objects: int) -> pl.DataFra
 
 
 def collect_object_sentences(triplets: pl.DataFrame, classes: pl.DataFrame) -> pl.DataFrame:
-    """Collect the sentences about every class, and mask the class name in them (upstream rules D5 and D6).
+    """Collect the sentences of every class, with the class name masked (upstream rules D5 and D6).
 
     Args:
         triplets: Frame of `TRIPLETS`.
         classes: Frame of `OBJECT_CLASSES`.
 
     Returns:
-        Frame of `OBJECT_SENTENCES`: classes in order, the rows of a class in the order of the joint list.
+        Frame of `OBJECT_SENTENCES`, sorted by class; the rows of a class follow the joint list.
     """
     first, rest = pl.col("cut").struct.field("field_0"), pl.col("cut").struct.field("field_1")
     masked = (
@@ -203,12 +211,12 @@ def collect_object_sentences(triplets: pl.DataFrame, classes: pl.DataFrame) -> p
         .with_columns(cut=pl.col("sentence").str.splitn(pl.col("name"), 2))
         .with_columns(masked_sentence=masked)
         .select(OBJECT_SENTENCES.names)
-        .collect(engine="streaming")  # the cut sentences are never all in memory
+        .collect(engine="streaming")  # so that the cut sentences are never all in memory
     )
     return OBJECT_SENTENCES.validate(rows, "object sentences")
 
 
 def _join_objects(triplets: pl.DataFrame) -> pl.LazyFrame:
-    """Return the joint list: a row for every subject in file order, then a row for every object in file order."""
+    """Return the joint list: one row per subject in file order, then one row per object in file order."""
     rest = ("line", "image_id", "sentence")
     return pl.concat([triplets.lazy().select(pl.col(role).alias("name"), *rest) for role in ("subject", "object")])

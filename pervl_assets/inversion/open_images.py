@@ -1,8 +1,4 @@
-"""OpenImages class names, and the COCO object class nearest to each.
-
-Belongs here: names and matches, upstream rules F1 to F4. Does not belong here: encoding the names
-(`clip_features.encode_names`).
-"""
+"""OpenImages class names, and the COCO object class nearest to each (upstream rules F1 to F4)."""
 
 import csv
 from pathlib import Path
@@ -21,9 +17,9 @@ NamesRule = Literal["csv", "upstream"]
 
 OPENIMAGES_CLASSES: Final = TableSchema(
     (
-        Column("row", pl.UInt32, "Row number from 0; the row in both files made for PALAVRA"),
+        Column("row", pl.UInt32, "Row number from 0; also the row in both files for PALAVRA"),
         Column("label", pl.String, "OpenImages label, e.g. /m/0100nhbf"),
-        Column("name", pl.String, "Display name; a few stand twice"),
+        Column("name", pl.String, "Display name; a few occur twice"),
     )
 )
 
@@ -35,9 +31,7 @@ OPENIMAGES_MATCHES: Final = TableSchema(
     (
         Column("row", pl.UInt32, "Row number of the OpenImages class, from 0", _NAMES),
         Column("name", pl.String, "Its display name", _NAMES),
-        Column(
-            "class_row", pl.UInt32, "Row of the nearest COCO object class; the first of several equally near", _VECTORS
-        ),
+        Column("class_row", pl.UInt32, "Row of the nearest COCO object class; on a tie the first", _VECTORS),
         Column("class_name", pl.String, "Its name", _CLASSES),
         Column(
             "distance", pl.Float32, "Squared L2 distance between the text features, which are not normalised", _VECTORS
@@ -47,7 +41,7 @@ OPENIMAGES_MATCHES: Final = TableSchema(
         ),
         Column("runner_up_name", pl.String, "Its name", _CLASSES),
         Column(
-            "margin", pl.Float32, "Squared distance to the runner-up less that to the nearest; 0 on a tie", _VECTORS
+            "margin", pl.Float32, "Squared distance to the runner-up minus that to the nearest; 0 on a tie", _VECTORS
         ),
     )
 )
@@ -64,16 +58,16 @@ def read_class_names(
 
     Args:
         path: CSV with lines `<label>,<display name>`.
-        rule: `csv`: parsed as CSV, a line at a time, without the header. `upstream`: of every line what stands after
-            its first comma, further commas replaced by a blank, quotes kept, the header taken for a class (rules F1,
-            F2).
-        max_malformed_share: Share of malformed lines above which the file is refused; three are borne in any case.
+        rule: `csv`: each line is parsed as CSV, without the header. `upstream`: the name is the text after the first
+            comma, with further commas replaced by spaces; quotes are kept and the header is taken as a class (rules
+            F1, F2). Example: `/m/0f,"Apple, red"` is `Apple, red` or `"Apple  red"`.
+        max_malformed_share: Share of malformed lines above which the file is refused. Three are always tolerated.
 
     Returns:
         Frame of `OPENIMAGES_CLASSES` in file order, and the rejected lines as `MALFORMED_LINES`.
 
     Raises:
-        AnnotationError: Too many lines are malformed, or none holds a class.
+        AnnotationError: Too many lines are malformed, or the file contains no class.
     """
     parts = list(read_lines(path))
     reasons: dict[int, str] = {}
@@ -93,14 +87,14 @@ def read_class_names(
     rejected = pl.concat([*unreadable, list_malformed(texts, reasons)]).sort("line")
     refuse_too_many(rejected, len(texts) + sum(map(len, unreadable)), path, max_malformed_share, _ADVICE)
     if not classes:
-        raise AnnotationError(f"{path} holds no class name.", advice=_ADVICE)
+        raise AnnotationError(f"{path} contains no class name.", advice=_ADVICE)
     frame = pl.DataFrame(classes, schema={"label": pl.String, "name": pl.String}, orient="row")
     frame = frame.with_row_index("row").cast(OPENIMAGES_CLASSES.to_polars())
     return OPENIMAGES_CLASSES.validate(frame, "OpenImages classes"), rejected
 
 
 def _parse_line(text: str) -> tuple[list[str], str | None]:
-    """Parse one line of CSV; a name never spans lines, so an unclosed quote cannot swallow the lines after it."""
+    """Parse one line of CSV. Names never span lines, so an unclosed quote cannot swallow the following lines."""
     try:
         fields = next(csv.reader([text], strict=True))
     except csv.Error as error:

@@ -1,7 +1,4 @@
-"""The raw inputs of the inversion side: where they are looked for, and which member holds an image.
-
-Belongs here: facts about other people's files. Does not belong here: reading them.
-"""
+"""The raw inputs of the inversion model: paths, addresses and licences, and the archive member of an image."""
 
 from typing import Final
 
@@ -10,8 +7,8 @@ from pervl_assets.archives.inputs import ArchiveSpec
 COCO_TRAIN2014: Final = ArchiveSpec(
     name="coco_train2014",
     title="The images of COCO 2014 train",
-    description="82,783 photographs, `train2014/COCO_train2014_<12 digits>.jpg`. Only those that the triplets of the "
-    "most common objects name are read.",
+    description="82,783 photographs, `train2014/COCO_train2014_<12 digits>.jpg`. Only the images of the most common "
+    "objects are read.",
     file="inversion_model_train_data/train2014.zip",
     folders=("inversion_model_train_data/train2014",),
     homepage="https://cocodataset.org/#download",
@@ -24,7 +21,7 @@ COCO_TRAIN2014: Final = ArchiveSpec(
 COCO_SVO_TRIPLETS: Final = ArchiveSpec(
     name="coco_svo_triplets",
     title="The subject-relation-object triplets of the COCO 2014 train captions",
-    description="One triplet a line: image id, subject, relation, object, and the caption it was parsed from.",
+    description="One triplet per line: image id, subject, relation, object, and the caption it was parsed from.",
     file="inversion_model_train_data/mscoco-train2014-svo-2016-02-18.txt",
     homepage="https://github.com/yuvalatzmon/compositional-relationships-data",
     how_to_get="Download mscoco-train2014-svo-2016-02-18.txt from the repository.",
@@ -50,8 +47,9 @@ ARCHIVES: Final = (COCO_TRAIN2014, COCO_SVO_TRIPLETS, OPENIMAGES_CLASS_DESCRIPTI
 
 
 def locate_image(image_id: str) -> str:
-    """Return the member of the COCO archive that holds an image.
+    """Return the archive member of an image, e.g. `train2014/COCO_train2014_000000009712.jpg` for `"9712 "`.
 
-    Upstream cuts the last character of the id text, whatever it is (rule E7); here the blanks around the number are.
+    Upstream cuts off the last character of the id text, whatever it is (rule E7). Here the spaces around the number
+    are cut off.
     """
     return f"train2014/COCO_train2014_{int(image_id):012d}.jpg"

@@ -1,7 +1,4 @@
-"""Lines of raw text files, and the quarantine of those that do not follow their format.
-
-Belongs here: how bytes become lines, and how many bad ones are borne. Does not belong here: what a line means.
-"""
+"""Split raw text files into lines, and quarantine malformed ones up to a limit."""
 
 import codecs
 from collections.abc import Iterator
@@ -25,28 +22,27 @@ MAX_MALFORMED_SHARE: Final = 0.01
 """Share of malformed lines above which a file is refused."""
 
 ALWAYS_TOLERATED: Final = 3
-"""So many malformed lines are quarantined whatever their share, so that one odd line does not refuse a small file."""
+"""Malformed lines that are tolerated whatever their share, so that one bad line does not refuse a small file."""
 
-BLOCK: Final = 4 << 20
-"""Bytes of a file that are split into lines at a time."""
+_BLOCK: Final = 4 << 20
+"""Bytes read at a time."""
 
-NOT_UTF8: Final = "not UTF-8"
+_NOT_UTF8: Final = "not UTF-8"
 _SHOWN_CHARACTERS: Final = 200
 
 
-def read_lines(path: Path, block: int = BLOCK) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
-    r"""Split a file into lines as Python's text mode does: at ``\n``, ``\r\n`` and ``\r``; a BOM is dropped.
+def read_lines(path: Path, block: int = _BLOCK) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+    r"""Split a file into lines as Python's text mode does: at ``\n``, ``\r\n`` and ``\r``, without a BOM.
 
-    The file is read a block at a time, so that memory does not grow with it. A final line break ends the last line and
-    begins none.
+    The file is read block by block, so memory does not grow with it. A final line break does not start another line.
 
     Args:
         path: The file.
-        block: Bytes read at a time; each block is read on to the next ``\n``.
+        block: Bytes read at a time; each block extends to the next ``\n``.
 
     Yields:
-        The readable lines of a block, columns `line` (UInt32, from 1) and `text` (String), and those that are not
-        UTF-8 with the columns of `MALFORMED_LINES`.
+        The readable lines of a block with the columns `line` (UInt32, from 1) and `text` (String), and the lines that
+        are not UTF-8 with the columns of `MALFORMED_LINES`.
     """
     line = 1
     with path.open("rb") as file:
@@ -60,12 +56,12 @@ def read_lines(path: Path, block: int = BLOCK) -> Iterator[tuple[pl.DataFrame, p
             line += lines.height
             yield (
                 lines.filter(pl.col("text").is_not_null()),
-                list_malformed(unreadable, dict.fromkeys(unreadable, NOT_UTF8)),
+                list_malformed(unreadable, dict.fromkeys(unreadable, _NOT_UTF8)),
             )
 
 
 def _split_lines(data: bytes, first: int) -> tuple[pl.Series, dict[int, str]]:
-    """Return the lines, null for those that are not UTF-8, and these by number, counted from `first`."""
+    """Return the lines (null if not UTF-8), and the lines that are not UTF-8 by number, counted from `first`."""
     try:
         return pl.Series([data.decode()], dtype=pl.String).str.split("\n").explode(), {}
     except UnicodeDecodeError:
@@ -81,23 +77,23 @@ def _split_lines(data: bytes, first: int) -> tuple[pl.Series, dict[int, str]]:
 
 
 def list_malformed(texts: dict[int, str], reasons: dict[int, str]) -> pl.DataFrame:
-    """Return a frame of `MALFORMED_LINES` from line number to text, and line number to reason."""
+    """Return a frame of `MALFORMED_LINES` from texts and reasons by line number."""
     rows = [(line, reason, texts[line][:_SHOWN_CHARACTERS]) for line, reason in sorted(reasons.items())]
     return pl.DataFrame(rows, schema=MALFORMED_LINES.to_polars(), orient="row")
 
 
 def refuse_too_many(malformed: pl.DataFrame, lines: int, path: Path, max_share: float, advice: str) -> None:
-    """Bear `ALWAYS_TOLERATED` malformed lines or a share of `max_share`, whichever is more.
+    """Refuse a file with more malformed lines than `ALWAYS_TOLERATED` and than the share `max_share`.
 
     Args:
         malformed: Quarantined lines, as `MALFORMED_LINES`.
-        lines: Lines of the file that are not blank.
+        lines: Number of non-blank lines in the file.
         path: The file, for the message.
-        max_share: Highest share borne, 0 to 1.
-        advice: What to do about it.
+        max_share: Highest share tolerated, 0 to 1.
+        advice: What to do, for the message.
 
     Raises:
-        AnnotationError: More are malformed; counts them, and shows the first ten with line number and reason.
+        AnnotationError: Counts the malformed lines and shows the first ten with line number and reason.
     """
     if malformed.height <= max(ALWAYS_TOLERATED, int(max_share * lines)):
         return
@@ -106,7 +102,7 @@ def refuse_too_many(malformed: pl.DataFrame, lines: int, path: Path, max_share: 
         shown.append(f"and {malformed.height - len(shown):,} more")
     raise AnnotationError(
         f"{malformed.height:,} of {lines:,} lines of {path} are malformed ({malformed.height / lines:.1%}; "
-        f"borne are {max_share:.1%}, and {ALWAYS_TOLERATED} lines in any case).",
+        f"at most {max_share:.1%}, or {ALWAYS_TOLERATED} lines, are tolerated).",
         details=shown,
         advice=advice,
     )

@@ -1,9 +1,8 @@
-"""The training files that PALAVRA reads, written last from the typed values.
+"""The training files that PALAVRA reads (upstream rules D8, D11, E2, E3, F6).
 
-Belongs here: their bytes, to the letter (upstream rules D8, D11, E2, E3, F6). Nothing here is ever read back: two of
-the files are pickles, and this project loads none.
+Two of the files are pickles. This project never loads a pickle, so the files are never read back.
 
-The pickles are written a class, or an image, at a time, so memory stays flat. They name numpy's module as numpy 1 did:
+The pickles are written class by class, or image by image, so memory stays flat. They use the module name of numpy 1:
 numpy 1.21, which PALAVRA pins, does not know `numpy._core`, and numpy 2 knows both.
 """
 
@@ -29,10 +28,10 @@ OBJECT_SENTENCES_FILE: Final = f"{_ROOT}/txt_for_training/{COMMOM_OBJ_DICT}.npy"
 VISUAL_FEATURES_FILE: Final = f"{_ROOT}/visual_features/visual_features_dict_center_crop_300_224.npz"
 OPENIMAGES_NAMES_FILE: Final = f"{_ROOT}/open_images/open_images_obj_names.npz"
 OPENIMAGES_MAP_FILE: Final = f"{_ROOT}/open_images/open_images_to_mscoco_map.npz"
-"""Where each file stands below `PERVL_DATA`."""
+"""Path of each file below `PERVL_DATA`."""
 
 IMAGES_NEEDED: Final = 8
-"""PALAVRA needs so many different images for every class (upstream rule D12)."""
+"""Number of different images that PALAVRA needs for every class (upstream rule D12)."""
 
 _PROTOCOL: Final = 3
 _NUMPY_2: Final = b"cnumpy._core.multiarray\n_reconstruct\n"
@@ -42,19 +41,19 @@ _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True)
 class SentencesSummary:
-    """What went into the dictionary of the common objects.
+    """Counts of the dictionary of common objects.
 
     Attributes:
-        rows: Sentences written, over all classes.
-        rows_left_out: Sentences left out because their image has no features.
+        rows: Number of sentences written, over all classes.
+        rows_left_out: Number of sentences left out because their image has no features.
         images_left_out: Ids of those images, in text order.
-        thin_classes: Names of the classes with fewer than `IMAGES_NEEDED` different images, and how many they have.
+        short_classes: Classes with fewer than `IMAGES_NEEDED` different images: name to number of images.
     """
 
     rows: int
     rows_left_out: int
     images_left_out: tuple[str, ...]
-    thin_classes: dict[str, int]
+    short_classes: dict[str, int]
 
 
 def write_object_names(classes: pl.DataFrame, target: Path) -> None:
@@ -62,40 +61,41 @@ def write_object_names(classes: pl.DataFrame, target: Path) -> None:
 
     Args:
         classes: Frame of `OBJECT_CLASSES`.
-        target: Becomes a `.npy` of text, shape (N,).
+        target: Path of the `.npy`: text, shape (N,).
 
     Raises:
         WriteError: No permission, or no space left.
     """
-    buffer = io.BytesIO()  # numpy writes to a file on disk in its own way, and hides why that fails
+    buffer = io.BytesIO()  # numpy hides the reason if it cannot write to a file on disk
     np.lib.format.write_array(buffer, _to_text_array(classes["name"].to_list()), allow_pickle=False)
     write_bytes_atomically(target, buffer.getvalue())
 
 
 def summarize_sentences(classes: pl.DataFrame, sentences: pl.DataFrame, encoded: Iterable[str]) -> SentencesSummary:
-    """Count what `write_object_sentences` writes of the same arguments, and what it leaves out."""
+    """Return the counts of what `write_object_sentences` writes and leaves out, from the same arguments."""
     kept, left_out = _split_by_features(sentences, encoded)
     images = kept.group_by("class_row").agg(images=pl.col("image_id").n_unique())
     counts = classes.select("class_row", "name").join(images, on="class_row", how="left", maintain_order="left")
-    thin = counts.with_columns(pl.col("images").fill_null(0)).filter(pl.col("images") < IMAGES_NEEDED)
+    short = counts.with_columns(pl.col("images").fill_null(0)).filter(pl.col("images") < IMAGES_NEEDED)
     return SentencesSummary(
         rows=kept.height,
         rows_left_out=left_out.height,
         images_left_out=tuple(sorted(left_out["image_id"].unique())),
-        thin_classes=dict(thin.select("name", "images").iter_rows()),
+        short_classes=dict(short.select("name", "images").iter_rows()),
     )
 
 
 def write_object_sentences(
     classes: pl.DataFrame, sentences: pl.DataFrame, encoded: Iterable[str], target: Path
 ) -> None:
-    """Write the dictionary of the common objects: name to a list of image ids, sentences and masked sentences.
+    """Write the dictionary of common objects: name to a list of image ids, sentences and masked sentences.
 
     Args:
-        classes: Frame of `OBJECT_CLASSES`; its order is the dictionary's.
+        classes: Frame of `OBJECT_CLASSES`, in the order of the dictionary.
         sentences: Frame of `OBJECT_SENTENCES`.
-        encoded: Ids of the images that have features. Others may not be named: PALAVRA would stop with a KeyError.
-        target: Becomes a `.npy` with a pickled dictionary; each value is a list of three text arrays, shape (rows,).
+        encoded: Ids of the images that have features. Sentences of other images are left out, because PALAVRA would
+            stop with a KeyError.
+        target: Path of the `.npy`: a pickled dictionary whose values are lists of three text arrays, shape (rows,).
 
     Raises:
         WriteError: No permission, or no space left.
@@ -114,7 +114,7 @@ def write_object_sentences(
 
 
 def _split_by_features(sentences: pl.DataFrame, encoded: Iterable[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Split sentences into those whose image has features and the rest."""
+    """Return the sentences whose image has features, and the others."""
     has_features = sentences["image_id"].is_in(pl.Series(list(encoded), dtype=pl.String).implode())
     return sentences.filter(has_features), sentences.filter(~has_features)
 
@@ -122,11 +122,11 @@ def _split_by_features(sentences: pl.DataFrame, encoded: Iterable[str]) -> tuple
 def write_visual_features(features: Features, target: Path) -> None:
     """Write the image features: id text to a list of one (1, D) array, ids in text order.
 
-    Float32 where they were computed on a CPU, float16 where on CUDA, as upstream's CLIP leaves them (rule E2).
+    Float32 if they were computed on a CPU, float16 if on CUDA, as upstream's CLIP returns them (rule E2).
 
     Args:
         features: All shards merged.
-        target: Becomes a `.npz`; `arr_0` is a pickled dictionary.
+        target: Path of the `.npz`: `arr_0` is a pickled dictionary.
 
     Raises:
         WriteError: No permission, or no space left.
@@ -140,7 +140,7 @@ def write_visual_features(features: Features, target: Path) -> None:
 
 
 def write_openimages_names(matches: pl.DataFrame, target: Path) -> None:
-    """Write the OpenImages names: a `.npz`, `arr_0` text of shape (M,); `matches` is a frame of `OPENIMAGES_MATCHES`.
+    """Write the names in a frame of `OPENIMAGES_MATCHES`: a `.npz`, `arr_0` is text of shape (M,).
 
     Raises:
         WriteError: No permission, or no space left.
@@ -149,7 +149,7 @@ def write_openimages_names(matches: pl.DataFrame, target: Path) -> None:
 
 
 def write_openimages_map(matches: pl.DataFrame, target: Path) -> None:
-    """Write the row of the nearest object class: a `.npz`, `arr_0` int64 of shape (M, 1).
+    """Write the rows of the nearest object classes: a `.npz`, `arr_0` is int64 of shape (M, 1).
 
     Raises:
         WriteError: No permission, or no space left.
@@ -158,7 +158,7 @@ def write_openimages_map(matches: pl.DataFrame, target: Path) -> None:
 
 
 def _to_text_array(texts: list[str]) -> np.ndarray[Any, np.dtype[np.str_]]:
-    """Return an array as wide as its longest text."""
+    """Return an array whose item size fits the longest text."""
     return np.array(texts, dtype=np.str_)
 
 
@@ -169,7 +169,7 @@ def _write_npz(array: np.ndarray[Any, np.dtype[Any]], target: Path) -> None:
 
 @contextmanager
 def _open_npz(path: Path) -> Iterator[IO[bytes]]:
-    """Open member `arr_0` of a new `.npz`, its time fixed so that equal content gives equal bytes."""
+    """Open member `arr_0` of a new `.npz`. Its time is fixed, so that equal content has equal bytes."""
     with (
         zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive,
         archive.open(zipfile.ZipInfo("arr_0.npy", _EPOCH), "w", force_zip64=True) as member,
@@ -178,15 +178,15 @@ def _open_npz(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _write_pickled_dict(file: IO[bytes], items: Iterable[bytes]) -> None:
-    """Write what `np.save` writes for a dictionary: a 0-d object array, its items pickled one by one.
+    """Write a dictionary as `np.save` does, as a 0-d object array, but item by item.
 
     Args:
-        file: Where to.
-        items: A pickled key followed by its pickled value, without the frames of a pickle of their own.
+        file: The open file.
+        items: For each item the pickled key followed by the pickled value, both from `_pickle`.
     """
     np.lib.format.write_array_header_1_0(file, {"descr": "|O", "fortran_order": False, "shape": ()})
-    hollow = _pickle(np.array(None, dtype=object))
-    before, after = hollow.rsplit(pickle.NONE, 1)
+    array_of_none = _pickle(np.array(None, dtype=object))
+    before, after = array_of_none.rsplit(pickle.NONE, 1)
     file.write(pickle.PROTO + bytes([_PROTOCOL]) + before + pickle.EMPTY_DICT)
     for item in items:
         file.write(pickle.MARK + item + pickle.SETITEMS)
@@ -198,9 +198,9 @@ def _pickle_list(arrays: list[np.ndarray[Any, np.dtype[Any]]]) -> bytes:
 
 
 def _pickle(value: object) -> bytes:
-    """Pickle a text or an array without PROTO and STOP, so that it can stand inside another pickle.
+    """Pickle a text or an array without PROTO and STOP, so that it can be embedded in another pickle.
 
-    It refers to nothing outside itself; a memo number used again by the next one is simply overwritten when loading.
+    It refers only to its own memo entries. The next embedded pickle overwrites them when it is loaded.
     """
     buffer = io.BytesIO()
     pickle.Pickler(buffer, _PROTOCOL).dump(value)

@@ -1,8 +1,4 @@
-"""The description of a release as a whole: what it is, who made it, under which licences, and what it lacks.
-
-Belongs here: what is said of the data set, and the bytes of `croissant.json`. Does not belong here: what is said of its
-files (`distribution`) and records (`record_sets`).
-"""
+"""`croissant.json`: the whole release in Croissant 1.1, with its authors, licences and missing results."""
 
 import datetime
 import json
@@ -12,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 from pervl_assets.core.errors import MissingInputError
 from pervl_assets.core.files import hash_bytes, write_bytes_atomically
 from pervl_assets.release.distribution import build_distribution
-from pervl_assets.release.parts import Release, TreePart
-from pervl_assets.release.record_sets import build_passports, build_record_sets, build_splits, list_splits
+from pervl_assets.release.parts import Release
+from pervl_assets.release.record_sets import build_record_sets
 
 if TYPE_CHECKING:
     import mlcroissant as mlc
 
 FILE: Final = "croissant.json"
-"""Place below the data root: the root itself, since all places in it are below the folder it stands in."""
+"""Path below the data root. It is the root itself, because paths in the file are relative to its folder."""
 
 CONFORMS_TO: Final = "http://mlcommons.org/croissant/1.1"
 
@@ -27,7 +23,7 @@ _AUTHORS: Final = ("Niv Cohen", "Rinon Gal", "Eli A. Meirom", "Gal Chechik", "Yu
 _TITLE: Final = '"This is my unicorn, Fluffy": Personalizing frozen vision-language representations'
 _HOMEPAGE: Final = "https://github.com/NVlabs/PerVLBenchmark"
 _PUBLISHED: Final = datetime.datetime(2022, 10, 23)
-"""The first day of ECCV 2022, where the benchmark was published: a description has no clock."""
+"""The first day of ECCV 2022, where the benchmark was published. Not today: the same release has the same bytes."""
 
 _CITATION: Final = f"""@inproceedings{{cohen2022unicorn,
   author    = {{Cohen, Niv and Gal, Rinon and Meirom, Eli A. and Chechik, Gal and Atzmon, Yuval}},
@@ -36,8 +32,8 @@ _CITATION: Final = f"""@inproceedings{{cohen2022unicorn,
   year      = {{2022}}
 }}"""
 
-# Words of Croissant 1.1 that mlcroissant 1.1 reads but does not put into a context of its own.
-_WORDS_OF_1_1: Final = {
+# Terms of Croissant 1.1 that mlcroissant 1.1 reads but does not put into the context it writes.
+_TERMS_OF_1_1: Final = {
     "arrayShape": "cr:arrayShape",
     "containedIn": "cr:containedIn",
     "description": {"@container": "@language"},
@@ -47,30 +43,29 @@ _WORDS_OF_1_1: Final = {
 
 
 def build_croissant(release: Release) -> dict[str, Any]:
-    """Describe a release in Croissant 1.1: the same release gives the same description, whenever and wherever.
+    """Return the description of a release as JSON-LD. The same release always has the same description.
+
+    `release.images.write_images` must have been called before.
 
     Raises:
-        MissingInputError: Nothing of it is there.
-        FileNotFoundError: A file of a part is not there.
-        SchemaError: A column has a type that Croissant has no word for.
-        mlcroissant.ValidationError: The description would break the library's rules.
+        MissingInputError: Nothing is materialized.
+        FileNotFoundError: A file of a part does not exist.
+        SchemaError: A column has a type without a counterpart in Croissant.
+        mlcroissant.ValidationError: mlcroissant finds the description invalid.
     """
     import mlcroissant as mlc
 
     if not release.parts:
         raise MissingInputError(
             f"There is nothing to release: none of {len(release.absent):,} results is materialized.",
-            advice="Materialize what shall be released, or everything: pervl materialize.",
+            advice="Materialize the results to release, or everything: pervl materialize.",
         )
     context = mlc.Context(conforms_to=CONFORMS_TO)
-    context.rdf = mlc.Rdf(context=dict(sorted({**context.rdf.context, **_WORDS_OF_1_1}.items())))
-    files = [node for part in release.parts for node in build_distribution(part, release.root, context)]
-    records = [node for part in release.parts for node in build_record_sets(part, release, context)]
-    splits = list_splits(release)
-    passports = build_passports(release, context)
+    context.rdf = mlc.Rdf(context=dict(sorted({**context.rdf.context, **_TERMS_OF_1_1}.items())))
+    files = build_distribution(release, context)
     metadata = mlc.Metadata(
         ctx=context,
-        name="PerVL, drawn in miniature" if release.drawn else "PerVL",
+        name="PerVL, synthetic demo data" if release.synthetic else "PerVL",
         description=_describe(release),
         url=_HOMEPAGE,
         creators=[mlc.Person(ctx=context, name=name) for name in _AUTHORS],
@@ -80,16 +75,12 @@ def build_croissant(release: Release) -> dict[str, Any]:
         in_language=["en"],
         keywords=["personalized vision-language", "image retrieval", "few-shot", "textual inversion", "CLIP features"],
         license=_list_licences(release, context),
-        data_collection="Nothing was collected for this release: every file is made from the raw inputs that its "
-        "`isBasedOn` names.",
+        data_collection="Nothing was collected for this release: every file is derived from the raw inputs listed in "
+        "its `isBasedOn`.",
         data_collection_raw_data="; ".join(f"{source.title}: {source.homepage}" for source in release.sources),
-        data_collection_missing_data=_tell_missing(release),
+        data_collection_missing_data=_describe_missing(release),
         distribution=files,
-        record_sets=[
-            *([build_splits(splits, context)] if splits else []),
-            *([passports] if passports else []),
-            *records,
-        ],
+        record_sets=build_record_sets(release, context),
     )
     plain: dict[str, Any] = metadata.to_json()
     return plain
@@ -105,65 +96,63 @@ def write_croissant(croissant: dict[str, Any], target: Path) -> None:
 
 
 def encode_croissant(croissant: dict[str, Any]) -> bytes:
-    """Return a description as JSON, for people too: indented, UTF-8."""
+    """Return a description as indented JSON in UTF-8."""
     return json.dumps(croissant, indent=1, ensure_ascii=False).encode() + b"\n"
 
 
 def _hash_content(files: "list[mlc.FileObject | mlc.FileSet]") -> str:
-    """Return the beginning of a sha256 over all FileObjects; the ledgers among them stand for the trees."""
+    """Return the first 12 digits of a sha256 over all FileObjects. The ledgers among them represent the trees."""
     sums = sorted(f"{node.id} {node.sha256}" for node in files if hasattr(node, "sha256"))
     return hash_bytes("\n".join(sums).encode())[:12]
 
 
 def _describe(release: Release) -> str:
-    told = [
-        "PerVL asks for images that a caption with a personal concept in it describes. Its benchmarks are given as "
-        "folder trees with their tables; beside them stand the data that PALAVRA's inversion model is trained on: "
-        "object classes and sentences, CLIP features, nearest classes, and the files that PALAVRA reads."
+    texts = [
+        "PerVL is retrieval of images by captions with a personal concept in them. The benchmarks are folder trees and "
+        "tables. The release also holds the training data of PALAVRA's inversion model: object classes and sentences, "
+        "CLIP features, nearest classes, and the files that PALAVRA reads."
     ]
-    if release.drawn:
-        told.append(
-            "The raw inputs were drawn by the miniature world of pervl_assets, in the layouts of the official ones: "
-            "nothing here is the published data, and the inputs and licences named are those of what was drawn after."
+    if release.synthetic:
+        texts.append(
+            "The raw inputs are synthetic, drawn by the demo of pervl_assets in the layouts of the official ones. "
+            "Nothing here is the published data; inputs and licences named here are those of the official data."
         )
-    told.append(
-        "Each file and record set names the inputs it derives from and keeps their licences; the licence of the code "
-        "that made it is another matter."
+    texts.append(
+        "Each file and record set names the inputs it derives from, and has their licences. The licence of the code is "
+        "a separate matter."
     )
     if release.absent:
-        told.append(
-            f"Not whole: {len(release.absent):,} results are not materialized and not in this release: "
+        texts.append(
+            f"Incomplete: {len(release.absent):,} results are not materialized and not in this release: "
             f"{', '.join(release.absent)}."
         )
-    return " ".join(told)
+    return " ".join(texts)
 
 
 def _list_licences(release: Release, context: "mlc.Context") -> "list[mlc.CreativeWork]":
-    """Return the licence of every input, with its address and what it applies to."""
+    """Return the licence of every input, with its address and the parts it applies to."""
     import mlcroissant as mlc
 
     return [
         mlc.CreativeWork(
             ctx=context,
             name=source.licence,
-            description=f"Terms of {source.title}. Applies to what derives from it: {', '.join(parts)}.",
+            description=f"Terms of {source.title}. They apply to everything derived from it: {', '.join(parts)}.",
             url=source.licence_reference if source.licence_reference != source.licence else source.homepage,
         )
         for source, parts in release.sources.items()
     ]
 
 
-def _tell_missing(release: Release) -> str:
-    """Count what the trees lack, by their ledgers, and name the results that are not there."""
-    told = []
-    for part in release.parts:
-        if isinstance(part, TreePart):
-            counts = {
-                status: sum(int((tree.rows["status"] == status).sum()) for tree in part.trees)
-                for status in ("quarantined", "missing")
-            }
-            if any(counts.values()):
-                told.append(f"{part.name}: {counts['quarantined']:,} files quarantined, {counts['missing']:,} missing")
-    lacking = "; ".join(told) or "no expected file of the trees is missing or quarantined"
-    absent = ", ".join(release.absent) or "none"
-    return f"By the ledgers: {lacking}. Results not materialized: {absent}."
+def _describe_missing(release: Release) -> str:
+    """Return the counts of missing and quarantined files by the ledgers, and the names of absent results."""
+    texts = []
+    for part in release.trees:
+        quarantined, missing = (
+            sum(int((tree.rows["status"] == status).sum()) for tree in part.trees)
+            for status in ("quarantined", "missing")
+        )
+        if quarantined or missing:
+            texts.append(f"{part.name}: {quarantined:,} files quarantined, {missing:,} missing")
+    missing_files = "; ".join(texts) or "no expected file of the trees is missing or quarantined"
+    return f"By the ledgers: {missing_files}. Results not materialized: {', '.join(release.absent) or 'none'}."

@@ -1,36 +1,38 @@
-"""The files of a release in Croissant: a FileObject for each single file, a FileSet for the many files of a tree.
+"""The files of a release in Croissant: one FileObject per single file, one FileSet per kind of image of a tree.
 
-Belongs here: what is told of files. Does not belong here: which files go together (`patterns`), and what is in them
-(`record_sets`).
-
-A tree of thousands of files is told by its ledger, a FileObject whose rows hold the sha256 of every file, and by one
-FileSet for each kind of file in it. All places are below the data root, where `croissant.json` itself stands: there
-mlcroissant finds them.
+A tree of thousands of files has its ledger as FileObject, whose rows hold the sha256 of every file, and one FileSet per
+group of images.
 """
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
+from pervl_assets.release.images import (
+    IMAGE_TYPES,
+    IMAGES_FILE,
+    describe_images,
+    group_images,
+    list_single_files,
+    name_file_set,
+)
 from pervl_assets.release.parts import (
     FeaturesPart,
     File,
     FilePart,
     Part,
+    Release,
     TablePart,
     TreePart,
-    describe_file,
     describe_origin,
+    read_file,
 )
-from pervl_assets.release.patterns import FileGroup, group_files, list_single_files
 
 if TYPE_CHECKING:
     import mlcroissant as mlc
 
-PICTURES: Final = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png"}
-
-_ENCODINGS: Final = {
-    **PICTURES,
+_MEDIA_TYPES: Final = {
+    **IMAGE_TYPES,
     ".parquet": "application/x-parquet",
     ".csv": "text/csv",
     ".json": "application/json",
@@ -38,102 +40,83 @@ _ENCODINGS: Final = {
     ".txt": "text/plain",
     ".yaml": "application/yaml",
 }
-_BYTES: Final = "application/octet-stream"
-"""Media type of what has none: numpy's files."""
+_BINARY: Final = "application/octet-stream"
+"""Media type of numpy files, which have none of their own."""
 
 
-def name_group(part: str) -> str:
-    """Return the identifier of a FileSet, which may not be that of the record set made from it."""
-    return f"files/{part}"
-
-
-def build_distribution(part: Part, root: Path, context: "mlc.Context") -> "Iterator[mlc.FileObject | mlc.FileSet]":
-    """Describe the files of a part.
-
-    Args:
-        part: The part.
-        root: The data root.
-        context: mlcroissant's context of the whole description.
+def build_distribution(release: Release, context: "mlc.Context") -> "list[mlc.FileObject | mlc.FileSet]":
+    """Describe the files of all parts, and the table of their images.
 
     Raises:
-        FileNotFoundError: A file is not there.
+        FileNotFoundError: A file does not exist.
     """
+    nodes = [node for part in release.parts for node in _describe_part(part, release.root, context)]
+    if release.trees:
+        sources = tuple(dict.fromkeys(source for part in release.trees for source in part.sources))
+        images = Part("images", "", sources)
+        text = f"One row per image of {', '.join(part.name for part in release.trees)}: class, split and caption."
+        nodes.append(_describe_file(read_file(release.root, IMAGES_FILE), images, text, context))
+    return nodes
+
+
+def _describe_part(part: Part, root: Path, context: "mlc.Context") -> "Iterator[mlc.FileObject | mlc.FileSet]":
     match part:
         case TablePart() | FilePart():
-            yield _describe(describe_file(root, part.file), part, describe_origin(part), context)
+            yield _describe_file(read_file(root, part.file), part, describe_origin(part), context)
         case FeaturesPart():
             for file in part.files:
-                yield _describe(describe_file(root, file), part, describe_origin(part), context)
+                yield _describe_file(read_file(root, file), part, describe_origin(part), context)
             if len(part.files) > 1:
-                told = f"The shards of {part.name}, whose sha256 their FileObjects have."
-                yield _gather(part, _share_pattern(part.files), ".parquet", told, context)
+                text = f"The shards of {part.name}. Their sha256 is in their FileObjects."
+                pattern = f"{PurePosixPath(part.files[0]).parent}/*.parquet"
+                yield _describe_files(part, part.name, [pattern], ".parquet", text, context)
         case TreePart():
-            yield from _describe_tree(part, root, context)
+            for tree in part.trees:
+                written = int((tree.rows["status"] == "written").sum())
+                text = f"The ledger of {tree.root}: path, bytes and sha256 of its {written:,} files, and their sources."
+                yield _describe_file(read_file(root, tree.ledger), part, text, context)
+            for single in list_single_files(part):
+                text = f"About all concepts of {part.name}. {describe_origin(part)}"
+                yield _describe_file(single, part, text, context)
+            for group in group_images(part):
+                text = describe_images(part, group)
+                yield _describe_files(part, group.name, group.patterns, group.suffix, text, context)
 
 
-def _describe_tree(part: TreePart, root: Path, context: "mlc.Context") -> "Iterator[mlc.FileObject | mlc.FileSet]":
-    ledgers = [tree.ledger for tree in part.trees]
-    for tree in part.trees:
-        written = int((tree.rows["status"] == "written").sum())
-        told = f"The ledger of {tree.root}: path, bytes and sha256 of its {written:,} files, and their sources."
-        yield _describe(describe_file(root, tree.ledger), part, told, context)
-    if len(ledgers) > 1:
-        told = f"The ledgers of {part.name}, whose sha256 their FileObjects have."
-        yield _gather(part, _share_pattern(ledgers), ".parquet", told, context)
-    for file in list_single_files(part):
-        told = f"About all concepts of {part.name}. {describe_origin(part)}"
-        yield _describe(file, part, told, context)
-    for group in group_files(part):
-        yield _gather(part, group.patterns, group.suffix, describe_group(part, group), context, group.name)
-
-
-def describe_group(part: TreePart, group: FileGroup) -> str:
-    """Say what a group of files is, how much there is of it, and where the sha256 of each file stands."""
-    return (
-        f"{' and '.join(group.rules)} of {part.name}: {len(group.files):,} files, {group.bytes:,} bytes; the sha256 of "
-        f"each stands in {' and '.join(tree.ledger for tree in part.trees)}. {describe_origin(part)}"
-    )
-
-
-def _share_pattern(files: Sequence[str]) -> tuple[str, ...]:
-    """Return the pattern of partitions' files, which are alone in their folder."""
-    return (f"{PurePosixPath(files[0]).parent}/*.parquet",)
-
-
-def _describe(file: File, part: Part, told: str, context: "mlc.Context") -> "mlc.FileObject":
+def _describe_file(file: File, part: Part, text: str, context: "mlc.Context") -> "mlc.FileObject":
     import mlcroissant as mlc
 
     return mlc.FileObject(
         ctx=context,
-        id=file.place,
-        name=PurePosixPath(file.place).name,
-        description=told,
-        content_url=file.place,
+        id=file.path,
+        name=PurePosixPath(file.path).name,
+        description=text,
+        content_url=file.path,
         content_size=f"{file.bytes} B",
-        encoding_formats=[_ENCODINGS.get(PurePosixPath(file.place).suffix, _BYTES)],
+        encoding_formats=[_MEDIA_TYPES.get(PurePosixPath(file.path).suffix, _BINARY)],
         sha256=file.sha256,
-        extra_properties=list_licences(part),
+        extra_properties=_list_licences(part),
     )
 
 
-def _gather(
-    part: Part, patterns: Sequence[str], suffix: str, told: str, context: "mlc.Context", name: str | None = None
+def _describe_files(
+    part: Part, name: str, patterns: Sequence[str], suffix: str, text: str, context: "mlc.Context"
 ) -> "mlc.FileSet":
     import mlcroissant as mlc
 
     return mlc.FileSet(
         ctx=context,
-        id=name_group(name or part.name),
-        name=name or part.name,
-        description=told,
+        id=name_file_set(name),
+        name=name,
+        description=text,
         includes=list(patterns),
-        encoding_formats=[_ENCODINGS.get(suffix, _BYTES)],
-        extra_properties=list_licences(part),
+        encoding_formats=[_MEDIA_TYPES.get(suffix, _BINARY)],
+        extra_properties=_list_licences(part),
     )
 
 
-def list_licences(part: Part) -> dict[str, Any]:
-    """Return schema.org's `license` and `isBasedOn`: what a part's files derive from, and under which terms."""
+def _list_licences(part: Part) -> dict[str, Any]:
+    """Return schema.org's `license` and `isBasedOn` of the inputs that a part derives from."""
     if not part.sources:
         return {}
     return {

@@ -1,7 +1,7 @@
-"""What a release is made of: tables, features, folder trees and single files, each with the inputs it derives from.
+"""The parts of a release: tables, features, folder trees and single files, each with the raw inputs it derives from.
 
-Belongs here: the vocabulary, and what is told of a file. Does not belong here: how Croissant says it (`distribution`,
-`record_sets`, `croissant`).
+All paths are relative to the data root, with forward slashes: mlcroissant resolves them from the folder of
+`croissant.json`, which is the data root.
 """
 
 import re
@@ -14,17 +14,23 @@ import polars as pl
 
 from pervl_assets.core.files import hash_file
 
+SPLITS: Final = "splits"
+"""Id of the record set of the splits."""
+
+SPLIT: Final = "split"
+"""Name of the column and field that holds the split of a record."""
+
 _SPDX: Final = re.compile(r"[A-Za-z]+(-[A-Za-z]+)*-[0-9]+\.[0-9]+")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A raw input: its licence is carried to everything that derives from it.
+    """A raw input. Its licence applies to everything derived from it.
 
     Attributes:
-        name: Its asset's name below `raw/`.
-        title: What it is, in a few words.
-        licence: Its terms of use: an SPDX identifier, or a sentence.
+        name: Name of its asset below `raw/`.
+        title: Short description.
+        licence: Terms of use: an SPDX identifier, or a sentence.
         homepage: Official address.
     """
 
@@ -35,7 +41,7 @@ class Source:
 
     @property
     def licence_reference(self) -> str:
-        """The address of the licence where it is one of SPDX's, else its words."""
+        """The address of the licence if it is an SPDX identifier, else its text."""
         return f"https://spdx.org/licenses/{self.licence}" if _SPDX.fullmatch(self.licence) else self.licence
 
 
@@ -44,9 +50,9 @@ class Part:
     """A published result.
 
     Attributes:
-        name: Its asset key as text, e.g. `ytvos/concepts`.
-        description: What it is.
-        sources: The raw inputs it derives from, in order of their names.
+        name: Asset key as text, e.g. `ytvos/concepts`.
+        description: What it holds.
+        sources: The raw inputs it derives from, sorted by name.
     """
 
     name: str
@@ -59,8 +65,8 @@ class TablePart(Part):
     """A table in Parquet.
 
     Attributes:
-        file: Its place below the data root, with forward slashes.
-        columns: What each column holds, by its name.
+        file: Path of the Parquet file.
+        columns: Description of each column, by name.
     """
 
     file: str
@@ -72,8 +78,8 @@ class FeaturesPart(Part):
     """Feature vectors in Parquet, in one file or several shards: columns `id`, `crc32` and `vector`.
 
     Attributes:
-        files: Their places below the data root.
-        passports: What the vectors depend on beside their images or texts; one entry, unless shards differ.
+        files: Paths of the Parquet files.
+        passports: The embedding passports of the files, without repetition: one, unless shards differ.
     """
 
     files: tuple[str, ...]
@@ -85,10 +91,10 @@ class Tree:
     """A folder tree.
 
     Attributes:
-        split: The split it is of; None: it is not made by split.
-        root: Where it stands, below the data root.
-        ledger: Where its ledger stands, below the data root.
-        rows: The ledger (schema `core.ledger.LEDGER`).
+        split: Its split; None if the tree is not partitioned.
+        root: Path of its root folder.
+        ledger: Path of its ledger.
+        rows: The ledger (schema `trees.ledger.LEDGER`).
     """
 
     split: str | None
@@ -97,75 +103,80 @@ class Tree:
     rows: pl.DataFrame
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TreePart(Part):
-    """A folder tree, whole or by split.
+    """A folder tree, whole or one per split.
 
     Attributes:
-        trees: The tree, or that of every split.
-        tables: Names of the tables it is planned from: they know more of its concepts.
+        trees: The tree of each partition.
+        images: One row per image (schema `release.images.IMAGES`).
     """
 
     trees: tuple[Tree, ...]
-    tables: tuple[str, ...]
+    images: pl.DataFrame
 
 
 @dataclass(frozen=True)
 class FilePart(Part):
-    """A file in a format that Croissant does not read, with its place below the data root."""
+    """A file in a format that Croissant cannot read, e.g. `.npy`, with its path."""
 
     file: str
 
 
 @dataclass(frozen=True)
 class Release:
-    """Everything that was published.
+    """All published results.
 
     Attributes:
-        root: The data root, below which all files are named.
-        parts: The published results that are there.
-        absent: Names of results, and of their partitions, that are not materialized.
-        drawn: Whether the raw inputs were drawn by the miniature world instead of being the official ones.
-        version: Version of the code that made it.
+        root: The data root.
+        parts: The published results that exist.
+        absent: Names of results, and of partitions, that are not materialized.
+        synthetic: Whether the raw inputs are the synthetic ones of the demo instead of the official ones.
+        version: Version of this package.
     """
 
     root: Path
     parts: tuple[Part, ...]
     absent: tuple[str, ...]
-    drawn: bool
+    synthetic: bool
     version: str
 
     @property
     def sources(self) -> dict[Source, list[str]]:
-        """The raw inputs, each with the names of the parts that derive from it."""
+        """The raw inputs, each with the names of the parts derived from it."""
         found: dict[Source, list[str]] = {}
         for part in self.parts:
             for source in part.sources:
                 found.setdefault(source, []).append(part.name)
         return dict(sorted(found.items(), key=lambda item: item[0].name))
 
+    @property
+    def trees(self) -> list[TreePart]:
+        """The folder trees among the parts."""
+        return [part for part in self.parts if isinstance(part, TreePart)]
+
 
 @dataclass(frozen=True)
 class File:
-    """A file: its place below the data root, its size and its sha256."""
+    """A file: its path, size and sha256."""
 
-    place: str
+    path: str
     bytes: int
     sha256: str
 
 
-def describe_file(root: Path, place: str) -> File:
-    """Read a file and return what identifies it.
+def read_file(root: Path, path: str) -> File:
+    """Read a file and return its size and sha256.
 
     Raises:
-        FileNotFoundError: It is not there.
+        FileNotFoundError: The file does not exist.
     """
-    path = root / place
-    return File(place, path.stat().st_size, hash_file(path))
+    file = root / path
+    return File(path, file.stat().st_size, hash_file(file))
 
 
 def describe_origin(part: Part) -> str:
-    """Return a part's description with a sentence about its inputs and their licences."""
+    """Return the description of a part with a sentence about its inputs and their licences."""
     text = part.description.strip()
     text = text if text.endswith((".", "!", "?")) else f"{text}."
     if not part.sources:

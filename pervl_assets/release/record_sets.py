@@ -1,8 +1,4 @@
-"""The records of a release in Croissant: splits, embedding passports, the rows of tables, features and ledgers.
-
-Belongs here: which record sets there are, and typed fields. Does not belong here: the files that they are read from
-(`distribution`), and the pictures of trees (`pictures`).
-"""
+"""The records of a release in Croissant: splits, embedding passports, rows of tables, features, ledgers and images."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -10,16 +6,23 @@ from typing import TYPE_CHECKING, Any, Final
 import polars as pl
 
 from pervl_assets.core.errors import SchemaError
-from pervl_assets.release.distribution import PICTURES, name_group
-from pervl_assets.release.parts import FeaturesPart, Part, Release, TablePart, TreePart, describe_origin
-from pervl_assets.release.patterns import group_files
-from pervl_assets.release.pictures import SPLIT, SPLITS, build_pictures, read_path
+from pervl_assets.release.images import IMAGES, IMAGES_FILE, build_images, group_images, name_file_set
+from pervl_assets.release.parts import (
+    SPLIT,
+    SPLITS,
+    FeaturesPart,
+    Part,
+    Release,
+    TablePart,
+    TreePart,
+    describe_origin,
+)
 from pervl_assets.trees.ledger import LEDGER
 
 if TYPE_CHECKING:
     import mlcroissant as mlc
 
-PASSPORTS: Final = "embedding_passports"
+_PASSPORTS: Final = "embedding_passports"
 
 _CROISSANT: Final = "http://mlcommons.org/croissant/"
 _KINDS_OF_SPLIT: Final = {
@@ -44,38 +47,73 @@ _TYPES: Final = {
 """Names in `mlcroissant.DataType` by polars type."""
 
 _FEATURES: Final = {
-    "id": "What the vector belongs to: a COCO image id as text, or a name",
-    "crc32": "CRC-32 of the image's file in the archive; null for names",
-    "vector": "The feature vector, not normalised",
+    "id": "COCO image id as text, or the name that was encoded",
+    "crc32": "CRC-32 of the image file in the archive; null for names",
+    "vector": "the feature vector, not normalised",
 }
 
 
-def list_splits(release: Release) -> list[str]:
-    """Return the splits that trees are made by or tables name, in order of their names."""
-    names = {tree.split for part in release.parts if isinstance(part, TreePart) for tree in part.trees}
+def build_record_sets(release: Release, context: "mlc.Context") -> "list[mlc.RecordSet]":
+    """Describe the records of a release. Parts in formats that Croissant cannot read have none.
+
+    Raises:
+        SchemaError: A column has a type without a counterpart in Croissant.
+    """
+    records = [node for part in release.parts for node in _describe_part(part, release, context)]
+    if release.trees:
+        columns = {column.name: column.description for column in IMAGES}
+        text = "One row per image of the folder trees, without the pixels, which are in the record sets of the trees."
+        records.append(_build_rows("images", text, IMAGES_FILE, columns, release, context))
+    splits, passports = _list_splits(release), _build_passports(release, context)
+    return [*([_build_splits(splits, context)] if splits else []), *([passports] if passports else []), *records]
+
+
+def _describe_part(part: Part, release: Release, context: "mlc.Context") -> "Iterator[mlc.RecordSet]":
+    match part:
+        case TablePart():
+            yield _build_rows(part.name, describe_origin(part), part.file, part.columns, release, context)
+        case FeaturesPart():
+            text = f"{describe_origin(part)} {_describe_passports(part)}"
+            file_set = name_file_set(part.name) if len(part.files) > 1 else None
+            yield _build_rows(part.name, text, part.files[0], _FEATURES, release, context, file_set=file_set)
+        case TreePart():
+            columns = {column.name: column.description for column in LEDGER}
+            for tree in part.trees:
+                name = f"{part.name}/ledger" if tree.split is None else f"{part.name}/ledger/{tree.split}"
+                text = (
+                    f"One row per expected file of {part.name}: its path below {tree.root}, sha256, sources, and "
+                    f"whether it was written. {describe_origin(part)}"
+                )
+                yield _build_rows(name, text, tree.ledger, columns, release, context)
+            for group in group_images(part):
+                yield build_images(part, group, context)
+
+
+def _list_splits(release: Release) -> list[str]:
+    """Return the splits of images and tables, sorted."""
+    names: set[str | None] = {name for part in release.trees for name in part.images[SPLIT]}
     for part in release.parts:
         if isinstance(part, TablePart) and SPLIT in part.columns:
-            names |= set(pl.read_parquet(release.root / part.file, columns=[SPLIT])[SPLIT])
+            names |= set(pl.read_parquet(release.root / part.file, columns=[SPLIT], glob=False)[SPLIT])
     return sorted(name for name in names if name is not None)
 
 
-def build_splits(splits: list[str], context: "mlc.Context") -> "mlc.RecordSet":
-    """Describe the splits, as Croissant's `cr:Split`."""
+def _build_splits(splits: list[str], context: "mlc.Context") -> "mlc.RecordSet":
+    """Describe the splits as `cr:Split`."""
     import mlcroissant as mlc
 
-    fields = {"name": "Name of the split", "url": "Its kind"}
-    types = {"name": mlc.DataType.TEXT, "url": mlc.DataType.URL}
+    fields = {"name": ("name of the split", mlc.DataType.TEXT), "url": ("kind of the split", mlc.DataType.URL)}
     return mlc.RecordSet(
         ctx=context,
         id=SPLITS,
         name=SPLITS,
-        description="The splits of the benchmarks. A concept is in one of them, with its few-shot images, which it is "
-        "learned from, and its evaluation images, which are searched.",
+        description="The splits of the benchmarks. A concept is in one of them, with its few-shot images, from which "
+        "it is learned, and its evaluation images, among which it is searched.",
         data_types=[mlc.DataType.SPLIT],
         key=[f"{SPLITS}/name"],
         fields=[
-            mlc.Field(ctx=context, id=f"{SPLITS}/{name}", name=name, description=text, data_types=[types[name]])
-            for name, text in fields.items()
+            mlc.Field(ctx=context, id=f"{SPLITS}/{name}", name=name, description=text, data_types=[kind])
+            for name, (text, kind) in fields.items()
         ],
         data=[
             {f"{SPLITS}/name": name, f"{SPLITS}/url": _KINDS_OF_SPLIT.get(name, f"{_CROISSANT}Split")}
@@ -84,8 +122,8 @@ def build_splits(splits: list[str], context: "mlc.Context") -> "mlc.RecordSet":
     )
 
 
-def build_passports(release: Release, context: "mlc.Context") -> "mlc.RecordSet | None":
-    """Describe the embedding passports of all features; None where there are no features."""
+def _build_passports(release: Release, context: "mlc.Context") -> "mlc.RecordSet | None":
+    """Describe the embedding passports of all features; None if there are no features."""
     import mlcroissant as mlc
 
     rows = [
@@ -99,21 +137,21 @@ def build_passports(release: Release, context: "mlc.Context") -> "mlc.RecordSet 
     names = list(dict.fromkeys(name for row in rows for name in row))
     return mlc.RecordSet(
         ctx=context,
-        id=PASSPORTS,
-        name=PASSPORTS,
-        description="What the feature vectors depend on beside their images or texts: model, sha256 of architecture "
-        "and weights, preprocessing, precision, device, versions. Vectors of different passports do not mix.",
+        id=_PASSPORTS,
+        name=_PASSPORTS,
+        description="One row per set of feature vectors: model, sha256 of architecture and weights, preprocessing, "
+        "precision, device and versions. Vectors with different passports must not be mixed.",
         fields=[
             mlc.Field(
                 ctx=context,
-                id=f"{PASSPORTS}/{name}",
+                id=f"{_PASSPORTS}/{name}",
                 name=name,
-                description="Name of the features" if name == "features" else f"Entry `{name}` of the passport",
+                description="name of the features" if name == "features" else f"entry `{name}` of the passport",
                 data_types=[_find_type_of({type(row.get(name)) for row in rows})],
             )
             for name in names
         ],
-        data=[{f"{PASSPORTS}/{name}": row.get(name) for name in names} for row in rows],
+        data=[{f"{_PASSPORTS}/{name}": row.get(name) for name in names} for row in rows],
     )
 
 
@@ -125,87 +163,60 @@ def _find_type_of(types: set[type]) -> Any:
     return known.get(only, mlc.DataType.TEXT)
 
 
-def build_record_sets(part: Part, release: Release, context: "mlc.Context") -> "Iterator[mlc.RecordSet]":
-    """Describe the records of a part; a part in a format that Croissant does not read has none.
-
-    Raises:
-        SchemaError: A column has a type that Croissant has no word for.
-    """
-    match part:
-        case TablePart():
-            yield _build_rows(part, part.name, describe_origin(part), part.file, part.columns, release, context)
-        case FeaturesPart():
-            source = part.files[0] if len(part.files) == 1 else None
-            told = f"{describe_origin(part)} {_tell_passports(part)}"
-            yield _build_rows(part, part.name, told, source, _FEATURES, release, context, sample=part.files[0])
-        case TreePart():
-            yield _build_ledger(part, release, context)
-            for group in group_files(part):
-                if group.suffix in PICTURES:
-                    yield build_pictures(part, group, release, context)
-
-
-def _tell_passports(part: FeaturesPart) -> str:
-    told = [
+def _describe_passports(part: FeaturesPart) -> str:
+    texts = [
         f"{passport.get('model')}, weights sha256 {passport.get('weights_sha256')}, {passport.get('precision')} on "
         f"{passport.get('device')}, preprocessing: {passport.get('preprocessing')}"
         for passport in part.passports
     ]
-    return f"Encoded with {'; or '.join(told)}. The whole passport stands in the record set {PASSPORTS}."
+    return f"Encoded with {'; or '.join(texts)}. The whole passport is in the record set {_PASSPORTS}."
 
 
 def _build_rows(
-    part: Part,
     name: str,
-    told: str,
-    file: str | None,
+    text: str,
+    file: str,
     columns: Mapping[str, str],
     release: Release,
     context: "mlc.Context",
     *,
-    sample: str | None = None,
-    more: "list[mlc.Field] | None" = None,
+    file_set: str | None = None,
 ) -> "mlc.RecordSet":
-    """Describe the rows of Parquet files.
+    """Describe the rows of a Parquet file, or of a FileSet of such files.
 
     Args:
-        part: The part they belong to.
-        name: Identifier of the record set.
-        told: Its description.
-        file: The file they are read from; None: the part's FileSet.
-        columns: What each column holds.
-        release: For the data root.
-        context: mlcroissant's context.
-        sample: One of the files, where `file` is None.
-        more: Further fields.
+        name: Id of the record set.
+        text: Its description.
+        file: Path of the file; of a FileSet any one of its files, whose schema holds for all.
+        columns: Description of each column.
+        release: The release, for its data root.
+        context: Context of mlcroissant.
+        file_set: Id of the FileSet.
     """
     import mlcroissant as mlc
 
-    schema = pl.read_parquet_schema(release.root / (file or sample or ""))
-    place = {"file_object": file} if file else {"file_set": name_group(part.name)}
-    fields = []
-    for column, dtype in schema.items():
-        text = columns.get(column, "")
-        references = {"references": mlc.Source(ctx=context, field=f"{SPLITS}/name")} if column == SPLIT else {}
-        fields.append(
-            mlc.Field(
-                ctx=context,
-                id=f"{name}/{column}",
-                name=column,
-                description=text,
-                source=mlc.Source(ctx=context, **place, extract=mlc.Extract(ctx=context, column=column)),
-                **_find_type(dtype, f"{name}/{column}"),
-                **references,
-            )
+    source = {"file_set": file_set} if file_set else {"file_object": file}
+    split = {"references": mlc.Source(ctx=context, field=f"{SPLITS}/name")}
+    fields = [
+        mlc.Field(
+            ctx=context,
+            id=f"{name}/{column}",
+            name=column,
+            description=columns.get(column, ""),
+            source=mlc.Source(ctx=context, **source, extract=mlc.Extract(ctx=context, column=column)),
+            **_find_type(dtype, f"{name}/{column}"),
+            **(split if column == SPLIT else {}),
         )
-    return mlc.RecordSet(ctx=context, id=name, name=name, description=told, fields=[*fields, *(more or [])])
+        for column, dtype in pl.read_parquet_schema(release.root / file).items()
+    ]
+    return mlc.RecordSet(ctx=context, id=name, name=name, description=text, fields=fields)
 
 
 def _find_type(dtype: pl.DataType, field: str) -> dict[str, Any]:
-    """Return type and shape of a field: arrays are told with their element's type; -1 for a length that varies.
+    """Return type and shape of a field. An array has the type of its elements; -1 is a length that varies.
 
     Raises:
-        SchemaError: Croissant has no word for it.
+        SchemaError: The type has no counterpart in Croissant.
     """
     import mlcroissant as mlc
 
@@ -221,31 +232,6 @@ def _find_type(dtype: pl.DataType, field: str) -> dict[str, Any]:
     if known is None:
         raise SchemaError(
             f"The column {field} is {dtype}, for which Croissant has no data type.",
-            advice="Give the column a plain type, or teach `release.record_sets` how it is told.",
+            advice="Use a plain type for the column, or add the type to `release.record_sets`.",
         )
     return {"data_types": [getattr(mlc.DataType, known)], **shape}
-
-
-def _build_ledger(part: TreePart, release: Release, context: "mlc.Context") -> "mlc.RecordSet":
-    """Describe the ledger of a tree, or those of all its splits in one: a row a file."""
-    import mlcroissant as mlc
-
-    name = f"{part.name}/ledger"
-    columns = {column.name: column.description for column in LEDGER}
-    told = (
-        f"What became of every expected file of {part.name}: where it stands (below "
-        f"{' or '.join(tree.root for tree in part.trees)}), its sha256 and its sources. {describe_origin(part)}"
-    )
-    if len(part.trees) == 1:
-        return _build_rows(part, name, told, part.trees[0].ledger, columns, release, context)
-    names = "|".join(sorted(tree.split or "" for tree in part.trees))
-    split = mlc.Field(
-        ctx=context,
-        id=f"{name}/{SPLIT}",
-        name=SPLIT,
-        description="The split that the file belongs to",
-        data_types=[mlc.DataType.TEXT],
-        source=read_path(name_group(part.name), rf"^(?:.*/)?({names})(?:\.parquet)?$", context),
-        references=mlc.Source(ctx=context, field=f"{SPLITS}/name"),
-    )
-    return _build_rows(part, name, told, None, columns, release, context, sample=part.trees[0].ledger, more=[split])

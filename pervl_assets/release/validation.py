@@ -1,7 +1,4 @@
-"""Whether a description is valid, and whether the files are still those that it tells of.
-
-Belongs here: asking mlcroissant, and re-hashing. Does not belong here: drawing the description up (`croissant`).
-"""
+"""Validation of `croissant.json` by mlcroissant, and verification of the files it lists."""
 
 import json
 from dataclasses import dataclass
@@ -14,22 +11,17 @@ from pervl_assets.trees.ledger import TreeDiff
 
 @dataclass(frozen=True)
 class Findings:
-    """What the library's validation of a description found, in its own words.
-
-    Attributes:
-        errors: What makes it invalid.
-        warnings: What it should have and lacks.
-    """
+    """Errors and warnings of mlcroissant about a description, in its own words."""
 
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
 def validate_croissant(file: Path) -> Findings:
-    """Let mlcroissant load and validate a description; no file that it tells of is opened.
+    """Load and validate a description with mlcroissant. The files it lists are not opened.
 
     Raises:
-        FileNotFoundError: There is no description.
+        FileNotFoundError: The description does not exist.
     """
     import mlcroissant as mlc
 
@@ -37,34 +29,34 @@ def validate_croissant(file: Path) -> Findings:
         raise FileNotFoundError(2, "No such file", str(file))
     try:
         dataset = mlc.Dataset(jsonld=str(file))
-    except Exception as error:  # a ValidationError; of what is no description at all, whatever it stumbles over
+    except Exception as error:  # a ValidationError, or anything if the file is no description at all
         lines = [line.strip(" -") for line in str(error).splitlines() if line.strip().startswith("-")]
         return Findings(tuple(lines or [f"{type(error).__name__}: {error}"]), ())
     return Findings((), tuple(sorted(dataset.metadata.ctx.issues.warnings)))
 
 
 def list_files(file: Path) -> list[tuple[str, str]]:
-    """Return place and sha256 of every single file that a description tells of."""
+    """Return path and sha256 of every single file that a description lists."""
     nodes = json.loads(file.read_bytes())["distribution"]
     return [(node["contentUrl"], node["sha256"]) for node in nodes if "sha256" in node]
 
 
 def verify_files(file: Path) -> TreeDiff:
-    """Re-hash every single file that a description tells of: tables, features, ledgers, training files.
+    """Re-hash every single file that a description lists: tables, features, ledgers, training files.
 
-    The files of the trees are not among them: their sha256 stand in the ledgers (`core.ledger.verify_tree`).
+    The files of the trees are not among them: their sha256 are in the ledgers (`trees.ledger.verify_tree`).
     """
-    told = list_files(file)
+    expected = list_files(file)
 
-    def look(node: tuple[str, str]) -> str:
+    def compare(node: tuple[str, str]) -> str:
         path = file.parent / node[0]
         if not path.is_file():
             return "missing"
         return "same" if hash_file(path) == node[1] else "changed"
 
-    states = map_in_threads(look, told)
+    states = map_in_threads(compare, expected)
     named = {
-        state: sorted(place for (place, _), found in zip(told, states, strict=True) if found == state)
+        state: sorted(path for (path, _), found in zip(expected, states, strict=True) if found == state)
         for state in ("missing", "changed")
     }
     return TreeDiff(missing=named["missing"], changed=named["changed"], extra=[])

@@ -1,4 +1,4 @@
-"""The release of the miniature world: found in the graph, whole or in part, read by mlcroissant, verified."""
+"""The release of the demo data: found in the graph, complete or in part, read by mlcroissant, verified."""
 
 import fnmatch
 import json
@@ -32,7 +32,7 @@ SELECTED = 'key:"release/croissant"'
 
 @pytest.fixture(scope="module")
 def partial(made_world, tmp_path_factory) -> World:
-    """The made world, which lacks PerVL-YTVOS, with its release. Read-only."""
+    """The made world, which has no PerVL-YTVOS, with its release. Read-only."""
     data = made_world.copy_to(tmp_path_factory.mktemp("partial") / "data")
     (data / "assets/inversion/coco_image_features/1-of-2.parquet").unlink()
     return World(data, run_selection(data, SELECTED))
@@ -55,25 +55,25 @@ def verify_all(data: Path) -> dict[str, VerifyResult]:
     return {value.asset: value for value in verify_values(build_definitions(make_settings(data)), data)}
 
 
-def look(data: Path) -> dict[str, dg.AssetCheckResult]:
-    """Evaluate the checks that need no materialization."""
+def evaluate(data: Path) -> dict[str, dg.AssetCheckResult]:
+    """Evaluate the checks that do not need a materialization."""
     workspace = Workspace.from_settings(make_settings(data))
     return {"valid": valid_croissant(workspace=workspace), "sums": sums_hold(workspace=workspace)}
 
 
-def tell_whole(world: World) -> dg.AssetCheckEvaluation:
+def get_whole_check(world: World) -> dg.AssetCheckEvaluation:
     return list_checks(*world.results)[f"release/croissant:{WHOLE}"]
 
 
 def test_everything_but_the_raw_inputs_is_published(tmp_path):
     defs = build_definitions(make_settings(tmp_path))
     keys = defs.resolve_asset_graph().materializable_asset_keys
-    told = {value.key for value in find_published(defs.assets)} - {CROISSANT_KEY}
-    assert told == {key for key in keys if key.path[0] not in ("raw", "release")}
-    assert defs.resolve_asset_graph().get(CROISSANT_KEY).parent_keys == told
+    found = {value.key for value in find_published(defs.assets)} - {CROISSANT_KEY}
+    assert found == {key for key in keys if key.path[0] not in ("raw", "release")}
+    assert defs.resolve_asset_graph().get(CROISSANT_KEY).parent_keys == found
 
 
-def test_sources_are_those_that_an_asset_descends_from(tmp_path):
+def test_sources_of_an_asset_are_its_raw_inputs(tmp_path):
     graph = build_definitions(make_settings(tmp_path))
     sources = {value.name: value.sources for value in find_published(graph.assets)}
     assert sources["deep_fashion/polar_view"] == ("deep_fashion2_train", "pervl_annotations")
@@ -82,25 +82,25 @@ def test_sources_are_those_that_an_asset_descends_from(tmp_path):
     assert {name for names in sources.values() for name in names} <= set(list_sources())
 
 
-def test_the_whole_release_is_valid_and_lacks_nothing(whole):
-    assert tell_whole(whole).passed
-    assert all(result.passed for result in look(whole.data).values())
-    told = read_croissant(whole)
-    assert "Not whole" not in told["description"]
-    assert "**Rule:**" not in json.dumps(told)  # which is for the page, and for readers who know upstream
-    assert {entry["name"] for entry in told["license"]} == {source.licence for source in list_sources().values()}
+def test_the_whole_release_is_valid_and_complete(whole):
+    assert get_whole_check(whole).passed
+    assert all(result.passed for result in evaluate(whole.data).values())
+    description = read_croissant(whole)
+    assert "Incomplete" not in description["description"]
+    assert "**Rule:**" not in json.dumps(description)  # rules are for asset pages only
+    assert {entry["name"] for entry in description["license"]} == {source.licence for source in list_sources().values()}
     (made,) = whole.results[-1].asset_materializations_for_node("release__croissant")
     metadata = made.metadata
     assert metadata["release_files"].value > 1000
-    assert metadata["record_sets"].value == len(told["recordSet"])
+    assert metadata["record_sets"].value == len(description["recordSet"])
     assert "CC-BY-NC-SA-4.0" in metadata["licences"].value
 
 
-def test_file_sets_name_the_very_files_of_the_ledgers(whole):
-    data, told = whole.data, read_croissant(whole)
+def test_file_sets_select_the_files_of_the_ledgers(whole):
+    data, description = whole.data, read_croissant(whole)
     everything = list_files(data)
-    named = Counter(node["contentUrl"] for node in told["distribution"] if "contentUrl" in node)
-    for node in told["distribution"]:
+    named = Counter(node["contentUrl"] for node in description["distribution"] if "contentUrl" in node)
+    for node in description["distribution"]:
         if node["@type"] == "cr:FileSet" and "image/" in str(node["encodingFormat"]):
             includes = node["includes"] if isinstance(node["includes"], list) else [node["includes"]]
             named.update(file for file in everything if any(fnmatch.fnmatchcase(file, glob) for glob in includes))
@@ -116,7 +116,7 @@ def test_file_sets_name_the_very_files_of_the_ledgers(whole):
 
 
 def test_every_record_set_is_read(whole):
-    """As many records as rows in tables and features; pictures and ledgers with splits that add up."""
+    """One record per row of tables and features, and one per image."""
     dataset = mlc.Dataset(jsonld=str(whole.data / "croissant.json"))
     counts = {node.id: sum(1 for _ in dataset.records(node.id)) for node in dataset.metadata.record_sets}
     for name in ("ytvos/concepts", "deep_fashion/captions", "inversion/openimages_matches"):
@@ -128,16 +128,46 @@ def test_every_record_set_is_read(whole):
         assert counts[f"ytvos/fsl_seg/{rule}"] == ledger.filter(rule=rule, status="written").height > 0
 
 
-def test_pictures_have_concept_and_split(whole):
+def test_images_have_the_labels_of_the_tables(whole):
+    """Caption, class, concept and split of every image record equal those of the annotation tables."""
+    tables = {
+        name: pl.read_parquet(whole.data / f"assets/{name}.parquet")
+        for name in ("ytvos/concepts", "deep_fashion/captions", "deep_fashion/few_shot_split")
+    }
+    concepts = {
+        concept: (class_name, split, caption)
+        for concept, class_name, split, caption in tables["ytvos/concepts"]
+        .select("concept", "class_name", "split", "caption")
+        .iter_rows()
+    }
+    captions = dict(
+        tables["deep_fashion/captions"].filter(caption_set="detailed").select("image", "caption").iter_rows()
+    )
+    items = {
+        pair: labels
+        for pair, *labels in tables["deep_fashion/few_shot_split"].select("pair_id", "class_name", "split").iter_rows()
+    }
     dataset = mlc.Dataset(jsonld=str(whole.data / "croissant.json"))
-    splits = dict(pl.read_parquet(whole.data / "assets/ytvos/concepts.parquet").select("concept", "split").iter_rows())
-    for name in ("ytvos/fsl_seg/few_shot_crop", "ytvos/retrieval_set/few_shot_copy"):
-        rows = list(dataset.records(name))
+    names = ("ytvos/fsl_seg/few_shot_crop", "ytvos/fsl_seg/retrieval_crop", "ytvos/retrieval_set/few_shot_copy")
+    for name in (*names, "deep_fashion/personalized/evaluation_copy", "deep_fashion/personalized/few_shot_copy"):
+        rows = [
+            {
+                field.rpartition("/")[2]: value.decode() if isinstance(value, bytes) else value
+                for field, value in row.items()
+            }
+            for row in dataset.records(name)
+        ]
         assert rows
         for row in rows:
-            assert splits[row[f"{name}/concept"].decode()] == row[f"{name}/split"].decode()
-            assert row[f"{name}/image"].width > 0
-            assert (whole.data / row[f"{name}/path"].decode()).is_file()
+            if name.startswith("ytvos"):
+                labels = concepts[row["concept"]]
+            else:
+                labels = (*items[row["concept"]], captions.get(Path(row["path"]).name))
+            assert (row["class_name"], row["split"], row["caption"]) == labels
+            assert row["image"].width > 0
+            assert (whole.data / row["path"]).is_file()
+        if not name.endswith("personalized/few_shot_copy"):
+            assert all(row["caption"] for row in rows)
 
 
 def test_a_second_run_rewrites_nothing(whole):
@@ -147,39 +177,39 @@ def test_a_second_run_rewrites_nothing(whole):
     assert photograph(whole.data) == before
 
 
-def test_a_changed_file_is_told_and_verified(whole, tmp_path):
+def test_a_changed_file_is_reported(whole, tmp_path):
     data = whole.copy_to(tmp_path / "data")
     file = data / "assets/inversion/coco_object_classes.parquet"
     content = bytearray(file.read_bytes())
     content[10] ^= 1
     file.write_bytes(content)
-    told = look(data)
-    assert not told["sums"].passed
-    assert "1 changed since: assets/inversion/coco_object_classes.parquet" in told["sums"].description
-    assert told["valid"].passed
+    results = evaluate(data)
+    assert not results["sums"].passed
+    assert "1 changed since: assets/inversion/coco_object_classes.parquet" in results["sums"].description
+    assert results["valid"].passed
     (data / "croissant.json").write_text('{"distribution": []}')
-    assert look(data)["valid"].severity == dg.AssetCheckSeverity.ERROR
+    assert evaluate(data)["valid"].severity == dg.AssetCheckSeverity.ERROR
     (data / "croissant.json").unlink()
-    for result in look(data).values():
+    for result in evaluate(data).values():
         assert not result.passed
         assert "there is no croissant.json" in result.description
 
 
-def test_what_is_not_materialized_is_left_out_and_named(partial):
+def test_results_not_materialized_are_left_out_and_named(partial):
     assert all(result.success for result in partial.results), explain(partial.results[-1])
-    assert all(result.passed for result in look(partial.data).values())
-    missing = tell_whole(partial)
+    assert all(result.passed for result in evaluate(partial.data).values())
+    missing = get_whole_check(partial)
     assert not missing.passed
     assert missing.severity == dg.AssetCheckSeverity.WARN
     assert "inversion/coco_image_features [1-of-2], ytvos/captions" in missing.description
-    told = read_croissant(partial)
-    assert "Not whole" in told["description"]
-    names = {node["@id"] for node in told["recordSet"]}
+    description = read_croissant(partial)
+    assert "Incomplete" in description["description"]
+    names = {node["@id"] for node in description["recordSet"]}
     assert not any(name.startswith("ytvos/") for name in names)
     assert {"deep_fashion/captions", "inversion/coco_image_features"} <= names
 
 
-def test_a_file_that_is_gone_is_left_out(made_world, tmp_path):
+def test_a_removed_file_is_left_out(made_world, tmp_path):
     data = made_world.copy_to(tmp_path / "data")
     (data / "inversion_model_train_data/txt_for_training/obj_names_only.npy").unlink()
     (data / "views/polar").rename(tmp_path / "elsewhere")
@@ -194,7 +224,7 @@ def test_nothing_materialized_is_an_error_with_advice(tmp_path):
     assert not (tmp_path / "croissant.json").exists()
 
 
-def test_verify_knows_the_release(whole, partial, tmp_path):
+def test_verify_covers_the_release(whole, partial, tmp_path):
     for world in (whole, partial):
         verdicts = verify_all(world.data)
         assert verdicts["release/croissant"].verdict
@@ -206,6 +236,6 @@ def test_verify_knows_the_release(whole, partial, tmp_path):
     assert verdicts["release/croissant"].verdict.changed == ["croissant.json"]
 
 
-def test_status_tells_of_the_release(tmp_path, instance):
+def test_status_lists_the_release(tmp_path, instance):
     states = {state.asset: state.state for state in list_states(build_definitions(make_settings(tmp_path)), instance)}
     assert states["release/croissant"] == "missing"

@@ -1,4 +1,4 @@
-"""What is asked of tables and features, on values small enough to count by hand."""
+"""Checks of tables and features, on values small enough to count by hand."""
 
 import numpy as np
 import polars as pl
@@ -7,8 +7,10 @@ from pervl_assets.clip.features import MISSING, REJECTED_IMAGES, Features
 from pervl_assets.inversion.checks import (
     COCO_IMAGES,
     TRIPLET_CHECKS,
+    check_class_number,
     check_class_sums,
     check_duplicates,
+    check_empty_objects,
     check_ids,
     check_names,
     check_repeated_names,
@@ -41,7 +43,7 @@ def test_triplets_are_counted():
     assert found.numbers == {"triplets": 3, "images": 2, "sentences": 2, "subjects": 1, "objects": 2}
 
 
-def test_more_images_than_coco_has_are_told():
+def test_more_images_than_in_coco_fail():
     rows = COCO_IMAGES + 1
     frame = pl.DataFrame({"image_id": [f"{n} " for n in range(rows)]}).with_columns(
         line=pl.lit(1), subject=pl.lit("a"), relation=pl.lit("b"), object=pl.lit("c"), sentence=pl.lit("d")
@@ -56,13 +58,27 @@ def test_a_few_duplicates_pass_and_many_do_not():
     few = check_duplicates(make_triplets(*once, once[3], once[3]))
     assert few.passed
     assert few.numbers == {"triplets": 11, "duplicates": 2, "repeated": 1}
-    assert few.text == "2 of 11 triplets (18.18%) say what an earlier line says; they stay and count"
+    assert few.text == "2 of 11 triplets (18.18%) repeat an earlier one; they are kept and counted"
     assert few.rows.rows() == [(3, 4, "3 ", "man", "near", "dog")]
     twice = check_duplicates(make_triplets(*once, *once))
     assert not twice.passed
-    assert "pasted together twice" in twice.text
+    assert "contain everything twice" in twice.text
     assert check_duplicates(make_triplets()).numbers == {"triplets": 0, "duplicates": 0, "repeated": 0}
-    assert [check.name for check in TRIPLET_CHECKS] == ["few_duplicates", "counts"]
+    assert [check.name for check in TRIPLET_CHECKS] == ["no_empty_objects", "few_duplicates", "counts"]
+
+
+def test_empty_subjects_and_objects_are_listed():
+    found = check_empty_objects(make_triplets(("1 ", "", "dog"), ("2 ", "man", "cat"), ("3 ", "man", "")))
+    assert not found.passed
+    assert found.numbers == {"triplets": 3, "empty": 2}
+    assert found.rows["line"].to_list() == [1, 3]
+
+
+def test_the_number_of_classes_is_compared_with_the_requested_one():
+    classes = count_object_classes(make_triplets(("1 ", "man", "dog")), 3)
+    assert check_class_number(classes, 2).passed
+    assert not (found := check_class_number(classes, 3)).passed
+    assert found.text == "2 classes; 3 were requested"
 
 
 def test_sentences_add_up_to_what_was_counted():
@@ -72,7 +88,7 @@ def test_sentences_add_up_to_what_was_counted():
     assert check_class_sums(classes, sentences).passed
     found = check_class_sums(classes, sentences.filter(pl.col("image_id") != "2 "))
     assert not found.passed
-    assert found.text.startswith("1 of 2 classes have not the sentences")
+    assert found.text.startswith("1 of 2 classes have another number of sentences")
     assert found.rows["name"].to_list() == ["dog"]
     assert not check_class_sums(classes, sentences.filter(name="man")).passed
 
@@ -85,7 +101,7 @@ def test_repeated_names_are_counted_and_pass():
     assert check_repeated_names([]).numbers == {"names": 0, "repeated_names": 0}
 
 
-def test_ties_of_one_vector_pass_and_others_are_told():
+def test_ties_of_equal_vectors_pass_and_others_fail():
     classes = make_features(["man", "Man", "left", "right"], [[0, 0], [0, 0], [9, 5], [11, 5]])
     alike = find_nearest_classes(make_features(["a man", "a left"], [[0, 1], [8, 5]]), classes)
     found = check_ties(alike, classes)
@@ -95,17 +111,17 @@ def test_ties_of_one_vector_pass_and_others_are_told():
     found = check_ties(between, classes)
     assert not found.passed
     assert found.numbers == {"names": 2, "ties": 2, "ties_of_one_vector": 1}
-    assert found.text.endswith("1 lie just as near to two different ones: middle")
+    assert found.text.endswith("1 are equally near to two different vectors: middle")
     only = make_features(["man"], [[0, 0]])
     assert check_ties(find_nearest_classes(make_features(["a man"], [[0, 1]]), only), only).passed
 
 
 def test_names_and_their_vectors_belong_together():
     assert check_names(make_features(["a", "b"]), ["a", "b"]).passed
-    assert "not those of the table" in check_names(make_features(["a", "b"]), ["b", "a"]).text
-    spoilt = check_names(make_features(["a", "b"], [[1.0], [np.inf]]), ["a", "b"])
-    assert not spoilt.passed
-    assert "1 are not finite: b" in spoilt.text
+    assert "not the names of the table" in check_names(make_features(["a", "b"]), ["b", "a"]).text
+    found = check_names(make_features(["a", "b"], [[1.0], [np.inf]]), ["a", "b"])
+    assert not found.passed
+    assert "1 are not finite: b" in found.text
 
 
 def test_every_id_has_a_vector_or_a_reason_in_its_shard():
@@ -118,19 +134,19 @@ def test_every_id_has_a_vector_or_a_reason_in_its_shard():
     assert found.text == "2 vectors and 1 rejected images in 2 of 3 shards"
 
 
-def test_ids_that_are_wrong_are_named_with_their_shard():
+def test_wrong_ids_are_listed_with_their_shard():
     vectors = [[1.0], [1.0], [1.0], [np.nan]]
     broken = make_features(["1 ", "1 ", "9 ", "4 "], vectors, rejected=["4 "])
     found = check_ids([("0-of-1", broken, ["1 ", "2 ", "4 "])], 1)
     assert not found.passed
     assert set(found.rows.rows()) == {
-        ("0-of-1", "1 ", "stands twice"),
-        ("0-of-1", "4 ", "stands twice"),
+        ("0-of-1", "1 ", "occurs twice"),
+        ("0-of-1", "4 ", "occurs twice"),
         ("0-of-1", "2 ", "has neither vector nor reason"),
-        ("0-of-1", "9 ", "does not belong here"),
+        ("0-of-1", "9 ", "does not belong to the shard"),
         ("0-of-1", "4 ", "has a vector that is not finite"),
     }
-    assert "2 stands twice" in found.text
+    assert "2 occurs twice" in found.text
     assert "materialize them again" in found.text
 
 
@@ -140,13 +156,20 @@ def make_matches(rows):
     return pl.DataFrame(frame, schema=OPENIMAGES_MATCHES.to_polars(), orient="row")
 
 
-def test_matches_are_tabled_by_class_with_the_surest_and_the_least_sure():
+def test_matches_are_summarized_by_class_with_highest_and_lowest_margin():
     rows = [("Tiger", 1, "cat", 2.0), ("Lion", 1, "cat", 5.0), ("Oak", 0, "tree", 0.12345), ("Lynx", 1, "cat", 0.0)]
     table = tabulate_matches(make_matches(rows))
-    assert table.columns == ["class", "names", "surest", "margin", "least_sure", "smallest_margin"]
+    assert table.columns == [
+        "class",
+        "names",
+        "highest_margin_name",
+        "highest_margin",
+        "lowest_margin_name",
+        "lowest_margin",
+    ]
     assert table.row(0) == ("cat", 3, "Lion", 5.0, "Lynx", 0.0)
     assert table.row(1)[:3] == ("tree", 1, "Oak")
-    assert abs(table["margin"][1] - 0.123) < 1e-6
+    assert abs(table["highest_margin"][1] - 0.123) < 1e-6
     alone = tabulate_matches(make_matches([("Tiger", 0, "cat", None), ("Oak", 0, "cat", None)]))
     assert alone.rows() == [("cat", 2, "Tiger", None, "Oak", None)]
     assert tabulate_matches(make_matches([])).is_empty()

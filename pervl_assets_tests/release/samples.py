@@ -1,4 +1,4 @@
-"""A small release made by hand: a table, features in two shards, a tree by split, one in one piece, a training file."""
+"""A small release: a table, features in two shards, a tree with and one without partitions, a training file."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 
 from pervl_assets.core.files import hash_file
+from pervl_assets.release.images import label_images, write_images
 from pervl_assets.release.parts import FeaturesPart, FilePart, Release, Source, TablePart, Tree, TreePart
 from pervl_assets.trees.ledger import LEDGER, build_frame
 from pervl_assets_tests.core.samples import draw_picture, save_jpeg
@@ -13,6 +14,8 @@ from pervl_assets_tests.core.samples import draw_picture, save_jpeg
 ARCHIVE = Source("photos", "Photographs of pets", "see the owners", "https://example.org/photos")
 NOTES = Source("notes", "Notes on pets", "CC-BY-4.0", "https://example.org/notes")
 SPLIT_OF = {"rex_the_1st": "validation", "tom": "test", "mia": "test"}
+CLASS_OF = {"rex_the_1st": "dog", "tom": "cat", "mia": None}
+CAPTION_OF = {"rex_the_1st": "* runs", "tom": None, "mia": "* and 'a', \"b\""}
 PASSPORT = {"model": "tiny", "weights_sha256": "ab", "precision": "fp32", "device": "cpu", "preprocessing": "none"}
 
 
@@ -31,7 +34,7 @@ def make_rows(files: list[tuple[str, str, str]], root: Path | None = None) -> pl
 
 
 def make_tree(data: Path, root: str, ledger: str, files: list[tuple[str, str, str]], split: str | None = None) -> Tree:
-    """Draw a tree with its ledger; a name ending in .yaml becomes a text."""
+    """Write a tree with its ledger; a name ending in .yaml becomes a text."""
     for seed, (path, _, _) in enumerate(files):
         file = data / root / path
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +45,22 @@ def make_tree(data: Path, root: str, ledger: str, files: list[tuple[str, str, st
     return Tree(split, root, ledger, rows)
 
 
-def make_release(data: Path, *, absent: tuple[str, ...] = (), drawn: bool = False) -> Release:
+def label(images: pl.DataFrame) -> pl.DataFrame:
+    """Add class, split and caption of every pet."""
+    labels = pl.DataFrame(
+        [(pet, CLASS_OF[pet], SPLIT_OF[pet], CAPTION_OF[pet]) for pet in SPLIT_OF],
+        schema=["concept", "class_name", "split", "caption"],
+        orient="row",
+    )
+    return images.join(labels, on="concept", how="left")
+
+
+def make_part(name: str, *trees: Tree) -> TreePart:
+    """Return the part of some trees."""
+    return TreePart(name, "Images.", (NOTES, ARCHIVE), trees, label_images(name, trees, label))
+
+
+def make_release(data: Path, *, absent: tuple[str, ...] = (), synthetic: bool = False) -> Release:
     """Write every kind of part below a folder and return the release of them."""
     (data / "assets/pets/features").mkdir(parents=True)
     table = pl.DataFrame(
@@ -70,7 +88,7 @@ def make_release(data: Path, *, absent: tuple[str, ...] = (), drawn: bool = Fals
         for split in ("validation", "test")
     ]
     names = ("pets/names", "The pets.", (NOTES,))
-    return Release(
+    release = Release(
         data,
         (
             TablePart(*names, "assets/pets/names.parquet", {"pet": "its name", "split": "its split"}),
@@ -81,11 +99,13 @@ def make_release(data: Path, *, absent: tuple[str, ...] = (), drawn: bool = Fals
                 tuple(f"assets/pets/features/{number}-of-2.parquet" for number in range(2)),
                 (PASSPORT,),
             ),
-            TreePart("pets/whole", "Crops.", (NOTES, ARCHIVE), (whole,), ("pets/names",)),
-            TreePart("pets/sets", "Sets.", (NOTES, ARCHIVE), tuple(by_split), ()),
+            make_part("pets/whole", whole),
+            make_part("pets/sets", *by_split),
             FilePart("pets/file", "A file.", (), "names.npy"),
         ),
         absent,
-        drawn,
+        synthetic,
         "1.2.3",
     )
+    write_images(release)
+    return release

@@ -1,0 +1,213 @@
+"""The images of all folder trees in one table, `images.parquet`, and as record sets with their pixels.
+
+Example of a row: path `deep_fashion2/personalized_test/eval/test/107.jpg`, tree `deep_fashion/personalized`, rule
+`evaluation_copy`, concept `1245`, class `long sleeve dress`, split `test`, caption `A person wearing … in a hallway.`
+
+An image file can have no columns in Croissant, so each record set of images joins its FileSet with this table by path.
+"""
+
+import glob
+import os
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, Final
+
+import polars as pl
+
+from pervl_assets.core.tables import Column, TableSchema, write_parquet
+from pervl_assets.release.parts import SPLIT, SPLITS, File, Release, Tree, TreePart, describe_origin
+
+if TYPE_CHECKING:
+    import mlcroissant as mlc
+
+IMAGES_FILE: Final = "assets/release/images.parquet"
+"""Path of the table below the data root."""
+
+IMAGE_TYPES: Final = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png"}
+"""Media type by file suffix."""
+
+IMAGES: Final = TableSchema(
+    (
+        Column("path", pl.String, "path of the image below the data root, with forward slashes"),
+        Column("tree", pl.String, "asset of the folder tree, e.g. ytvos/fsl_seg"),
+        Column("rule", pl.String, "rule that made the image, e.g. few_shot_crop"),
+        Column("concept", pl.String, "concept that the image belongs to"),
+        Column("class_name", pl.String, "class of the concept; null if the annotations name none"),
+        Column("split", pl.String, "split of the concept; null if it is in none"),
+        Column(
+            "caption",
+            pl.String,
+            "caption of the image, or of its concept where captions belong to concepts (PerVL-YTVOS); null if the "
+            "annotations have none",
+        ),
+    )
+)
+"""One row per image, sorted by tree and path."""
+
+LABELS: Final = ("class_name", "split", "caption")
+
+Labeller = Callable[[pl.DataFrame], pl.DataFrame]
+"""Adds the columns `LABELS` to a frame with the columns `concept` and `image` (file name)."""
+
+
+@dataclass(frozen=True)
+class ImageGroup:
+    """Images of a tree that one FileSet and one record set describe.
+
+    Attributes:
+        name: Name of the tree and of the rules, e.g. `ytvos/fsl_seg/few_shot_crop`.
+        rules: The rules that made the images; several if their files share a folder.
+        patterns: Glob patterns of the images' paths below the data root. In Croissant a `*` also matches `/`.
+        suffix: Suffix of the file names.
+        count: Number of images.
+        bytes: Their total size.
+    """
+
+    name: str
+    rules: tuple[str, ...]
+    patterns: tuple[str, ...]
+    suffix: str
+    count: int
+    bytes: int
+
+
+def label_images(tree: str, trees: Sequence[Tree], label: Labeller) -> pl.DataFrame:
+    """Return the rows of `IMAGES` for one asset of folder trees.
+
+    Args:
+        tree: Name of the asset.
+        trees: The tree of each partition.
+        label: Adds class, split and caption; the split of a partition takes precedence.
+    """
+    frames = []
+    for part in trees:
+        files = _list_images(part).select("path", "rule", "concept", image=pl.col("path").str.split("/").list.last())
+        labelled = label(files).with_columns(tree=pl.lit(tree), path=pl.lit(f"{part.root}/") + pl.col("path"))
+        if part.split is not None:
+            labelled = labelled.with_columns(split=pl.lit(part.split))
+        frames.append(labelled.select(pl.col(column.name).cast(column.dtype) for column in IMAGES))
+    return pl.concat(frames).sort("path")
+
+
+def write_images(release: Release) -> None:
+    """Write `IMAGES_FILE` for all trees of a release, whole or not at all; an unchanged one rewrites nothing.
+
+    Raises:
+        WriteError: No permission, or no space left.
+    """
+    if release.trees:
+        write_parquet(pl.concat([part.images for part in release.trees]), release.root / IMAGES_FILE, {})
+
+
+def list_single_files(part: TreePart) -> list[File]:
+    """Return the files of a tree that belong to no single concept, e.g. `gt_box_labels.yaml`."""
+    return [
+        File(f"{tree.root}/{path}", size, sha256)
+        for tree in part.trees
+        for path, size, sha256 in tree.rows.filter(status="written", concept="")
+        .select("path", "bytes", "sha256")
+        .sort("path")
+        .iter_rows()
+    ]
+
+
+def group_images(part: TreePart) -> list[ImageGroup]:
+    """Group the images of a tree by rule and suffix; where folders of rules overlap, all rules form one group.
+
+    A FileSet selects files by path, so it cannot separate two rules in one folder; the field `rule` of the record set
+    does. Example: `ytvos/fsl_seg/few_shot_crop` is `youtube_vos/ytvos_PerVL/fsl_seg/train/*.jpg`.
+    """
+    images = pl.concat([_list_images(tree).with_columns(root=pl.lit(tree.root)) for tree in part.trees])
+    groups: list[ImageGroup] = []
+    for (suffix,), rows in sorted(images.group_by("suffix")):
+        folders: dict[str, list[str]] = defaultdict(list)
+        for rule, root, paths in rows.group_by("rule", "root", maintain_order=True).agg("path").iter_rows():
+            common = PurePosixPath(os.path.commonpath([PurePosixPath(path).parent for path in paths]))
+            folders[rule].append((root / common).as_posix())
+        every = [folder for rule in sorted(folders) for folder in folders[rule]]
+        outer = [
+            folder for folder in dict.fromkeys(every) if not any(folder.startswith(f"{other}/") for other in every)
+        ]
+        kinds = [(tuple(sorted(folders)), outer)]
+        if len(outer) == len(every):
+            kinds = [((rule,), folders[rule]) for rule in sorted(folders)]
+        for rules, roots in kinds:
+            mine = rows.filter(pl.col("rule").is_in(rules))
+            patterns = tuple(f"{glob.escape(folder)}/*{suffix}" for folder in sorted(roots))
+            name = f"{part.name}/{'_and_'.join(rules)}"
+            name += str(suffix) if any(group.name == name for group in groups) else ""
+            groups.append(ImageGroup(name, rules, patterns, str(suffix), mine.height, int(mine["bytes"].sum())))
+    return groups
+
+
+def _list_images(tree: Tree) -> pl.DataFrame:
+    """Return path, concept, rule, bytes and suffix of the written images of a tree, sorted by path."""
+    suffix = pl.col("path").str.extract(r"(\.[^./]+)$")
+    return (
+        tree.rows.filter(pl.col("status") == "written", pl.col("concept") != "", suffix.is_in([*IMAGE_TYPES]))
+        .select("path", "concept", "rule", "bytes", suffix=suffix)
+        .sort("path")
+    )
+
+
+def name_file_set(part: str) -> str:
+    """Return the id of a FileSet, which must differ from that of the record set read from it."""
+    return f"files/{part}"
+
+
+def describe_images(part: TreePart, group: ImageGroup) -> str:
+    """Return what the images of a group are, their number and size, and where their sha256 is recorded."""
+    return (
+        f"{' and '.join(group.rules)} of {part.name}: {group.count:,} files, {group.bytes:,} bytes. The sha256 of each "
+        f"file is in {' and '.join(tree.ledger for tree in part.trees)}. {describe_origin(part)}"
+    )
+
+
+def build_images(part: TreePart, group: ImageGroup, context: "mlc.Context") -> "mlc.RecordSet":
+    """Return the record set of a group: the pixels, and the columns of `IMAGES` joined by path."""
+    import mlcroissant as mlc
+
+    def read_column(name: str) -> "mlc.Source":
+        return mlc.Source(ctx=context, file_object=IMAGES_FILE, extract=mlc.Extract(ctx=context, column=name))
+
+    def read_file(name: str, **more: Any) -> "mlc.Source":
+        return mlc.Source(
+            ctx=context,
+            file_set=name_file_set(group.name),
+            extract=mlc.Extract(ctx=context, file_property=name),
+            **more,
+        )
+
+    def build(name: str, text: str, source: "mlc.Source", kind: Any = mlc.DataType.TEXT, **more: Any) -> "mlc.Field":
+        return mlc.Field(
+            ctx=context,
+            id=f"{group.name}/{name}",
+            name=name,
+            description=text,
+            data_types=[kind],
+            source=source,
+            **more,
+        )
+
+    columns = {column.name: column.description for column in IMAGES if column.name != "tree"}
+    # mlcroissant makes one join per record set, the first it finds, and joins texts only: the transform makes the
+    # path a text. So `path` comes before `split`, which refers to the splits.
+    as_text = [mlc.Transform(ctx=context, regex="(.+)")]
+    path = build("path", columns.pop("path"), read_file("fullpath", transforms=as_text), references=read_column("path"))
+    split = mlc.Source(ctx=context, field=f"{SPLITS}/name")
+    return mlc.RecordSet(
+        ctx=context,
+        id=group.name,
+        name=group.name,
+        description=describe_images(part, group),
+        fields=[
+            build("image", "the image", read_file("content"), mlc.DataType.IMAGE_OBJECT),
+            path,
+            *(
+                build(name, text, read_column(name), **({"references": split} if name == SPLIT else {}))
+                for name, text in columns.items()
+            ),
+        ],
+    )
