@@ -1,24 +1,28 @@
-"""How far vectors moved between two encodings of the same things, and whether that is noise.
+"""Drift: how far stored vectors are from those that the encoder returns today, measured on a fixed sample of 64.
 
-Belongs here: measuring, summing up and judging a drift. Does not belong here: which vectors are encoded again
-(`drift_probe`), and how a drift is shown (`pervl_assets.defs`).
-
-The same image gives slightly different vectors in another batch, on another device, under another version of a library:
-that is noise, and a tolerance is stated for it. What goes beyond is drift: another checkpoint, preprocessing or driver,
-or a damaged file.
+The same image has slightly different vectors in another batch, on another device, under another version of a library:
+that is noise, within a stated tolerance. Drift beyond it means another checkpoint, preprocessing or driver, or a
+damaged file.
 """
 
-import operator
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import hashlib
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
+from pervl_assets.archives.members import Members
+from pervl_assets.clip.encode_images import BATCHES, ImageEncoder
 from pervl_assets.clip.features import Features
-from pervl_assets.clip.passport import Precision
+from pervl_assets.clip.image_decoding import decode_images
+from pervl_assets.clip.passport import EmbeddingPassport, Precision
 from pervl_assets.core.errors import name_some
-from pervl_assets.inversion.open_images import find_nearest_classes
+
+SAMPLE_SIZE: Final = 64
+"""One batch: four seconds on two cores with ViT-B/32, once the model is loaded."""
 
 TOLERANCES: Final[Mapping[Precision, float]] = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 4e-2}
 """Relative difference of a vector that is noise. Measured with ViT-B/32 and random weights on a CPU: 6e-7 between batch
@@ -35,19 +39,16 @@ class Drift:
     """How far the vectors of a sample moved.
 
     Attributes:
-        sample: Vectors of the sample.
-        compared: How many of them were encoded again; fewer where images cannot be had any more.
-        largest_difference: Largest absolute difference of a number of a vector.
-        largest_relative_difference: Largest |stored - new| / |stored| of a vector (L2 norms); 1 where the stored one is
-            not finite.
-        smallest_cosine: Between stored and new vector; -1 where the stored one is not finite.
-        changed_nearest_classes: How many have another nearest object class now, by squared L2 against the same stored
-            class vectors; None where there are no class vectors of that length.
-        lost: Id to the reason why it was not encoded again.
-        passport_differences: Entries in which the stored passport and the encoder's differ, `torch 2.8 / 2.9`.
+        sample: Number of vectors in the sample.
+        compared: How many of them were encoded again.
+        largest_difference: Largest absolute difference between two numbers of a stored and a new vector.
+        largest_relative_difference: Largest |stored - new| / |stored| of a vector (L2 norms).
+        smallest_cosine: Between a stored and a new vector; -1 where the stored one is not finite.
         tolerance: Relative difference that is noise in the coarser of the two precisions.
-        cosine_bound: Cosine below which it never is.
-        worst: The vectors that moved most: `id`, `cosine`, `relative_difference`, `class_before`, `class_now`.
+        cosine_bound: Smallest cosine that is noise.
+        lost: Reasons why the others were not encoded again, e.g. `57870 : not in the archive any more`.
+        passport_differences: Entries in which the stored passport and the encoder's differ, e.g. `torch 2.8 / 2.9`.
+        worst: The vectors that moved most: `id`, `cosine`, `relative_difference`.
     """
 
     sample: int
@@ -55,166 +56,146 @@ class Drift:
     largest_difference: float
     largest_relative_difference: float
     smallest_cosine: float
-    changed_nearest_classes: int | None
-    lost: Mapping[str, str]
-    passport_differences: tuple[str, ...]
     tolerance: float
     cosine_bound: float
-    worst: tuple[Mapping[str, Any], ...]
+    lost: Sequence[str] = ()
+    passport_differences: Sequence[str] = ()
+    worst: Sequence[Mapping[str, Any]] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values, for `from_json`."""
-        return asdict(self)
+    @property
+    def is_error(self) -> bool:
+        """Whether a vector points elsewhere, which is never noise."""
+        return self.smallest_cosine < self.cosine_bound
 
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "Drift":
-        """Rebuild what `to_json` returned."""
-        lists = {name: tuple(content[name]) for name in ("passport_differences", "worst")}
-        return cls(**{**content, **lists})
+    def check(self, *, replaced: bool = False) -> tuple[bool, str]:
+        """Return whether the drift is noise, and a sentence with numbers and advice.
+
+        Args:
+            replaced: Whether the stored vectors were replaced by new ones in the meantime.
+        """
+        if not self.sample:
+            return True, "no vector is stored, so there is nothing to encode again"
+        text = (
+            f"{self.compared:,} of a sample of {self.sample:,} vectors encoded again: largest difference "
+            f"{self.largest_difference:.2g}, relative {self.largest_relative_difference:.2g} (tolerance "
+            f"{self.tolerance:g}), smallest cosine {self.smallest_cosine:.7f} (bound {self.cosine_bound})"
+        )
+        if self.lost:
+            text += f". Not compared: {name_some(self.lost, 5)}"
+        moved = self.is_error or self.largest_relative_difference > self.tolerance
+        if moved:
+            text += ". " + _advise("; ".join(self.passport_differences), replaced=replaced)
+        return not moved and not self.lost, text
 
 
-@dataclass(frozen=True)
-class DriftVerdict:
-    """What to think of a drift: whether it passes, how grave it is if not, and a sentence with numbers and advice."""
+def _advise(differences: str, *, replaced: bool) -> str:
+    if differences and replaced:
+        return (
+            f"The passport (stored / now) differs in {differences}, and the vectors were replaced: compare results of "
+            "the former ones with nothing that is made from these"
+        )
+    if differences:
+        return (
+            f"The passport (stored / now) differs in {differences}. Materialize the features again and everything that "
+            "is made from them, or go back to the encoder they were made with"
+        )
+    return (
+        "The passport is the same, so something it does not name has changed (driver, GPU, system libraries) or the "
+        "file is damaged: run `pervl verify`, or delete the features and materialize them again"
+    )
 
-    passed: bool
-    is_error: bool
-    text: str
+
+def choose_sample(ids: Iterable[str], size: int = SAMPLE_SIZE) -> list[str]:
+    """Return at most `size` different ids: those with the smallest sha256.
+
+    It is the same on every machine and in any order of `ids`, and one id more or less changes at most one of them. The
+    sample of several shards together is within the samples of each, so that shards can be read one at a time.
+    """
+    return heapq.nsmallest(size, set(ids), key=lambda text: hashlib.sha256(f"pervl\n{text}".encode()).digest())
+
+
+def take_sample(features: Features, size: int = SAMPLE_SIZE) -> Features:
+    """Return the vectors of the sample, the first of an id that occurs twice."""
+    first = {one: row for row, one in reversed(list(enumerate(features.ids)))}
+    return _take_rows(features, [first[one] for one in choose_sample(features.ids, size)])
+
+
+def _take_rows(features: Features, rows: list[int]) -> Features:
+    crc32s = features.crc32s and [features.crc32s[row] for row in rows]
+    return Features([features.ids[row] for row in rows], features.vectors[rows], features.passport, crc32s)
+
+
+def encode_again(
+    sample: Features, names: Sequence[str], members: Members, encoder: ImageEncoder, batch_size: int | None = None
+) -> Drift:
+    """Encode a sample of image vectors again from the archive, and measure how far they moved.
+
+    An image that left the archive, or is another one there now (by its CRC), is not compared.
+
+    Args:
+        sample: What `take_sample` returned.
+        names: Member of each image, in the order of `sample.ids`.
+        members: The archive.
+        encoder: Today's encoder.
+        batch_size: Images in one forward pass; None: as `BATCHES` says.
+    """
+    lost: dict[int, str] = {}
+    for row, (name, crc) in enumerate(zip(names, sample.crc32s or [], strict=True)):
+        if name not in members.names:
+            lost[row] = "not in the archive any more"
+        elif members.crc32(name) != crc:
+            lost[row] = "another image in the archive now"
+    rows = [row for row in range(len(names)) if row not in lost]
+    images = []
+    wanted = [names[row] for row in rows]
+    decoded = decode_images(members.select(list(dict.fromkeys(wanted))), wanted, 0, encoder.preprocessing)
+    for row, image in zip(rows, decoded, strict=True):
+        if isinstance(image, str):
+            lost[row] = image
+        else:
+            images.append(image)
+    size = batch_size or BATCHES[encoder.passport.device]
+    batches = [encoder.encode_images(np.stack(images[start : start + size])) for start in range(0, len(images), size)]
+    vectors = np.concatenate([np.empty((0, encoder.passport.dimension), np.float32), *batches])
+    stored = _take_rows(sample, [row for row in rows if row not in lost])
+    reasons = [f"{sample.ids[row]}: {reason}" for row, reason in sorted(lost.items())]
+    return measure_drift(stored, vectors, encoder.passport, reasons)
 
 
 def measure_drift(
-    stored: Features, again: Features, classes: Features | None = None, lost: Mapping[str, str] | None = None
+    stored: Features, vectors: npt.NDArray[np.float32], passport: EmbeddingPassport, lost: Sequence[str] = ()
 ) -> Drift:
     """Measure how far vectors moved.
 
     Args:
-        stored: The stored vectors.
-        again: New vectors of the same ids, in the same order and of the same length.
-        classes: Text features of the object classes; nearest classes are counted where they are of the same length.
-        lost: Ids of the sample that were not encoded again, with the reason.
+        stored: N stored vectors.
+        vectors: New vectors of the same ids in the same order, float32 (N, D). Those of another D are never compared.
+        passport: The new vectors' passport.
+        lost: Reasons why other vectors of the sample were not encoded again.
     """
-    old = stored.vectors.astype(np.float64)
-    new = again.vectors.astype(np.float64).reshape(old.shape)  # of no vectors, the lengths may differ
-    finite = np.asarray(np.isfinite(old).all(axis=1))
-    old = np.where(finite[:, None], old, 0.0)
-    moved = np.where(finite[:, None], old - new, 0.0)
-    lengths, products = np.linalg.norm(old, axis=1), np.linalg.norm(old, axis=1) * np.linalg.norm(new, axis=1)
-    relative = np.linalg.norm(moved, axis=1) / np.maximum(lengths, np.finfo(np.float32).tiny)
-    relative = np.where(finite, relative, 1.0)
-    cosines = np.divide((old * new).sum(axis=1), products, out=np.ones(len(old)), where=products > 0)
-    cosines = np.where(finite, np.clip(cosines, -1.0, 1.0), -1.0)
-    before, now = (_name_nearest(features, classes) for features in (stored, again))
-    worst = [
-        {
-            "id": stored.ids[row],
-            "cosine": float(cosines[row]),
-            "relative_difference": float(relative[row]),
-            "class_before": before[row] if before else None,
-            "class_now": now[row] if now else None,
-        }
-        for row in np.lexsort((-relative, cosines))[:_WORST]
-    ]
-    precisions = (stored.passport.precision, again.passport.precision)
+    precisions = (stored.passport.precision, passport.precision)
+    comparable = stored.passport.dimension == passport.dimension
+    finite = np.asarray(np.isfinite(stored.vectors).all(axis=1) & comparable)
+    old = np.where(finite[:, None], stored.vectors, 0.0).astype(np.float64)
+    new = vectors.astype(np.float64) if comparable else old
+    length, moved = np.linalg.norm(old, axis=1), np.where(finite[:, None], old - new, 0.0)
+    product = length * np.linalg.norm(new, axis=1)
+    relative = np.linalg.norm(moved, axis=1) / np.maximum(length, np.finfo(np.float32).tiny)
+    cosines = np.divide((old * new).sum(axis=1), product, out=np.ones(len(old)), where=product > 0)
+    relative, cosines = np.where(finite, relative, 1.0), np.where(finite, cosines, -1.0)
+    ids = stored.ids
     return Drift(
-        sample=len(stored.ids) + len(lost or {}),
-        compared=len(stored.ids),
+        sample=len(ids) + len(lost),
+        compared=len(ids) if comparable else 0,
         largest_difference=float(np.abs(moved).max(initial=0.0)),
         largest_relative_difference=float(relative.max(initial=0.0)),
-        smallest_cosine=float(cosines.min(initial=1.0)),
-        changed_nearest_classes=sum(map(operator.ne, before, now)) if before is not None and now is not None else None,
-        lost=dict(lost or {}),
-        passport_differences=tuple(stored.passport.list_differences(again.passport)),
+        smallest_cosine=float(np.clip(cosines, -1.0, 1.0).min(initial=1.0)),
         tolerance=max(TOLERANCES[precision] for precision in precisions),
         cosine_bound=min(COSINE_BOUNDS[precision] for precision in precisions),
-        worst=tuple(worst),
-    )
-
-
-def _name_nearest(features: Features, classes: Features | None) -> list[str | None] | None:
-    """Return the nearest class of every vector, as the matches find it; of one that is not finite, None.
-
-    None without class vectors of that length.
-    """
-    if classes is None or not classes.ids or classes.passport.dimension != features.passport.dimension:
-        return None
-    rows = np.flatnonzero(np.isfinite(features.vectors).all(axis=1))
-    # Under the classes' passport: whether vectors of two encoders may be compared is what is being asked here.
-    queries = Features([features.ids[row] for row in rows], features.vectors[rows], classes.passport)
-    nearest = dict(zip(rows, find_nearest_classes(queries, classes)["class_name"], strict=True))
-    return [nearest.get(row) for row in range(len(features.ids))]
-
-
-def merge_drifts(drifts: Sequence[Drift]) -> Drift:
-    """Sum up the drifts of several shards; there is at least one."""
-    worst = sorted((row for drift in drifts for row in drift.worst), key=lambda row: row["cosine"])
-    changed = [drift.changed_nearest_classes for drift in drifts if drift.changed_nearest_classes is not None]
-    return Drift(
-        sample=sum(drift.sample for drift in drifts),
-        compared=sum(drift.compared for drift in drifts),
-        largest_difference=max(drift.largest_difference for drift in drifts),
-        largest_relative_difference=max(drift.largest_relative_difference for drift in drifts),
-        smallest_cosine=min(drift.smallest_cosine for drift in drifts),
-        changed_nearest_classes=sum(changed) if changed else None,
-        lost={one: reason for drift in drifts for one, reason in drift.lost.items()},
-        passport_differences=tuple(dict.fromkeys(each for drift in drifts for each in drift.passport_differences)),
-        tolerance=max(drift.tolerance for drift in drifts),
-        cosine_bound=min(drift.cosine_bound for drift in drifts),
-        worst=tuple(worst[:_WORST]),
-    )
-
-
-def check_drift(drift: Drift, *, replaced: bool = False) -> DriftVerdict:
-    """Tell noise from drift.
-
-    An error: a cosine below the bound, or changed nearest classes beyond the tolerance. A warning: beyond the tolerance
-    only, or a nearest class that changed within it (the two classes are as good as equally near), or images of the
-    sample that cannot be had any more. Where the vectors were replaced meanwhile, nothing is worse than a warning.
-
-    Args:
-        drift: What was measured.
-        replaced: Whether new vectors have taken the place of those that were stored.
-    """
-    cosine, relative, changed = drift.smallest_cosine, drift.largest_relative_difference, drift.changed_nearest_classes
-    beyond, below = relative > drift.tolerance, cosine < drift.cosine_bound
-    refused = bool(drift.sample) and any(entry.startswith("dimension ") for entry in drift.passport_differences)
-    classes = f"changed nearest classes: {'unknown' if changed is None else changed}"
-    text = (
-        f"{drift.compared:,} of a sample of {drift.sample:,} vectors encoded again: largest difference "
-        f"{drift.largest_difference:.2g}, relative {relative:.2g} (tolerance {drift.tolerance:g}), smallest cosine "
-        f"{cosine:.7f} (bound {drift.cosine_bound}), {classes}"
-        if drift.compared
-        else f"none of a sample of {drift.sample:,} vectors could be encoded again"
-    )
-    if not drift.sample:
-        return DriftVerdict(
-            passed=True, is_error=False, text="no vector is stored, so there is nothing to encode again"
-        )
-    advice = []
-    if drift.lost:
-        reasons = "; ".join(dict.fromkeys(drift.lost.values()))
-        advice.append(f"Not comparable: {name_some(list(drift.lost), 5)} ({reasons})")
-    if beyond or below or refused:
-        advice.append(_advise(drift, replaced=replaced))
-    elif changed:
-        advice.append("No vector moved beyond the tolerance: those whose class changed lie as near to the other one")
-    is_error = refused or below or (beyond and bool(changed))
-    return DriftVerdict(not advice, is_error and not replaced, ". ".join([text, *advice]))
-
-
-def _advise(drift: Drift, *, replaced: bool) -> str:
-    """Say what may be behind a drift, and what to do."""
-    entries = "; ".join(drift.passport_differences)
-    if replaced:
-        return (
-            f"The passport (stored / now) differs in {entries}, and the vectors were replaced: compare nothing made "
-            "from the former ones with what is made from these"
-        )
-    if entries:
-        return (
-            f"The passport (stored / now) differs in {entries}. Materialize the features again and all that is made "
-            "from them, or go back to the encoder that they are of"
-        )
-    return (
-        "The passport is the same, so something it does not name has changed (driver, GPU, libraries of the system) or "
-        "the file is damaged: run `pervl verify`, and delete the features and materialize them again"
+        lost=tuple(lost),
+        passport_differences=tuple(stored.passport.list_differences(passport)),
+        worst=tuple(
+            {"id": ids[row], "cosine": float(cosines[row]), "relative_difference": float(relative[row])}
+            for row in np.lexsort((-relative, cosines))[:_WORST]
+        ),
     )

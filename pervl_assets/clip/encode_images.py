@@ -1,10 +1,7 @@
 """Image features of one shard, encoded in chunks that survive a kill.
 
-Belongs here: which images must be encoded, chunks on disk, and the loop that keeps the device fed. Does not belong
-here: decoding (`image_decoding`), the forward pass (`clip_encoder`), the value itself (`clip_features`).
-
-A chunk is a fixed list of images, its file named after a hash of passport, ids and CRCs. So whatever is found in the
-work folder either is exactly what would be computed again, or is dropped: chunks of another passport never mix in.
+A chunk is a fixed list of images, and its file is named after a hash of passport, ids and CRCs. So each file found in
+the work folder is either exactly what would be computed again, or dropped.
 """
 
 import itertools
@@ -12,7 +9,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
@@ -35,11 +32,10 @@ from pervl_assets.clip.passport import EmbeddingPassport, gather_notes
 from pervl_assets.clip.preprocessing import Preprocessing
 from pervl_assets.core.errors import PervlError, SchemaError
 from pervl_assets.core.files import hash_bytes
-from pervl_assets.inversion.sources import locate_image
 
 BATCHES: Final = {"cpu": 32, "cuda": 64}
-"""Images in a forward pass by device. More of them spill out of a CPU's caches: on two cores, ViT-B/32 in fp32 encodes
-18 images a second by 32, and 16 by 64."""
+"""Images in one forward pass by device. More of them do not fit a CPU's caches: on two cores, ViT-B/32 in fp32 encodes
+18 images a second in batches of 32, and 16 in batches of 64."""
 
 CHUNK: Final = 512
 
@@ -47,30 +43,30 @@ _log = logging.getLogger(__name__)
 
 
 class ImageEncoder(Protocol):
-    """What encodes images; `ClipEncoder` is one."""
+    """Interface of an image encoder, e.g. `ClipEncoder`."""
 
     @property
     def passport(self) -> EmbeddingPassport:
-        """What the vectors depend on."""
+        """Everything the vectors depend on."""
 
     @property
     def preprocessing(self) -> Preprocessing:
         """How images must be prepared."""
 
     def encode_images(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Turn pixels (B, S, S, 3), S = `preprocessing.crop`, into vectors (B, D)."""
+        """Turn pixels, uint8 (B, S, S, 3), S = `preprocessing.crop`, into vectors, float32 (B, D)."""
 
 
 @dataclass(frozen=True)
 class EncodeProgress:
-    """How far the encoding of a shard has come.
+    """Progress of a shard.
 
     Attributes:
         done: Images that need no more work: encoded now or before, or rejected.
         total: Images of the shard.
         images_per_second: Rate of this run, decoding and encoding together.
-        decode_share: Share of the time in which the encoder waited for decoded images.
-        device_share: Share of the time spent in forward passes.
+        decode_share: Share of the time in which the encoder waited for decoded images, from 0 to 1.
+        device_share: Share of the time spent in forward passes, from 0 to 1.
     """
 
     done: int
@@ -90,7 +86,7 @@ class _Chunk:
 
 
 def encode_image_shard(
-    ids: Sequence[str],
+    images: Sequence[tuple[str, str]],
     members: Members,
     passport: EmbeddingPassport,
     load_encoder: Callable[[], ImageEncoder],
@@ -104,31 +100,32 @@ def encode_image_shard(
 ) -> Features:
     """Encode the images of a shard, except those that were encoded before.
 
-    What `previous` holds under the same passport, with the same CRC, is taken over; if that is everything, `previous`
-    itself is returned and no model is loaded. The rest is encoded in chunks, each saved in `work` as soon as it is
-    done; after a kill only unsaved chunks are encoded. The bytes of the result do not depend on where a kill happened.
-    Call `clear_chunks(work)` once the result is stored.
+    Vectors of `previous` with the same passport and the same CRC are reused. If none is missing, `previous` itself is
+    returned and no model is loaded. The other images are encoded in chunks, each saved in `work` as soon as it is done.
+    After a kill only unsaved chunks are encoded, and the bytes of the result are the same. Call `clear_chunks(work)`
+    once the result is stored.
 
     Args:
-        ids: Image id texts in text order, as `select_images` returns them.
-        members: The COCO archive.
-        passport: What the vectors shall depend on, from `describe_encoder`.
+        images: Id and archive member of each image, e.g. `("57870 ", "train2014/COCO_train2014_000000057870.jpg")`.
+        members: The archive.
+        passport: The encoder's passport, from `describe_encoder`.
         load_encoder: Loads the encoder; called only if there is something to encode.
         work: Folder of the chunks, with `.partial` in its name.
         previous: The shard as it was stored last.
-        batch_size: Images in a forward pass; None: as `BATCHES` says.
-        chunk_size: Images in a chunk.
+        batch_size: Images in one forward pass; None: as `BATCHES` says.
+        chunk_size: Images in one chunk.
         workers: See `decode_images`; at most one where the CPU itself encodes.
         report: Called after every batch.
 
     Returns:
-        Features in the order of `ids`; images that are missing or cannot be used are in `rejected`.
+        Features in the order of `images`; images that are missing or cannot be used are in `rejected`.
 
     Raises:
         PervlError: The encoder is not the one the passport describes, its device is too small, or a worker died.
         WriteError: A chunk cannot be saved.
     """
-    names = {image_id: locate_image(image_id) for image_id in ids}
+    names = dict(images)
+    ids = list(names)
     present = members.names
     members = members.select(list(dict.fromkeys(name for name in names.values() if name in present)))
     crc32s = {image_id: members.crc32(name) for image_id, name in names.items() if name in present}
@@ -141,7 +138,7 @@ def encode_image_shard(
         encoder = load_encoder()
         if differences := passport.list_differences(encoder.passport):
             raise PervlError(
-                f"The encoder is not the one that was announced: {'; '.join(differences)}.",
+                f"The loaded encoder differs from its description: {'; '.join(differences)}.",
                 advice="Do not change checkpoint or device during a run; run again.",
             )
         if passport.device == "cpu" and workers != 0:
@@ -151,7 +148,7 @@ def encode_image_shard(
         decoded = decode_images(members, wanted, workers, encoder.preprocessing)
         size = batch_size or BATCHES[passport.device]
         for chunk in pending:
-            write_features(_encode_chunk(chunk, decoded, encoder, size, meter), chunk.file)
+            write_features(_encode_chunk(chunk, names, decoded, encoder, size, meter), chunk.file)
     saved = (read_features(chunk.file) for chunk in chunks)  # one at a time in memory
     features = _assemble(ids, passport, itertools.chain([kept.features], saved), missing)
     return previous if previous is not None and features.hash() == previous.hash() else features
@@ -164,7 +161,7 @@ def clear_chunks(work: Path) -> None:
 
 @dataclass(frozen=True)
 class _Kept:
-    """What is taken over from a former result."""
+    """Vectors of an earlier result that are reused, and the ids that need no work."""
 
     features: Features
     known: frozenset[str]
@@ -203,7 +200,7 @@ def _plan_chunks(
 
 
 def _find_finished(chunks: list[_Chunk], work: Path) -> set[_Chunk]:
-    """Find the saved chunks that are whole and still wanted; drop all else in the work folder, and log why."""
+    """Find the saved chunks that are whole and still needed; delete all other files of the work folder, and log why."""
     wanted = {chunk.file: chunk for chunk in chunks}
     finished = set()
     for file in sorted(work.glob("*")) if work.is_dir() else []:
@@ -224,9 +221,14 @@ def _find_finished(chunks: list[_Chunk], work: Path) -> set[_Chunk]:
 
 
 def _encode_chunk(
-    chunk: _Chunk, decoded: Iterator[Decoded], encoder: ImageEncoder, batch_size: int, meter: "_Meter"
+    chunk: _Chunk,
+    names: Mapping[str, str],
+    decoded: Iterator[Decoded],
+    encoder: ImageEncoder,
+    batch_size: int,
+    meter: "_Meter",
 ) -> Features:
-    """Encode the next images of `decoded`, as many as the chunk has."""
+    """Encode the images of a chunk, which are the next ones of `decoded`."""
     ids: list[str] = []
     crcs: list[int] = []
     rejected: list[tuple[str, str, str, str, int]] = []
@@ -236,7 +238,7 @@ def _encode_chunk(
     for image_id, crc in zip(chunk.ids, chunk.crc32s, strict=True):
         pixels = meter.wait_for(decoded)
         if isinstance(pixels, str):
-            rejected.append((image_id, locate_image(image_id), QUARANTINED, pixels, crc))
+            rejected.append((image_id, names[image_id], QUARANTINED, pixels, crc))
         else:
             batch.append(pixels)
             ids.append(image_id)
@@ -257,15 +259,15 @@ def _assemble(
 ) -> Features:
     """Put everything into the order of `ids`; the parts' passports are equal, notes apart.
 
-    Vectors are copied once, into their final place: a shard takes as much memory as its vectors, and little more.
+    Vectors are copied once, into their final row, so that a shard needs little more memory than its vectors.
     """
-    places = {image_id: place for place, image_id in enumerate(ids)}
+    row_of = {image_id: row for row, image_id in enumerate(ids)}
     vectors, crc32s = np.empty((len(ids), passport.dimension), np.float32), np.empty(len(ids), np.uint32)
     is_there = np.zeros(len(ids), np.bool_)
     rejected = [pl.DataFrame(missing, schema=REJECTED_IMAGES.to_polars(), orient="row")]
     passports = []
     for part in parts:
-        own = [places[image_id] for image_id in part.ids]
+        own = [row_of[image_id] for image_id in part.ids]
         vectors[own], crc32s[own], is_there[own] = part.vectors, part.crc32s or [], True
         rejected.append(part.rejected)
         passports.append(part.passport)
@@ -281,7 +283,7 @@ def _assemble(
 
 
 class _Meter:
-    """Counts images and measures where the time goes."""
+    """Counts images, and measures waiting and encoding."""
 
     def __init__(self, total: int, done: int, report: Callable[[EncodeProgress], None]) -> None:
         self._total, self._done, self._report = total, done, report
@@ -289,7 +291,7 @@ class _Meter:
         self._waiting = self._encoding = 0.0
 
     def wait_for(self, decoded: Iterator[Decoded]) -> Decoded:
-        """Take the next image, timing how long it was waited for."""
+        """Return the next image, and add the time until it was ready."""
         start = time.perf_counter()
         image = next(decoded)
         self._waiting += time.perf_counter() - start
@@ -297,7 +299,7 @@ class _Meter:
         return image
 
     def encode(self, encoder: ImageEncoder, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Encode a batch, timing it, and report."""
+        """Encode a batch, add its time, and report progress."""
         start = time.perf_counter()
         vectors = encoder.encode_images(images)
         now = time.perf_counter()

@@ -1,12 +1,7 @@
-"""Feature vectors as one typed value: ids, vectors and passport in one table, so that they cannot drift apart.
-
-Belongs here: the value, its Parquet file, merging shards, and which image belongs to which shard. Does not belong here:
-computing vectors (`clip_encoder`, `encode_shard`).
-"""
+"""Feature vectors as one typed value: ids, vectors and passport in one table and one Parquet file."""
 
 import functools
 import json
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -25,13 +20,37 @@ from pervl_assets.core.tables import Column, TableSchema, hash_frame, write_parq
 
 REJECTED_IMAGES: Final = TableSchema(
     (
-        Column("id", pl.String, "Image id as text, with its blank"),
+        Column("id", pl.String, "Image id as text, with its space"),
         Column("member", pl.String, "Member of the archive"),
         Column("status", pl.String, "missing: not in the archive; quarantined: it is, and cannot be used"),
         Column("reason", pl.String, "What is wrong"),
         Column("crc32", pl.UInt32, "CRC-32 of the member; null where it is missing"),
     )
 )
+
+
+def list_feature_columns(encoded: str | None = None, dimension: int | None = None) -> TableSchema:
+    """Return the columns of `Features.to_frame`.
+
+    Args:
+        encoded: The column of names or image ids that are encoded: `<table>.<column>`; None: not stated.
+        dimension: Length of the vectors; None: the model's, which is unknown until it is read.
+    """
+    made_from = (encoded,) if encoded else ()
+    return TableSchema(
+        (
+            Column("id", pl.String, "Image id as text, with its space; or the name", made_from),
+            Column("crc32", pl.UInt32, "CRC-32 of the archive's member that the image is; null for names"),
+            Column(
+                "vector",
+                pl.Array(pl.Float32, dimension) if dimension else pl.Array,
+                "CLIP features: as many float32 numbers as the model has dimensions (ViT-B/32: 512). They have no unit "
+                "and are not normalised",
+                made_from,
+            ),
+        )
+    )
+
 
 MISSING: Final = "missing"
 QUARANTINED: Final = "quarantined"
@@ -217,34 +236,3 @@ def update_names(
     if previous is not None and previous.passport == passport and previous.ids == names:
         return previous
     return encode_names(load_encoder(), names, report)
-
-
-def assign_shard(image_id: str, shards: int) -> int:
-    """Return the shard of an image, 0 to `shards` - 1: the same for the same id on every machine."""
-    return zlib.crc32(image_id.encode()) % shards
-
-
-ASSIGNED_IMAGES: Final = {"image_id": pl.String, "shard": pl.UInt32}
-"""Columns of `assign_images`."""
-
-
-def assign_images(sentences: pl.DataFrame, shards: int) -> pl.DataFrame:
-    """Return the shard of every image of the top classes, ids in text order (rules E3, E4).
-
-    Materialized once for all shards of a run: what a shard costs then does not grow with their number.
-
-    Args:
-        sentences: Frame of `OBJECT_SENTENCES`.
-        shards: Number of shards.
-
-    Returns:
-        `image_id` (String), each once, and `shard` (UInt32, from 0).
-    """
-    ids = sentences["image_id"].unique().sort()
-    own = [assign_shard(image_id, shards) for image_id in ids]
-    return pl.DataFrame({"image_id": ids, "shard": own}, schema=ASSIGNED_IMAGES)
-
-
-def select_images(assigned: pl.DataFrame, shard: int) -> list[str]:
-    """Return the image ids of a shard, in text order; `assigned` is a frame of `assign_images`."""
-    return assigned.filter(shard=shard)["image_id"].to_list()

@@ -1,51 +1,54 @@
-"""The checks of features that can be run by themselves: the drift probe, and ids against vectors.
+"""The checks of features that can be run by themselves: drift, ids, and the files' hashes.
 
-Belongs here: loading what is stored, and the archive or the names behind it. None of them has partitions of its own:
-of a partitioned asset, the UI of Dagster 1.13 executes only such a check without materializing. Does not belong here:
-what is judged (`pervl_assets.inversion`), and how a drift is shown (`drift_checks`).
+None of them is partitioned: of a partitioned asset, the UI of Dagster 1.13 runs only such a check without
+materializing.
 """
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
 
 import dagster as dg
 import polars as pl
 
 from pervl_assets.archives.inputs import RawArchive
 from pervl_assets.archives.members import open_members
-from pervl_assets.clip.drift import merge_drifts
-from pervl_assets.clip.drift_probe import SAMPLE_SIZE, probe_images, probe_names, share_sample, take_sample
-from pervl_assets.clip.features import Features, assign_images, read_features, select_images, verify_features
-from pervl_assets.core.errors import SchemaError
+from pervl_assets.clip.drift import SAMPLE_SIZE, Drift, encode_again, measure_drift, take_sample
+from pervl_assets.clip.features import Features, encode_names, merge_features, read_features, verify_features
+from pervl_assets.core.errors import PervlError, SchemaError
 from pervl_assets.defs.checks import report
-from pervl_assets.defs.drift_checks import DRIFT_PROBE, report_drift, review_run
 from pervl_assets.defs.features import (
     CLASS_FEATURES_KEY,
+    DRIFT,
     GPU_TAGS,
     IMAGE_FEATURES_KEY,
     INVERSION,
+    REWRITTEN,
+    describe_drift,
     name_shards,
-    read_class_features,
 )
 from pervl_assets.defs.metadata import make_check_result
 from pervl_assets.defs.raw import RAW
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.tree_checks import SUMS_HOLD
 from pervl_assets.inversion.checks import check_ids
+from pervl_assets.inversion.sources import assign_images, locate_image, select_images
 from pervl_assets.io_managers.base import locate_value
 
+DRIFT_PROBE: Final = "drift_probe"
 IDS_AND_VECTORS: Final = "ids_and_vectors"
 
 _DRIFT: Final = (
-    f"A fixed sample of {SAMPLE_SIZE} of the stored vectors is encoded again by the encoder of today and held against "
-    "what is stored. An error where a cosine is below the bound of the precision, or nearest object classes change "
-    "beyond its tolerance; a warning where vectors move beyond the tolerance only. By itself it loads the model; in a "
-    "run that materializes the features it tells what that run found before it replaced any."
+    f"A fixed sample of {SAMPLE_SIZE} stored vectors is encoded again and compared with what is stored. An error "
+    "where a cosine is below the bound of the precision; a warning where vectors moved beyond its tolerance only. Run "
+    "by itself it loads the model; in a run that materializes the features it reports what moved before vectors were "
+    "replaced."
 )
+_HISTORY: Final = 20
 
 
 def build_feature_checks(shards: int) -> list[dg.AssetChecksDefinition]:
-    """Return the checks of the image features, in so many shards, and of both text features."""
+    """Return the checks of the image features, which have so many shards, and of both text features."""
     texts = (CLASS_FEATURES_KEY, dg.AssetKey([INVERSION, "openimages_text_features"]))
     return [
         build_ids_check(shards),
@@ -82,7 +85,7 @@ def build_ids_check(shards: int) -> dg.AssetChecksDefinition:
         asset=IMAGE_FEATURES_KEY,
         name=IDS_AND_VECTORS,
         additional_ins={"coco_object_sentences": dg.AssetIn([INVERSION, "coco_object_sentences"])},
-        description="Every image that the sentences name stands once in its shard, with a finite vector or, with a "
+        description="Every image that the sentences name occurs once in its shard, with a finite vector or, with a "
         "reason, among the rejected; no other image does; and each file is as it was written. Loads no model.",
     )
     def ids_and_vectors(workspace: Workspace, coco_object_sentences: pl.DataFrame) -> dg.AssetCheckResult:
@@ -94,7 +97,7 @@ def build_ids_check(shards: int) -> dg.AssetChecksDefinition:
                 path = locate_value(workspace.root, IMAGE_FEATURES_KEY.path, ".parquet", shard)
                 if path.is_file():
                     try:
-                        yield shard, verify_features(path), select_images(assigned, number)
+                        yield shard, verify_features(path), [one for one, _ in select_images(assigned, number)]
                     except SchemaError as error:
                         unreadable.append(str(error))
 
@@ -109,13 +112,12 @@ def build_ids_check(shards: int) -> dg.AssetChecksDefinition:
 
 
 def build_image_drift_check(shards: int) -> dg.AssetChecksDefinition:
-    """Return the drift probe of the image features; it looks at all shards that are materialized."""
+    """Return the drift check of the image features, over all shards that are materialized."""
 
     @dg.asset_check(
         asset=IMAGE_FEATURES_KEY,
         name=DRIFT_PROBE,
         additional_ins={"coco_train2014": dg.AssetIn([RAW, "coco_train2014"])},
-        additional_deps=[CLASS_FEATURES_KEY],
         description=_DRIFT,
         pool="gpu",
         op_tags=GPU_TAGS,
@@ -123,57 +125,97 @@ def build_image_drift_check(shards: int) -> dg.AssetChecksDefinition:
     def drift_probe(
         context: dg.AssetCheckExecutionContext, workspace: Workspace, clip: Clip, coco_train2014: RawArchive
     ) -> dg.AssetCheckResult:
-        return review_run(context, IMAGE_FEATURES_KEY) or probe_stored_images(workspace, clip, coco_train2014, shards)
+        def probe(sample: Features) -> Drift:
+            names = [locate_image(image_id) for image_id in sample.ids]
+            with open_members(coco_train2014) as members:
+                return encode_again(sample, names, members, clip.load(), clip.batch_size)
+
+        key = IMAGE_FEATURES_KEY
+        paths = [locate_value(workspace.root, key.path, ".parquet", shard) for shard in name_shards(shards)]
+        return _check_drift(context, key, paths, probe)
 
     return drift_probe
-
-
-def probe_stored_images(workspace: Workspace, clip: Clip, archive: RawArchive, shards: int) -> dg.AssetCheckResult:
-    """Encode a sample over all shards that are there again; reads one shard at a time."""
-    paths = [locate_value(workspace.root, IMAGE_FEATURES_KEY.path, ".parquet", shard) for shard in name_shards(shards)]
-    try:
-        parts = [take_sample(read_features(path)) for path in paths if path.is_file()]
-    except SchemaError as error:
-        return make_check_result(None, passed=False, text=str(error), is_error=True)
-    if not parts:
-        return _report_nothing()
-    classes, encoder = read_class_features(workspace), clip.load()
-    with open_members(archive) as members:
-        drifts = [
-            probe_images(part, members, encoder, classes, batch_size=clip.batch_size) for part in share_sample(parts)
-        ]
-    return report_drift(merge_drifts(drifts))
 
 
 def build_name_drift_check(key: dg.AssetKey) -> dg.AssetChecksDefinition:
-    """Return the drift probe of text features; nearest classes are counted for names other than the classes' own."""
+    """Return the drift check of text features."""
 
-    @dg.asset_check(
-        asset=key,
-        name=DRIFT_PROBE,
-        additional_deps=[CLASS_FEATURES_KEY] if key != CLASS_FEATURES_KEY else None,
-        description=_DRIFT,
-        pool="gpu",
-        op_tags=GPU_TAGS,
-    )
+    @dg.asset_check(asset=key, name=DRIFT_PROBE, description=_DRIFT, pool="gpu", op_tags=GPU_TAGS)
     def drift_probe(context: dg.AssetCheckExecutionContext, workspace: Workspace, clip: Clip) -> dg.AssetCheckResult:
-        return review_run(context, key) or probe_stored_names(workspace, clip, key)
+        def probe(sample: Features) -> Drift:
+            again = encode_names(clip.load(), sample.ids)
+            return measure_drift(sample, again.vectors, again.passport)
+
+        return _check_drift(context, key, [locate_value(workspace.root, key.path, ".parquet")], probe)
 
     return drift_probe
 
 
-def probe_stored_names(workspace: Workspace, clip: Clip, key: dg.AssetKey) -> dg.AssetCheckResult:
-    """Encode a sample of the names of a text features' asset again."""
-    path = locate_value(workspace.root, key.path, ".parquet")
-    if not path.is_file():
-        return _report_nothing()
+def _check_drift(
+    context: dg.AssetCheckExecutionContext, key: dg.AssetKey, paths: Sequence[Path], probe: Callable[[Features], Drift]
+) -> dg.AssetCheckResult:
+    """Return what this run's materialization measured; in a run of the check by itself, measure what is stored."""
+    if (reviewed := _review_run(context, key)) is not None:
+        return reviewed
     try:
-        stored = take_sample(read_features(path))
-    except SchemaError as error:
+        samples = [take_sample(read_features(path)) for path in paths if path.is_file()]  # one shard in memory
+        if not samples:
+            text = "nothing is materialized, so there is nothing to encode again"
+            return make_check_result(None, passed=False, text=text)
+        return _report_drift(probe(take_sample(merge_features(samples))))
+    except PervlError as error:
         return make_check_result(None, passed=False, text=str(error), is_error=True)
-    classes = read_class_features(workspace) if key != CLASS_FEATURES_KEY else None
-    return report_drift(probe_names(stored, clip.load(), classes))
 
 
-def _report_nothing() -> dg.AssetCheckResult:
-    return make_check_result(None, passed=False, text="nothing is materialized, so there is nothing to encode again")
+def _review_run(context: dg.AssetCheckExecutionContext, key: dg.AssetKey) -> dg.AssetCheckResult | None:
+    """Return the result of a run that materialized the features; None for any other run.
+
+    Such a run has compared a sample wherever it loaded the model. Where it did not, no vector has changed, and the last
+    result of the same passport is repeated.
+    """
+    kind = dg.DagsterEventType.ASSET_MATERIALIZATION
+    records = context.instance.get_records_for_run(context.run.run_id, of_type=kind).records
+    events = [record.event_log_entry.get_dagster_event() for record in records]
+    made = [event.step_materialization_data.materialization for event in events if event.asset_key == key]
+    if not made:
+        return None
+    alone = "Run this check by itself to encode a sample of the stored vectors again"
+    metadata = made[-1].metadata
+    if DRIFT in metadata:
+        return _report_drift(_read_drift(metadata), is_replaced=True)
+    if metadata[REWRITTEN].value:
+        text = f"No vector was stored before that could have moved. {alone}"
+        return make_check_result(None, passed=True, text=text, **{REWRITTEN: True})
+    if last := _find_last(context.instance, dg.AssetCheckKey(key, DRIFT_PROBE)):
+        return _report_drift(last, "Nothing was encoded in this run. Last result: ")
+    return make_check_result(None, passed=True, text=f"Nothing was encoded in this run. {alone}", probed=0)
+
+
+def _find_last(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> Drift | None:
+    """Return the last drift of the vectors that are stored now from an encoder of their own passport."""
+    # The UI reads the same: Dagster exports no other way to a check's history.
+    for record in instance.event_log_storage.get_asset_check_execution_history(check, limit=_HISTORY):
+        metadata = getattr(record.evaluation, "metadata", {})  # none while the check is only planned
+        if DRIFT in metadata and not _read_drift(metadata).passport_differences:
+            return _read_drift(metadata)
+        if REWRITTEN in metadata and metadata[REWRITTEN].value:
+            return None  # earlier results are of other vectors
+    return None
+
+
+def _read_drift(metadata: Mapping[str, Any]) -> Drift:
+    return Drift(**metadata[DRIFT].value)
+
+
+def _report_drift(drift: Drift, before: str = "", *, is_replaced: bool = False) -> dg.AssetCheckResult:
+    replaced = is_replaced and bool(drift.passport_differences)  # else the moved vectors are kept
+    passed, text = drift.check(replaced=replaced)
+    return make_check_result(
+        None,
+        passed,
+        before + text,
+        is_error=drift.is_error and not replaced,
+        sample=drift.sample,
+        worst=pl.DataFrame(drift.worst, infer_schema_length=None),
+        **describe_drift(drift, rewritten=replaced),
+    )

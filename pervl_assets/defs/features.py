@@ -1,30 +1,26 @@
-"""CLIP features as assets: the GPU-tagged op `encode_images`, and the text features of both sets of names.
+"""CLIP features as assets: the GPU-tagged op `encode_images`, and the text features of both sets of names."""
 
-Belongs here: what runs an encoder, and how its progress is told. Does not belong here: encoding itself, which is
-`pervl_assets.inversion`, and the tables around it, which are `defs.inversion`.
-"""
-
-import functools
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import dagster as dg
 import polars as pl
 
 from pervl_assets.archives.inputs import RawArchive
 from pervl_assets.archives.members import open_members
-from pervl_assets.clip.drift_probe import probe_images, probe_names
+from pervl_assets.clip.drift import Drift, encode_again, measure_drift, take_sample
 from pervl_assets.clip.encode_images import EncodeProgress, encode_image_shard
-from pervl_assets.clip.feature_columns import list_feature_columns
-from pervl_assets.clip.features import Features, assign_images, read_features, select_images, update_names
+from pervl_assets.clip.encoder import ClipEncoder
+from pervl_assets.clip.features import Features, encode_names, list_feature_columns, read_features, update_names
 from pervl_assets.defs.checks import report
-from pervl_assets.defs.drift_checks import ProbingLoader, describe_drift
 from pervl_assets.defs.metadata import OWNERS, describe_features, record_duration
 from pervl_assets.defs.raw import RAW
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.inversion.checks import check_names
+from pervl_assets.inversion.sources import assign_images, locate_image, select_images
 from pervl_assets.io_managers.base import locate_value
 from pervl_assets.io_managers.features import locate_chunks
 from pervl_assets.io_managers.tables import declare_columns
@@ -34,11 +30,15 @@ IMAGE_FEATURES_KEY: Final = dg.AssetKey([INVERSION, "coco_image_features"])
 CLASS_FEATURES_KEY: Final = dg.AssetKey([INVERSION, "coco_class_text_features"])
 NAMES_AND_VECTORS: Final = "names_and_vectors"
 
+DRIFT: Final = "drift"
+REWRITTEN: Final = "rewritten"
+"""Metadata of a materialization or check: whether the vectors stored before it were replaced by others."""
+
 _REPORT_SECONDS: Final = 2.0
 
 GPU_TAGS: Final = {
     "pervl/device": "gpu",
-    # What the Kubernetes and Ray executors read of an op; the executors of one machine pass them over.
+    # The Kubernetes and Ray executors read these; the executors of one machine ignore them.
     "dagster-k8s/config": {"container_config": {"resources": {"limits": {"nvidia.com/gpu": "1"}}}},
     "dagster-ray/config": {"num_cpus": 2, "num_gpus": 1},
 }
@@ -60,7 +60,7 @@ def name_shards(shards: int) -> list[str]:
 
 
 def count_shards(shard: str) -> int:
-    """Return how many shards there are, which the name of each tells."""
+    """Return the number of shards from the name of one."""
     return int(shard.rpartition("-")[2])
 
 
@@ -85,57 +85,72 @@ def encode_images(
     shard = context.partition_key
     target = locate_value(workspace.root, context.asset_key.path, ".parquet", shard)
     progress = EncodingReport(context.log.info, f"shard {shard}")
-    previous, probing, probe = _read_stored(target), ProbingLoader(), None
-    if previous is not None:
-        classes = read_class_features(workspace)
-        probe = functools.partial(probe_images, previous, classes=classes, batch_size=clip.batch_size)
+    previous, drifts = _read_stored(target), list[Drift]()
     assigned = assign_images(coco_object_sentences, count_shards(shard))
     with open_members(coco_train2014) as members:
+
+        def load() -> ClipEncoder:
+            encoder = clip.load()
+            if previous is not None:
+                sample = take_sample(previous)
+                names = [locate_image(image_id) for image_id in sample.ids]
+                drifts.append(encode_again(sample, names, members, encoder, clip.batch_size))
+            return encoder
+
         features = encode_image_shard(
             select_images(assigned, int(shard.partition("-of-")[0])),
             members,
             clip.describe(),
-            probing.wrap(clip.load, probe and functools.partial(probe, members)),
+            load,
             locate_chunks(target),
             previous=previous,
             batch_size=clip.batch_size,
             workers=workspace.workers,
             report=progress,
         )
-    numbers = {**progress.rates, **describe_drift(probing.drift, rewritten=features is not previous)}
-    return describe_features(features, **numbers)
+    moved = describe_drift(*drifts, rewritten=features is not previous)
+    return describe_features(features, **{**progress.rates, **moved})
+
+
+def describe_drift(*drifts: Drift, rewritten: bool) -> dict[str, Any]:
+    """Return the metadata of the drift that was measured, if any was."""
+    metadata: dict[str, Any] = {REWRITTEN: rewritten}
+    for drift in drifts:
+        metadata |= {
+            "probed": drift.compared,
+            "largest_difference": drift.largest_difference,
+            "largest_relative_difference": drift.largest_relative_difference,
+            "smallest_cosine": drift.smallest_cosine,
+            DRIFT: dg.MetadataValue.json(asdict(drift)),
+        }
+    return metadata
 
 
 def _read_stored(path: Path) -> Features | None:
     return read_features(path) if path.is_file() else None
 
 
-def read_class_features(workspace: Workspace) -> Features | None:
-    """Return the text features of the object classes as they are stored; None: they have not been materialized."""
-    return _read_stored(locate_value(workspace.root, CLASS_FEATURES_KEY.path, ".parquet"))
-
-
 class EncodingReport:
-    """Logs how the encoding comes along, at most once in two seconds and at its end; keeps the rates it ended with."""
+    """Logs the progress of encoding at most once in two seconds and at its end, and keeps the last rates."""
 
-    def __init__(self, say: Callable[[str], None], what: str) -> None:
-        self._say, self._what, self._last = say, what, 0.0
+    def __init__(self, log: Callable[[str], None], title: str) -> None:
+        self._log, self._title, self._last = log, title, 0.0
         self.rates: dict[str, float] = {}
 
     def __call__(self, now: EncodeProgress) -> None:
-        """Take note of the progress of images."""
+        """Log the progress of images."""
         rate, decode, device = now.images_per_second, now.decode_share, now.device_share
         self.rates = {"images_per_second": round(rate, 1), "decode_share": decode, "device_share": device}
-        self._tell(now.done, now.total, f"images, {rate:,.1f} images/s (decoding {decode:.0%}, device {device:.0%})")
+        self._report(now.done, now.total, f"images, {rate:,.1f} images/s (decoding {decode:.0%}, device {device:.0%})")
 
     def count_names(self, done: int, total: int) -> None:
-        """Take note of the progress of names."""
-        self._tell(done, total, "names")
+        """Log the progress of names."""
+        self._report(done, total, "names")
 
-    def _tell(self, done: int, total: int, rest: str) -> None:
+    def _report(self, done: int, total: int, rest: str) -> None:
         if done == total or time.monotonic() - self._last > _REPORT_SECONDS:
             self._last = time.monotonic()
-            self._say(f"{self._what}: {done:,} of {total:,} {rest}")
+            self._log(f"{self._title}: {done:,} of {total:,} {rest}")
 
 
 def build_image_features(shards: int) -> dg.AssetsDefinition:
@@ -188,15 +203,22 @@ def build_text_features(name: str, table: str, description: str) -> dg.AssetsDef
     def text_features(
         context: dg.AssetExecutionContext, workspace: Workspace, clip: Clip, names: pl.DataFrame
     ) -> Iterator[dg.MaterializeResult[Features]]:
-        previous, probing = _read_stored(locate_value(workspace.root, key.path, ".parquet")), ProbingLoader()
-        classes = read_class_features(workspace) if key != CLASS_FEATURES_KEY else None
-        probe = functools.partial(probe_names, previous, classes=classes) if previous else None
+        previous, drifts = _read_stored(locate_value(workspace.root, key.path, ".parquet")), list[Drift]()
+
+        def load() -> ClipEncoder:
+            encoder = clip.load()
+            if previous is not None:
+                sample = take_sample(previous)
+                again = encode_names(encoder, sample.ids)
+                drifts.append(measure_drift(sample, again.vectors, again.passport))
+            return encoder
+
         texts, progress = names["name"].to_list(), EncodingReport(context.log.info, name).count_names
-        features = update_names(texts, clip.describe(), probing.wrap(clip.load, probe), previous, progress)
+        features = update_names(texts, clip.describe(), load, previous, progress)
         yield describe_features(
             features,
             checks=[report(NAMES_AND_VECTORS, check_names(features, texts), "error")],
-            **describe_drift(probing.drift, rewritten=features is not previous),
+            **describe_drift(*drifts, rewritten=features is not previous),
         )
 
     return text_features

@@ -12,6 +12,7 @@ import polars as pl
 
 from pervl_assets.archives.inputs import RawArchive
 from pervl_assets.clip.features import Features
+from pervl_assets.clip.nearest import find_nearest_classes
 from pervl_assets.core.checks import CheckResult
 from pervl_assets.core.tables import TableSchema
 from pervl_assets.defs.checks import OFFICIAL_COUNTS, declare_checks, evaluate_checks, evaluate_counts, report
@@ -50,7 +51,6 @@ from pervl_assets.inversion.coco_classes import (
 from pervl_assets.inversion.open_images import (
     OPENIMAGES_CLASSES,
     OPENIMAGES_MATCHES,
-    find_nearest_classes,
     read_class_names,
 )
 from pervl_assets.inversion.sources import ARCHIVES

@@ -17,8 +17,7 @@ import polars as pl
 
 from pervl_assets.archives.downloads import Fetched
 from pervl_assets.archives.inputs import RawArchive
-from pervl_assets.clip.feature_columns import list_feature_columns
-from pervl_assets.clip.features import Features
+from pervl_assets.clip.features import Features, list_feature_columns
 from pervl_assets.core.files import hash_bytes
 from pervl_assets.core.tables import hash_frame
 from pervl_assets.io_managers.base import SECONDS

@@ -90,7 +90,7 @@ def object_sentences(
     """
     encoded = [image_id for shard in shards.values() for image_id in shard.ids]
     summary = palavra.summarize_sentences(classes, sentences, encoded)
-    images, thin = summary.images_left_out, summary.thin_classes
+    images, thin = summary.images_left_out, summary.short_classes
     yield dg.MaterializeResult(
         value=TrainingFile(
             palavra.OBJECT_SENTENCES_FILE,

@@ -1,6 +1,9 @@
-"""The raw inputs of the inversion model: paths, addresses and licences, and the archive member of an image."""
+"""The raw inputs of the inversion side: paths, licences, and the archive member and shard of each COCO image."""
 
+import zlib
 from typing import Final
+
+import polars as pl
 
 from pervl_assets.archives.inputs import ArchiveSpec
 
@@ -53,3 +56,32 @@ def locate_image(image_id: str) -> str:
     are cut off.
     """
     return f"train2014/COCO_train2014_{int(image_id):012d}.jpg"
+
+
+ASSIGNED_IMAGES: Final = {"image_id": pl.String, "shard": pl.UInt32}
+"""Columns of `assign_images`."""
+
+
+def assign_shard(image_id: str, shards: int) -> int:
+    """Return the shard of an image, 0 to `shards` - 1; the same id has the same shard on every machine."""
+    return zlib.crc32(image_id.encode()) % shards
+
+
+def assign_images(sentences: pl.DataFrame, shards: int) -> pl.DataFrame:
+    """Return the shard of every image of the top classes, ids in text order (upstream rules E3, E4).
+
+    Args:
+        sentences: Frame of `OBJECT_SENTENCES`.
+        shards: Number of shards.
+
+    Returns:
+        `image_id` (String), each once, and `shard` (UInt32, from 0).
+    """
+    ids = sentences["image_id"].unique().sort()
+    own = [assign_shard(image_id, shards) for image_id in ids]
+    return pl.DataFrame({"image_id": ids, "shard": own}, schema=ASSIGNED_IMAGES)
+
+
+def select_images(assigned: pl.DataFrame, shard: int) -> list[tuple[str, str]]:
+    """Return id and archive member of each image of a shard, in text order; `assigned` is from `assign_images`."""
+    return [(image_id, locate_image(image_id)) for image_id in assigned.filter(shard=shard)["image_id"]]

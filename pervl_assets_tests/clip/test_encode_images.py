@@ -17,16 +17,21 @@ from pervl_assets.clip.encoder import describe_encoder
 from pervl_assets.clip.prepare_image import prepare_image
 from pervl_assets.clip.preprocessing import Preprocessing
 from pervl_assets.core.errors import PervlError
+from pervl_assets.inversion.sources import locate_image
 from pervl_assets_tests.inversion.kit import FakeEncoder, draw_jpeg, make_passport, write_coco
 
 IDS = sorted(f"{number * 37} " for number in range(1, 31))
 PHOTOS = {image_id: draw_jpeg(seed) for seed, image_id in enumerate(IDS)}
 
 
+def pair(ids):
+    return [(image_id, locate_image(image_id)) for image_id in ids]
+
+
 def encode(members, work, encoder=None, ids=IDS, **options):
     encoder = encoder or FakeEncoder()
     options = {"chunk_size": 8, "batch_size": 3, **options}
-    return encode_image_shard(ids, members, encoder.passport, lambda: encoder, work, **options), encoder
+    return encode_image_shard(pair(ids), members, encoder.passport, lambda: encoder, work, **options), encoder
 
 
 def forbid():
@@ -130,7 +135,9 @@ def test_features_of_another_preprocessing_do_not_mix(coco, work, tiny_folder, c
         passport = describe_encoder(str(tiny_folder), "", "cpu", None, rule)
         encoder = FakeEncoder(passport)
         with caplog.at_level(logging.INFO):
-            stored = encode_image_shard(IDS, coco, passport, lambda e=encoder: e, work, previous=stored, workers=0)
+            stored = encode_image_shard(
+                pair(IDS), coco, passport, lambda e=encoder: e, work, previous=stored, workers=0
+            )
         assert encoder.images == len(IDS)
         assert stored.passport.preprocessing == passport.preprocessing
     assert caplog.text.count("All images are encoded again: preprocessing resize ") == 1
@@ -140,7 +147,9 @@ def test_features_of_another_preprocessing_do_not_mix(coco, work, tiny_folder, c
 def test_an_encoders_notes_are_stored_and_kept(coco, work):
     def run(ids, previous):
         encoder = FakeEncoder()
-        return encode_image_shard(ids, coco, make_passport(), lambda: encoder, work, previous=previous, chunk_size=8)
+        return encode_image_shard(
+            pair(ids), coco, make_passport(), lambda: encoder, work, previous=previous, chunk_size=8
+        )
 
     first = run(IDS[:12], None)
     noted = make_passport(batch_size=32)
@@ -180,7 +189,7 @@ def test_damaged_chunks_and_foreign_files_are_dropped(coco, work, caplog):
 def test_a_finished_shard_is_used_again_without_a_model(coco, work):
     features, encoder = encode(coco, work)
     clear_chunks(work)
-    again = encode_image_shard(IDS, coco, encoder.passport, forbid, work, previous=features)
+    again = encode_image_shard(pair(IDS), coco, encoder.passport, forbid, work, previous=features)
     assert again is features
     assert not work.exists()
 
@@ -205,7 +214,7 @@ def test_only_what_changed_is_encoded_again(tmp_path, coco, work):
 def test_fewer_images_than_before_need_no_model(coco, work):
     features, encoder = encode(coco, work)
     clear_chunks(work)
-    fewer = encode_image_shard(IDS[::2], coco, encoder.passport, forbid, work, previous=features)
+    fewer = encode_image_shard(pair(IDS[::2]), coco, encoder.passport, forbid, work, previous=features)
     assert fewer.ids == IDS[::2]
     assert np.array_equal(fewer.vectors, features.vectors[::2])
 
@@ -221,9 +230,9 @@ def test_only_rejected_images_give_an_empty_table(tmp_path, work):
     assert (features.ids, encoder.images, features.rejected["status"].to_list()) == ([], 0, ["quarantined", "missing"])
 
 
-def test_an_encoder_other_than_announced_is_refused(coco, work):
+def test_an_encoder_other_than_described_is_refused(coco, work):
     with pytest.raises(PervlError, match="precision fp32 / fp16"):
-        encode_image_shard(IDS, coco, make_passport(), lambda: FakeEncoder(make_passport(precision="fp16")), work)
+        encode_image_shard(pair(IDS), coco, make_passport(), lambda: FakeEncoder(make_passport(precision="fp16")), work)
 
 
 KILLED = """
@@ -233,6 +242,7 @@ from pervl_assets.archives.inputs import RawArchive, identify
 from pervl_assets.archives.members import open_members
 from pervl_assets.clip.encode_images import encode_image_shard
 from pervl_assets.clip.preprocessing import Preprocessing
+from pervl_assets.inversion.sources import locate_image
 from pervl_assets_tests.inversion.kit import FakeEncoder, make_passport
 
 class Hanging(FakeEncoder):
@@ -248,7 +258,9 @@ if __name__ == "__main__":
     members = open_members(RawArchive(archive, identify(archive)))
     encoder, ids = Hanging(make_passport(device="cuda")), sorted(f"{n} " for n in range(1, 101))
     work = Path(sys.argv[2], "shard.partial")
-    encode_image_shard(ids, members, encoder.passport, lambda: encoder, work, batch_size=16, chunk_size=16, workers=2)
+    images = [(image_id, locate_image(image_id)) for image_id in ids]
+    sizes = {"batch_size": 16, "chunk_size": 16}
+    encode_image_shard(images, members, encoder.passport, lambda: encoder, work, workers=2, **sizes)
 """
 
 

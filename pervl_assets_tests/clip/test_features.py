@@ -9,12 +9,9 @@ from pervl_assets.clip.features import (
     QUARANTINED,
     REJECTED_IMAGES,
     Features,
-    assign_images,
-    assign_shard,
     encode_names,
     merge_features,
     read_features,
-    select_images,
     update_names,
     write_features,
 )
@@ -119,18 +116,6 @@ def test_shards_that_do_not_go_together_are_refused():
         merge_features([make_features(["1 "]), make_features(["1 ", "2 "])])
     with pytest.raises(PervlError, match="no features to merge"):
         merge_features([])
-
-
-def test_every_image_belongs_to_one_shard_always_the_same():
-    ids = [f"{number} " for number in range(4000)]
-    shards = [assign_shard(image_id, 8) for image_id in ids]
-    assert min(np.bincount(shards, minlength=8)) > 400
-    assert [assign_shard(image_id, 8) for image_id in ("57870 ", "9 ")] == [3, 5]
-    sentences = pl.DataFrame({"image_id": ids * 2})
-    assigned = assign_images(sentences, 8)
-    selected = [select_images(assigned, shard) for shard in range(8)]
-    assert sorted(image_id for part in selected for image_id in part) == sorted(ids)
-    assert all(part == sorted(part) for part in selected)
 
 
 def test_names_are_encoded_in_the_prompt():

@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 
 from pervl_assets.clip.features import MISSING, REJECTED_IMAGES, Features
+from pervl_assets.clip.nearest import find_nearest_classes
 from pervl_assets.inversion.checks import (
     COCO_IMAGES,
     TRIPLET_CHECKS,
@@ -19,7 +20,7 @@ from pervl_assets.inversion.checks import (
     tabulate_matches,
 )
 from pervl_assets.inversion.coco_classes import TRIPLETS, collect_object_sentences, count_object_classes
-from pervl_assets.inversion.open_images import OPENIMAGES_MATCHES, find_nearest_classes
+from pervl_assets.inversion.open_images import OPENIMAGES_MATCHES
 from pervl_assets_tests.inversion.kit import make_passport
 
 

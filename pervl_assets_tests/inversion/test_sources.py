@@ -1,9 +1,18 @@
+import numpy as np
+import polars as pl
 import pytest
 
 from pervl_assets.archives.inputs import find_archive
 from pervl_assets.archives.members import open_members
 from pervl_assets.core.errors import MissingInputError
-from pervl_assets.inversion.sources import ARCHIVES, COCO_TRAIN2014, locate_image
+from pervl_assets.inversion.sources import (
+    ARCHIVES,
+    COCO_TRAIN2014,
+    assign_images,
+    assign_shard,
+    locate_image,
+    select_images,
+)
 from pervl_assets_tests.inversion.kit import draw_jpeg, draw_raw_kit, write_coco
 
 
@@ -16,7 +25,7 @@ def test_a_missing_input_says_where_to_get_it_and_where_to_put_it(spec, tmp_path
 
 
 @pytest.mark.parametrize("image_id", ["57870 ", "57870", "57870\t", "57870  ", " 57870 "])
-def test_blanks_around_an_id_do_not_change_the_image(image_id):
+def test_spaces_around_an_id_do_not_change_the_image(image_id):
     assert locate_image(image_id) == "train2014/COCO_train2014_000000057870.jpg"
 
 
@@ -36,3 +45,16 @@ def test_the_inputs_of_the_raw_kit_are_found(tmp_path):
     found = [find_archive(spec, root).card for spec in ARCHIVES]
     assert [card.kind for card in found] == ["zip", "file", "file"]
     assert found[0].members > 200
+
+
+def test_every_image_belongs_to_one_shard_always_the_same():
+    ids = [f"{number} " for number in range(4000)]
+    shards = [assign_shard(image_id, 8) for image_id in ids]
+    assert min(np.bincount(shards, minlength=8)) > 400
+    assert [assign_shard(image_id, 8) for image_id in ("57870 ", "9 ")] == [3, 5]
+    sentences = pl.DataFrame({"image_id": ids * 2})
+    assigned = assign_images(sentences, 8)
+    selected = [select_images(assigned, shard) for shard in range(8)]
+    assert sorted(image_id for part in selected for image_id, _ in part) == sorted(ids)
+    assert all(part == sorted(part) for part in selected)
+    assert ("9 ", "train2014/COCO_train2014_000000000009.jpg") in select_images(assigned, 5)

@@ -24,10 +24,11 @@ import polars as pl
 from pervl_assets.archives.inputs import RawArchive, identify
 from pervl_assets.archives.members import Members, open_members
 from pervl_assets.clip.encode_images import EncodeProgress, ImageEncoder, clear_chunks, encode_image_shard
-from pervl_assets.clip.features import Features, assign_images, read_features, select_images, write_features
+from pervl_assets.clip.features import Features, read_features, write_features
 from pervl_assets.clip.preprocessing import UPSTREAM
 from pervl_assets.core.tables import write_parquet
 from pervl_assets.inversion.coco_classes import collect_object_sentences, count_object_classes, read_triplets
+from pervl_assets.inversion.sources import assign_images, locate_image, select_images
 from pervl_assets_tests.perf.drawn_inputs import DIMENSION, name_images
 from pervl_assets_tests.perf.figures import read_status, run_task
 
@@ -64,7 +65,7 @@ def encode_images(archive: str, model: str, weights: str, precision: str, out: s
     start = time.perf_counter()
     with open_coco(archive) as members:
         features = encode_image_shard(
-            list_ids(members), members, passport, load, Path(out, "x.partial"), report=progress.append
+            list_images(members), members, passport, load, Path(out, "x.partial"), report=progress.append
         )
     write_features(features, Path(out, "features.parquet"))
     last = progress[-1]
@@ -82,7 +83,7 @@ def match_names(names: str, classes: str, out: str) -> dict[str, float]:
 
     The vectors' own pages belong to their file. What the process allocates is watched every 5 ms.
     """
-    from pervl_assets.inversion.open_images import find_nearest_classes
+    from pervl_assets.clip.nearest import find_nearest_classes
     from pervl_assets_tests.inversion.kit import make_passport
 
     a, b, passport = np.load(names, mmap_mode="r"), np.load(classes), make_passport(dimension=DIMENSION)
@@ -150,12 +151,14 @@ def encode_shards(archive: str, images: str, shards: str, out: str, stop: str) -
     return {"own_seconds": time.perf_counter() - start, "encoded": encoder.images}
 
 
-def save_shard(ids: list[str], members: Members, encoder: ImageEncoder, target: Path, **options: int) -> None:
+def save_shard(
+    images: list[tuple[str, str]], members: Members, encoder: ImageEncoder, target: Path, **options: int
+) -> None:
     """Encode a shard, store it, and clear its chunks, as the op does."""
     work = target.with_suffix(".partial")
     previous = read_features(target) if target.exists() else None
     passport = encoder.passport
-    features = encode_image_shard(ids, members, passport, lambda: encoder, work, previous=previous, **options)
+    features = encode_image_shard(images, members, passport, lambda: encoder, work, previous=previous, **options)
     if features is not previous:
         write_features(features, target)
     clear_chunks(work)
@@ -189,7 +192,7 @@ def encode_recorded(archive: str, model: str, chunk: str, out: str, log: str) ->
     """Encode all images of an archive in one shard with a real CLIP, writing down what is encoded."""
     encoder = RecordedEncoder(model, Path(log))
     with open_coco(archive) as members:
-        save_shard(list_ids(members), members, encoder, Path(out), chunk_size=int(chunk))
+        save_shard(list_images(members), members, encoder, Path(out), chunk_size=int(chunk))
     return {}
 
 
@@ -198,9 +201,10 @@ def open_coco(archive: str) -> Members:
     return open_members(RawArchive(Path(archive), identify(Path(archive))))
 
 
-def list_ids(members: Members) -> list[str]:
-    """Return the ids of all images of an archive as text, in text order."""
-    return sorted(f"{int(Path(name).stem[-12:])} " for name in members.names if name.endswith(".jpg"))
+def list_images(members: Members) -> list[tuple[str, str]]:
+    """Return id and member of every image of an archive, ids in text order."""
+    ids = sorted(f"{int(Path(name).stem[-12:])} " for name in members.names if name.endswith(".jpg"))
+    return [(image_id, locate_image(image_id)) for image_id in ids]
 
 
 TASKS = {
