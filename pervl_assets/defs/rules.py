@@ -1,8 +1,7 @@
-"""What lays down each asset of the inversion side, PALAVRA's files and the release: the rule, and where it is from.
+"""The rule and its source for each asset of the inversion model, PALAVRA's files and the release.
 
-Belongs here: a few sentences for the asset's page. Does not belong here: the rules of benchmarks, which each brings
-along, and the code that follows a rule. They are kept apart from the descriptions, which go into `croissant.json`, for
-readers to whom upstream's scripts mean nothing.
+They are shown on asset pages after *Rule:*. They are not part of the descriptions, because those go into
+`croissant.json`, whose readers do not know upstream's scripts. Rules of benchmarks are in `pervl_assets.benchmarks`.
 """
 
 from collections.abc import Mapping
@@ -16,21 +15,21 @@ _NAMES: Final = "inversion_training/text_from_open_images.py"
 _ENCODED: Final = f"prompt, and `encode_text` without normalising, as in {cite_script(_NAMES, 'F3, F5')}."
 
 RULES: Final[Mapping[str, str]] = {
-    "inversion/coco_triplets": "a line is `img_id=<id> | <subject>, <relation>, <object> | <text> | <sentence>`, cut "
-    "at every `|` and its triplet at every comma; parts are stripped, the id is not: as in "
+    "inversion/coco_triplets": "a line is `img_id=<id> | <subject>, <relation>, <object> | <text> | <sentence>`, split "
+    "at every `|`, and its triplet at every comma. Parts are stripped, the id is not, as in "
     f"{cite_script(_TRIPLETS, 'D1, D2')}.",
-    "inversion/coco_malformed_lines": f"this project's own; {cite_script(_TRIPLETS)} stops at such a line.",
+    "inversion/coco_malformed_lines": f"specific to this project. {cite_script(_TRIPLETS)} stops at such a line.",
     "inversion/coco_object_classes": f"as in {cite_script(_TRIPLETS, 'D3, D4, D7')}.",
-    "inversion/coco_object_sentences": "a class has a row for each of its places in the list of all subjects in file "
-    f"order followed by all objects in file order, in that order: as in {cite_script(_TRIPLETS, 'D5, D6')}.",
+    "inversion/coco_object_sentences": "one row per occurrence of a class in the list of all subjects in file order "
+    f"followed by all objects in file order, as in {cite_script(_TRIPLETS, 'D5, D6')}.",
     "inversion/coco_image_features": "images of the chosen classes only, ids in text order, preprocessing, "
     f"`encode_image` without normalising: as in {cite_script(_IMAGES, 'E1 to E4')}.",
     "inversion/coco_class_text_features": _ENCODED,
     "inversion/openimages_text_features": _ENCODED,
-    "inversion/openimages_classes": "a row is `<label>,<display name>` in CSV; with `PERVL_OPENIMAGES_NAMES=upstream` "
-    f"it is cut at every comma, as in {cite_script(_NAMES, 'F1, F2')}.",
-    "inversion/openimages_malformed_rows": f"this project's own; {cite_script(_NAMES)} takes such a row as it is.",
-    "inversion/openimages_matches": f"as in {cite_script(_NAMES, 'F3, F4')}; there by faiss, `IndexFlatL2`.",
+    "inversion/openimages_classes": "a row is `<label>,<display name>` in CSV. With `PERVL_OPENIMAGES_NAMES=upstream` "
+    f"it is split at every comma, as in {cite_script(_NAMES, 'F1, F2')}.",
+    "inversion/openimages_malformed_rows": f"specific to this project. {cite_script(_NAMES)} accepts such a row.",
+    "inversion/openimages_matches": f"as in {cite_script(_NAMES, 'F3, F4')}, which uses faiss `IndexFlatL2`.",
     "palavra/object_names": f"as {PALAVRA} reads it: {cite_script(_TRIPLETS, 'D4')}.",
     "palavra/object_sentences": f"as {PALAVRA} reads it: {cite_script(_TRIPLETS, 'D4 to D8, D11')}.",
     "palavra/visual_features": f"as {PALAVRA} reads it: {cite_script(_IMAGES, 'E2, E3')}.",
@@ -38,4 +37,4 @@ RULES: Final[Mapping[str, str]] = {
     "palavra/openimages_map": f"as {PALAVRA} reads it: {cite_script(_NAMES, 'F3, F4, F6')}.",
     "release/croissant": "[Croissant 1.1](https://docs.mlcommons.org/croissant/), validated with mlcroissant.",
 }
-"""By asset key; each goes on from *Rule:*."""
+"""By asset key."""

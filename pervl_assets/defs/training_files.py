@@ -1,7 +1,4 @@
-"""The files that PALAVRA trains on, as assets: written last, from the typed values.
-
-Belongs here: thin bodies around `pervl_assets.inversion.training_files`. Does not belong here: the files' bytes.
-"""
+"""The training files of PALAVRA as assets, written from the tables and features."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
@@ -33,7 +30,7 @@ def _input(name: str) -> dg.AssetIn:
 
 
 def _training_file(**more: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """Return the decorator of an asset that is a training file."""
+    """Return the decorator of an asset whose value is a training file."""
     decorate: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(
         key_prefix=PALAVRA,
         group_name=PALAVRA,
@@ -71,12 +68,12 @@ def object_names(coco_object_classes: pl.DataFrame) -> dg.MaterializeResult[Trai
         dg.AssetCheckSpec(
             "every_image_has_features",
             asset=dg.AssetKey([PALAVRA, "object_sentences"]),
-            description="No sentence is left out because its image has no features; PALAVRA would stop at one.",
+            description="No sentence is left out because its image has no features. PALAVRA would stop at it.",
         ),
         dg.AssetCheckSpec(
             "every_class_has_enough_images",
             asset=dg.AssetKey([PALAVRA, "object_sentences"]),
-            description="Every class has at least 8 different images, which PALAVRA's training needs.",
+            description="Every class has at least 8 different images, as PALAVRA's training needs.",
         ),
     ],
 )
@@ -85,12 +82,12 @@ def object_sentences(
 ) -> Iterator[dg.MaterializeResult[TrainingFile]]:
     """`txt_for_training/commom_obj_dict.npy`: name to [image ids, sentences, masked sentences], in class order.
 
-    A pickled dictionary, because PALAVRA reads one; its typed twin is `inversion/coco_object_sentences`. Sentences
-    whose image has no features are left out.
+    A pickled dictionary, because PALAVRA reads one. The same data as a table: `inversion/coco_object_sentences`.
+    Sentences whose image has no features are left out.
     """
     encoded = [image_id for shard in shards.values() for image_id in shard.ids]
     summary = palavra.summarize_sentences(classes, sentences, encoded)
-    images, thin = summary.images_left_out, summary.short_classes
+    images, short = summary.images_left_out, summary.short_classes
     yield dg.MaterializeResult(
         value=TrainingFile(
             palavra.OBJECT_SENTENCES_FILE,
@@ -114,15 +111,15 @@ def object_sentences(
             ),
             make_check_result(
                 "every_class_has_enough_images",
-                not thin,
-                f"{len(thin):,} of {classes.height:,} classes have fewer than {palavra.IMAGES_NEEDED} "
-                f"different images: {name_some([f'{name!r} ({n})' for name, n in thin.items()])}. Set "
-                "PERVL_TOP_OBJECTS lower, or train with flags that need fewer."
-                if thin
+                not short,
+                f"{len(short):,} of {classes.height:,} classes have fewer than {palavra.IMAGES_NEEDED} "
+                f"different images: {name_some([f'{name!r} ({n})' for name, n in short.items()])}. Lower "
+                "PERVL_TOP_OBJECTS, or train with flags that need fewer images."
+                if short
                 else f"all {classes.height:,} classes have {palavra.IMAGES_NEEDED} or more different images",
                 classes=classes.height,
-                thin_classes=len(thin),
-                rows=pl.DataFrame({"class": thin.keys(), "images": thin.values()}),
+                classes_with_few_images=len(short),
+                rows=pl.DataFrame({"class": short.keys(), "images": short.values()}),
             ),
         ],
     )
@@ -135,20 +132,20 @@ def object_sentences(
         dg.AssetCheckSpec(
             "no_image_missing",
             asset=dg.AssetKey([PALAVRA, "visual_features"]),
-            description="Every image that the object classes name is in the COCO archive. An error: the archive is not "
-            "the one the triplets are about, or not whole.",
+            description="Every image of the object classes is in the COCO archive. An error: the archive is another "
+            "than that of the triplets, or incomplete.",
         ),
         dg.AssetCheckSpec(
             "no_image_quarantined",
             asset=dg.AssetKey([PALAVRA, "visual_features"]),
-            description="Every image in the archive could be decoded; a warning.",
+            description="Every image in the archive could be decoded. A warning.",
         ),
     ],
 )
 def visual_features(shards: Mapping[str, Features]) -> Iterator[dg.MaterializeResult[TrainingFile]]:
     """`visual_features/visual_features_dict_center_crop_300_224.npz`: image id to a list of one (1, D) array.
 
-    A pickled dictionary in text order of the ids, float32 from the CPU and float16 from CUDA; its typed twin is
+    A pickled dictionary in text order of the ids, float32 from a CPU and float16 from CUDA. The same data as a table:
     `inversion/coco_image_features`.
     """
     features = merge_features(list(shards.values()))

@@ -17,8 +17,8 @@ OPENIMAGES_NAMES: Final = 19_994
 """Number of class names of OpenImages V6, without the header."""
 
 _MAX_DUPLICATE_SHARE: Final = 0.25
-"""Share of triplets that may repeat an earlier one. Some always do, because captions are similar. In a file that contains
-everything twice it is half."""
+"""Share of triplets that may repeat an earlier one. Some always do, because captions are similar. If a file contains
+its lines twice, half of them do."""
 
 
 def check_triplet_counts(triplets: pl.DataFrame) -> CheckResult:
@@ -65,8 +65,8 @@ TRIPLET_CHECKS: Final[tuple[Check[pl.DataFrame], ...]] = (
     ),
     Check(
         "few_duplicates",
-        "At most a quarter of the triplets repeat an earlier one. Some repetitions are normal; they are kept and counted "
-        "as upstream does. Many of them suggest that the file contains its lines twice.",
+        "At most a quarter of the triplets repeat an earlier one. Some repetitions are normal; they are kept and "
+        "counted as upstream does. Many of them suggest that the file contains its lines twice.",
         "warning",
         check_duplicates,
     ),

@@ -418,12 +418,12 @@ def test_tables_tell_their_counts(own_data):
         if event.asset_key.path[-1] == "openimages_matches"
     ]
     table = made["by_class"].value.splitlines()
-    assert table[0] == "| class | names | surest | margin | least_sure | smallest_margin |"
+    assert table[0] == "| class | names | highest_margin_name | highest_margin | lowest_margin_name | lowest_margin |"
     assert len(table) == 2 + min(30, matches["class_name"].n_unique())
-    name, names, surest, *_ = (cell.strip() for cell in table[2].strip("|").split("|"))
+    name, names, clearest, *_ = (cell.strip() for cell in table[2].strip("|").split("|"))
     largest = matches.filter(class_name=name)
     assert int(names) == largest.height == matches["class_name"].value_counts()["count"].max()
-    assert largest.filter(pl.col("margin") == pl.col("margin").max())["name"][0] == surest
+    assert largest.filter(pl.col("margin") == pl.col("margin").max())["name"][0] == clearest
 
 
 def read(data: Path, name: str) -> pl.DataFrame:
@@ -434,7 +434,7 @@ def test_fewer_classes_than_asked_for_are_a_warning(data):
     (*_, result) = run_selection(data, '+key:"inversion/coco_object_classes"', top_objects=5000)
     found = list_checks(result)["inversion/coco_object_classes:as_many_as_asked_for"]
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert found.description.endswith("classes of 5,000 asked for")
+    assert found.description.endswith("classes; 5,000 were requested")
 
 
 def test_another_list_than_the_official_one_is_a_warning_in_the_full_profile(data):

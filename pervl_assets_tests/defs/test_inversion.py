@@ -93,7 +93,7 @@ def test_a_malformed_line_is_quarantined_and_counted(materialize, data):
     assert triplets["line"].to_list() == [line for line in range(1, len(lines) + 2) if line != 10]
     check = list_checks(result)["inversion/coco_triplets:no_malformed_lines"]
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert check.description == f"1 of {len(lines) + 1} lines are quarantined"
+    assert check.description == f"1 of {len(lines) + 1} lines are malformed and quarantined"
     assert "| 10 |" in check.metadata["lines"].value
     made = {event.asset_key.path[-1]: event.materialization for event in result.get_asset_materialization_events()}
     assert made["coco_triplets"].metadata["quarantined"].value == 1
@@ -135,10 +135,10 @@ def test_an_openimages_row_without_a_name_is_quarantined(materialize, data):
     assert classes["row"].to_list() == list(range(len(names) + 1))
     check = list_checks(result)["inversion/openimages_classes:no_malformed_rows"]
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert check.description == f"1 of {len(names) + 2} rows have no name and are quarantined"
+    assert check.description == f"1 of {len(names) + 2} lines are malformed and quarantined"
 
 
-def test_openimages_names_by_upstreams_own_rule(materialize, data):
+def test_openimages_names_by_the_rule_of_upstream(materialize, data):
     assert materialize('+key:"inversion/openimages_classes"', openimages_names="upstream").success
     lines = (data / OPENIMAGES).read_text().splitlines()
     expected = [" ".join(line.split(",")[1:]) for line in lines]
@@ -246,7 +246,7 @@ def test_texts_of_unchanged_names_load_no_model(made_world, tmp_path, loads):
     assert read_text_features(data, "openimages_text_features").passport.precision == "bf16"
 
 
-def test_what_runs_the_model_is_tagged_for_the_gpu(tmp_path):
+def test_steps_that_run_the_model_are_tagged_for_the_gpu(tmp_path):
     defs = build_definitions(make_settings(tmp_path))
     graph = defs.resolve_asset_graph()
     nodes = {
@@ -269,7 +269,7 @@ def test_what_runs_the_model_is_tagged_for_the_gpu(tmp_path):
 # ---- bad input
 
 
-def spoil_images(data: Path, victims: list[str], change) -> None:
+def corrupt_images(data: Path, victims: list[str], change) -> None:
     """Rewrite COCO's archive with `change` applied to the victims' members."""
     members = {name_member(image_id) for image_id in victims}
     change_members(data / COCO, lambda name, content: change(content) if name in members else content)
@@ -290,7 +290,7 @@ def test_a_corrupt_image_is_quarantined_and_its_sentences_are_left_out(data, fak
     (name, rows), *_ = sentences.items()
     victim = rows[3][0]
     lost = sum(row[0] == victim for rows in sentences.values() for row in rows)
-    spoil_images(data, [victim], cut_jpeg)
+    corrupt_images(data, [victim], cut_jpeg)
     results = run_selection(data, TRAINING_FILES, resources={"clip": fake_clip}, **FEW)
     assert all(result.success for result in results), explain(results[-1])
     checks = list_checks(*results)
@@ -313,7 +313,7 @@ def test_a_corrupt_image_is_quarantined_and_its_sentences_are_left_out(data, fak
 
 def test_an_image_that_is_not_in_the_archive_is_an_error_that_names_it(data, instance, fake_clip):
     victims = sorted({row[0] for rows in read_sentences(data, FEW["top_objects"]).values() for row in rows})[4:6]
-    spoil_images(data, victims, lambda _: None)
+    corrupt_images(data, victims, lambda _: None)
     results = run_selection(data, TRAINING_FILES, instance, resources={"clip": fake_clip}, **FEW)
     assert not read_run_result(instance, results[-1].run_id).passed
     check = list_checks(*results)["palavra/visual_features:no_image_missing"]
@@ -337,7 +337,7 @@ def test_a_class_with_too_few_images_is_named(data, fake_clip):
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
-def test_a_checkpoint_of_another_architecture_is_told_with_advice(data, tmp_path, suffix):
+def test_a_checkpoint_of_another_architecture_is_an_error_with_advice(data, tmp_path, suffix):
     import torch
     from safetensors.torch import save_file
 

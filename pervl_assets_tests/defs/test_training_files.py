@@ -42,7 +42,7 @@ def test_object_names_are_plain_text_in_class_order(made_world, expected):
     assert names.tolist() == list(expected)
 
 
-def test_the_dictionary_holds_every_row_in_upstreams_order(made_world, expected):
+def test_the_dictionary_has_every_row_in_the_order_of_upstream(made_world, expected):
     loaded = np.load(made_world.data / DICTIONARY, allow_pickle=True)
     assert loaded.shape == ()
     objects = loaded.tolist()
@@ -103,7 +103,7 @@ def test_pickles_name_numpy_as_numpy_1_and_2_know_it(made_world, file):
     assert "STACK_GLOBAL" not in {operation.name for operation, *_ in operations}
 
 
-def test_nothing_but_the_training_files_is_beside_them(made_world):
+def test_the_folders_contain_only_the_training_files(made_world):
     folder = made_world.data / RAW
     found = {path.relative_to(made_world.data).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert {file for file in found if "/" in file.removeprefix(f"{RAW}/")} == set(FILES)
@@ -138,7 +138,7 @@ def test_a_changed_openimages_list_rewrites_names_and_map_only(made_world, tmp_p
     assert np.load(data / OPEN_MAP)["arr_0"].shape == (len(names), 1)
 
 
-def test_a_file_that_was_spoilt_is_written_again_and_no_other(made_world, tmp_path):
+def test_only_a_corrupted_file_is_written_again(made_world, tmp_path):
     data = made_world.copy_to(tmp_path / "data")
     good = (data / DICTIONARY).read_bytes()
     (data / DICTIONARY).write_bytes(good[:-5])

@@ -44,7 +44,7 @@ def take_all(ui: Ui, data: Path) -> None:
     take_graph(ui)
     take_group(ui, "ytvos")
     take_asset(ui, "columns", "inversion/openimages_matches", "margin")
-    take_metadata(ui, "matches", "inversion/openimages_matches", "surest", 900)
+    take_metadata(ui, "matches", "inversion/openimages_matches", "highest_margin", 900)
     take_asset(ui, "image_features", "inversion/coco_image_features", "passport")
     take_metadata(ui, "tree_asset", TREE, "contact_sheet", 1100)
     take_plots(ui)

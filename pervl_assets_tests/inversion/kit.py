@@ -1,4 +1,4 @@
-"""What the tests of this folder share: a COCO archive drawn on the spot, the fake encoder made small, the raw kit."""
+"""Helpers of the tests in this folder: a synthetic COCO archive, a small fake encoder, the raw kit."""
 
 import io
 import subprocess
@@ -29,7 +29,7 @@ def require_raw_kit() -> Path:
 
 
 def draw_raw_kit(out: Path, *parts: str) -> Path:
-    """Draw parts of the small raw kit."""
+    """Write parts of the small raw kit."""
     command = [sys.executable, str(require_raw_kit() / "make_raw.py"), str(out), "--scale", "small", "--seed", "0"]
     subprocess.run([*command, "--parts", ",".join(parts)], check=True, capture_output=True)
     return out
@@ -59,7 +59,7 @@ class FakeEncoder(fake_clip.FakeEncoder):
 
 
 def draw_jpeg(seed: int, size: tuple[int, int] = (80, 60), mode: str = "RGB") -> bytes:
-    """Draw smooth noise as JPEG."""
+    """Return smooth noise as JPEG."""
     channels = {"L": 1, "RGB": 3, "CMYK": 4}[mode]
     noise = np.random.default_rng(seed).integers(0, 256, (8, 8, channels), dtype=np.uint8)
     image = Image.frombytes(mode, (8, 8), noise.tobytes()).resize(size, Image.Resampling.BICUBIC)

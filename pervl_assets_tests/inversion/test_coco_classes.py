@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pervl_assets.core.errors import AnnotationError
 from pervl_assets.inversion.coco_classes import (
-    PYTHON_BLANKS,
+    PYTHON_WHITESPACE,
     collect_object_sentences,
     count_object_classes,
     read_triplets,
@@ -28,7 +28,7 @@ BASE = [
 
 
 def apply_rules(text: str, top: int):
-    """The rules D1 to D7 of UPSTREAM.md, written down once more in plain Python."""
+    """The upstream rules D1 to D7 in plain Python."""
     rows = []
     for line in text.removesuffix("\n").split("\n"):
         fields = line.split("|")
@@ -92,7 +92,7 @@ WELL_FORMED = {
 
 
 @pytest.mark.parametrize("variant", WELL_FORMED)
-def test_odd_but_well_formed_files_give_the_same(tmp_path, variant):
+def test_unusual_but_well_formed_files_have_the_same_result(tmp_path, variant):
     path = write(tmp_path / "svo.txt", WELL_FORMED[variant])
     assert compute(path, 100) == apply_rules(LINES, 100)
     triplets = read_triplets(path)
@@ -101,7 +101,7 @@ def test_odd_but_well_formed_files_give_the_same(tmp_path, variant):
 
 
 @pytest.mark.parametrize("blank", ["", "\t", "  "])
-def test_the_id_keeps_whatever_blank_stands_before_the_bar(tmp_path, blank):
+def test_the_id_keeps_the_whitespace_before_the_bar(tmp_path, blank):
     path = write(tmp_path / "svo.txt", f"img_id=57870{blank}| man, on, hill | x | a man")
     assert read_triplets(path).frame["image_id"].to_list() == [f"57870{blank}"]
 
@@ -122,27 +122,27 @@ def test_the_id_keeps_whatever_blank_stands_before_the_bar(tmp_path, blank):
         (b"img_id=57870 | man, in, caf\xe9 | x | a man in a caf\xe9", "not UTF-8"),
     ],
 )
-@pytest.mark.parametrize("place", [0, 3, 6])
-def test_malformed_lines_are_quarantined_with_number_and_reason(tmp_path, line, reason, place):
+@pytest.mark.parametrize("position", [0, 3, 6])
+def test_malformed_lines_are_quarantined_with_number_and_reason(tmp_path, line, reason, position):
     lines = [one.encode() for one in BASE]
-    lines.insert(place, line)
+    lines.insert(position, line)
     path = write(tmp_path / "svo.txt", b"\n".join(lines))
     triplets = read_triplets(path)
-    assert triplets.malformed["line"].to_list() == [place + 1]
+    assert triplets.malformed["line"].to_list() == [position + 1]
     assert reason in triplets.malformed["reason"].item()
     assert triplets.malformed["text"].item() == line.decode(errors="replace")
-    assert triplets.frame["line"].to_list() == [n for n in range(1, 8) if n != place + 1]
+    assert triplets.frame["line"].to_list() == [n for n in range(1, 8) if n != position + 1]
     assert compute(path, 100) == apply_rules(LINES, 100)
 
 
-def test_an_empty_sentence_is_fine(tmp_path):
+def test_an_empty_sentence_is_accepted(tmp_path):
     path = write(tmp_path / "svo.txt", "img_id=57870 | man, ride, horse | x | ")
     assert read_triplets(path).frame["sentence"].to_list() == [""]
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "\ufeff", "img_id | a\n", "\n".join(["bad"] * 3)])
 def test_a_file_without_a_triplet_is_refused(tmp_path, text):
-    with pytest.raises(AnnotationError, match="holds no triplet"):
+    with pytest.raises(AnnotationError, match="contains no triplet"):
         read_triplets(write(tmp_path / "svo.txt", text))
 
 
@@ -156,8 +156,8 @@ def test_too_many_malformed_lines_are_refused_with_counts_and_numbers(tmp_path):
     assert read_triplets(many).malformed.height == 4
 
 
-def test_blanks_are_those_python_strips():
-    assert set(PYTHON_BLANKS) == {chr(code) for code in range(0x110000) if chr(code).isspace()}
+def test_whitespace_is_what_python_strips():
+    assert set(PYTHON_WHITESPACE) == {chr(code) for code in range(0x110000) if chr(code).isspace()}
 
 
 word = st.sampled_from(["man", "Man", "woman", "dog", "", " ", "é", "a*", "\x1f", "人", "(", "$1", "a b"])

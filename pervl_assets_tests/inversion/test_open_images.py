@@ -31,7 +31,7 @@ def test_csv_names_are_parsed(tmp_path, variant):
     assert rejected.is_empty()
 
 
-def test_upstream_takes_whatever_follows_the_first_comma(tmp_path):
+def test_upstream_takes_everything_after_the_first_comma(tmp_path):
     frame, rejected = read_class_names(write(tmp_path / "oid.csv", NAMES), "upstream")
     names = ["DisplayName", "Man", '"Ducks  geese and swans"', '"Fiat 500 ""topolino"""', "Man"]
     assert frame["name"].to_list() == names

@@ -17,7 +17,7 @@ from pervl_assets_tests.inversion.kit import draw_jpeg, draw_raw_kit, write_coco
 
 
 @pytest.mark.parametrize("spec", ARCHIVES, ids=lambda spec: spec.name)
-def test_a_missing_input_says_where_to_get_it_and_where_to_put_it(spec, tmp_path):
+def test_the_error_of_a_missing_input_has_address_and_path(spec, tmp_path):
     with pytest.raises(MissingInputError) as error:
         find_archive(spec, tmp_path)
     for part in (spec.title, spec.homepage, spec.licence, spec.disk, str(tmp_path / spec.file)):

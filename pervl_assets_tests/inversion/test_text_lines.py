@@ -9,7 +9,7 @@ piece = st.sampled_from([b"a", b"bc", b"\n", b"\r", b"\r\n", "é".encode(), b"\x
 
 @settings(max_examples=100, deadline=None)
 @given(st.booleans(), st.lists(piece, max_size=12).map(b"".join), st.integers(1, 9))
-def test_lines_are_those_of_text_mode_however_large_the_blocks(tmp_path_factory, mark, data, block):
+def test_lines_are_those_of_text_mode_for_any_block_size(tmp_path_factory, mark, data, block):
     path = tmp_path_factory.mktemp("lines") / "text.txt"
     path.write_bytes((b"\xef\xbb\xbf" if mark else b"") + data)
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
@@ -27,7 +27,7 @@ def has_surrogates(text):
 
 
 @pytest.mark.parametrize("block", [1, 7, 1 << 20])
-def test_line_numbers_go_on_from_block_to_block(tmp_path, block):
+def test_line_numbers_continue_from_block_to_block(tmp_path, block):
     path = tmp_path / "text.txt"
     path.write_bytes(b"one\n\ntwo\xe9\r\nthree")
     parts = [*read_lines(path, block)]

@@ -32,7 +32,7 @@ MATCHES = pl.DataFrame(
     orient="row",
 )
 
-# What numpy 1.21 finds in its modules; a pickle that names anything else does not load there.
+# Names that numpy 1.21 has. It cannot load a pickle with any other name.
 NUMPY_1_GLOBALS = {("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype")}
 
 
@@ -104,18 +104,18 @@ def test_images_without_features_are_left_out_and_counted(tables, tmp_path):
     assert objects["man"][0].tolist() == ["9712 ", "5"]
     assert [array.shape for array in objects["hill"]] == [(0,)] * 3
     assert (summary.rows, summary.rows_left_out, summary.images_left_out) == (6, 2, ("77 ",))
-    assert summary.thin_classes == {"man": 2, "dog": 1, "": 1, "horse": 1, "人": 1, "hill": 0}
+    assert summary.short_classes == {"man": 2, "dog": 1, "": 1, "horse": 1, "人": 1, "hill": 0}
 
 
-def test_classes_with_eight_different_images_are_not_thin(tmp_path):
+def test_classes_with_eight_different_images_are_enough(tmp_path):
     path = tmp_path / "svo.txt"
     path.write_text("".join(f"img_id={n % 8} | man, on, hill{n % 7} | x | y\n" for n in range(56)))
     triplets = read_triplets(path).frame
     classes = count_object_classes(triplets, 8)
     sentences = collect_object_sentences(triplets, classes)
-    assert summarize_sentences(classes, sentences, sentences["image_id"]).thin_classes == {}
+    assert summarize_sentences(classes, sentences, sentences["image_id"]).short_classes == {}
     fewer = summarize_sentences(classes, sentences, [f"{n} " for n in range(1, 8)])
-    assert fewer.thin_classes == dict.fromkeys(classes["name"], 7)
+    assert fewer.short_classes == dict.fromkeys(classes["name"], 7)
 
 
 @pytest.mark.parametrize(("device", "dtype"), [("cpu", np.float32), ("cuda", np.float16)])
@@ -144,7 +144,7 @@ def test_plain_files_need_no_pickle(tables, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["dict.npy", "visual.npz"])
-def test_pickles_name_nothing_but_what_numpy_1_has(name, tables, tmp_path):
+def test_pickles_use_only_names_that_numpy_1_has(name, tables, tmp_path):
     write_all(tmp_path, tables, make_features())
     data = read_pickle(tmp_path / name)
     operations = list(pickletools.genops(data))
@@ -163,7 +163,7 @@ def test_pickles_name_nothing_but_what_numpy_1_has(name, tables, tmp_path):
     assert Numpy1(io.BytesIO(data)).load().shape == ()
 
 
-def test_equal_content_gives_equal_bytes_and_rewrites_nothing(tables, tmp_path, monkeypatch):
+def test_equal_content_has_equal_bytes_and_rewrites_nothing(tables, tmp_path, monkeypatch):
     write_all(tmp_path / "one", tables, make_features())
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "one").iterdir()}
     assert len(before) == 5
