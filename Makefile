@@ -7,7 +7,7 @@ READY  := $(VENV)/.installed
 
 export DAGSTER_HOME ?= $(CURDIR)
 
-.PHONY: help demo test lint types unit ui screenshots bench install clean
+.PHONY: help demo test lint types unit wheel ui screenshots bench install clean
 
 help:          ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -33,6 +33,9 @@ types: $(READY)    ## mypy, strict
 
 unit: $(READY)     ## pytest on two processes
 	$(BIN)/pytest -n 2 --dist loadfile
+
+wheel: $(READY)    ## build the wheel, install it elsewhere, and run the demo from an empty folder
+	.ci/check_wheel $(BIN)/python
 
 ui: $(READY)       ## the Dagster UI and its daemon on 127.0.0.1
 	$(BIN)/dg dev --host 127.0.0.1 --port $(PORT)
