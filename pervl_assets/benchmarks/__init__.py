@@ -1,7 +1,6 @@
-"""The benchmarks, one module each.
+"""The benchmarks: one module with a `BENCHMARK` each, found by name. A new benchmark is a new module.
 
-Belongs here: modules that define a `BENCHMARK`, and finding them. A new benchmark is a new module; nothing here names
-any. Benchmarks do not import one another; a large one may have its parts in further modules (`ytvos_annotations`).
+Benchmarks do not import one another. A large one can have further modules, e.g. `ytvos_annotations`.
 """
 
 import importlib
@@ -11,7 +10,7 @@ from pervl_assets.benchmarks.benchmark import Benchmark
 
 
 def find_benchmarks() -> tuple[Benchmark, ...]:
-    """Return the `BENCHMARK` of every module of this package that has one, in order of the modules' names."""
+    """Return the `BENCHMARK` of every module of this package that has one, sorted by module name."""
     modules = (importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__))
     found = (getattr(module, "BENCHMARK", None) for module in modules)
     return tuple(benchmark for benchmark in found if isinstance(benchmark, Benchmark))

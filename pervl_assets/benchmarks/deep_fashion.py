@@ -1,7 +1,4 @@
-"""PerVL-DeepFashion2: personal items of clothing.
-
-Belongs here: everything that is particular to this benchmark. Rule numbers: docs/fidelity.md.
-"""
+"""PerVL-DeepFashion2: personal items of clothing. Rule numbers refer to docs/fidelity.md."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -33,7 +30,7 @@ _CAPTION_FILES: Final = {
 _CLASSES_FILE: Final = "train_coarse_grained_names.csv"
 _PREPARE: Final = "deep_fashion/prepare_deep_fashion2_initial_directory_structure.py"
 
-# Annotations are not trusted either: these become names of files.
+# Annotations are not trusted: these texts become file names.
 _PAIR: Final = re.compile(r"[0-9]{1,12}")
 _HEADER: Final = re.compile(r"codes_infer/([0-9]{1,12}):")
 _IMAGE: Final = re.compile(r"([0-9]{1,12})\.jpg")
@@ -44,10 +41,10 @@ CAPTIONS: Final = TableSchema(
         Column(
             "caption_set", pl.String, "validation, test (the evaluation images), shortened or detailed (all images)"
         ),
-        Column("pair_id", pl.String, "id of the item of clothing, which is the concept; text"),
+        Column("pair_id", pl.String, "id of the item of clothing, i.e. the concept; text"),
         Column("image_name", pl.String, "member of the archive: train/image/<number>.jpg"),
         Column("image", pl.String, "its file name"),
-        Column("caption", pl.String, "what the image shows; 'person' stands for the wearer of the item"),
+        Column("caption", pl.String, "caption of the image; 'person' is the wearer of the item"),
         Column("split", pl.String, "validation or test; null if the item is in neither"),
     )
 )
@@ -56,18 +53,18 @@ FEW_SHOT_SPLIT: Final = TableSchema(
     (
         Column("split", pl.String, "validation or test"),
         Column("pair_id", pl.String, "id of the item of clothing; text"),
-        Column("image", pl.String, "file name of an image that the concept is learned from"),
-        Column("class_name", pl.String, "class of the item, e.g. long sleeve dress; null if the annotations name none"),
+        Column("image", pl.String, "file name of an image from which the concept is learned"),
+        Column("class_name", pl.String, "class of the item, e.g. long sleeve dress; null if the annotations have none"),
     )
 )
 
 
 def read_few_shot_split(folder: Path) -> pl.DataFrame:
-    """Read which images each concept is learned from (schema `FEW_SHOT_SPLIT`), in the files' order (rule C2, C3).
+    """Read the few-shot images of each concept (schema `FEW_SHOT_SPLIT`), in file order (upstream rules C2, C3).
 
     Raises:
-        AnnotationError: Names each faulty line: neither header nor image, an image before any header, a header twice or
-            without images; a class of no item, or a second class of one.
+        AnnotationError: Lists each faulty line: neither header nor image, an image before any header, a repeated header
+            or one without images, a malformed pair id, or a second class of an item.
         MissingInputError: An annotation file is missing.
     """
     classes = _read_classes(folder / _CLASSES_FILE)
@@ -83,12 +80,12 @@ def read_few_shot_split(folder: Path) -> pl.DataFrame:
             if header := _HEADER.fullmatch(text):
                 pair = header[1]
                 if pair in headers:
-                    faults.add(line, f"codes_infer/{pair} stands in line {headers[pair]} already")
+                    faults.add(line, f"codes_infer/{pair} is already in line {headers[pair]}")
                 headers[pair] = line
             elif not _IMAGE.fullmatch(text):
                 faults.add(line, f"{text[:80]!r} is neither codes_infer/<pair_id>: nor <number>.jpg")
             elif pair is None:
-                faults.add(line, f"{text} stands before any codes_infer/<pair_id>:")
+                faults.add(line, f"{text} is before any codes_infer/<pair_id>:")
             else:
                 filled.add(pair)
                 rows.append((split, pair, text, classes.get(pair)))
@@ -110,7 +107,7 @@ def _read_classes(file: Path) -> dict[str, str]:
 
 
 def read_captions(folder: Path) -> pl.DataFrame:
-    """Read all four caption files (schema `CAPTIONS`), in their order.
+    """Read all four caption files (schema `CAPTIONS`), in file order.
 
     Raises:
         AnnotationError: Names each faulty row with its line.
@@ -167,20 +164,23 @@ def label_images(tables: Mapping[str, pl.DataFrame], images: pl.DataFrame) -> pl
 
 
 def describe_concept(tables: Mapping[str, pl.DataFrame], concept: str) -> list[tuple[str, str]]:
-    """Return what the annotations say of a concept, as label and text: its class, the captions of evaluation images."""
+    """Return the class of a concept and the captions of its evaluation images, as pairs of label and text."""
     captions = tables["captions"].filter(pair_id=concept)
     short = dict(captions.filter(caption_set="shortened").select("image", "caption").iter_rows())
-    told = [("class", name_classes(tables).get(concept, "none"))]
+    texts = [("class", name_classes(tables).get(concept, "none"))]
     for split in SPLITS:
         for image, caption in captions.filter(caption_set=split).select("image", "caption").iter_rows():
-            told.append((image, caption))
+            texts.append((image, caption))
             if image in short:
-                told.append(("in short", short[image]))
-    return told
+                texts.append(("shortened", short[image]))
+    return texts
 
 
 def plan_personalized(tables: Mapping[str, pl.DataFrame], split: str | None) -> TreePlan:
-    """Plan what PALAVRA reads of a split: few-shot images by concept, evaluation images side by side (rules C1, C4)."""
+    """Plan the folder that PALAVRA reads for a split: few-shot images by concept, all evaluation images in one folder.
+
+    Upstream rules C1, C4.
+    """
     outputs: dict[str, Output] = {}
     sources: dict[str, list[Output]] = {}
     few_shot = tables["few_shot_split"].filter(split=split).select("pair_id", "image").iter_rows()
@@ -188,15 +188,15 @@ def plan_personalized(tables: Mapping[str, pl.DataFrame], split: str | None) -> 
     wanted = [(image, Output(f"codes_infer/{pair}/{image}", pair, "few_shot_copy")) for pair, image in few_shot]
     wanted += [(image, Output(f"eval/test/{image}", pair, "evaluation_copy")) for pair, image in evaluation]
     for image, output in wanted:
-        if output.path not in outputs:  # an image may have several captions
+        if output.path not in outputs:  # an image can have several captions
             outputs[output.path] = output
             sources.setdefault(f"train/image/{image}", []).append(output)
     jobs = tuple(RenderTask((member,), tuple(made)) for member, made in sorted(sources.items()))
-    return TreePlan(_place_personalized(split), jobs, copy_image, rules=1)
+    return TreePlan(_locate_personalized(split), jobs, copy_image, rules=1)
 
 
 def copy_image(job: RenderTask, blobs: list[bytes]) -> Iterator[Rendered]:
-    """Copy an image byte for byte, once it is known to decode: its consumers would stop at one that does not.
+    """Copy an image byte for byte after checking that it decodes, because consumers stop at one that does not.
 
     Raises:
         ImageError: It does not decode.
@@ -206,7 +206,7 @@ def copy_image(job: RenderTask, blobs: list[bytes]) -> Iterator[Rendered]:
         yield Rendered(output, blobs[0], None, width, height)
 
 
-def _place_personalized(split: str | None) -> str:
+def _locate_personalized(split: str | None) -> str:
     return f"deep_fashion2/personalized_{split}"
 
 
@@ -215,12 +215,12 @@ def _plan_sources(tables: Mapping[str, pl.DataFrame]) -> dict[str, TreePlan]:
 
 
 def _describe_view(name: str, description: str, splits: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return what the views have in common."""
+    """Return the arguments of `TreeAsset` that all views share."""
     facts = {"validation": {FEW_SHOT: 661, EVALUATION: 229}, "test": {FEW_SHOT: 653, EVALUATION: 221}}
     both: Mapping[str | None, Mapping[str, int]] = {None: {FEW_SHOT: 1314, EVALUATION: 450}}
     return {
         "name": name,
-        "description": f"{description} Hard links to the files of `personalized`: next to no space.",
+        "description": f"{description} Hard links to the files of `personalized`, which need almost no space.",
         "splits": splits,
         "tables": ("few_shot_split", "captions"),
         "source": "personalized",
@@ -235,25 +235,25 @@ def _describe_view(name: str, description: str, splits: tuple[str, ...] = ()) ->
 BENCHMARK: Final = Benchmark(
     name="deep_fashion",
     title="PerVL-DeepFashion2",
-    description="Find the images that a caption about the wearer of an item of clothing describes; from DeepFashion2.",
+    description="Retrieve the image for a caption about the wearer of an item of clothing; from DeepFashion2.",
     archives=(
         ArchiveSpec(
             name="deep_fashion2_train",
             title="DeepFashion2, train.zip",
-            description="Images of clothing, encrypted; 1,764 of 191,961 are read and decrypted.",
+            description="Encrypted images of clothing. 1,764 of 191,961 are read and decrypted.",
             file="deep_fashion2/train.zip",
             folders=("deep_fashion2/train",),
             homepage="https://github.com/switchablenorms/DeepFashion2",
-            how_to_get="Fill in the form named there to get the address and the password, and download train.zip.",
+            how_to_get="Fill in the form on that page to get the address and the password, and download train.zip.",
             licence="see the official site: non-commercial research",
             disk="about 13 GB, as downloaded",
-            password_variable="DEEPFASHION2_PASSWORD",  # noqa: S106 - the variable's name
+            password_variable="DEEPFASHION2_PASSWORD",  # noqa: S106 - the name of the variable
         ),
     ),
     tables=(
         TableAsset(
             "captions",
-            "Captions of the evaluation images, and the shortened and detailed captions of all images.",
+            "Captions of the evaluation images by split, and the shortened and detailed captions.",
             CAPTIONS,
             read_captions,
             count_captions,
@@ -268,12 +268,12 @@ BENCHMARK: Final = Benchmark(
                 "detailed images": 653,
                 "concepts": 100,
             },
-            rule="the four caption files in their order; `image` is the last part of `image_name`, as in "
+            rule="the four caption files in file order. `image` is the last part of `image_name`, as in "
             f"{cite_script(_PREPARE, 'C4')}. The split of shortened and detailed captions is that of their item.",
         ),
         TableAsset(
             "few_shot_split",
-            "The images that each item of clothing is learned from.",
+            "The few-shot images of each item of clothing.",
             FEW_SHOT_SPLIT,
             read_few_shot_split,
             count_few_shot,
@@ -283,18 +283,18 @@ BENCHMARK: Final = Benchmark(
                 "validation few-shot images": 661,
                 "test few-shot images": 653,
             },
-            rule="in `<split>_fsl_train.txt` a line `codes_infer/<pair_id>:` opens an item, and the `.jpg` lines below "
-            f"it are its images, as in {cite_script(_PREPARE, 'C2, C3')}; a header without `:` is an error.",
+            rule="in `<split>_fsl_train.txt` a line `codes_infer/<pair_id>:` starts an item, and `.jpg` lines below it "
+            f"are its images, as in {cite_script(_PREPARE, 'C2, C3')}. A header without `:` is an error.",
         ),
     ),
     trees=(
         TreeAsset(
             name="personalized",
-            description="What PALAVRA reads of a split: few-shot images by item, and evaluation images side by side.",
+            description="The folder that PALAVRA reads for a split: few-shot images by item and evaluation images.",
             splits=SPLITS,
             tables=("few_shot_split", "captions"),
             source="deep_fashion2_train",
-            folder=_place_personalized,
+            folder=_locate_personalized,
             plan=plan_personalized,
             sheet=SheetRules("few_shot_copy", ("evaluation_copy",)),
             facts={
@@ -305,21 +305,20 @@ BENCHMARK: Final = Benchmark(
             name_classes=name_classes,
             tell=describe_concept,
             label_images=label_images,
-            rule=f"as in {cite_script(_PREPARE, 'C1, C4')}: files byte for byte, an item's few-shot images in "
-            "`codes_infer/<pair_id>/`, the images of all captions of the split side by side in `eval/test/`, 1 to 5 an "
-            "item.",
+            rule=f"as in {cite_script(_PREPARE, 'C1, C4')}: files byte for byte, the few-shot images of an item in "
+            "`codes_infer/<pair_id>/`, the images of all captions of the split in `eval/test/`, 1 to 5 per item.",
         ),
         TreeAsset(
             **_describe_view(
                 "concon_chi_view",
-                "What ConCon-Chi takes as `dataset_root`: both splits, captions, and the order of the concepts.",
+                "The `dataset_root` of ConCon-Chi: both splits, captions, and the order of the concepts.",
             ),
             rule="the folder that [ConCon-Chi](https://github.com/hsp-iit/concon-chi_benchmark) reads.",
             folder=lambda _: "views/concon_chi",
             plan=lambda tables, _: plan_concon_chi(tables, _plan_sources(tables)),
         ),
         TreeAsset(
-            **_describe_view("polar_view", "What POLAR takes as `--data_path`: images of both splits and annotations."),
+            **_describe_view("polar_view", "The `--data_path` of POLAR: images of both splits and annotations."),
             rule="the folder that [POLAR](https://github.com/adobe-research/polar-vl) reads.",
             folder=lambda _: "views/polar",
             plan=lambda tables, _: plan_polar(tables, _plan_sources(tables)),

@@ -1,12 +1,8 @@
-"""What other projects read of PerVL-DeepFashion2: ConCon-Chi and POLAR, as views of the `personalized` trees.
+"""Views of the `personalized` trees of PerVL-DeepFashion2 for other projects: ConCon-Chi and POLAR.
 
-Belongs here: their folders and texts; a part of `deep_fashion`, without a `BENCHMARK` of its own. Does not belong here:
-how a view is made (`core.views`).
-
-Both number the concepts: POLAR in the order of the split file, ConCon-Chi in the order in which the system happens to
-list a folder, which differs between disks. Here the order is pinned to that of the ids as text, which is the official
-split files' order, and `ImageFolder`'s. The texts name only images and concepts that are there, for either reader stops
-at the first that is not.
+Both number the concepts: POLAR in the order of the split file, ConCon-Chi in the order in which the system lists a
+folder, which differs between disks. Here the concepts are sorted by id as text, as in the official split files and in
+`ImageFolder`. The annotation files name only existing images and concepts, because both readers stop at a missing one.
 """
 
 import csv
@@ -21,16 +17,16 @@ from pervl_assets.core.errors import AnnotationError, name_some
 from pervl_assets.trees.plans import Output, TreePlan
 from pervl_assets.trees.views import EVALUATION, FEW_SHOT, plan_image_folder, plan_view
 
-ROLES: Final = {"few_shot_copy": FEW_SHOT, "evaluation_copy": EVALUATION}
+_ROLES: Final = {"few_shot_copy": FEW_SHOT, "evaluation_copy": EVALUATION}
 _JOINT_SETS: Final = ("shortened", "detailed")
 _COLUMNS: Final = ("image_name", "pair_id", "caption")
 
 
 def plan_concon_chi(tables: Mapping[str, pl.DataFrame], sources: Mapping[str, TreePlan]) -> TreePlan:
-    """Plan the folder that ConCon-Chi (hsp-iit/concon-chi_benchmark) takes as `dataset_root`.
+    """Plan the folder that ConCon-Chi (hsp-iit/concon-chi_benchmark) reads as `dataset_root`.
 
-    `data/deep_fashion2/personalized_<split>/` is the tree of that split, with the pinned order of its concepts in
-    `concepts.txt`; `annotations/deep_fashion/` holds the captions.
+    `data/deep_fashion2/personalized_<split>/` is the tree of that split, with the order of its concepts in
+    `concepts.txt`. `annotations/deep_fashion/` contains the captions.
 
     Args:
         tables: The benchmark's tables, by name.
@@ -40,27 +36,27 @@ def plan_concon_chi(tables: Mapping[str, pl.DataFrame], sources: Mapping[str, Tr
         AnnotationError: As `check_annotations`.
     """
     check_annotations(tables, sources)
-    places = {split: f"data/deep_fashion2/personalized_{split}" for split in sources}
+    folders = {split: f"data/deep_fashion2/personalized_{split}" for split in sources}
 
     def write_texts(ledger: pl.DataFrame) -> dict[str, bytes]:
         few_shot = _list_few_shot(tables, ledger)
         texts = {f"annotations/deep_fashion/{name}": text for name, text in write_annotations(tables, ledger).items()}
-        for split, place in places.items():
+        for split, folder in folders.items():
             if concepts := sorted(set(few_shot.filter(split=split)["pair_id"])):
-                texts[f"{place}/concepts.txt"] = "".join(f"{concept}\n" for concept in concepts).encode()
+                texts[f"{folder}/concepts.txt"] = "".join(f"{concept}\n" for concept in concepts).encode()
         return texts
 
     files = (
-        (member, Output(f"{places[split]}/{output.path}", output.concept, ROLES[output.rule]))
+        (member, Output(f"{folders[split]}/{output.path}", output.concept, _ROLES[output.rule]))
         for split, member, output in _iterate_sources(sources)
     )
     return plan_view("views/concon_chi", files, write_texts)
 
 
 def plan_polar(tables: Mapping[str, pl.DataFrame], sources: Mapping[str, TreePlan]) -> TreePlan:
-    """Plan the folder that POLAR (adobe-research/polar-vl) takes as `--data_path`.
+    """Plan the folder that POLAR (adobe-research/polar-vl) reads as `--data_path`.
 
-    The images of both splits stand in `train/image/`, the annotations beside `train`.
+    The images of both splits are in `train/image/`, the annotation files next to `train`.
 
     Args:
         tables: The benchmark's tables, by name.
@@ -71,30 +67,30 @@ def plan_polar(tables: Mapping[str, pl.DataFrame], sources: Mapping[str, TreePla
     """
     check_annotations(tables, sources)
     files = (
-        (member, Output(f"train/image/{PurePosixPath(output.path).name}", output.concept, ROLES[output.rule]))
+        (member, Output(f"train/image/{PurePosixPath(output.path).name}", output.concept, _ROLES[output.rule]))
         for _, member, output in _iterate_sources(sources)
     )
     return plan_view("views/polar", files, lambda ledger: write_annotations(tables, ledger))
 
 
 def plan_images(tables: Mapping[str, pl.DataFrame], split: str | None, source: TreePlan) -> TreePlan:
-    """Plan the Hugging Face `imagefolder` of a split; captions are empty where an image has none."""
+    """Plan the Hugging Face `imagefolder` of a split. The caption of an image without captions is empty."""
     classes = dict(tables["few_shot_split"].select("pair_id", "class_name").iter_rows())
     captions = {name: _list_captions(tables, name) for name in _JOINT_SETS}
 
     def describe(concept: str, image: str) -> dict[str, str]:
-        told = {f"{name}_caption": captions[name].get(image, "") for name in _JOINT_SETS}
-        return {"class_name": classes.get(concept) or "", **told}
+        texts = {f"{name}_caption": captions[name].get(image, "") for name in _JOINT_SETS}
+        return {"class_name": classes.get(concept) or "", **texts}
 
-    return plan_image_folder(f"views/imagefolder/deep_fashion/{split}", source, ROLES, describe)
+    return plan_image_folder(f"views/imagefolder/deep_fashion/{split}", source, _ROLES, describe)
 
 
 def check_annotations(tables: Mapping[str, pl.DataFrame], splits: Iterable[str]) -> None:
-    """Make sure that both readers get along with the annotations.
+    """Check that ConCon-Chi and POLAR can read the annotations.
 
     Raises:
         AnnotationError: An evaluation image without exactly one shortened and one detailed caption, or a concept
-            without a class: either reader would stop there.
+            without a class.
     """
     captions, few_shot = tables["captions"], tables["few_shot_split"]
     splits = [*splits]
@@ -111,14 +107,14 @@ def check_annotations(tables: Mapping[str, pl.DataFrame], splits: Iterable[str])
         raise AnnotationError(
             "ConCon-Chi and POLAR cannot read these annotations of PerVL-DeepFashion2.",
             details=faults,
-            advice="Use annotation files of the same release; the trees themselves are not concerned.",
+            advice="Use annotation files of the same release. The trees themselves are not affected.",
         )
 
 
 def write_annotations(tables: Mapping[str, pl.DataFrame], ledger: pl.DataFrame) -> dict[str, bytes]:
-    """Return the annotation files about what a view holds, under their official names.
+    """Return the annotation files of the images in a view, by official name.
 
-    A concept stands in them if it has a few-shot image, an evaluation image if its concept does.
+    They contain a concept if it has a few-shot image, and an evaluation image if they contain its concept.
     """
     few_shot = _list_few_shot(tables, ledger)
     images = _list_names(ledger, EVALUATION)
@@ -131,7 +127,9 @@ def write_annotations(tables: Mapping[str, pl.DataFrame], ledger: pl.DataFrame) 
             f"codes_infer/{concept}:\n" + "".join(f"{image}\n" for image in mine.filter(pair_id=concept)["image"])
             for concept in sorted(set(mine["pair_id"]))
         ]
-        texts[f"{split}_fsl_train.txt"] = "\n".join(blocks).encode()  # a blank line counts a concept: one, between two
+        texts[f"{split}_fsl_train.txt"] = "\n".join(
+            blocks
+        ).encode()  # POLAR counts concepts by empty lines: one between two
         queries = tables["captions"].filter(
             pl.col("caption_set") == split, pl.col("image").is_in(images), pl.col("pair_id").is_in(concepts)
         )
@@ -143,7 +141,7 @@ def write_annotations(tables: Mapping[str, pl.DataFrame], ledger: pl.DataFrame) 
 
 
 def _iterate_sources(sources: Mapping[str, TreePlan]) -> Iterator[tuple[str, str, Output]]:
-    """Yield split, member (it begins with the tree's name) and output of every file of the sources."""
+    """Yield split, member (it starts with the name of the tree) and output of every file of the sources."""
     for split, plan in sources.items():
         tree = PurePosixPath(plan.folder).name
         for output in (output for job in plan.jobs for output in job.outputs):
@@ -151,7 +149,7 @@ def _iterate_sources(sources: Mapping[str, TreePlan]) -> Iterator[tuple[str, str
 
 
 def _list_few_shot(tables: Mapping[str, pl.DataFrame], ledger: pl.DataFrame) -> pl.DataFrame:
-    """Return the rows of the few-shot split whose image a view holds."""
+    """Return the rows of the few-shot split whose image is in the view."""
     return tables["few_shot_split"].filter(pl.col("image").is_in(_list_names(ledger, FEW_SHOT)))
 
 

@@ -1,7 +1,6 @@
 """PerVL-YTVOS: personal objects in videos of YouTube-VOS.
 
-Belongs here: everything that is particular to this benchmark, but for its annotations (`ytvos_annotations`). Rule
-numbers: docs/fidelity.md.
+Rule numbers refer to docs/fidelity.md. The annotations are read by `ytvos_annotations`.
 """
 
 from collections import defaultdict
@@ -48,7 +47,7 @@ _SPLIT: Final = "ytvos/ytvos_read_split.py"
 
 
 def plan_fsl_seg(tables: Mapping[str, pl.DataFrame], split: str | None = None) -> TreePlan:
-    """Plan the tree of crops, evaluation frames, masks and boxes: one job a frame, whatever it is used for."""
+    """Plan the tree of crops, evaluation frames, masks and boxes, with one task per frame."""
     outputs: defaultdict[tuple[str, str], list[Output]] = defaultdict(list)
     for row in tables["concepts"].iter_rows(named=True):
         concept, scene, instance = row["concept"], row["scene"], row["instance"]
@@ -74,7 +73,7 @@ def render_frame(job: RenderTask, blobs: list[bytes]) -> Iterator[Rendered | Qua
     """Render all outputs of one frame and its mask.
 
     Raises:
-        ImageError: Frame or mask cannot be used (upstream rule A11).
+        ImageError: Frame or mask is unusable (upstream rule A11).
     """
     indices = decode_mask(blobs[1])
     masks = {instance: indices == instance for instance in {int(output.params[0]) for output in job.outputs}}
@@ -85,7 +84,7 @@ def render_frame(job: RenderTask, blobs: list[bytes]) -> Iterator[Rendered | Qua
         raise ImageError(
             f"the mask has {width} x {height} pixels, the frame {pixels.shape[1]} x {pixels.shape[0]} (width x height)"
         )
-    whole_frame = cache(lambda: encode_jpeg(pixels))  # the same bytes for every concept in it
+    whole_frame = cache(lambda: encode_jpeg(pixels))  # the same bytes for every concept in the frame
     for output in job.outputs:
         instance = int(output.params[0])
         mask, box = masks[instance], boxes[instance]
@@ -96,7 +95,7 @@ def render_frame(job: RenderTask, blobs: list[bytes]) -> Iterator[Rendered | Qua
 
 
 def _count_rows(job: RenderTask, boxes: Mapping[int, Box | None]) -> int | None:
-    """Return how many rows of the frame are needed; None: all."""
+    """Return the number of pixel rows of the frame that are needed; None for all."""
     if any(output.rule != "few_shot_crop" for output in job.outputs):
         return None
     return max((box.y1 for box in boxes.values() if box), default=None)
@@ -106,7 +105,7 @@ def _render(
     rule: str, pixels: NDArray[np.uint8], mask: NDArray[np.bool_], box: Box | None, whole_frame: Callable[[], bytes]
 ) -> bytes:
     if box is None:
-        raise ImageError("the mask does not hold this instance")  # upstream rule A10
+        raise ImageError("the mask does not contain this instance")  # upstream rule A10
     match rule:
         case "evaluation_frame":
             return whole_frame()
@@ -134,7 +133,9 @@ def list_boxes(ledger: pl.DataFrame) -> dict[str, bytes]:
 
 
 def plan_retrieval_set(tables: Mapping[str, pl.DataFrame], split: str | None) -> TreePlan:
-    """Plan what PALAVRA reads of a split: few-shot crops in class folders, one retrieval crop a concept (rules B1, B2).
+    """Plan the retrieval set of a split: few-shot crops in one folder per concept, one retrieval crop per concept.
+
+    This is the folder that PALAVRA reads (upstream rules B1, B2).
 
     Raises:
         AnnotationError: A caption names a concept that is not among the concepts.
@@ -148,7 +149,7 @@ def plan_retrieval_set(tables: Mapping[str, pl.DataFrame], split: str | None) ->
     captions = tables["captions"].filter(split=split)
     if unknown := [concept for concept in captions["concept"] if concept not in frames]:
         raise AnnotationError(
-            f"{len(unknown):,} captions of the {split} split name concepts that {CONCEPTS_FILE} does not hold: "
+            f"{len(unknown):,} captions of the {split} split name concepts that {CONCEPTS_FILE} does not contain: "
             f"{name_some(unknown)}.",
             advice="Use caption files and concepts of the same release.",
         )
@@ -159,7 +160,7 @@ def plan_retrieval_set(tables: Mapping[str, pl.DataFrame], split: str | None) ->
             jobs.append(RenderTask((f"train/{name}",), (Output(f"codes_infer/{name}", concept, "few_shot_copy"),)))
         crop = f"eval/retrieval/{Path(image_name).name}"
         jobs.append(RenderTask((crop,), (Output(f"eval/test/{concept}.jpg", concept, "evaluation_copy"),)))
-    return TreePlan(_place_retrieval_set(split), tuple(jobs), copy_file, rules=1)
+    return TreePlan(_locate_retrieval_set(split), tuple(jobs), copy_file, rules=1)
 
 
 def copy_file(job: RenderTask, blobs: list[bytes]) -> Iterator[Rendered]:
@@ -168,18 +169,18 @@ def copy_file(job: RenderTask, blobs: list[bytes]) -> Iterator[Rendered]:
 
 
 def plan_images(tables: Mapping[str, pl.DataFrame], split: str | None) -> TreePlan:
-    """Plan the Hugging Face `imagefolder` of a split: its retrieval set, with class and query of every concept."""
+    """Plan the Hugging Face `imagefolder` of a split: its retrieval set, with class and caption of every concept."""
     captions = tables["captions"].filter(split=split).select("concept", "class_name", "caption").iter_rows()
-    told = {concept: {"class_name": class_name, "query": caption} for concept, class_name, caption in captions}
+    columns = {concept: {"class_name": class_name, "query": caption} for concept, class_name, caption in captions}
     return plan_image_folder(
         f"views/imagefolder/ytvos/{split}",
         plan_retrieval_set(tables, split),
         {"few_shot_copy": FEW_SHOT, "evaluation_copy": EVALUATION},
-        lambda concept, _: told[concept],
+        lambda concept, _: columns[concept],
     )
 
 
-def _place_retrieval_set(split: str | None) -> str:
+def _locate_retrieval_set(split: str | None) -> str:
     return f"youtube_vos/{RETRIVAL_SETS}/{split}"
 
 
@@ -191,7 +192,7 @@ BENCHMARK: Final = Benchmark(
         ArchiveSpec(
             name="youtube_vos_train",
             title="YouTube-VOS, 2019 version, train.zip",
-            description="Video frames and instance masks; 4,129 of each are read, straight from the archive.",
+            description="Video frames and instance masks. 4,129 of each are read, directly from the archive.",
             file="youtube_vos/train.zip",
             folders=("youtube_vos/train",),
             homepage="https://youtube-vos.org/dataset/vos/",
@@ -203,7 +204,7 @@ BENCHMARK: Final = Benchmark(
     tables=(
         TableAsset(
             "concepts",
-            "The personal concepts: class, scene, instance, split, and which frames play which part.",
+            "The personal concepts: class, scene, instance, split, few-shot frames and evaluation frame.",
             CONCEPTS,
             read_concepts,
             count_concepts,
@@ -219,10 +220,10 @@ BENCHMARK: Final = Benchmark(
                 "fewest few-shot crops of a concept": 4,
                 "most few-shot crops of a concept": 33,
             },
-            paper="The paper tells of 251 test concepts; the annotations it published hold 252.",
+            paper="The paper counts 251 test concepts; its published annotations have 252.",
             checks=(SCENES_APART,),
-            rule=f"a concept is an entry of `{CONCEPTS_FILE}`, named `<class>_<scene>_<instance>` with its ids kept as "
-            f"text, as in {cite_script(_PREPARE, 'A16')}; its split is that of the caption file that names it. {PAPER} "
+            rule=f"a concept is an entry of `{CONCEPTS_FILE}`, named `<class>_<scene>_<instance>` with ids kept as "
+            f"text, as in {cite_script(_PREPARE, 'A16')}; its split is that of the caption file with its name. {PAPER} "
             "splits by scene.",
             variants={"scene_disjoint": read_disjoint_concepts},
         ),
@@ -233,9 +234,9 @@ BENCHMARK: Final = Benchmark(
             read_captions,
             count_captions,
             {"validation captions": 246, "test captions": 252, "validation images": 246, "test images": 252},
-            paper="The paper tells of 251 test concepts; the annotations it published hold captions of 252.",
+            paper="The paper counts 251 test concepts; its published annotations have captions of 252.",
             variants={"scene_disjoint": read_disjoint_captions},
-            rule="the caption files in their order, validation first; the concept is `image_name` up to its last `_`, "
+            rule="the caption files in file order, validation first. The concept is `image_name` up to its last `_`, "
             f"as in {cite_script(_SPLIT, 'B3')}.",
         ),
     ),
@@ -263,18 +264,18 @@ BENCHMARK: Final = Benchmark(
             tell=describe_concept,
             label_images=label_images,
             rule=f"as in {cite_script(_PREPARE, 'A1 to A15')}. Pixels as Pillow decodes them, without EXIF orientation "
-            "or ICC; the mask is where the palette index is the instance, its box the least and greatest x and y in "
-            "pixels, inclusive. Few-shot crop: rows `y0:y1`, columns `x0:x1`, so without the last of each. Retrieval "
-            "crop: the box grown by half its width and height on every side, cut to the image, truncated to whole "
-            "pixels. JPEG quality 95, 4:2:0; masks 8-bit grey, 0 and 1.",
+            "or ICC. The mask is where the palette index equals the instance. Its box is the lowest and highest x and "
+            "y in pixels, inclusive. Few-shot crop: rows `y0:y1`, columns `x0:x1`, without the last of each. Retrieval "
+            "crop: the box enlarged by half its width and height on every side, clipped to the image, truncated to "
+            "whole pixels. JPEG quality 95, 4:2:0. Masks are 8-bit grey with values 0 and 1.",
         ),
         TreeAsset(
             name="retrieval_set",
-            description="What PALAVRA reads of a split: few-shot crops by concept, and one retrieval crop a concept.",
+            description="The folder that PALAVRA reads for a split: few-shot crops and one retrieval crop per concept.",
             splits=SPLITS,
             tables=("concepts", "captions"),
             source="fsl_seg",
-            folder=_place_retrieval_set,
+            folder=_locate_retrieval_set,
             plan=plan_retrieval_set,
             sheet=SheetRules("few_shot_copy", ("evaluation_copy",)),
             facts={
@@ -284,13 +285,13 @@ BENCHMARK: Final = Benchmark(
             name_classes=name_classes,
             tell=describe_concept,
             label_images=label_images,
-            rule=f"as in {cite_script(_SPLIT, 'B1, B2')}: for every caption of the split the concept's few-shot crops "
-            "in `codes_infer/<concept>/`, and its retrieval crop as `eval/test/<concept>.jpg`, byte for byte.",
+            rule=f"as in {cite_script(_SPLIT, 'B1, B2')}: for every caption of the split, the few-shot crops of its "
+            "concept in `codes_infer/<concept>/` and the retrieval crop as `eval/test/<concept>.jpg`, byte for byte.",
         ),
         TreeAsset(
             name="imagefolder_view",
             description="A retrieval set as Hugging Face `imagefolder`: few-shot crops as train, retrieval crops as "
-            "test. Hard links to the files of `retrieval_set`: next to no space.",
+            "test. Hard links to the files of `retrieval_set`, which need almost no space.",
             splits=SPLITS,
             tables=("concepts", "captions"),
             source="retrieval_set",

@@ -1,13 +1,10 @@
-"""The annotations of PerVL-YTVOS: read, counted, and judged for scenes that stand in both splits.
+"""Read the annotations of PerVL-YTVOS, count them, and check for scenes in both splits.
 
-Belongs here: from annotation files to tables, and what is said of them. Does not belong here: trees (`ytvos`). Rule
-numbers: docs/fidelity.md.
-
-Splits: the paper splits by scene, but in the published annotations three scenes stand in both splits, each with one
-concept in either. `PERVL_SPLITS=official` (the default) keeps that, for published numbers are made on it, and an asset
-check names the scenes. `PERVL_SPLITS=scene_disjoint` takes the concepts of such scenes out of validation: they get no
-split, their captions are left out, and so is their part of `retrieval_set [validation]`. Test stays as published, and
-`fsl_seg` holds every concept either way.
+The paper splits by scene, but in the published annotations three scenes are in both splits, with one concept in each.
+`PERVL_SPLITS=official` (the default) keeps them, because published numbers use these splits; an asset check names the
+scenes. `PERVL_SPLITS=scene_disjoint` removes the concepts of such scenes from validation: they have no split, and their
+captions and their part of `retrieval_set [validation]` are left out. Test is as published, and `fsl_seg` contains every
+concept in both cases. Rule numbers refer to docs/fidelity.md.
 """
 
 import re
@@ -27,7 +24,7 @@ SPLITS: Final = ("validation", "test")
 CAPTION_FILES: Final = {"validation": "cleaned_captions_ytvos_val.csv", "test": "cleaned_captions_ytvos_test.csv"}
 CONCEPTS_FILE: Final = "ytvos_personalization_meta.yaml"
 
-# Annotations are not trusted either: these become names of files.
+# Annotations are not trusted: these texts become file names.
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,80}")
 _FRAME: Final = re.compile(r"[A-Za-z0-9-]{1,20}")
 _INSTANCE: Final = re.compile(r"0*([1-9][0-9]{0,2})")
@@ -40,9 +37,9 @@ CONCEPTS: Final = TableSchema(
         Column("scene", pl.String, "id of the video in YouTube-VOS; text, though some look like numbers"),
         Column("instance", pl.UInt8, "palette index of the object in the video's masks"),
         Column("split", pl.String, "validation or test; null if no caption names the concept"),
-        Column("caption", pl.String, "retrieval query with * in the object's place"),
-        Column("evaluation_frame", pl.String, "the frame that is searched for, e.g. 00085"),
-        Column("few_shot_frames", pl.List(pl.String), "the frames that the concept is learned from"),
+        Column("caption", pl.String, "retrieval query with * instead of the object"),
+        Column("evaluation_frame", pl.String, "the frame to retrieve, e.g. 00085"),
+        Column("few_shot_frames", pl.List(pl.String), "the frames from which the concept is learned"),
     )
 )
 
@@ -51,8 +48,8 @@ CAPTIONS: Final = TableSchema(
         Column("split", pl.String, "validation or test"),
         Column("concept", pl.String, "file name of the image up to its last _ (upstream rule B3)"),
         Column("class_name", pl.String, "class of the object"),
-        Column("caption", pl.String, "retrieval query with * in the object's place"),
-        Column("image_name", pl.String, "evaluation image as upstream names it: eval/images/<concept>_<frame>.jpg"),
+        Column("caption", pl.String, "retrieval query with * instead of the object"),
+        Column("image_name", pl.String, "evaluation image as named by upstream: eval/images/<concept>_<frame>.jpg"),
     )
 )
 
@@ -60,8 +57,8 @@ CAPTIONS: Final = TableSchema(
 def read_concepts(folder: Path) -> pl.DataFrame:
     """Read the concepts (schema `CONCEPTS`), sorted by name.
 
-    Scalars are taken as the text that stands in the file, so an id stays an id with or without quotes (upstream rule
-    A16).
+    Scalars are read as the text in the file, so an id such as `1336440745` is a text with or without quotes (upstream
+    rule A16).
 
     Raises:
         AnnotationError: Names each faulty concept with its line.
@@ -108,7 +105,7 @@ def read_concepts(folder: Path) -> pl.DataFrame:
 
 
 def _iterate_concepts(file: Path, faults: Faults) -> Iterator[tuple[int, dict[str, str | list[str]]]]:
-    """Yield line and fields of every concept; nodes are composed, never constructed, so text stays text."""
+    """Yield line and fields of every concept. YAML nodes are composed, not constructed, so scalars stay text."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         root = yaml.compose(read_text(file), Loader=loader)
@@ -119,7 +116,7 @@ def _iterate_concepts(file: Path, faults: Faults) -> Iterator[tuple[int, dict[st
             advice="Restore the official file at the pinned commit.",
         ) from error
     if not isinstance(root, yaml.MappingNode) or not root.value:
-        faults.add(1, "no mapping of concepts")
+        faults.add(1, "not a mapping of concepts")
         return
     for key, value in root.value:
         line = key.start_mark.line + 1
@@ -157,7 +154,7 @@ def read_captions(folder: Path) -> pl.DataFrame:
 
 
 def read_disjoint_concepts(folder: Path) -> pl.DataFrame:
-    """Read the concepts as `read_concepts` does, but let those of validation whose scene test has too be in no split.
+    """Read the concepts as `read_concepts` does, without a split for validation concepts whose scene is also in test.
 
     Raises:
         AnnotationError: As `read_concepts`.
@@ -171,7 +168,7 @@ def read_disjoint_concepts(folder: Path) -> pl.DataFrame:
 
 
 def read_disjoint_captions(folder: Path) -> pl.DataFrame:
-    """Read the captions as `read_captions` does, but those of validation concepts whose scene test has too.
+    """Read the captions as `read_captions` does, without those of validation concepts whose scene is also in test.
 
     Raises:
         AnnotationError: As `read_concepts`.
@@ -185,7 +182,7 @@ def read_disjoint_captions(folder: Path) -> pl.DataFrame:
 
 
 def count_concepts(concepts: pl.DataFrame) -> dict[str, int]:
-    """Count what the paper and the annotations tell of the concepts (schema `CONCEPTS`)."""
+    """Count concepts, classes, scenes, frames and crops (schema `CONCEPTS`)."""
     crops = [len(frames) for frames in concepts["few_shot_frames"]]
     few_shot = concepts.select("scene", frame="few_shot_frames").explode("frame")
     evaluation = concepts.select("scene", frame="evaluation_frame")
@@ -211,7 +208,7 @@ def count_captions(captions: pl.DataFrame) -> dict[str, int]:
 
 
 def check_scenes(concepts: pl.DataFrame) -> CheckResult:
-    """Look for scenes that have concepts in more than one split (schema `CONCEPTS`)."""
+    """Check that no scene has concepts in more than one split (schema `CONCEPTS`)."""
     shared = (
         concepts.drop_nulls("split")
         .filter(pl.col("split").n_unique().over("scene") > 1)
@@ -222,11 +219,11 @@ def check_scenes(concepts: pl.DataFrame) -> CheckResult:
     no_split = concepts["split"].null_count()
     numbers = {"scenes": concepts["scene"].n_unique(), "scenes in both splits": len(scenes)}
     numbers |= {f"{split} concepts of these": shared.filter(split=split).height for split in SPLITS}
-    text = f"none of {numbers['scenes']:,} scenes stands in both splits; {no_split:,} concepts are in no split"
+    text = f"none of {numbers['scenes']:,} scenes is in both splits; {no_split:,} concepts are in no split"
     if scenes:
         named = [f"{concept} ({split})" for _, split, concept in shared.iter_rows()]
         text = (
-            f"{len(scenes):,} of {numbers['scenes']:,} scenes stand in both splits: {name_some(scenes)}; "
+            f"{len(scenes):,} of {numbers['scenes']:,} scenes are in both splits: {name_some(scenes)}; "
             f"with {name_some(named)}. PERVL_SPLITS=scene_disjoint leaves these concepts out of validation"
         )
     return CheckResult(not scenes, text, numbers | {"concepts in no split": no_split}, shared)
@@ -244,7 +241,7 @@ def label_images(tables: Mapping[str, pl.DataFrame], images: pl.DataFrame) -> pl
 
 
 def describe_concept(tables: Mapping[str, pl.DataFrame], concept: str) -> list[tuple[str, str]]:
-    """Return what the annotations say of a concept, as label and text."""
+    """Return the annotations of a concept as pairs of label and text."""
     (row,) = tables["concepts"].filter(concept=concept).to_dicts()
     return [
         ("class", row["class_name"].replace("_", " ")),
@@ -256,9 +253,9 @@ def describe_concept(tables: Mapping[str, pl.DataFrame], concept: str) -> list[t
 
 SCENES_APART: Final = Check(
     "scenes_in_one_split",
-    "No scene has concepts in both splits: what is tuned on validation has then not seen the videos of test. The paper "
-    "splits by scene; the published annotations have 77610860e0, c55784c766 and ff15a5eff6 in both splits. A warning: "
-    "published numbers are made on these splits. PERVL_SPLITS=scene_disjoint leaves such concepts out of validation.",
+    "No scene has concepts in both splits, so nothing that is tuned on validation has seen the videos of test. The "
+    "paper splits by scene, but the published annotations have 77610860e0, c55784c766 and ff15a5eff6 in both splits. A "
+    "warning: published numbers use these splits. PERVL_SPLITS=scene_disjoint leaves such concepts out of validation.",
     "warning",
     check_scenes,
 )

@@ -1,4 +1,4 @@
-"""PerVL-DeepFashion2: annotations that are not what they should be, passwords, and images that do not decode."""
+"""PerVL-DeepFashion2: faulty annotations, passwords, and images that do not decode."""
 
 import re
 from pathlib import Path
@@ -46,12 +46,12 @@ def test_an_item_without_a_class_is_kept_and_a_second_class_is_refused(folder):
         deep_fashion.read_few_shot_split(folder)
 
 
-def test_what_is_told_of_an_item(folder):
+def test_the_description_of_an_item(folder):
     tables = read_tables(deep_fashion.BENCHMARK, folder)
     assert deep_fashion.describe_concept(tables, "10488") == [
         ("class", "long sleeve dress"),
         ("000014.jpg", "a person."),
-        ("in short", "short."),
+        ("shortened", "short."),
     ]
     assert [text for _, text in deep_fashion.describe_concept(tables, "7")] == [
         "short sleeve top",
@@ -72,16 +72,16 @@ def test_a_byte_order_mark_and_a_missing_last_newline_change_nothing(folder):
     ("text", "fault"),
     [
         ("codes_infer/10488\n000011.jpg\n", "line 1: 'codes_infer/10488' is neither"),
-        ("000011.jpg\ncodes_infer/7:\n000011.jpg\n", "line 1: 000011.jpg stands before any"),
+        ("000011.jpg\ncodes_infer/7:\n000011.jpg\n", "line 1: 000011.jpg is before any"),
         ("codes_infer/7:\n 000011.jpg\n", "line 2: ' 000011.jpg' is neither"),
         ("codes_infer/7:\n000011.JPG\n", "line 2: '000011.JPG' is neither"),
         ("codes_infer/7:\n../../x.jpg\n", "line 2: '../../x.jpg' is neither"),
         ("codes_infer/../7:\n000011.jpg\n", "line 1: 'codes_infer/../7:' is neither"),
         ("codes_infer/7:\n\ncodes_infer/8:\n000011.jpg\n", "line 1: codes_infer/7 has no images"),
-        ("codes_infer/7:\n000011.jpg\n\ncodes_infer/7:\n000012.jpg\n", "line 4: codes_infer/7 stands in line 1"),
+        ("codes_infer/7:\n000011.jpg\n\ncodes_infer/7:\n000012.jpg\n", "line 4: codes_infer/7 is already in line 1"),
     ],
 )
-def test_faulty_lines_are_named(folder, text, fault):
+def test_faulty_lines_are_listed(folder, text, fault):
     (folder / "validation_fsl_train.txt").write_text(text)
     with pytest.raises(AnnotationError, match=re.escape(fault)):
         deep_fashion.read_few_shot_split(folder)
@@ -100,7 +100,7 @@ def test_any_text_is_read_or_refused(tmp_path_factory, text):
     assert frame["image"].to_list() == images
 
 
-def test_captions_know_their_set_and_split(folder):
+def test_captions_have_set_and_split(folder):
     captions = deep_fashion.read_captions(folder)
     assert captions.select("caption_set", "pair_id", "image", "split").rows() == [
         ("validation", "10488", "000014.jpg", "validation"),

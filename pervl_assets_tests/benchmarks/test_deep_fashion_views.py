@@ -1,4 +1,4 @@
-"""What ConCon-Chi, POLAR, torchvision and Hugging Face find in the views, each read as it reads them."""
+"""The views, read as ConCon-Chi, POLAR, torchvision and Hugging Face read them."""
 
 import csv
 import shutil
@@ -25,7 +25,7 @@ SPLITS = deep_fashion.SPLITS
 
 @pytest.fixture(scope="module")
 def world(drawn_raw, tmp_path_factory):
-    """A data folder with the personalized trees of the miniature world, and its tables. Read-only."""
+    """A data folder with the personalized trees of the demo data, and its tables. Read-only."""
     root = tmp_path_factory.mktemp("fashion")
     tables = read_tables(deep_fashion.BENCHMARK, DEMO / "deep_fashion")
     path = drawn_raw / "deep_fashion2/train.zip"
@@ -144,8 +144,8 @@ def test_hugging_face_reads_the_images_with_their_captions(world, tmp_path):
     assert loaded["test"].num_rows == tables["captions"].filter(caption_set="test").height
     columns = {"image", "concept", "class_name", "shortened_caption", "detailed_caption"}
     assert set(loaded["train"].column_names) == set(loaded["test"].column_names) == columns
-    told = {(row["concept"], row["detailed_caption"]) for row in loaded["test"].remove_columns("image")}
-    assert told == set(tables["captions"].filter(caption_set="test").select("pair_id", "caption").iter_rows())
+    captions = {(row["concept"], row["detailed_caption"]) for row in loaded["test"].remove_columns("image")}
+    assert captions == set(tables["captions"].filter(caption_set="test").select("pair_id", "caption").iter_rows())
     assert loaded["test"][0]["image"].size[0] > 50
 
 
@@ -182,7 +182,7 @@ def build_ytvos_view(drawn_raw, tmp_path):
     return trees[-1].root, tables
 
 
-def test_texts_name_only_what_is_there(world, tmp_path):
+def test_annotation_files_name_only_existing_images(world, tmp_path):
     root, tables, trees = world
     shutil.copytree(root / "deep_fashion2", tmp_path / "deep_fashion2")
     moved = [type(tree)(tmp_path / tree.root.relative_to(root), tree.ledger) for tree in trees.values()]

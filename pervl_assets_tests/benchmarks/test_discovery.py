@@ -1,4 +1,4 @@
-"""Benchmarks are found, not listed, and each is whole."""
+"""Benchmarks are found by themselves, and each is complete."""
 
 import pervl_assets.benchmarks
 from pervl_assets.benchmarks import find_benchmarks
@@ -13,7 +13,7 @@ def test_a_new_module_is_a_new_benchmark(tmp_path, monkeypatch):
     assert [benchmark.name for benchmark in find_benchmarks()] == [*before, "ytvos"]
 
 
-def test_every_benchmark_names_only_what_it_has():
+def test_every_benchmark_names_only_its_own_parts():
     for benchmark in find_benchmarks():
         tables = {table.name for table in benchmark.tables}
         sources = {spec.name for spec in benchmark.archives}

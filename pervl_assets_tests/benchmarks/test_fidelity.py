@@ -158,7 +158,7 @@ def test_deep_fashion_trees(tmp_path):
     assert sorted(path.name for path in (root / "eval/test").iterdir()) == ["000023.jpg", "000024.jpg"]
 
 
-def test_an_open_archive_gives_the_same_tree_as_an_encrypted_one(tmp_path):
+def test_plain_and_encrypted_archives_have_the_same_tree(tmp_path):
     folder = write_deep_fashion_annotations(tmp_path / "annotations")
     encrypted = build_deep_fashion(tmp_path / "encrypted", draw_deep_fashion(), folder)
     assert read_members(tmp_path / "encrypted/deep_fashion2/train.zip", PASSWORD) == draw_deep_fashion()

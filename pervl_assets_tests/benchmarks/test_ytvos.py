@@ -1,4 +1,4 @@
-"""PerVL-YTVOS: annotations that are not what they should be, and raw data that upstream stumbles over."""
+"""PerVL-YTVOS: faulty annotations, and raw data at which upstream fails."""
 
 import io
 import re
@@ -86,7 +86,7 @@ def test_captions_take_the_concept_from_the_file_name(folder):
         ("train_frames:\n  - '00005'\n  - '00010'", "train_frames: '00005'", "line 11: train_frames is not a list"),
     ],
 )
-def test_faulty_concepts_are_named_with_their_line(folder, old, new, fault):
+def test_faulty_concepts_are_listed_with_their_line(folder, old, new, fault):
     head, tail = YAML.split("dog_13e3070469_1:", 1)
     tail = "dog_13e3070469_1:" + tail
     assert old in tail
@@ -96,7 +96,7 @@ def test_faulty_concepts_are_named_with_their_line(folder, old, new, fault):
 
 
 @pytest.mark.parametrize("text", ["a: [", "- a\n- b\n", "", "{}", "!!python/object/apply:os.system ['true']"])
-def test_what_is_no_mapping_is_refused(folder, text):
+def test_annotations_that_are_no_mapping_are_refused(folder, text):
     (folder / META).write_text(text)
     with pytest.raises(AnnotationError):
         ytvos.read_concepts(folder)
@@ -176,7 +176,7 @@ def test_scenes_in_both_splits_are_named_and_can_be_left_out_of_validation(folde
     """The panda of validation and the second dog of test are in one video."""
     found = ytvos.SCENES_APART.judge(ytvos.read_concepts(folder))
     assert not found.passed
-    assert "1 of 2 scenes stand in both splits: 1336440745" in found.text
+    assert "1 of 2 scenes are in both splits: 1336440745" in found.text
     assert "giant_panda_1336440745_2 (validation), dog_1336440745_1 (test)" in found.text
     assert (found.numbers["validation concepts of these"], found.numbers["test concepts of these"]) == (1, 1)
 
@@ -204,7 +204,7 @@ def test_scenes_apart_change_nothing(folder):
     assert ytvos.read_disjoint_captions(folder).equals(ytvos.read_captions(folder))
 
 
-def test_what_is_counted_and_told_of_concepts(folder):
+def test_counts_and_descriptions_of_concepts(folder):
     tables = read_tables(ytvos.BENCHMARK, folder)
     counts = ytvos.count_concepts(tables["concepts"])
     assert {name: counts[name] for name in ("validation concepts", "test concepts", "classes", "scenes")} == {
@@ -276,7 +276,7 @@ def test_bad_frames_and_masks_are_quarantined_and_the_rest_is_built(tmp_path, fo
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 9), (9, 1), (1, 1)])
-def test_a_mask_of_one_pixel_gives_no_crop(tmp_path, folder, width, height):
+def test_a_mask_of_one_pixel_has_no_crop(tmp_path, folder, width, height):
     thin = one_pixel(width, height)
     members = {**draw_ytvos(), MASK.format("00000"): thin, MASK.format("00085"): thin}
     ledger = build_ytvos(tmp_path, members, folder)["fsl_seg"].ledger
@@ -297,7 +297,7 @@ def test_an_absent_instance_is_quarantined_and_its_neighbour_is_not(tmp_path, fo
     trees = build_ytvos(tmp_path, {**draw_ytvos(), MASK.format("00085"): save_mask(indices)}, folder)
     bad = trees["fsl_seg"].ledger.filter(status="quarantined")
     assert bad["concept"].unique().to_list() == ["giant_panda_1336440745_2"]
-    assert bad["reason"].unique().to_list() == ["the mask does not hold this instance"]
+    assert bad["reason"].unique().to_list() == ["the mask does not contain this instance"]
     assert bad.height == 4
     labels = (trees["fsl_seg"].root / "eval/gt_box_labels.yaml").read_text()
     assert "giant_panda" not in labels

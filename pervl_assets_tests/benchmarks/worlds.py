@@ -58,7 +58,7 @@ eval/images/dog_1336440745_1_00085.jpg,dog,a second *.,dog_1336440745_1
 """,
 }
 
-OBJECTS = {  # instance: left, top, right, bottom of what is drawn, the latter two excluded
+OBJECTS = {  # instance: left, top, right, bottom of its rectangle, the latter two excluded
     ("1336440745", "00000"): {1: (0, 0, 30, 20), 2: (50, 10, 52, 48)},
     ("1336440745", "00005"): {1: (10, 5, 40, 33), 2: (60, 3, 96, 54)},
     ("1336440745", "00085"): {1: (3, 7, 37, 26), 2: (70, 30, 95, 53)},
@@ -66,11 +66,11 @@ OBJECTS = {  # instance: left, top, right, bottom of what is drawn, the latter t
     ("13e3070469", "00010"): {1: (20, 11, 41, 36), 3: (0, 0, 3, 3)},
     ("13e3070469", "00090"): {1: (31, 0, 33, 48)},
 }
-"""No few-shot frame 00005 of dog_1336440745_1: the object is there, and nothing of it is wanted."""
+"""Frame 00005 is no few-shot frame of dog_1336440745_1, although the object is in it."""
 
 
 def mark(seed: int) -> dict[str, object]:
-    """Give a frame one of the properties that real ones have."""
+    """Return a frame with one of the properties of real ones."""
     exif = Image.Exif()
     exif[0x0112] = 6
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
@@ -169,7 +169,7 @@ def build_deep_fashion(
 
 
 def read_members(path: Path, password: str | None = None) -> dict[str, bytes]:
-    """Read an archive by the standard library alone."""
+    """Read an archive with the standard library only."""
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if not name.endswith("/")]
         return {name: archive.read(name, password.encode() if password else None) for name in names}
