@@ -24,6 +24,7 @@ from pervl_assets.benchmarks.benchmark import SplitRule
 from pervl_assets.clip.passport import DEVICES, Precision, is_device
 from pervl_assets.clip.preprocessing import PreprocessingRule
 from pervl_assets.core.errors import PervlError
+from pervl_assets.demo import TINY_CLIP
 from pervl_assets.inversion.open_images import NamesRule
 
 Profile = Literal["demo", "full"]
@@ -101,14 +102,6 @@ def _by_profile(demo: Any, full: Any) -> Callable[[dict[str, Any]], Any]:
     return lambda values: full if values["profile"] == "full" else demo
 
 
-def _choose_model(values: dict[str, Any]) -> str:
-    if values["profile"] == "full":
-        return "ViT-B-32-quickgelu"
-    from pervl_assets.demo import TINY_CLIP
-
-    return str(TINY_CLIP)
-
-
 class Settings(BaseModel):
     """Everything that a run depends on besides its inputs: the field `device` is the variable `PERVL_DEVICE`."""
 
@@ -126,7 +119,7 @@ class Settings(BaseModel):
         "the official files, fetched and verified (demo: those of the demo data)",
     )
     clip_model: _Model = _setting(
-        _choose_model,
+        _by_profile(str(TINY_CLIP), "ViT-B-32-quickgelu"),
         "open_clip model name, or a folder in open_clip's `local-dir` layout",
         "`ViT-B-32-quickgelu` (demo: the tiny CLIP)",
     )
