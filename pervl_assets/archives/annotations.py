@@ -34,8 +34,7 @@ class Faults:
         if not self._faults:
             return
         raise AnnotationError(
-            f"{self.file} does not follow its format in {len(self._faults):,} "
-            f"line{'s' if len(self._faults) > 1 else ''}.",
+            f"{self.file} does not follow its format: {len(self._faults):,} fault{'s' * (len(self._faults) > 1)}.",
             details=list_some(self._faults),
             advice="Restore the official file at the pinned commit, or correct these lines; ids are text, with zeros.",
         )
@@ -69,17 +68,19 @@ def read_csv(file: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, 
         AnnotationError: A column is missing, or a row is shorter or longer than the header.
     """
     faults = Faults(file)
-    reader = csv.DictReader(io.StringIO(read_text(file), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(read_text(file), newline=""), strict=True)
     rows = []
     try:
-        if absent := [name for name in columns if name not in (reader.fieldnames or ())]:
+        header = next(reader, [])
+        if absent := [name for name in columns if name not in header]:
             faults.add(1, f"no column {', '.join(absent)}")
             faults.raise_any()
+        at = [(name, header.index(name)) for name in columns]
         for row in reader:
-            if None in row or None in row.values():
+            if row and len(row) != len(header):
                 faults.add(reader.line_num, "more or fewer fields than the header")
-            else:
-                rows.append((reader.line_num, {name: row[name] for name in columns}))
+            elif row:
+                rows.append((reader.line_num, {name: row[column] for name, column in at}))
     except csv.Error as error:
         faults.add(reader.line_num, str(error))
     faults.raise_any()

@@ -94,8 +94,7 @@ def inspect_archive(archive: RawArchive, known: Collection[KnownMembers], needed
     counts = tuple(_count(kind, names, needed) for kind in known)
     differing = [kind for kind in counts if kind.count not in (None, kind.found)]
     notes = [
-        f"It holds {kind.found:,} members like {kind.pattern}, the official one {kind.count:,}."
-        for kind in differing
+        f"It holds {kind.found:,} members like {kind.pattern}, the official one {kind.count:,}." for kind in differing
     ]
     text = f"All {len(needed):,} members that the annotations name are in it." if needed else "No members are named."
     if missing:

@@ -155,7 +155,7 @@ def fetch_files(
     return compare_folder(folder, manifest)
 
 
-def count_rows(path: Path) -> int:
+def count_entries(path: Path) -> int:
     """Count a file's rows as the manifest does: by its suffix, `.csv`, `.yaml` or any other text.
 
     Records below the header of a `.csv`, top-level keys of a `.yaml`, lines that are not blank of any other.

@@ -116,8 +116,7 @@ def check_directory(path: Path, start: int, directory: bytes, stated: int) -> di
         faults = faults or _find_overlaps(headers, names)
         if faults:
             raise ArchiveError(
-                f"{path} is unsafe: {len(faults):,} of its members {'are' if len(faults) > 1 else 'is'} not as in an "
-                "honest archive.",
+                f"{path} holds {len(faults):,} unsafe member{'s' * (len(faults) > 1)}.",
                 details=list_some(faults),
                 advice="Nothing was read from it. Get the archive from its official address.",
             )

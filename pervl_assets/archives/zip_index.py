@@ -109,7 +109,9 @@ def _load(store: Path, key: str) -> ZipIndex | None:
         if metadata.get("key") != key:
             return None
         frame = pl.read_parquet(io.BytesIO(data))
-        return _identify(frame) if dict(frame.schema) == _SCHEMA and _hash_columns(frame) == metadata["sha256"] else None
+        return (
+            _identify(frame) if dict(frame.schema) == _SCHEMA and _hash_columns(frame) == metadata["sha256"] else None
+        )
     except (OSError, KeyError, pl.exceptions.PolarsError):
         return None
 

@@ -37,10 +37,6 @@ class ArchiveError(PervlError):
     """An archive is unsafe or unreadable: damaged, hostile, or of another kind than expected."""
 
 
-class TruncatedArchiveError(ArchiveError):
-    """An archive ends before its directory: the download is incomplete."""
-
-
 class PasswordError(ArchiveError):
     """The archive's password is missing or wrong."""
 

@@ -13,7 +13,7 @@ from pervl_assets.core.errors import ArchiveError, name_some
 from pervl_assets.core.files import Lock, explain_write_errors, hash_bytes
 from pervl_assets.core.pixels import ImageError
 from pervl_assets.core.workers import map_in_processes, map_in_threads
-from pervl_assets.trees.ledger import FolderTree, Row, Status, build_frame, is_whole, list_files, verify_tree
+from pervl_assets.trees.ledger import FolderTree, Row, build_frame, is_whole, list_files, verify_tree
 from pervl_assets.trees.plans import (
     Output,
     Quarantined,
@@ -24,6 +24,7 @@ from pervl_assets.trees.plans import (
     fill_row,
     list_outputs,
     make_recipe,
+    record_bytes,
     start_row,
 )
 from pervl_assets.trees.staging import Staging, link, link_or_copy, write_again
@@ -145,8 +146,7 @@ class _Render:
             stat = link(self.folder / output.path, source) if source else None
             if stat and (record := self.members.find_record(name, stat)):
                 row = start_row(self.rules, output, task.members, crcs)
-                status: Status = "written"
-                return {**row, "status": status, **record._asdict()}  # type: ignore[typeddict-item]
+                return fill_row(row, record)
         return None
 
     def _render(self, task: RenderTask, crcs: list[int]) -> Iterator[Row]:
@@ -179,7 +179,7 @@ class _Render:
         else:
             write_again(file, result.data)
         box = None if result.box is None else list(result.box)
-        return {**fill_row(row, result.data), "box": box, "width": result.width, "height": result.height}
+        return {**fill_row(row, record_bytes(result.data)), "box": box, "width": result.width, "height": result.height}
 
 
 @dataclass(frozen=True)
@@ -293,7 +293,8 @@ def _complete(plan: TreePlan, rows: Mapping[str, Row]) -> tuple[pl.DataFrame, Ma
     ledger = build_frame(rows.values())
     summaries = plan.finish(ledger) if plan.finish else {}
     outputs = {path: Output(path, "", "summary", (hash_bytes(data),)) for path, data in summaries.items()}
-    more = [fill_row(start_row(plan.rules, outputs[path], (), []), data) for path, data in summaries.items()]
+    starts = (start_row(plan.rules, output, (), []) for output in outputs.values())
+    more = [fill_row(row, record_bytes(summaries[row["path"]])) for row in starts]
     return pl.concat([ledger, build_frame(more)]).sort("path"), summaries
 
 

@@ -65,7 +65,7 @@ class TreeMembers(Members):
         return self.path / name
 
     def find_record(self, name: str, stat: os.stat_result) -> FileRecord | None:
-        """Return what the ledger records of a file if it is unchanged since: of that size, and older than the ledger."""
+        """Return the ledger's record of a file that is unchanged since: of that size, and older than the ledger."""
         if (written := self._written.get(name)) is None or written.recorded_ns is None:
             return None
         unchanged = stat.st_size == written.record.bytes and stat.st_mtime_ns < written.recorded_ns

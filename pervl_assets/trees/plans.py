@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import polars as pl
 from zlib_ng import zlib_ng
 
+from pervl_assets.archives.members import FileRecord
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.files import hash_bytes
 from pervl_assets.trees.boxes import Box
@@ -133,7 +134,12 @@ def start_row(rules: int, output: Output, members: Iterable[str], crcs: list[int
     )
 
 
-def fill_row(row: Row, data: bytes) -> Row:
-    """Return the row of an output whose file holds `data`."""
+def fill_row(row: Row, file: FileRecord) -> Row:
+    """Return the row of an output that is written."""
     status: Status = "written"
-    return {**row, "status": status, "bytes": len(data), "sha256": hash_bytes(data), "crc32": zlib_ng.crc32(data)}
+    return {**row, "status": status, "bytes": file.bytes, "sha256": file.sha256, "crc32": file.crc32}
+
+
+def record_bytes(data: bytes) -> FileRecord:
+    """Return size, sha256 and CRC of `data`."""
+    return FileRecord(len(data), hash_bytes(data), zlib_ng.crc32(data))

@@ -10,8 +10,8 @@ from pervl_assets.trees import staging
 from pervl_assets.trees.build import build_tree, commit_tree
 from pervl_assets.trees.ledger import verify_tree
 from pervl_assets.trees.members import open_tree, open_trees
-from pervl_assets.trees.plans import Output, RenderTask, TreePlan
-from pervl_assets.trees.views import EVALUATION, FEW_SHOT, give_as_is, plan_image_folder, plan_view
+from pervl_assets.trees.plans import Output, RenderTask, TreePlan, copy_member
+from pervl_assets.trees.views import EVALUATION, FEW_SHOT, plan_image_folder, plan_view
 from pervl_assets_tests.core.samples import photograph, write_zip
 
 MEMBERS = {f"{letter}{number}.jpg": f"picture {letter}{number}".encode() for letter in "ab" for number in range(3)}
@@ -21,7 +21,7 @@ OUTPUTS = [
     )
     for name in MEMBERS
 ]
-SOURCE = TreePlan("tree", tuple(RenderTask((o.path[-6:],), (o,)) for o in OUTPUTS), give_as_is, 1)
+SOURCE = TreePlan("tree", tuple(RenderTask((o.path[-6:],), (o,)) for o in OUTPUTS), copy_member, 1)
 ROLES = {"few": FEW_SHOT, "all": EVALUATION}
 
 
