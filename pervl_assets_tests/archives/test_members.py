@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pervl_assets.archives import members as members_module
 from pervl_assets.archives.inputs import RawArchive, identify
 from pervl_assets.archives.members import MemberError, check_password, open_members
-from pervl_assets.archives import members as members_module
 from pervl_assets.core.errors import ArchiveError, MissingInputError, PasswordError
 from pervl_assets.trees.build import build_tree, commit_tree
 from pervl_assets.trees.members import open_tree

@@ -7,7 +7,13 @@ import httpx
 import pytest
 import yaml
 
-from pervl_assets.archives.official_files import compare_folder, count_entries, fetch_files, load_manifest, require_files
+from pervl_assets.archives.official_files import (
+    compare_folder,
+    count_entries,
+    fetch_files,
+    load_manifest,
+    require_files,
+)
 from pervl_assets.core.errors import AnnotationError, MissingInputError
 from pervl_assets.defs.resources import ANNOTATIONS
 

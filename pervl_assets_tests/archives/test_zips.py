@@ -63,26 +63,26 @@ def test_folders_are_not_members(tmp_path):
 def test_hostile_names_are_refused_and_named(tmp_path, name, fault):
     path = add_member(write_zip(tmp_path / "a.zip", MEMBERS), name)
     with pytest.raises(ArchiveError, match=fault) as caught:
-        read_index(path).entries
+        read_index(path)
     assert "1 unsafe member" in caught.value.problem
 
 
 def test_a_name_twice_is_refused(tmp_path):
     path = add_duplicate(write_zip(tmp_path / "a.zip", MEMBERS))
     with pytest.raises(ArchiveError, match="2 members of this name"):
-        read_index(path).entries
+        read_index(path)
 
 
 def test_symbolic_links_are_refused(tmp_path):
     path = add_symlink(write_zip(tmp_path / "a.zip", MEMBERS), "train/link", "/etc/passwd")
     with pytest.raises(ArchiveError, match="symbolic link"):
-        read_index(path).entries
+        read_index(path)
 
 
 def test_many_hostile_names_are_counted_and_some_are_shown(tmp_path):
     path = write_zip(tmp_path / "a.zip", {f"../{number}": b"" for number in range(250)})
     with pytest.raises(ArchiveError, match="250 unsafe members") as caught:
-        read_index(path).entries
+        read_index(path)
     assert len(caught.value.details) == 11
     assert caught.value.details[-1] == "and 240 more"
 
@@ -90,7 +90,7 @@ def test_many_hostile_names_are_counted_and_some_are_shown(tmp_path):
 def test_a_bomb_is_refused_by_its_stated_size(tmp_path):
     path = write_zip(tmp_path / "a.zip", {"bomb": bytes(8 << 20)}, zipfile.ZIP_DEFLATED)
     with pytest.raises(ArchiveError, match="inflates"):
-        read_index(path).entries
+        read_index(path)
 
 
 def test_a_bomb_that_states_a_small_size_is_not_inflated(tmp_path, monkeypatch):
@@ -111,14 +111,14 @@ def test_places_outside_the_archive_are_refused(tmp_path):
     data[place : place + 4] = struct.pack("<I", 5000)
     path.write_bytes(bytes(data))
     with pytest.raises(ArchiveError, match="outside the archive"):
-        read_index(path).entries
+        read_index(path)
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_other_compression_is_refused(tmp_path, method):
     path = write_zip(tmp_path / "a.zip", MEMBERS, method)
     with pytest.raises(ArchiveError, match=f"method {method}"):
-        read_index(path).entries
+        read_index(path)
 
 
 def test_a_wrong_crc_is_found(tmp_path):
@@ -150,7 +150,7 @@ def test_a_cut_off_directory_is_refused(tmp_path, left):
     path = write_zip(tmp_path / "a.zip", MEMBERS)
     path.write_bytes(path.read_bytes()[:left])
     with pytest.raises(ArchiveError, match="not a whole zip"):
-        read_index(path).entries
+        read_index(path)
 
 
 @settings(max_examples=150, deadline=None)

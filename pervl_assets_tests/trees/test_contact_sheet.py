@@ -29,7 +29,9 @@ def make_tree(root, concepts, size=(160, 90), *, noise=False):
                 path = f"{rule}/{concept}_{index}.{'png' if rule == 'mask' else 'jpg'}"
                 (root / path).parent.mkdir(parents=True, exist_ok=True)
                 (root / path).write_bytes(data)
-                row = fill_row(start_row(1, Output(path, concept, rule), (f"{number}{rule == 'shot'}",), [1]), record_bytes(data))
+                row = fill_row(
+                    start_row(1, Output(path, concept, rule), (f"{number}{rule == 'shot'}",), [1]), record_bytes(data)
+                )
                 box = None if rule == "shot" else [40, 20, 99, 59]
                 rows.append({**row, "box": box, "width": size[0], "height": size[1]})
     return FolderTree(root, build_frame(rows))

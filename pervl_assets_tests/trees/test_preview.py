@@ -32,7 +32,9 @@ def make_tree(root, shots=3, broken=()):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(data)
         concept = path.split("/")[1][:5]
-        row = fill_row(start_row(1, Output(path, concept, rule), ("s" if rule == "shot" else "e",), [1]), record_bytes(data))
+        row = fill_row(
+            start_row(1, Output(path, concept, rule), ("s" if rule == "shot" else "e",), [1]), record_bytes(data)
+        )
         size = {"box": [40, 30, 99, 59], "width": 160, "height": 90}
         if path in broken:
             row |= {"status": "quarantined", "reason": "the mask does not hold this instance", "sha256": None}

@@ -85,7 +85,6 @@ def test_a_second_run_is_refused_while_one_is_at_work(tmp_path):
     Staging(tmp_path / "tree").lock().release()
 
 
-
 def test_files_are_kept_by_copy_where_links_are_not_to_be_had(tmp_path, monkeypatch):
     target = fill(tmp_path / "tree", "old")
     stage = Staging(target)
