@@ -79,7 +79,7 @@ def _measure_shorter_side(file: Path) -> int:
     try:  # nearly all are JPEGs with a short header; Pillow takes ten times as long for each
         with file.open("rb", buffering=0) as head:
             height, width, *_ = simplejpeg.decode_jpeg_header(head.read(_HEADER_BYTES))
-            return min(width, height)
+            return int(min(width, height))
     except ValueError:
         pass
     with Image.open(file, formats=("JPEG", "PNG")) as image:
