@@ -190,10 +190,10 @@ def run_block(name: str) -> dict[str, object]:
 def test_the_check_of_the_page_judges():
     check = run_block("ENOUGH_SHOTS")["ENOUGH_SHOTS"]
     photos = pl.DataFrame({"mug": ["anna"] * 5 + ["ben"] * 4, "role": ["few_shot"] * 9})
-    judgement = check.judge(photos)
+    judgement = check.evaluate(photos)
     assert not judgement.passed
     assert judgement.rows.rows() == [("ben", 4)]
-    assert check.judge(photos.filter(mug="anna")).passed
+    assert check.evaluate(photos.filter(mug="anna")).passed
 
 
 def test_the_io_manager_of_the_page_keeps_a_value(tmp_path):

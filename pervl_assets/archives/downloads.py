@@ -1,12 +1,9 @@
-"""Files fetched over HTTP: revalidated rather than fetched again, resumed rather than begun again, whole or not at all.
+"""One file over HTTP: resumed after a cut, revalidated by its version, and put in place once it is whole.
 
-Belongs here: one file, one address, and every way in which a server can disappoint. Does not belong here: which files
-there are (`ArchiveSpec.url`, `annotations/manifest.yaml`), and when they are fetched.
-
-Beside a file that is being fetched stand `NAME.partial` and `NAME.partial.json` (from where, and which version of it);
-both outlive a crash, and the next call goes on from there. The record of a finished download stands wherever the caller
-keeps it. A file without a record, or another one than its record describes, was put there by hand: it stays as it is,
-and no server is asked about it.
+Beside a file that is being downloaded are `NAME.partial`, `NAME.partial.json` (its address and version) and
+`NAME.partial.lock`. The first two outlive a crash, and the next call goes on from there. The record of a finished
+download is stored where the caller wants it. A file without a record, or a different one than its record describes, was
+put there by hand: it stays as it is, and no server is asked about it.
 """
 
 import email.utils
@@ -24,12 +21,19 @@ import httpx
 import tenacity
 
 from pervl_assets.core.errors import MissingInputError
-from pervl_assets.core.files import PARTIAL, explain_write_errors, hash_file, write_bytes_atomically
+from pervl_assets.core.files import (
+    PARTIAL,
+    Lock,
+    explain_write_errors,
+    hash_file,
+    move_synced,
+    write_bytes_atomically,
+)
 
-RunResult = Literal["fetched", "changed", "unchanged", "by_hand"]
+Outcome = Literal["fetched", "changed", "unchanged", "by_hand"]
 
 ATTEMPTS: Final = 5
-"""So many failures in a row, without a byte gained between them, end a download."""
+"""Number of failures in a row, without a byte received between them, that end a download."""
 
 _LONGEST_PAUSE: Final = 120.0
 _TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -38,15 +42,15 @@ _RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 @dataclass(frozen=True)
 class Record:
-    """What a finished download was.
+    """The record of a finished download.
 
     Attributes:
-        url: Where it came from.
+        url: Its address.
         bytes: Size.
         sha256: Of the bytes.
-        etag: The server's `ETag`, empty if it gave none.
-        last_modified: The server's `Last-Modified`, empty if it gave none.
-        mtime_ns: Modification time of the file as it was put in place: tells whether somebody changed it since.
+        etag: The server's `ETag`, or empty.
+        last_modified: The server's `Last-Modified`, or empty.
+        mtime_ns: Modification time of the file when it was put in place; another one shows that it was changed.
     """
 
     url: str
@@ -59,23 +63,23 @@ class Record:
 
 @dataclass(frozen=True)
 class Fetched:
-    """What came of a call.
+    """The result of a call.
 
     Attributes:
-        outcome: `fetched` (it was not there), `changed` (other bytes than before), `unchanged`, or `by_hand`.
+        outcome: `fetched` (it did not exist), `changed` (other bytes than before), `unchanged`, or `by_hand`.
         record: The download's record; None for a file put there by hand.
-        received: Bytes that came over the network in this call.
-        stale: Why the server could not be asked, where an older download was kept; else empty.
+        received: Bytes received in this call.
+        stale: Why the server could not be reached, if an older download was kept; else empty.
     """
 
-    outcome: RunResult
+    outcome: Outcome
     record: Record | None
     received: int = 0
     stale: str = ""
 
 
 class _TransientError(Exception):
-    """Something that may be different the next time."""
+    """A failure that may not happen the next time."""
 
     def __init__(self, reason: str, pause: float | None = None) -> None:
         super().__init__(reason)
@@ -83,7 +87,7 @@ class _TransientError(Exception):
 
 
 class _RefusedError(Exception):
-    """Something that will be the same the next time."""
+    """A failure that will happen again."""
 
 
 def fetch_file(
@@ -98,60 +102,55 @@ def fetch_file(
     sleep: Callable[[float], None] = time.sleep,
     report: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> Fetched:
-    """Bring `target` to what stands at `url`, moving as few bytes as that takes.
+    """Bring `target` to the content of `url`, transferring as few bytes as possible.
 
     Args:
         url: Its address.
-        target: Where the file shall stand.
-        record_file: Where the record of the download is kept.
-        client: HTTP client; its time-outs and redirects are the caller's.
-        sha256: What the bytes must hash to, where that is known; a file in place that has it is not asked about.
-        check: Looks at the fetched file before it is moved into place, and raises what is wrong with it.
-        attempts: Failures in a row, without progress, after which to give up.
-        sleep: Waits; a test's clock may stand here.
-        report: Called now and then with bytes done and their total, None while it is not known.
+        target: Path of the file.
+        record_file: Path of the download's record.
+        client: HTTP client with the caller's time-outs and redirects.
+        sha256: Hash of the bytes, if it is known; a recorded file that has it is not revalidated.
+        check: Checks the downloaded file before it is moved into place, and raises its faults.
+        attempts: Failures in a row, without progress, that end the download.
+        sleep: Waits; tests replace it.
+        report: Called now and then with bytes received and their total, None while it is not known.
 
     Returns:
-        What came of it. Where the server cannot be reached and an earlier download is at `target`, that one is kept.
+        The result. If the server cannot be reached and an earlier download is at `target`, that one is kept.
 
     Raises:
-        MissingInputError: It cannot be had, or it is not what it should be; nothing at `target` is changed.
-        WriteError: No permission, or no space left; what was received is kept for the next call.
+        MissingInputError: It cannot be downloaded, or has the wrong hash; `target` is unchanged.
+        WriteError: No permission, no space left (received bytes are kept for the next call), or another run is
+            downloading it.
     """
-    there = target.exists()
-    record = read_record(record_file) if there else None  # of a file that was taken away, it says nothing
-    if there and (record is None or not _is_as_recorded(target, record)):
+    exists = target.exists()
+    record = read_record(record_file) if exists else None  # it says nothing about a file that was removed
+    if exists and (record is None or not _is_as_recorded(target, record)):
         return Fetched("by_hand", None)
     if record is not None and record.sha256 == sha256:
         return Fetched("unchanged", record)
     download = _Download(url, target, client, record, report)
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(_TransientError),
-        stop=lambda state: download.failures >= attempts,
-        wait=lambda state: _choose_pause(state, download.failures),
-        sleep=sleep,
-        reraise=True,
-    )
     try:
         with explain_write_errors(target):
-            fresh = retrying(download.attempt)
+            is_new = download.run(attempts, sleep)
+        if not is_new and record is not None:
+            return Fetched("unchanged", record, download.received)
+        return _put_in_place(download, record_file, record, sha256, check)
     except (_TransientError, _RefusedError) as error:
         if record is not None:
             return Fetched("unchanged", record, download.received, stale=str(error))
+        kept = f"{download.size():,} bytes are kept in {download.partial} for the next try"
         raise MissingInputError(
-            f"{url} could not be fetched: {error}.",
-            details=[f"{download.size():,} bytes are kept in {download.partial} for the next try"]
-            if download.size()
-            else (),
-            advice=f"Try again when the network is there, or fetch it by hand to {target}.",
+            f"{url} could not be downloaded: {error}.",
+            details=[kept] if download.size() else (),
+            advice=f"Try again when the network works, or download it by hand to {target}.",
         ) from error
-    if not fresh and record is not None:
-        return Fetched("unchanged", record, download.received)
-    return _put_in_place(download, record_file, record, sha256, check)
+    finally:
+        download.unlock()
 
 
 def read_record(path: Path) -> Record | None:
-    """Read the record of a download; None where there is none that can be read."""
+    """Read the record of a download; None if there is none, or it is damaged."""
     try:
         return Record(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -175,7 +174,7 @@ def _choose_pause(state: tenacity.RetryCallState, failures: int) -> float:
 def _put_in_place(
     download: "_Download", record_file: Path, record: Record | None, sha256: str | None, check: Callable[[Path], None]
 ) -> Fetched:
-    """Look at what was received, and move it to its place unless the same bytes stand there."""
+    """Check the received file, and move it into place unless the same bytes are there."""
     partial, target = download.partial, download.target
     found = hash_file(partial)
     if sha256 is not None and found != sha256:
@@ -184,8 +183,8 @@ def _put_in_place(
         raise MissingInputError(
             f"{download.url} is not the file it should be: {size:,} bytes with sha256 {found[:12]}…, "
             f"expected {sha256[:12]}….",
-            advice="Something between here and the server changes the file (a proxy, a log-in page?), or it was "
-            f"published anew. Fetch it by hand to {target}. Nothing was kept.",
+            advice="Something between here and the server changes the file (a proxy, a log-in page?), or a new version "
+            f"was published. Download it by hand to {target}. Nothing was kept.",
         )
     same = record is not None and record.sha256 == found
     if not same:
@@ -194,24 +193,21 @@ def _put_in_place(
         except Exception:
             download.drop()
             raise
+    stat = (target if same else partial).stat()
+    etag, date = download.version.get("etag", ""), download.version.get("last_modified", "")
+    new = Record(download.url, stat.st_size, found, etag, date, stat.st_mtime_ns)
+    # The record first: after a crash between the two, the next call goes on from the partial file.
+    write_bytes_atomically(record_file, (json.dumps(asdict(new), indent=2) + "\n").encode())
+    if not same:
         with explain_write_errors(target):
-            partial.replace(target)
-    fresh = Record(
-        url=download.url,
-        bytes=target.stat().st_size,
-        sha256=found,
-        etag=download.version.get("etag", ""),
-        last_modified=download.version.get("last_modified", ""),
-        mtime_ns=target.stat().st_mtime_ns,
-    )
-    write_bytes_atomically(record_file, (json.dumps(asdict(fresh), indent=2) + "\n").encode())
+            move_synced(partial, target)
     download.drop()
-    outcome: RunResult = "unchanged" if same else "fetched" if record is None else "changed"
-    return Fetched(outcome, fresh, download.received)
+    outcome: Outcome = "unchanged" if same else "fetched" if record is None else "changed"
+    return Fetched(outcome, new, download.received)
 
 
 class _Download:
-    """One file on its way: what is received stays in `NAME.partial` until it is whole."""
+    """A file that is being downloaded: received bytes stay in `NAME.partial` until it is whole."""
 
     def __init__(
         self,
@@ -226,26 +222,56 @@ class _Download:
         self.version: dict[str, str] = {}
         self._client, self._record, self._report = client, record, report
         self._version_file = target.with_name(f"{target.name}{PARTIAL}.json")
+        self._lock: Lock | None = None
+
+    def run(self, attempts: int, sleep: Callable[[float], None]) -> bool:
+        """Try until `attempts` tries in a row have failed; see `attempt`."""
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_TransientError),
+            stop=lambda state: self.failures >= attempts,
+            wait=lambda state: _choose_pause(state, self.failures),
+            sleep=sleep,
+            reraise=True,
+        )
+        return retrying(self.attempt)
+
+    def lock(self) -> None:
+        """Keep other runs from this download.
+
+        Raises:
+            WriteError: Another run has it.
+        """
+        if self._lock is None:
+            path = self.target.with_name(f"{self.target.name}{PARTIAL}.lock")
+            self._lock = Lock(path, f"downloading {self.target}")
+
+    def unlock(self) -> None:
+        """Let other runs have the download, if this one had it."""
+        if self._lock is not None:
+            self._lock.path.unlink(missing_ok=True)
+            self._lock.release()
+            self._lock = None
 
     def size(self) -> int:
-        """Return how many bytes wait in the partial file."""
+        """Return the number of bytes in the partial file."""
         return self.partial.stat().st_size if self.partial.is_file() else 0
 
     def drop(self) -> None:
-        """Remove what is unfinished."""
+        """Remove the unfinished download."""
         self.partial.unlink(missing_ok=True)
         self._version_file.unlink(missing_ok=True)
 
     def attempt(self) -> bool:
-        """Ask once; return whether a whole file waits in `partial` (else the one in place is the latest).
+        """Send one request; return whether `partial` is a whole new file (else the one in place is the latest).
 
         Raises:
             _TransientError: Worth another try.
             _RefusedError: Not worth one.
+            WriteError: Another run is downloading it.
         """
         before = self.received
         try:
-            return self._ask()
+            return self._request()
         except (_TransientError, httpx.TransportError) as error:
             self.failures = 1 if self.received > before else self.failures + 1
             if isinstance(error, _TransientError):
@@ -254,8 +280,10 @@ class _Download:
         except httpx.InvalidURL as error:
             raise _RefusedError(str(error)) from error
 
-    def _ask(self) -> bool:
+    def _request(self) -> bool:
         self.target.parent.mkdir(parents=True, exist_ok=True)
+        if self.partial.exists():
+            self.lock()
         self.version = self._read_version()
         start = self.size() if self.version else 0
         headers = {"Accept-Encoding": "identity"}  # ranges and sizes are those of the file itself
@@ -273,26 +301,27 @@ class _Download:
                     return self._receive(response, start, self._check_range(response, start))
                 case 416 if start and response.headers.get("Content-Range") == f"bytes */{start}":
                     return True  # it was whole; only moving it into place was left
-                case 416:  # what waits here is longer than what stands there now
+                case 416:  # the partial file is longer than the server's
                     self.drop()
-                    raise _TransientError("the server has nothing at the place where the download was cut", 0.0)
+                    raise _TransientError("the server's file is shorter than the partial download", 0.0)
                 case status if status in _TRANSIENT:
                     raise _TransientError(f"the server answers {status}", _read_pause(response))
                 case status:
                     raise _RefusedError(f"the server answers {status} {response.reason_phrase}")
 
     def _check_range(self, response: httpx.Response, start: int) -> int | None:
-        """Return the whole file's size, if the answer goes on where the partial file ends."""
+        """Return the whole file's size, if the answer continues the partial file."""
         stated = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if start == 0 or stated is None or int(stated[1]) != start:
             self.drop()
-            raise _TransientError("the server sends another part than the one asked for", 0.0)
+            raise _TransientError("the server sends another part than was requested", 0.0)
         return None if stated[3] == "*" else int(stated[3])
 
     def _receive(self, response: httpx.Response, start: int, total: int | None) -> bool:
+        self.lock()
         encoding = response.headers.get("Content-Encoding", "identity")
         if encoding != "identity":
-            raise _RefusedError(f"the server packs its answer ({encoding}) although it was asked not to")
+            raise _RefusedError(f"the server compresses its answer ({encoding}) although it was asked not to")
         free = shutil.disk_usage(self.target.parent).free
         if total is not None and total - start > free:
             raise _RefusedError(f"it needs {total - start:,} bytes and the disk has {free:,} left")
@@ -308,11 +337,11 @@ class _Download:
         if total is not None and done != total:
             if done > total:
                 self.drop()
-            raise _TransientError(f"{done:,} bytes came where {total:,} were announced")
+            raise _TransientError(f"{done:,} bytes were received where {total:,} were announced")
         return True
 
     def _begin(self, response: httpx.Response) -> None:
-        """Forget what was received of another version, and note which version this is."""
+        """Drop the bytes of another version, and record this one."""
         self.drop()
         headers = response.headers
         self.version = {
@@ -323,7 +352,7 @@ class _Download:
         write_bytes_atomically(self._version_file, json.dumps(self.version).encode())
 
     def _read_version(self) -> dict[str, str]:
-        """Return the version that the partial file belongs to; empty where nothing can be added to it safely."""
+        """Return the version of the partial file; empty if nothing can be appended to it safely."""
         try:
             version: dict[str, Any] = json.loads(self._version_file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -332,7 +361,7 @@ class _Download:
 
 
 def _choose_validator(version: Mapping[str, str]) -> str:
-    """Return what `If-Range` takes: a strong ETag, else the date; empty where a server gave neither."""
+    """Return the value for `If-Range`: a strong ETag, else the date; empty if the server sent neither."""
     etag = version.get("etag", "")
     return etag if etag and not etag.startswith("W/") else version.get("last_modified", "")
 
@@ -348,7 +377,7 @@ def _read_length(response: httpx.Response) -> int | None:
 
 
 def _read_pause(response: httpx.Response) -> float | None:
-    """Return how many seconds `Retry-After` asks for: a number, or a date."""
+    """Return the seconds in `Retry-After`, which is a number or a date."""
     text = response.headers.get("Retry-After", "")
     if text.isdecimal():
         return float(text)

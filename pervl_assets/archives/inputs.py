@@ -1,8 +1,4 @@
-"""Raw inputs: where they are looked for, what identifies them, and what to say when one is missing.
-
-Belongs here: `ArchiveSpec` (what a person must download), `RawArchive` (what was found) and `IdentityCard` (how to tell
-that it changed, without reading 13 GB). Does not belong here: reading members, which is `core.members`.
-"""
+"""Raw inputs: where they are expected, their identity, and how to get a missing one."""
 
 import dataclasses
 import hashlib
@@ -10,18 +6,21 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from pervl_assets.archives.zip_directory import ZipEntry, read_directory
+from pervl_assets.archives.zip_index import read_index
 from pervl_assets.core.errors import MissingInputError
-from pervl_assets.core.files import hash_file
+from pervl_assets.core.files import explain_read_errors, hash_file
 
 Kind = Literal["zip", "folder", "file"]
+
+INDEX_EXTENSION: Final = ".members.parquet"
+"""Of a zip's kept index, beside its identity card: `assets/raw/<name>.members.parquet`."""
 
 
 @dataclass(frozen=True)
 class IdentityCard:
-    """What tells one raw input from another at little cost.
+    """The identity of a raw input, at little cost: 13 GB are not read for it.
 
     Attributes:
         kind: Zip archive, folder or single file.
@@ -55,42 +54,47 @@ class RawArchive:
     Attributes:
         path: The zip, the folder, or the file.
         card: Its identity card.
-        prefix: What a folder's file names lack to be the members' names, e.g. `train/`; empty for a zip.
+        prefix: Put before a folder's file names to get the members' names, e.g. `train/`; empty for a zip.
         password_variable: Environment variable that holds the password, if it may need one.
+        index: Parquet file that keeps a zip's members; None: they are kept in memory only. No part of its identity.
     """
 
     path: Path
     card: IdentityCard
     prefix: str = ""
     password_variable: str | None = None
+    index: Path | None = dataclasses.field(default=None, compare=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Return a plain dictionary."""
-        return {**dataclasses.asdict(self), "path": str(self.path)}
+        """Return a plain dictionary, without `index`."""
+        plain = {**dataclasses.asdict(self), "path": str(self.path)}
+        del plain["index"]
+        return plain
 
     @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> "RawArchive":
+    def from_json(cls, plain: Mapping[str, Any], index: Path | None = None) -> "RawArchive":
         """Rebuild an archive from `to_json`."""
-        return cls(**{**plain, "path": Path(plain["path"]), "card": IdentityCard.from_json(plain["card"])})
+        path, card = Path(plain["path"]), IdentityCard.from_json(plain["card"])
+        return cls(**{**plain, "path": path, "card": card, "index": index})
 
 
 @dataclass(frozen=True)
 class ArchiveSpec:
-    """A raw input: where it is looked for, and how a person gets it.
+    """A raw input: where it is expected, and how to get it.
 
     Attributes:
         name: Asset name below `raw/`.
-        title: What it is, in a few words.
-        description: What it holds and what is read of it.
-        file: Its place below `PERVL_DATA`.
-        folders: Where it may stand unzipped instead, below `PERVL_DATA`; the last part of such a path is the first part
-            of the members' names.
+        title: Its name in a few words.
+        description: Its content, and the part that is read.
+        file: Its path below `PERVL_DATA`.
+        folders: Paths below `PERVL_DATA` where it may be unzipped instead; the last part of such a path is the first
+            part of the members' names.
         homepage: Official address.
-        how_to_get: What to do there.
+        how_to_get: Instructions for that address.
         licence: Terms of use.
         disk: Space it takes, in words.
         password_variable: Environment variable of its password, if it has one.
-        url: Where it can be fetched without asking anybody; None: a person must get it.
+        url: Address of a public download; None: you must request it yourself.
     """
 
     name: str
@@ -110,46 +114,45 @@ def find_archive(spec: ArchiveSpec, data_root: Path) -> RawArchive:
     """Find a raw input below `data_root`: the file first, then an unzipped folder in its place.
 
     Raises:
-        MissingInputError: It is in none of the places; the message says where to get it and where to put it.
-        ArchiveError: It is a zip that cannot be trusted.
+        MissingInputError: It was not found; the message says where to get it and where to put it.
+        ArchiveError: It is an unsafe or unreadable zip.
     """
+    index = data_root / "assets" / "raw" / f"{spec.name}{INDEX_EXTENSION}"
     if (file := data_root / spec.file).is_file():
-        return RawArchive(file, identify(file), password_variable=spec.password_variable)
+        return RawArchive(file, identify(file, index), password_variable=spec.password_variable, index=index)
     for folder in (data_root / name for name in spec.folders):
         if folder.is_dir():
             return RawArchive(folder, identify(folder), f"{folder.name}/", spec.password_variable)
-    places = [data_root / place for place in (spec.file, *spec.folders)]
+    paths = [data_root / path for path in (spec.file, *spec.folders)]
     raise MissingInputError(
-        f"{spec.title} is missing: looked for {' and '.join(str(place) for place in places)}.",
+        f"{spec.title} is missing: looked for {' and '.join(str(path) for path in paths)}.",
         details=[f"from: {spec.homepage}", f"size: {spec.disk}", f"licence: {spec.licence}"],
-        advice=f"{spec.how_to_get} Put it at {places[0]}; no need to unpack it.",
+        advice=f"{spec.how_to_get} Put it at {paths[0]}; no need to unpack it.",
     )
 
 
-def identify(path: Path) -> IdentityCard:
-    """Draw up the identity card of a zip, a folder or a file.
+def identify(path: Path, index: Path | None = None) -> IdentityCard:
+    """Return the identity card of a zip, a folder or a file.
+
+    Args:
+        path: The raw input.
+        index: See `RawArchive`.
 
     Raises:
-        ArchiveError: A zip that cannot be trusted.
+        ArchiveError: It cannot be read, or is an unsafe zip.
     """
-    if path.is_dir():
-        return identify_listing(list_folder(path))
-    if path.suffix == ".zip":
-        return identify_directory(path, read_directory(path))
-    return IdentityCard("file", path.stat().st_size, 1, hash_file(path), encrypted=False)
-
-
-def identify_directory(path: Path, entries: Mapping[str, ZipEntry]) -> IdentityCard:
-    """Draw up the card of the zip at `path` from its directory."""
-    digest = hashlib.sha256()
-    for name, entry in entries.items():
-        digest.update(f"{name}\0{entry.size}\0{entry.crc32}\n".encode())
-    encrypted = any(entry.encrypted for entry in entries.values())
-    return IdentityCard("zip", path.stat().st_size, len(entries), digest.hexdigest(), encrypted)
+    with explain_read_errors(path):
+        if path.is_dir():
+            return identify_listing(list_folder(path))
+        size = path.stat().st_size
+        if path.suffix == ".zip":
+            members = read_index(path, index)
+            return IdentityCard("zip", size, members.frame.height, members.sha256, members.is_encrypted)
+        return IdentityCard("file", size, 1, hash_file(path), encrypted=False)
 
 
 def identify_listing(listing: Mapping[str, os.stat_result]) -> IdentityCard:
-    """Draw up the card of a folder from its listing."""
+    """Return the identity card of a folder from its listing."""
     digest = hashlib.sha256()
     for name in sorted(listing):
         digest.update(f"{name}\0{listing[name].st_size}\0{listing[name].st_mtime_ns}\n".encode())
@@ -163,10 +166,10 @@ def list_folder(folder: Path) -> dict[str, os.stat_result]:
     seen: set[tuple[int, int]] = set()
 
     def walk(path: str, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
-        place = os.stat(path)  # noqa: PTH116 - 200,000 files: Path objects would double the time
-        if (place.st_dev, place.st_ino) in seen:
+        stat = os.stat(path)  # noqa: PTH116 - 200,000 files: Path objects would double the time
+        if (stat.st_dev, stat.st_ino) in seen:
             return
-        seen.add((place.st_dev, place.st_ino))
+        seen.add((stat.st_dev, stat.st_ino))
         with os.scandir(path) as entries:
             for entry in entries:
                 if entry.is_dir():

@@ -1,22 +1,16 @@
-"""What an archive is, judged by its directory alone: in a second for 10 GB, and without its password.
-
-Belongs here: reading what is known of the official archives, and holding an archive against it and against the members
-that the annotations name. Does not belong here: whether members decode, which only reading them shows.
-"""
+"""A raw archive compared with the official one by its directory: a second for 10 GB, and no password."""
 
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import yaml
 
-from pervl_assets.archives.inputs import identify_directory, list_folder
-from pervl_assets.archives.zip_directory import read_directory
-from pervl_assets.core.errors import AnnotationError, TruncatedArchiveError, name_some
-
-State = Literal["official", "re-released", "unknown", "lacking", "truncated"]
+from pervl_assets.archives.inputs import RawArchive, list_folder
+from pervl_assets.archives.zip_index import read_index
+from pervl_assets.core.errors import AnnotationError, name_some
+from pervl_assets.core.files import explain_read_errors
 
 
 @dataclass(frozen=True)
@@ -25,8 +19,8 @@ class KnownMembers:
 
     Attributes:
         pattern: Regular expression that their whole names match.
-        named: How many of them the official annotations name; None: not known.
-        count: How many there are; None: not known.
+        named: Number of them in the official annotations; None: not known.
+        count: Number of them in the archive; None: not known.
     """
 
     pattern: str
@@ -35,21 +29,8 @@ class KnownMembers:
 
 
 @dataclass(frozen=True)
-class KnownArchive:
-    """What is known of an official archive.
-
-    Attributes:
-        members: Its members, by kind.
-        sha256: Of its directory, as the identity card has it; None: not recorded yet.
-    """
-
-    members: tuple[KnownMembers, ...]
-    sha256: str | None = None
-
-
-@dataclass(frozen=True)
 class MemberCount:
-    """How many members of one kind an archive holds and the annotations name, beside what is known of both."""
+    """Members of one kind: found in the archive and named by the annotations, with the official numbers."""
 
     pattern: str
     found: int
@@ -60,99 +41,72 @@ class MemberCount:
 
 @dataclass(frozen=True)
 class ArchiveReport:
-    """What an archive is.
+    """The comparison of an archive with the official one.
 
     Attributes:
-        state: official: its directory is the recorded one. re-released: all named members are there, and the directory
-            is another one. unknown: all named members are there, and no official directory is recorded, or a folder is
-            judged, of which only names are known. lacking: named members are not there. truncated: it is cut off.
-        text: The verdict in words, with counts and names.
-        needed: Number of named members.
-        lacking: Those that are not there, sorted.
-        counts: Members by kind; empty if the archive is truncated.
+        text: The finding in words, with counts and names.
+        needed: Number of members that the annotations name.
+        missing: Those that are not in the archive, sorted.
+        counts: Members by kind.
+        differs: Whether the archive holds more or fewer members of a kind than the official one.
     """
 
-    state: State
     text: str
     needed: int
-    lacking: tuple[str, ...] = ()
-    counts: tuple[MemberCount, ...] = ()
+    missing: tuple[str, ...]
+    counts: tuple[MemberCount, ...]
+    differs: bool
 
 
-def load_known_archives(manifest: Path) -> dict[str, KnownArchive]:
-    """Read the section `archives` of the manifest, by name of the archive.
+def load_known_archives(manifest: Path) -> dict[str, tuple[KnownMembers, ...]]:
+    """Read the section `archives` of the manifest: the kinds of members of each archive, by its name.
 
     Raises:
-        AnnotationError: The manifest cannot be read, or the section is not as it should be.
+        AnnotationError: The manifest cannot be read, or the section is malformed.
     """
     try:
         section = yaml.safe_load(manifest.read_text(encoding="utf-8"))["archives"]
-        return {
-            str(name): KnownArchive(tuple(KnownMembers(**kind) for kind in known["members"]), known.get("sha256"))
-            for name, known in section.items()
-        }
+        return {str(name): tuple(KnownMembers(**kind) for kind in known["members"]) for name, known in section.items()}
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise AnnotationError(
-            f"The manifest {manifest} does not say what is known of the archives: {error!r}.",
+            f"The manifest {manifest} does not describe the archives: {error!r}.",
             advice="Restore it from the project's repository.",
         ) from error
 
 
-def inspect_archive(path: Path, known: KnownArchive, needed: Collection[str] = (), prefix: str = "") -> ArchiveReport:
-    """Judge a zip by its directory, or an unzipped folder by its file names; no member is read.
+def inspect_archive(archive: RawArchive, known: Collection[KnownMembers], needed: Collection[str]) -> ArchiveReport:
+    """Compare the names in a zip or an unzipped folder with those that are expected; no member is read.
 
     Args:
-        path: The zip or the folder.
-        known: What is known of the official one.
+        archive: The zip or the folder.
+        known: The official archive's members, by kind.
         needed: Members that the annotations name.
-        prefix: What a folder's file names lack to be the members' names.
 
     Raises:
-        ArchiveError: It is no zip, or one that cannot be trusted.
+        ArchiveError: The archive cannot be read, or is unsafe.
     """
-    try:
-        names, sha256 = _read_names(path, prefix)
-    except TruncatedArchiveError as error:
-        return ArchiveReport("truncated", error.problem, len(needed))
-    lacking = tuple(sorted(name for name in needed if name not in names))
-    counts = tuple(_count(kind, names, needed) for kind in known.members)
-    state: State
-    if lacking:
-        state = "lacking"
-        text = (
-            f"It lacks {len(lacking):,} of the {len(needed):,} members that the annotations name: {name_some(lacking)}."
-        )
-    else:
-        held = f"It holds all {len(needed):,} members that the annotations name" if needed else "No members are named"
-        if sha256 is not None and sha256 == known.sha256:
-            state, text = "official", f"{held}, and its directory is that of the official archive."
-        elif sha256 is not None and known.sha256:
-            state = "re-released"
-            text = f"{held}, but its directory is not that of the official archive: same names, other contents."
+    with explain_read_errors(archive.path):
+        if archive.path.is_dir():
+            names: Collection[str] = {archive.prefix + name for name in list_folder(archive.path)}
         else:
-            what = "only its names can be judged" if sha256 is None else "no official directory is recorded to compare"
-            state, text = "unknown", f"{held}; {what}."
-    return ArchiveReport(state, " ".join([text, *_tell_differences(counts)]), len(needed), lacking, counts)
-
-
-def _read_names(path: Path, prefix: str) -> tuple[Collection[str], str | None]:
-    """Return the members' names and the directory's sha256, None for a folder."""
-    if path.is_dir():
-        return {prefix + name for name in list_folder(path)}, None
-    entries = read_directory(path)
-    return entries.keys(), identify_directory(path, entries).sha256
+            names = read_index(archive.path, archive.index).entries.keys()
+    missing = tuple(sorted(name for name in needed if name not in names))
+    counts = tuple(_count(kind, names, needed) for kind in known)
+    differing = [kind for kind in counts if kind.count not in (None, kind.found)]
+    notes = [
+        f"It holds {kind.found:,} members like {kind.pattern}, the official one {kind.count:,}." for kind in differing
+    ]
+    text = f"All {len(needed):,} members that the annotations name are in it." if needed else "No members are named."
+    if missing:
+        text = f"{len(missing):,} of the {len(needed):,} members that the annotations name are not in it: "
+        text += f"{name_some(missing)}."
+    elif not differing:
+        notes = ["No hash of the official archive is recorded, so only names and counts are compared."]
+    return ArchiveReport(" ".join([text, *notes]), len(needed), missing, counts, bool(differing))
 
 
 def _count(kind: KnownMembers, names: Collection[str], needed: Collection[str]) -> MemberCount:
-    # One search over all names, not a match of each: no name of a trusted zip holds a line break.
+    # One search over all names, not a match of each: no name in a safe zip holds a line break.
     pattern = re.compile(f"^(?:{kind.pattern})$", re.MULTILINE)
     found, named = (len(pattern.findall("\n".join(some))) for some in (names, needed))
     return MemberCount(kind.pattern, found, kind.count, named, kind.named)
-
-
-def _tell_differences(counts: tuple[MemberCount, ...]) -> list[str]:
-    return [
-        f"It holds {kind.found:,} members like {kind.pattern}, the official one {kind.count:,}."
-        for kind in counts
-        if kind.count not in (None, kind.found)
-    ]

@@ -9,17 +9,27 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, NamedTuple, Self
 
-from pervl_assets.archives.inputs import RawArchive, identify_directory, identify_listing, list_folder
-from pervl_assets.archives.zip_directory import MAX_MEMBER_BYTES, ZipEntry, read_directory
+from pervl_assets.archives.inputs import IdentityCard, RawArchive, identify, identify_listing, list_folder
+from pervl_assets.archives.zip_directory import MAX_MEMBER_BYTES, ZipEntry
+from pervl_assets.archives.zip_index import get_signature, read_index
 from pervl_assets.archives.zips import MemberError, read_entry
 from pervl_assets.core.errors import ArchiveError, MissingInputError, PasswordError
+from pervl_assets.core.files import explain_read_errors
 from pervl_assets.core.workers import map_in_threads
 
-__all__ = ["MemberError", "Members", "check_password", "open_members"]
+__all__ = ["FileRecord", "MemberError", "Members", "check_password", "open_members"]
 
-_TRIES = 3
+_TRIES: Final = 3
+
+
+class FileRecord(NamedTuple):
+    """Size, sha256 and CRC-32 of a file."""
+
+    bytes: int
+    sha256: str
+    crc32: int
 
 
 class Members(ABC):
@@ -46,7 +56,8 @@ class Members(ABC):
         """Return a member's bytes, checked against its CRC.
 
         Raises:
-            MemberError: This one member cannot be read.
+            MemberError: This one member is damaged.
+            ArchiveError: The source cannot be read, or has changed since it was opened.
         """
 
     @abstractmethod
@@ -54,11 +65,15 @@ class Members(ABC):
         """Return the same source with these members only, their CRCs known."""
 
     def locate(self, name: str) -> Path | None:
-        """Return the file that holds a member's bytes just as they are; None: there is no such file."""
+        """Return the path of the file that is the member; None: there is no such file."""
+        return None
+
+    def find_record(self, name: str, stat: os.stat_result) -> FileRecord | None:
+        """Return what is recorded of the file that is the member, if its status `stat` shows that it is unchanged."""
         return None
 
     def close(self) -> None:  # noqa: B027 - most sources hold nothing open
-        """Let go of open files."""
+        """Close open files."""
 
     def __enter__(self) -> Self:
         return self
@@ -76,6 +91,7 @@ class ZipMembers(Members):
         super().__init__(path)
         self.entries, self.password_variable = entries, password_variable
         self._password, self._file = password, -1
+        self._signature = get_signature(path)
 
     @property
     def names(self) -> Collection[str]:
@@ -88,14 +104,29 @@ class ZipMembers(Members):
 
     def read(self, name: str) -> bytes:
         """Return a member's bytes: decrypted, inflated and checked."""
-        if self._file < 0:
-            self._file = os.open(self.path, os.O_RDONLY)
-        return read_entry(self._file, name, self.entries[name], self._password)
+        with explain_read_errors(self.path):
+            if self._file < 0:
+                self._file = os.open(self.path, os.O_RDONLY)
+                self._require_unchanged()
+            try:
+                return read_entry(self._file, name, self.entries[name], self._password)
+            except MemberError:
+                self._require_unchanged()
+                raise
+
+    def _require_unchanged(self) -> None:
+        if get_signature(self.path) != self._signature:
+            raise ArchiveError(
+                f"{self.path} was replaced or changed while it was read.",
+                advice="Wait until it is whole, and materialize its raw asset again; finished work is kept.",
+            )
 
     def select(self, names: Collection[str]) -> Self:
         """Return the same archive with these members only."""
         chosen = {name: self.entries[name] for name in names}
-        return type(self)(self.path, chosen, self._password, self.password_variable)
+        selected = type(self)(self.path, chosen, self._password, self.password_variable)
+        selected._signature = self._signature
+        return selected
 
     def close(self) -> None:
         """Close the archive."""
@@ -127,7 +158,7 @@ class ZipMembers(Members):
             return
         raise PasswordError(
             f"The password does not open {self.path} (tried on {min(_TRIES, len(encrypted))} of its smallest members).",
-            advice=f"Correct {variable}: no blanks or quotes around it. If it is right, the archive is damaged.",
+            advice=f"Correct {variable}: no spaces or quotes around it. If it is right, the archive is damaged.",
         )
 
 
@@ -144,7 +175,7 @@ class FolderMembers(Members):
         return self._crcs.keys()
 
     def crc32(self, name: str) -> int:
-        """Return the CRC of a file, as it was when selected; 0 for one that cannot be read, which `read` then says."""
+        """Return the CRC of a file, as it was when selected; 0 for one that is too large, which `read` then reports."""
         if (crc := self._crcs[name]) is not None:
             return crc
         try:
@@ -166,50 +197,37 @@ class FolderMembers(Members):
         return type(self)(self.path, self._prefix, crcs)
 
     def locate(self, name: str) -> Path:
-        """Return where the file stands."""
+        """Return the file's path."""
         return self.path / name.removeprefix(self._prefix)
 
     def _read_file(self, name: str) -> bytes:
         file = self.locate(name)
-        try:
+        with explain_read_errors(self.path):
             if file.stat().st_size > MAX_MEMBER_BYTES:
                 raise MemberError(f"the file is larger than {MAX_MEMBER_BYTES:,} bytes")
             return file.read_bytes()
-        except OSError as error:
-            raise MemberError(f"the file cannot be read ({error.strerror})") from error
 
 
 def open_members(archive: RawArchive, password: str | None = None) -> Members:
     """Open a raw archive or folder for reading members.
 
     Args:
-        archive: What `find_archive` found.
+        archive: As returned by `find_archive`.
         password: Its password; None: taken from the environment variable that the archive names.
 
     Raises:
-        MissingInputError: It is no longer there.
-        ArchiveError: It cannot be trusted, or it is not the one that was identified before.
+        MissingInputError: It no longer exists.
+        ArchiveError: It cannot be read, is unsafe, or is not the one that was identified before.
     """
     if not archive.path.exists():
         raise MissingInputError(
             f"{archive.path} is gone since it was identified.",
-            advice="Put it back, or materialize its raw asset again to see where it is looked for.",
+            advice="Put it back, or materialize its raw asset again to see where it is expected.",
         )
     if archive.card.kind == "file":
-        raise ArchiveError(f"{archive.path} is a single file without members.", advice="Give a zip or a folder.")
-    if archive.card.kind == "folder":
-        listing = list_folder(archive.path)
-        card = identify_listing(listing)
-        members: Members = FolderMembers(
-            archive.path, archive.prefix, {archive.prefix + name: None for name in listing}
-        )
-    else:
-        entries = read_directory(archive.path)
-        card = identify_directory(archive.path, entries)
-        if password is None and archive.password_variable:
-            password = os.environ.get(archive.password_variable) or None
-        secret = None if password is None else password.encode()
-        members = ZipMembers(archive.path, entries, secret, archive.password_variable)
+        raise ArchiveError(f"{archive.path} is a single file without members.", advice="Use a zip or a folder.")
+    with explain_read_errors(archive.path):
+        members, card = _open(archive, password)
     if card != archive.card:
         raise ArchiveError(
             f"{archive.path} has changed since it was identified: {archive.card.members:,} members then, "
@@ -219,8 +237,21 @@ def open_members(archive: RawArchive, password: str | None = None) -> Members:
     return members
 
 
+def _open(archive: RawArchive, password: str | None) -> tuple[Members, IdentityCard]:
+    if archive.card.kind == "folder":
+        listing = list_folder(archive.path)
+        names = {archive.prefix + name: None for name in listing}
+        return FolderMembers(archive.path, archive.prefix, names), identify_listing(listing)
+    if password is None and archive.password_variable:
+        password = os.environ.get(archive.password_variable) or None
+    secret = None if password is None else os.fsencode(password)
+    entries = read_index(archive.path, archive.index).entries
+    members = ZipMembers(archive.path, entries, secret, archive.password_variable)
+    return members, identify(archive.path, archive.index)
+
+
 def check_password(members: Members) -> None:
-    """Make sure, before any work, that encrypted members can be read: decrypt a small one and check its CRC.
+    """Decrypt a small member and check its CRC, so that a wrong password is found before any work.
 
     Raises:
         PasswordError: The password is missing or wrong. Never holds the password.

@@ -1,8 +1,4 @@
-"""Files published elsewhere: told from others by their hashes, and fetched where they are missing.
-
-Belongs here: reading a manifest of published files, holding a folder against it, and downloading what is not there.
-Does not belong here: what the files mean, and which ones there are (`annotations/manifest.yaml` says that).
-"""
+"""Published files: listed with their hashes in a manifest, compared with a folder, and downloaded if missing."""
 
 import csv
 from collections.abc import Callable
@@ -20,7 +16,7 @@ from pervl_assets.core.files import hash_file
 
 @dataclass(frozen=True)
 class OfficialFile:
-    """One published file: where it stands below the folder, its size, rows and sha256."""
+    """One published file: its path below the folder, size, rows and sha256."""
 
     path: str
     bytes: int
@@ -41,7 +37,7 @@ class OfficialFiles:
 
 @dataclass(frozen=True)
 class FilesReport:
-    """What holding a folder against the manifest shows: paths of files in each of three states."""
+    """The comparison of a folder with the manifest: paths of files in each of three states."""
 
     official: tuple[str, ...]
     different: tuple[str, ...]
@@ -52,7 +48,7 @@ def load_manifest(path: Path) -> OfficialFiles:
     """Read a manifest of published files.
 
     Raises:
-        AnnotationError: The manifest lacks a key, has a wrong type in it, or names a path outside its folder.
+        AnnotationError: A key is missing or has a wrong type, or a path is outside the folder.
     """
     try:
         content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -81,7 +77,7 @@ def load_manifest(path: Path) -> OfficialFiles:
 
 
 def compare_folder(folder: Path, manifest: OfficialFiles) -> FilesReport:
-    """Tell which of the manifest's files stand in `folder` unchanged, changed, or not at all."""
+    """Return which of the manifest's files are in `folder` unchanged, changed, or not at all."""
     states: dict[str, list[str]] = {"official": [], "different": [], "missing": []}
     for file in manifest.files:
         path = folder / file.path
@@ -95,20 +91,20 @@ def compare_folder(folder: Path, manifest: OfficialFiles) -> FilesReport:
 
 
 def require_files(folder: Path, manifest: OfficialFiles) -> FilesReport:
-    """Hold a folder of the user's own against the manifest: every file must be there, its content may differ.
+    """Compare your own folder with the manifest: every file must exist, its content may differ.
 
     Raises:
         MissingInputError: Files are missing; all are named.
     """
-    verdict = compare_folder(folder, manifest)
-    if verdict.missing:
+    found = compare_folder(folder, manifest)
+    if found.missing:
         raise MissingInputError(
-            f"{len(verdict.missing)} of {len(manifest.files)} annotation files are not in {folder}: "
-            f"{name_some(verdict.missing)}.",
+            f"{len(found.missing)} of {len(manifest.files)} annotation files are not in {folder}: "
+            f"{name_some(found.missing)}.",
             advice=f"Copy the folder annotations/ of {manifest.repository} at commit {manifest.commit[:7]} "
-            "there whole, or unset PERVL_ANNOTATIONS to have the official files fetched.",
+            "there whole, or unset PERVL_ANNOTATIONS to have the official files downloaded.",
         )
-    return verdict
+    return found
 
 
 def fetch_files(
@@ -119,22 +115,22 @@ def fetch_files(
     attempts: int = ATTEMPTS,
     report: Callable[[str], None] = lambda line: None,
 ) -> FilesReport:
-    """Bring `folder` to exactly the manifest's files: what is there and right stays, the rest is downloaded.
+    """Bring `folder` to exactly the manifest's files: right ones stay, the rest is downloaded.
 
     Each file is checked against its sha256 before it is moved into place.
 
     Args:
-        folder: Where the files go; their records go beside it.
-        manifest: Which files, and from where.
-        client: HTTP client to use.
+        folder: Folder of the files; their records are stored beside it.
+        manifest: The files and their address.
+        client: HTTP client.
         attempts: See `fetch_file`.
-        report: Called with a line for every file fetched.
+        report: Called with one line per downloaded file.
 
     Raises:
         MissingInputError: The server cannot be reached, does not have a file, or sends another one; all are named.
     """
-    verdict = compare_folder(folder, manifest)
-    wanted = [file for file in manifest.files if file.path not in verdict.official]
+    found = compare_folder(folder, manifest)
+    wanted = [file for file in manifest.files if file.path not in found.official]
     failures: list[str] = []
     for file in wanted:
         target, record = folder / file.path, folder.with_name(f"{folder.name}.downloads") / f"{file.path}.json"
@@ -144,21 +140,21 @@ def fetch_files(
         except MissingInputError as error:
             failures.append(f"{file.path}: {error.problem}")
             continue
-        report(f"fetched {file.path} ({file.bytes:,} bytes, {file.rows:,} rows)")
+        report(f"downloaded {file.path} ({file.bytes:,} bytes, {file.rows:,} rows)")
     if failures:
         raise MissingInputError(
-            f"{len(failures)} of {len(wanted)} annotation files could not be fetched from {manifest.base_url}.",
+            f"{len(failures)} of {len(wanted)} annotation files could not be downloaded from {manifest.base_url}.",
             details=failures,
-            advice=f"Try again when the network is there; or clone {manifest.repository} at commit "
+            advice=f"Try again when the network works; or clone {manifest.repository} at commit "
             f"{manifest.commit[:7]} and set PERVL_ANNOTATIONS to its folder annotations/.",
         )
     return compare_folder(folder, manifest)
 
 
-def count_rows(path: Path) -> int:
-    """Count a file's rows as the manifest does: by its suffix, `.csv`, `.yaml` or any other text.
+def count_entries(path: Path) -> int:
+    """Count a file's rows as the manifest does.
 
-    Records below the header of a `.csv`, top-level keys of a `.yaml`, lines that are not blank of any other.
+    Records below the header of a `.csv`, top-level keys of a `.yaml`, lines that are not empty of any other text.
     """
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".csv":

@@ -1,10 +1,7 @@
 """The central directory of a zip file, read whole and checked before any use.
 
-Belongs here: finding the directory, cutting it into entries, and refusing what no honest archive holds. Does not belong
-here: the members' bytes, which is `core.zips`.
-
-The directory is parsed here rather than by `zipfile`, which takes several times as long for an archive of 200,000
-members and takes more on trust: where a directory stands, and that no two members share their bytes.
+It is parsed here rather than by `zipfile`, which takes several times as long for 200,000 members and checks less: the
+position of the directory, and that no two members share their bytes.
 """
 
 import gc
@@ -21,7 +18,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pervl_assets.core.errors import ArchiveError, TruncatedArchiveError
+from pervl_assets.core.errors import ArchiveError, list_some
 
 MAX_MEMBER_BYTES: Final = 256 << 20
 """No member of the benchmarks' archives comes near this size, inflated."""
@@ -42,7 +39,7 @@ _FIELDS: Final = {
 _HEADER: Final = np.dtype([*_FIELDS.items()])
 _WIDE: Final = np.dtype([*(_FIELDS | dict.fromkeys(("stored", "size", "offset"), "<u8")).items()])
 Headers = NDArray[np.void]
-"""An entry a row, without its name, extra field and comment; sizes and places as wide as zip64 needs them."""
+"""One row per entry: the fixed header fields, with sizes and offsets of 64 bits."""
 
 _LENGTHS: Final = struct.Struct("<HHH")
 _LENGTHS_AT: Final = 28
@@ -55,15 +52,14 @@ _EXTRA: Final = struct.Struct("<HH")
 _ZIP64_EXTRA: Final = 1
 _LOCAL_HEADER_BYTES: Final = 30
 _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-_SHOWN: Final = 10
 
 _SMALL: Final = 1 << 20
 _ODD: Final = ("\\", ":", "..", "\n/", "\n\n")
-"""What names, a line each, hold only for a good reason: they are looked at one by one where any does."""
+"""If the names, one per line, contain any of these, they are checked one by one."""
 
 
 class ZipEntry(NamedTuple):
-    """Where one member's bytes stand in a zip, and what they must come to.
+    """Position of one member's bytes in a zip, and their size and CRC once they are read.
 
     Attributes:
         offset: Position of the local header, in bytes.
@@ -71,7 +67,7 @@ class ZipEntry(NamedTuple):
         size: Bytes once inflated.
         crc32: CRC of the inflated bytes.
         method: 0 stored, 8 deflated.
-        encrypted: Whether ZipCrypto hides the bytes.
+        encrypted: Whether the bytes are encrypted with ZipCrypto.
     """
 
     offset: int
@@ -82,37 +78,66 @@ class ZipEntry(NamedTuple):
     encrypted: bool
 
 
-class DamageError(Exception):
-    """The directory cannot be found or cut into entries; the text says why."""
-
-    def __init__(self, text: str, *, truncated: bool = False) -> None:
-        super().__init__(text)
-        self.truncated = truncated
+class _DamageError(Exception):
+    """The directory cannot be found or cut into entries; the text is the reason."""
 
 
-def read_directory(path: Path) -> dict[str, ZipEntry]:
-    """Read and check the central directory; return the entries of all files by name, in the archive's order.
+def find_directory(path: Path) -> tuple[int, bytes, int, os.stat_result]:
+    """Return the directory's offset, its bytes, the number of entries it states, and the file's status.
 
     Raises:
-        TruncatedArchiveError: The file begins as a zip and ends before its directory does.
-        ArchiveError: The directory is damaged, or holds names, sizes or places that no honest archive has; all are
-            counted.
+        ArchiveError: There is none: the file is cut off, or of another kind.
     """
+    with _explain_damage(path), path.open("rb") as file:
+        return *_find_directory(file), os.fstat(file.fileno())
+
+
+def check_directory(path: Path, start: int, directory: bytes, stated: int) -> dict[str, ZipEntry]:
+    """Cut a directory into entries and check them; return those of all files by name, in the archive's order.
+
+    Args:
+        path: The zip, for messages.
+        start: Offset of the directory; all members must end before it.
+        directory: Its bytes.
+        stated: Number of entries that the end record states.
+
+    Raises:
+        ArchiveError: The directory is damaged, or has unsafe names, sizes or offsets; all are counted.
+    """
+    with _explain_damage(path), _pause_collection():
+        headers, names, faults = _cut_directory(directory)
+        if (len(names) - stated) % 0x10000:  # archives that are not zip64 have 16 bits for it
+            faults.append(f"the directory: states {stated:,} members and holds {len(names):,}")
+        columns = (headers[name].tolist() for name in ("offset", "stored", "size", "crc32", "method"))
+        encrypted = (headers["flags"] & ENCRYPTED != 0).tolist()
+        entries = list(map(ZipEntry._make, zip(*columns, encrypted, strict=True)))
+        faults += _find_faults(headers, names, entries, start)
+        faults += _find_twins(names)
+        faults = faults or _find_overlaps(headers, names)
+        if faults:
+            raise ArchiveError(
+                f"{path} holds {len(faults):,} unsafe member{'s' * (len(faults) > 1)}.",
+                details=list_some(faults),
+                advice="Nothing was read from it. Get the archive from its official address.",
+            )
+        return {name: entry for name, entry in zip(names, entries, strict=True) if name[-1] != "/"}
+
+
+@contextmanager
+def _explain_damage(path: Path) -> Iterator[None]:
     try:
-        with path.open("rb") as file, _pause_collection():
-            return _check_directory(path, *_find_directory(file))
-    except DamageError as error:
-        kind = TruncatedArchiveError if error.truncated else ArchiveError
-        raise kind(
+        yield
+    except _DamageError as error:
+        raise ArchiveError(
             f"{path} is not a whole zip archive: {error}.",
-            advice="Download it again, or go on with the download, and compare its size with the official one. A page "
-            "that asks to log in, saved under this name, looks so too.",
+            advice="Download it again, or continue the download, and compare its size with the official one. A log-in "
+            "page saved under this name looks the same.",
         ) from error
 
 
 @contextmanager
 def _pause_collection() -> Iterator[None]:
-    """Keep the garbage collector from walking hundreds of thousands of new entries again and again."""
+    """Stop the garbage collector from walking hundreds of thousands of new entries again and again."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -122,89 +147,64 @@ def _pause_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _check_directory(path: Path, start: int, directory: bytes, stated: int) -> dict[str, ZipEntry]:
-    """Return the entries of the directory that stands at `start`, `stated` in number, once they can be trusted."""
-    headers, names, faults = _cut_directory(directory)
-    if (len(names) - stated) % 0x10000:  # archives that are not zip64 have 16 bits for it
-        faults.append(f"the directory: states {stated:,} members and holds {len(names):,}")
-    columns = (headers[name].tolist() for name in ("offset", "stored", "size", "crc32", "method"))
-    encrypted = (headers["flags"] & ENCRYPTED != 0).tolist()
-    entries = list(map(ZipEntry._make, zip(*columns, encrypted, strict=True)))
-    faults += _find_faults(headers, names, entries, start)
-    faults += _find_twins(names)
-    faults = faults or _find_overlaps(headers, names)
-    if faults:
-        more = [f"and {len(faults) - _SHOWN:,} more"] if len(faults) > _SHOWN else []
-        raise ArchiveError(
-            f"{path} holds {len(faults):,} member{'s' if len(faults) > 1 else ''} that cannot be trusted.",
-            details=[*faults[:_SHOWN], *more],
-            advice="Nothing was read from it. Get the archive from its official address.",
-        )
-    return {name: entry for name, entry in zip(names, entries, strict=True) if name[-1] != "/"}
-
-
 def _find_directory(file: BinaryIO) -> tuple[int, bytes, int]:
-    """Return where the directory stands, its bytes, and how many entries it states."""
+    """Return the directory's offset, its bytes, and the number of entries it states."""
     length = file.seek(0, os.SEEK_END)
     tail_start = max(0, length - _LONGEST_COMMENT - _END.size)
     tail = _read(file, tail_start, length - tail_start)
-    place = tail.rfind(b"PK\5\6")
-    while place >= 0 and not _is_end(tail, place):
-        place = tail.rfind(b"PK\5\6", 0, place)
-    if place < 0:
-        truncated = _read(file, 0, 4) == b"PK\3\4"
-        what = (
-            f"cut off after {length:,} bytes, before its directory"
-            if truncated
-            else f"{length:,} bytes of another kind"
-        )
-        raise DamageError(what, truncated=truncated)
-    _, count, size, start, _ = _END.unpack_from(tail, place)
-    end = tail_start + place
+    at = tail.rfind(b"PK\5\6")
+    while at >= 0 and not _is_end(tail, at):
+        at = tail.rfind(b"PK\5\6", 0, at)
+    if at < 0:
+        if _read(file, 0, 4) == b"PK\3\4":
+            raise _DamageError(f"cut off after {length:,} bytes, before its directory")
+        raise _DamageError(f"{length:,} bytes of another kind")
+    _, count, size, start, _ = _END.unpack_from(tail, at)
+    end = tail_start + at
     locator = _read(file, end - _LOCATOR_64.size, _LOCATOR_64.size) if end >= _LOCATOR_64.size else b""
     if locator.startswith(b"PK\6\7"):
         _, end = _LOCATOR_64.unpack(locator)
         record = _read(file, end, _END_64.size) if end < length else b""
         if len(record) < _END_64.size or not record.startswith(b"PK\6\6"):
-            raise DamageError("its zip64 end record is not where it should be")
+            raise _DamageError("its zip64 end record is not where it should be")
         _, count, size, start = _END_64.unpack(record)
     if start + size != end:
-        raise DamageError("its directory is not where it should be: bytes were lost before it, or added")
+        raise _DamageError("its directory is not where it should be: bytes were lost before it, or added")
     return start, _read(file, start, size), count
 
 
-def _is_end(tail: bytes, place: int) -> bool:
-    """Tell whether an end record stands at `place`: its comment must end with the file."""
-    if place + _END.size > len(tail):
+def _is_end(tail: bytes, at: int) -> bool:
+    """Return whether there is an end record at `at`: its comment must end with the file."""
+    if at + _END.size > len(tail):
         return False
-    comment: int = _END.unpack_from(tail, place)[-1]
-    return place + _END.size + comment == len(tail)
+    comment: int = _END.unpack_from(tail, at)[-1]
+    return at + _END.size + comment == len(tail)
 
 
-def _read(file: BinaryIO, place: int, size: int) -> bytes:
-    file.seek(place)
+def _read(file: BinaryIO, offset: int, size: int) -> bytes:
+    file.seek(offset)
     return file.read(size)
 
 
 def _cut_directory(directory: bytes) -> tuple[Headers, list[str], list[str]]:
-    """Return the headers of all entries, one row each, their names, and what is wrong with names."""
-    starts, place, end = [], 0, len(directory)
-    while place < end:
-        if end - place < _HEADER.itemsize:
-            raise DamageError("its directory ends inside an entry")
-        starts.append(place)
-        name, extra, comment = _LENGTHS.unpack_from(directory, place + _LENGTHS_AT)
-        place += _HEADER.itemsize + name + extra + comment
-    if place > end:
-        raise DamageError("its directory ends inside an entry")
+    """Return the headers of all entries, one row per entry, their names, and faults of names."""
+    starts, at, end = [], 0, len(directory)
+    while at < end:
+        if end - at < _HEADER.itemsize:
+            raise _DamageError("its directory ends inside an entry")
+        starts.append(at)
+        name, extra, comment = _LENGTHS.unpack_from(directory, at + _LENGTHS_AT)
+        at += _HEADER.itemsize + name + extra + comment
+    if at > end:
+        raise _DamageError("its directory ends inside an entry")
     cut = b"".join([directory[start : start + _HEADER.itemsize] for start in starts])
     headers = np.frombuffer(cut, _HEADER).astype(_WIDE)
     if (damaged := np.flatnonzero(headers["magic"] != b"PK\1\2")).size:
-        raise DamageError(f"entry {damaged[0] + 1:,} of its directory is damaged")
+        raise _DamageError(f"entry {damaged[0] + 1:,} of its directory is damaged")
     name_starts = np.array(starts, np.int64) + _HEADER.itemsize
     name_ends = name_starts + headers["name_length"]
     _fill_from_zip64(headers, directory, name_ends)
-    text = directory.decode("cp437")  # one character a byte
+    text = directory.decode("cp437")  # one character per byte
     names = [text[start:end] for start, end in zip(name_starts.tolist(), name_ends.tolist(), strict=True)]
     faults = []
     for row in np.flatnonzero(headers["flags"] & UTF8).tolist():
@@ -217,8 +217,8 @@ def _cut_directory(directory: bytes) -> tuple[Headers, list[str], list[str]]:
 
 
 def _fill_from_zip64(headers: Headers, directory: bytes, extra_starts: NDArray[np.int64]) -> None:
-    """Take sizes and places that need more than 32 bits from the entries' extra fields."""
-    columns = ("size", "stored", "offset")  # in the order of their long forms, of which only the needed ones are there
+    """Take sizes and offsets that need more than 32 bits from the entries' extra fields."""
+    columns = ("size", "stored", "offset")  # in the order of their long forms; only the needed ones are there
     is_long = np.stack([headers[name] == _IN_EXTRA for name in columns], axis=1)
     rows = np.flatnonzero(is_long.any(axis=1))
     is_long = is_long[rows]
@@ -226,7 +226,7 @@ def _fill_from_zip64(headers: Headers, directory: bytes, extra_starts: NDArray[n
     ends = starts + headers["extra_length"][rows]
     fields = [_find_zip64(directory[start:end]) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
     if (np.array([len(field) for field in fields], int) < 8 * is_long.sum(axis=1)).any():
-        raise DamageError("an entry lacks its zip64 field")
+        raise _DamageError("the zip64 field of an entry is missing")
     longs = np.frombuffer(b"".join([field[:24].ljust(24, b"\0") for field in fields]), "<u8").reshape(-1, 3)
     which = np.maximum(is_long.cumsum(axis=1) - 1, 0)
     values = np.take_along_axis(longs, which, axis=1)
@@ -237,18 +237,18 @@ def _fill_from_zip64(headers: Headers, directory: bytes, extra_starts: NDArray[n
 
 def _find_zip64(extra: bytes) -> bytes:
     """Return the zip64 part of an extra field, empty if it has none."""
-    place = 0
-    while place + _EXTRA.size <= len(extra):
-        kind, size = _EXTRA.unpack_from(extra, place)
-        place += _EXTRA.size
+    at = 0
+    while at + _EXTRA.size <= len(extra):
+        kind, size = _EXTRA.unpack_from(extra, at)
+        at += _EXTRA.size
         if kind == _ZIP64_EXTRA:
-            return extra[place : place + size]
-        place += size
+            return extra[at : at + size]
+        at += size
     return b""
 
 
 def _find_faults(headers: Headers, names: list[str], entries: list[ZipEntry], length: int) -> list[str]:
-    """Name the entries not to be trusted, of an archive whose members must end before `length`."""
+    """Describe the unsafe entries of an archive whose members must end before `length`."""
     offset, stored = headers["offset"], headers["stored"]
     suspect = (offset > length) | (stored > length) | (offset + stored + _LOCAL_HEADER_BYTES > length)
     suspect |= (headers["size"] > _SMALL) | np.all([headers["method"] != method for method in _METHODS], axis=0)
@@ -261,14 +261,14 @@ def _find_faults(headers: Headers, names: list[str], entries: list[ZipEntry], le
 
 
 def _find_fault(name: str, entry: ZipEntry, header: Any, length: int) -> str | None:
-    """Say why an entry is not to be trusted, or None."""
+    """Return why an entry is unsafe, or None."""
     offset, stored, size, _, method, _ = entry
     faults = {
         "an empty name, or control characters in it": not name or not name.isprintable(),
         "a backslash in the name": "\\" in name,
         "an absolute path": name.startswith("/") or name[1:2] == ":",
         "a path that climbs out of its folder": ".." in name.split("/"),
-        "a place outside the archive": offset + _LOCAL_HEADER_BYTES + stored > length,
+        "a position outside the archive": offset + _LOCAL_HEADER_BYTES + stored > length,
         "a symbolic link": stat.S_ISLNK(int(header["attributes"]) >> 16),
         f"inflates {stored:,} bytes to {size:,}": size > min(MAX_MEMBER_BYTES, max(_SMALL, MAX_RATIO * stored)),
         f"compressed by method {method}, which is not read here": method not in _METHODS,
@@ -278,7 +278,7 @@ def _find_fault(name: str, entry: ZipEntry, header: Any, length: int) -> str | N
 
 
 def _find_twins(names: list[str]) -> list[str]:
-    """Name what differs in upper and lower case only, or not at all."""
+    """Describe names that differ in upper and lower case only, or not at all."""
     folded = [name.casefold() for name in names]
     if len(set(folded)) == len(folded):
         return []
@@ -287,7 +287,7 @@ def _find_twins(names: list[str]) -> list[str]:
 
 
 def _find_overlaps(headers: Headers, names: list[str]) -> list[str]:
-    """Name members that begin inside the one before: an archive folded into itself inflates without end."""
+    """Describe members that begin inside the one before: such an archive inflates without end."""
     order = np.argsort(headers["offset"], kind="stable")
     rows = headers[order]
     ends = rows["offset"] + rows["stored"] + rows["name_length"] + _LOCAL_HEADER_BYTES

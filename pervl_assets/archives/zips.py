@@ -1,7 +1,4 @@
-"""Members of zip files, read in place and not trusted.
-
-Belongs here: one member's bytes by position, size and CRC. Does not belong here: the directory that says where they
-stand (`core.zip_directory`), folders, passwords' whereabouts, or what the members mean.
+"""One member of a zip file: read by position, decrypted, inflated, and checked against its size and CRC.
 
 Members are read with `os.pread` rather than through `zipfile.ZipFile`: a worker process then needs the positions of its
 own members only, not another copy of a directory of 400,000 names, and decrypting is done in native code.
@@ -23,7 +20,7 @@ _STREAMED: Final = 0x08
 
 
 class MemberError(Exception):
-    """One member cannot be read; the rest of the archive may be whole. The text is the reason."""
+    """One member is damaged; the rest of the archive may be whole. The text is the reason."""
 
 
 def read_entry(file: int, name: str, entry: ZipEntry, password: bytes | None = None) -> bytes:
@@ -37,6 +34,7 @@ def read_entry(file: int, name: str, entry: ZipEntry, password: bytes | None = N
 
     Raises:
         MemberError: The member is damaged or cut short, or the password does not open it.
+        OSError: The archive cannot be read.
     """
     header = os.pread(file, _LOCAL_HEADER.size, entry.offset)
     if len(header) < _LOCAL_HEADER.size:

@@ -1,8 +1,4 @@
-"""What a benchmark is: archives, tables, trees. One value describes it whole.
-
-Belongs here: the vocabulary. Does not belong here: any particular benchmark, which is one module of
-`pervl_assets.benchmarks`.
-"""
+"""A benchmark as one value: its archives, tables and trees."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,34 +17,29 @@ from pervl_assets.trees.ledger import FolderTree
 SplitRule = Literal["official", "scene_disjoint"]
 
 
-def count_rows(frame: pl.DataFrame) -> Mapping[str, int]:
-    """Count what there is to count in a table of which nothing else is known."""
-    return {"rows": frame.height}
-
-
 @dataclass(frozen=True)
 class TableAsset:
     """A table read from a benchmark's annotation files.
 
     Attributes:
         name: Asset name below the benchmark's prefix.
-        description: What a row is.
+        description: Meaning of a row.
         schema: Its columns.
         read: Reads it from the folder with the benchmark's annotation files; raises `AnnotationError` with line
             numbers, or `MissingInputError`.
-        count: Counts what the benchmark is described by, e.g. the concepts of each split; by name of the count.
-        facts: What `count` gives for the official annotations.
-        paper: Where these differ from what the paper says, in a sentence.
-        checks: What else such a table must satisfy.
-        variants: Other ways to read it, by the value of `PERVL_SPLITS` that asks for them.
-        rule: What lays down its content, and where that is from; for its page, after *Rule:*.
+        count: Counts, e.g. the concepts of each split, by name of the count.
+        facts: The counts of the official annotations.
+        paper: How these differ from the paper, in a sentence.
+        checks: Further checks of the table.
+        variants: Other ways to read it, by the value of `PERVL_SPLITS` that selects them.
+        rule: The rule that defines its content, and the rule's source; for its page, after *Rule:*.
     """
 
     name: str
     description: str
     schema: TableSchema
     read: Callable[[Path], pl.DataFrame]
-    count: Callable[[pl.DataFrame], Mapping[str, int]] = count_rows
+    count: Callable[[pl.DataFrame], Mapping[str, int]] = lambda frame: {"rows": frame.height}
     facts: Mapping[str, int] = field(default_factory=dict)
     paper: str = ""
     checks: tuple[Check[pl.DataFrame], ...] = ()
@@ -62,20 +53,20 @@ class TreeAsset:
 
     Attributes:
         name: Asset name below the benchmark's prefix.
-        description: What it holds.
+        description: Its content.
         splits: Its partitions; empty: it is not partitioned.
         tables: Names of the tables it needs.
         source: Name of the `ArchiveSpec`, or of the `TreeAsset`, that it is made from.
         folder: Its root below `PERVL_DATA`, by split (None for an unpartitioned tree).
-        plan: What it shall hold, from the tables (by name) and the split.
-        sheet: Which of its files a contact sheet shows.
+        plan: All its files, from the tables (by name) and the split.
+        sheet: Files shown on the contact sheet.
         facts: Outputs by rule under the official annotations, by split (None for an unpartitioned tree).
-        checks: What else such a tree must satisfy.
+        checks: Further checks of the tree.
         name_classes: Class of every concept, from the tables (by name).
-        tell: What a person wants to read of a concept, as label and text, from the tables (by name).
+        describe: Facts about a concept for its preview, as label and text, from the tables (by name).
         label_images: Adds `split` and `caption` (String, null if there is none) to a frame with the columns `concept`
             and `image` (file name), one row per image; from the tables (by name).
-        rule: What lays down its content, and where that is from; for its page, after *Rule:*.
+        rule: The rule that defines its content, and the rule's source; for its page, after *Rule:*.
     """
 
     name: str
@@ -89,7 +80,7 @@ class TreeAsset:
     facts: Mapping[str | None, Mapping[str, int]] = field(default_factory=dict)
     checks: tuple[Check[FolderTree], ...] = ()
     name_classes: Callable[[Mapping[str, pl.DataFrame]], Mapping[str, str]] = lambda tables: {}
-    tell: Callable[[Mapping[str, pl.DataFrame], str], Sequence[tuple[str, str]]] = lambda tables, concept: ()
+    describe: Callable[[Mapping[str, pl.DataFrame], str], Sequence[tuple[str, str]]] = lambda tables, concept: ()
     label_images: Callable[[Mapping[str, pl.DataFrame], pl.DataFrame], pl.DataFrame] = lambda tables, images: (
         images.with_columns(split=pl.lit(None, pl.String), caption=pl.lit(None, pl.String))
     )
@@ -98,7 +89,7 @@ class TreeAsset:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark: everything the project knows of it.
+    """Everything the project knows about a benchmark.
 
     Attributes:
         name: Group and key prefix of its assets, and the name of its folder below the annotations.
@@ -106,8 +97,8 @@ class Benchmark:
         description: What it measures.
         archives: Raw inputs it needs.
         tables: Tables read from its annotations.
-        trees: Folder trees, a source before what is made from it.
-        paper: Where it is defined.
+        trees: Folder trees, each after the tree it is made from.
+        paper: Citation.
     """
 
     name: str
@@ -135,4 +126,4 @@ def name_members(benchmark: Benchmark, archive: str, annotations: Path) -> set[s
     wanted = {name for tree in trees for name in tree.tables}
     tables = {table.name: table.read(annotations) for table in benchmark.tables if table.name in wanted}
     plans = [tree.plan(tables, split) for tree in trees for split in tree.splits or (None,)]
-    return {member for plan in plans for job in plan.jobs for member in job.members}
+    return {member for plan in plans for task in plan.tasks for member in task.members}

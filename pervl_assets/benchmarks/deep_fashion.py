@@ -227,7 +227,7 @@ def _describe_view(name: str, description: str, splits: tuple[str, ...] = ()) ->
         "sheet": SheetRules(FEW_SHOT, (EVALUATION,)),
         "facts": facts if splits else both,
         "name_classes": name_classes,
-        "tell": describe_concept,
+        "describe": describe_concept,
         "label_images": label_images,
     }
 
@@ -303,7 +303,7 @@ BENCHMARK: Final = Benchmark(
             },
             checks=(check_roles_apart("few_shot_copy", "evaluation_copy"),),
             name_classes=name_classes,
-            tell=describe_concept,
+            describe=describe_concept,
             label_images=label_images,
             rule=f"as in {cite_script(_PREPARE, 'C1, C4')}: files byte for byte, the few-shot images of an item in "
             "`codes_infer/<pair_id>/`, the images of all captions of the split in `eval/test/`, 1 to 5 per item.",

@@ -144,7 +144,7 @@ def _iterate_sources(sources: Mapping[str, TreePlan]) -> Iterator[tuple[str, str
     """Yield split, member (it starts with the name of the tree) and output of every file of the sources."""
     for split, plan in sources.items():
         tree = PurePosixPath(plan.folder).name
-        for output in (output for job in plan.jobs for output in job.outputs):
+        for output in (output for job in plan.tasks for output in job.outputs):
             yield split, f"{tree}/{output.path}", output
 
 

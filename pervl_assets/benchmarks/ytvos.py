@@ -38,6 +38,7 @@ from pervl_assets.trees.boxes import Box, draw_band, find_box, grow_box, tight_r
 from pervl_assets.trees.build import Output, Quarantined, Rendered, RenderTask, TreePlan
 from pervl_assets.trees.checks import BOXES_INSIDE, check_roles_apart
 from pervl_assets.trees.contact_sheet import SheetRules
+from pervl_assets.trees.plans import copy_member
 from pervl_assets.trees.views import EVALUATION, FEW_SHOT, IMAGE_FOLDER_RULE, plan_image_folder
 from pervl_assets.upstream import PAPER, RETRIVAL_SETS, cite_script
 
@@ -160,12 +161,7 @@ def plan_retrieval_set(tables: Mapping[str, pl.DataFrame], split: str | None) ->
             jobs.append(RenderTask((f"train/{name}",), (Output(f"codes_infer/{name}", concept, "few_shot_copy"),)))
         crop = f"eval/retrieval/{Path(image_name).name}"
         jobs.append(RenderTask((crop,), (Output(f"eval/test/{concept}.jpg", concept, "evaluation_copy"),)))
-    return TreePlan(_locate_retrieval_set(split), tuple(jobs), copy_file, rules=1)
-
-
-def copy_file(job: RenderTask, blobs: list[bytes]) -> Iterator[Rendered]:
-    """Copy one file byte for byte."""
-    yield Rendered(job.outputs[0], blobs[0])
+    return TreePlan(_locate_retrieval_set(split), tuple(jobs), copy_member, rules=1, link=True)
 
 
 def plan_images(tables: Mapping[str, pl.DataFrame], split: str | None) -> TreePlan:
@@ -261,7 +257,7 @@ BENCHMARK: Final = Benchmark(
             },
             checks=(check_roles_apart("few_shot_crop", "evaluation_frame"), BOXES_INSIDE),
             name_classes=name_classes,
-            tell=describe_concept,
+            describe=describe_concept,
             label_images=label_images,
             rule=f"as in {cite_script(_PREPARE, 'A1 to A15')}. Pixels as Pillow decodes them, without EXIF orientation "
             "or ICC. The mask is where the palette index equals the instance. Its box is the lowest and highest x and "
@@ -283,7 +279,7 @@ BENCHMARK: Final = Benchmark(
                 "test": {"few_shot_copy": 3041, "evaluation_copy": 252},
             },
             name_classes=name_classes,
-            tell=describe_concept,
+            describe=describe_concept,
             label_images=label_images,
             rule=f"as in {cite_script(_SPLIT, 'B1, B2')}: for every caption of the split, the few-shot crops of its "
             "concept in `codes_infer/<concept>/` and the retrieval crop as `eval/test/<concept>.jpg`, byte for byte.",
@@ -303,7 +299,7 @@ BENCHMARK: Final = Benchmark(
                 "test": {FEW_SHOT: 3041, EVALUATION: 252},
             },
             name_classes=name_classes,
-            tell=describe_concept,
+            describe=describe_concept,
             label_images=label_images,
             rule=IMAGE_FOLDER_RULE,
         ),

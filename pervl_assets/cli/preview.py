@@ -49,7 +49,7 @@ def preview_concept(data: Path, asset: str, concept: str, split: str | None = No
     for part, value in there.items():
         if concept in value.ledger["concept"]:
             tables = {name: _read_table(data, benchmark, name, asset) for name in tree.tables}
-            texts = [("tree", f"{asset} [{part}]" if part else asset), *tree.tell(tables, concept)]
+            texts = [("tree", f"{asset} [{part}]" if part else asset), *tree.describe(tables, concept)]
             return draw_concept(value, tree.sheet, concept, texts)
     where = asset if None in there else f"{asset} [{', '.join(str(part) for part in there)}]"
     lacking = [str(part) for part in found if part not in there]

@@ -18,12 +18,11 @@ from pervl_assets.archives.inputs import RawArchive, identify
 from pervl_assets.clip.features import verify_features
 from pervl_assets.core.errors import PervlError
 from pervl_assets.core.files import PARTIAL, hash_file
-from pervl_assets.core.tables import hash_frame
+from pervl_assets.core.tables import CONTENT_SHA256, hash_frame
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, identify_annotations
 from pervl_assets.defs.release import CROISSANT_KEY
 from pervl_assets.defs.run_results import name_partition
 from pervl_assets.io_managers.base import locate_value
-from pervl_assets.io_managers.tables import CONTENT_SHA256
 from pervl_assets.io_managers.training_files import read_manifest
 from pervl_assets.io_managers.trees import read_tree
 from pervl_assets.trees.ledger import TreeDiff, verify_tree

@@ -16,7 +16,7 @@ from pervl_assets.clip.encoder import PROMPT, TEXT_BATCH, ClipEncoder
 from pervl_assets.clip.passport import EmbeddingPassport, gather_notes
 from pervl_assets.core.errors import PervlError, SchemaError, name_some
 from pervl_assets.core.files import hash_bytes
-from pervl_assets.core.tables import Column, TableSchema, hash_frame, write_parquet
+from pervl_assets.core.tables import CONTENT_SHA256, Column, TableSchema, hash_frame, write_parquet
 
 REJECTED_IMAGES: Final = TableSchema(
     (
@@ -55,7 +55,6 @@ def list_feature_columns(encoded: str | None = None, dimension: int | None = Non
 MISSING: Final = "missing"
 QUARANTINED: Final = "quarantined"
 
-CONTENT_SHA256: Final = "pervl_content_sha256"
 """Key of the file's own metadata under which `Features.hash` stands, so that a file can be verified by itself."""
 
 _PASSPORT: Final = "pervl_passport"

@@ -1,8 +1,4 @@
-"""Checks of a value, as data: a name, what it asks, how grave a failure is, and the function that judges.
-
-Belongs here: the vocabulary, and the checks that hold for trees of any benchmark. Does not belong here: checks of one
-benchmark (`pervl_assets.benchmarks`), and how a check is shown (`pervl_assets.defs`).
-"""
+"""Checks of a value, as data: name, description, severity, and the function that evaluates it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,12 +12,12 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
         passed: Whether the value is as it should be.
         text: The finding in one sentence, with counts and names.
-        numbers: Every number behind it, by name.
+        numbers: All numbers behind it, by name.
         rows: The rows concerned, if the check is about rows.
     """
 
@@ -33,27 +29,27 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class Check(Generic[Value]):
-    """A question to a value: a `pl.DataFrame` for tables, a `FolderTree` for trees.
+    """A check of a value: a `pl.DataFrame` for tables, a `FolderTree` for trees.
 
     Attributes:
         name: Name of the asset check.
-        description: What it asks, and why the answer matters.
+        description: What must be true, and why it matters.
         severity: Of a failure.
-        judge: Answers; pure.
+        evaluate: Pure function from the value to the result.
     """
 
     name: str
     description: str
     severity: Severity
-    judge: Callable[[Value], CheckResult]
+    evaluate: Callable[[Value], CheckResult]
 
 
 def compare_counts(counts: Mapping[str, int], official: Mapping[str, int]) -> CheckResult:
-    """Hold counts against those of the official annotations; counts of which nothing is known are only told."""
+    """Compare counts with those of the official annotations; counts without an official number are only reported."""
     differing = [
         f"{what}: {counts.get(what, 0):,}, officially {n:,}" for what, n in official.items() if counts.get(what) != n
     ]
-    told = "; ".join(differing) or ", ".join(f"{what}: {n:,}" for what, n in counts.items())
+    text = "; ".join(differing) or ", ".join(f"{what}: {n:,}" for what, n in counts.items())
     compared = [(what, n, official.get(what)) for what, n in {**dict.fromkeys(official, 0), **counts}.items()]
     schema = {"count": pl.String, "found": pl.Int64, "official": pl.Int64}
-    return CheckResult(not differing, told, counts, pl.DataFrame(compared, schema=schema, orient="row"))
+    return CheckResult(not differing, text, counts, pl.DataFrame(compared, schema=schema, orient="row"))

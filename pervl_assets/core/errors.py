@@ -1,8 +1,4 @@
-"""Errors that say what is wrong, where, how many, and what to do next.
-
-Belongs here: the exception types of the project and the one way to name many things in one line.
-Does not belong here: deciding whether something is an error; that is each module's own rule.
-"""
+"""The project's exceptions, and how many names fit into one message."""
 
 from collections.abc import Collection, Iterable
 
@@ -10,7 +6,7 @@ _SHOWN = 10
 
 
 class PervlError(Exception):
-    """An error a person can act on.
+    """An error that you can act on: what is wrong, the names concerned, and what to do next.
 
     Args:
         problem: What is wrong and where, with counts.
@@ -25,7 +21,7 @@ class PervlError(Exception):
         super().__init__("\n".join([problem, *(f"  {line}" for line in self.details), f"What to do: {advice}"]))
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Let the error cross a process boundary whole."""
+        """Pickle problem, advice and details, so that the error crosses a process boundary whole."""
         return (_rebuild, (type(self), self.problem, self.advice, self.details))
 
 
@@ -34,15 +30,11 @@ def _rebuild(kind: type[PervlError], problem: str, advice: str, details: tuple[s
 
 
 class MissingInputError(PervlError):
-    """A raw input is not where it is looked for."""
+    """A raw input was not found."""
 
 
 class ArchiveError(PervlError):
-    """An archive cannot be trusted or read: damaged, hostile, or of another kind than expected."""
-
-
-class TruncatedArchiveError(ArchiveError):
-    """An archive ends before its directory: a download that was cut short."""
+    """An archive is unsafe or unreadable: damaged, hostile, or of another kind than expected."""
 
 
 class PasswordError(ArchiveError):
@@ -62,11 +54,18 @@ class CheckpointError(PervlError):
 
 
 class WriteError(PervlError):
-    """Results cannot be written: no permission, or no space left."""
+    """Results cannot be written: no permission, no space left, or another run is writing them."""
 
 
 def name_some(names: Collection[object], shown: int = _SHOWN) -> str:
-    """Name up to `shown` things and count the rest: `a, b, c and 4,126 more`."""
+    """Return the first `shown` names and the number of the others: `a, b, c and 4,126 more`."""
     head = ", ".join(str(name) for _, name in zip(range(shown), names, strict=False))
     rest = len(names) - shown
     return f"{head} and {rest:,} more" if rest > 0 else head
+
+
+def list_some(lines: Collection[str], shown: int = _SHOWN) -> list[str]:
+    """Return the first `shown` lines, and `and 4,126 more` as the last one where there are others."""
+    head = [line for _, line in zip(range(shown), lines, strict=False)]
+    rest = len(lines) - len(head)
+    return [*head, f"and {rest:,} more"] if rest else head

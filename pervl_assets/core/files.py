@@ -1,12 +1,15 @@
-"""Files written whole or not at all, and their hashes.
+"""Files written whole or not at all, locked, synced to disk, and hashed.
 
-Belongs here: atomic writing, hashing, and turning the operating system's refusals into errors that advise.
-Does not belong here: what is written. Unfinished work stands beside its target under a name with `.partial` in it.
+Unfinished work is stored beside its target under a name with `.partial` in it.
 """
 
+import contextlib
+import ctypes
 import errno
+import fcntl
 import glob
 import hashlib
+import logging
 import os
 import platform
 from collections.abc import Iterator
@@ -14,11 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from pervl_assets.core.errors import WriteError
-from pervl_assets.core.processes import is_running
+from pervl_assets.core.errors import ArchiveError, WriteError
+from pervl_assets.core.workers import is_running
 
 PARTIAL: Final = ".partial"
 _BLOCK = 1 << 20
+_UNSUPPORTED: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+"""Answers of file systems that cannot lock, or cannot sync a folder."""
 
 
 def hash_bytes(data: bytes | memoryview) -> str:
@@ -62,12 +67,88 @@ def explain_write_errors(target: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replace_atomically(target: Path) -> Iterator[Path]:
-    """Give a path beside `target` to write to, and move it over `target` at the end.
+def explain_read_errors(source: Path) -> Iterator[None]:
+    """Turn a failed read of a raw input or of a source tree into an `ArchiveError` that advises; it ends the run.
 
-    A file that is byte for byte what already stands at `target` is dropped instead, so an unchanged result keeps its
-    modification time. Whatever goes wrong, `target` holds either its old bytes or the new ones. What a killed process
-    of this machine left beside `target` is removed.
+    Raises:
+        ArchiveError: A disk error, no permission, a vanished mount, too many open files.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ArchiveError(
+            f"{error.filename or source} cannot be read: {os.strerror(error.errno) if error.errno else error}.",
+            advice=f"Check that {source} exists, that this user may read it, and the disk or mount it is on. Then run "
+            "again: finished work is kept.",
+        ) from error
+
+
+class Lock:
+    """A lock on a file, against other processes and against other locks of this one, until `release`.
+
+    A process that ends, however it ends, releases its locks. Where the file system has no locks (some network disks),
+    a warning is logged and the work goes on without.
+
+    Args:
+        path: The file; created where it does not exist, never removed.
+        work: What the lock guards, for the message, e.g. `building /data/views/polar`.
+
+    Raises:
+        WriteError: Another run holds the lock, or the file cannot be created.
+    """
+
+    def __init__(self, path: Path, work: str) -> None:
+        self.path = path
+        self._file = -1
+        with explain_write_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            while True:
+                self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+                try:
+                    fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    self.release()
+                    raise WriteError(
+                        f"Another run is {work} right now.", advice="Wait for it to end, or stop it."
+                    ) from error
+                except OSError as error:
+                    if error.errno not in _UNSUPPORTED:
+                        raise
+                    logging.getLogger(__name__).warning(
+                        "The file system of %s has no locks: make sure that no second run is %s.", path, work
+                    )
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(self._file), path.stat()):
+                        return
+                self.release()  # its last holder removed the file after it was opened here
+
+    def write(self, data: bytes) -> None:
+        """Append to the locked file.
+
+        Raises:
+            WriteError: No space left.
+        """
+        with explain_write_errors(self.path):
+            while data:
+                data = data[os.write(self._file, data) :]
+
+    def release(self) -> None:
+        """Release the lock; harmless if it is released already."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __del__(self) -> None:
+        self.release()
+
+
+@contextmanager
+def replace_atomically(target: Path) -> Iterator[Path]:
+    """Yield a path beside `target` to write to, and move it over `target` at the end, synced to disk.
+
+    A file with the same bytes as `target` is dropped instead, so an unchanged result keeps its modification time.
+    After a failure or a power loss, `target` holds either its old bytes or the new ones. Files that a killed process of
+    this machine left beside `target` are removed.
 
     Raises:
         WriteError: No permission, or no space left.
@@ -85,9 +166,43 @@ def replace_atomically(target: Path) -> Iterator[Path]:
             if is_same_file(partial, target):
                 partial.unlink()
             else:
-                partial.replace(target)
+                move_synced(partial, target)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def move_synced(source: Path, target: Path) -> None:
+    """Move a file over `target` on the same disk; a power loss leaves the old file or the whole new one."""
+    sync(source)
+    source.replace(target)
+    sync(target.parent)
+
+
+def sync(path: Path) -> None:
+    """Write a file, or the list of names in a folder, from memory to disk."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+    finally:
+        os.close(file)
+
+
+def sync_tree(folder: Path) -> None:
+    """Write all files below a folder from memory to disk: in one call, a hundredth of the time of one per file."""
+    try:
+        sync_file_system = ctypes.CDLL(None, use_errno=True).syncfs
+    except (AttributeError, OSError):
+        os.sync()
+        return
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        if sync_file_system(file):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(folder))
+    finally:
+        os.close(file)
 
 
 def write_bytes_atomically(target: Path, data: bytes) -> bool:
@@ -104,7 +219,7 @@ def write_bytes_atomically(target: Path, data: bytes) -> bool:
 
 
 def is_same_file(one: Path, other: Path) -> bool:
-    """Tell whether both files exist and hold the same bytes."""
+    """Return whether both files exist and hold the same bytes."""
     if not (one.is_file() and other.is_file()) or one.stat().st_size != other.stat().st_size:
         return False
     with one.open("rb") as first, other.open("rb") as second:

@@ -1,12 +1,9 @@
-"""Pixels in and out of image files, as upstream has them.
+"""Image files decoded and encoded as upstream does, and images refused that upstream would silently get wrong.
 
-Belongs here: decoding and encoding, and refusing what upstream would silently get wrong. Does not belong here: which
-image is cut where.
-
-Pillow is the judge of every image. Two libraries only give its pixels sooner, where a file is as plain as nearly all
-are, and whatever they will not take goes to Pillow whole: simplejpeg (the same libjpeg-turbo, without Pillow's detour
-over four bytes a pixel) and zlib-ng (which inflates a mask in one piece; Pillow's own does so row by row). Together
-they take a third off a frame's time: `python -m pervl_assets_tests.perf.trees`.
+Pillow decides about every image. Two libraries return the same pixels sooner if a file is as plain as nearly all are;
+everything they refuse goes to Pillow: simplejpeg (the same libjpeg-turbo) and zlib-ng (which inflates a mask in one
+piece; Pillow does it row by row). Together they save a third of a frame's time:
+`python -m pervl_assets_tests.perf.trees`.
 """
 
 import io
@@ -20,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from pervl_assets.core.plain_jpeg import decode_plain_colours, is_faultless
+from pervl_assets.core.plain_jpeg import decode_plain_colours, is_valid_jpeg
 from pervl_assets.core.plain_png import decode_plain_palette, encode_grey
 
 MAX_PIXELS: Final = 64_000_000
@@ -29,7 +26,7 @@ MAX_PIXELS: Final = 64_000_000
 _FORMATS: Final = ("JPEG", "PNG")
 _DAMAGE: Final = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
 
-# Pillow gives the memory of every image back to the system, which then clears it page by page for the next one.
+# Otherwise Pillow returns the memory of every image to the system, which then zeroes it page by page for the next one.
 Image.core.set_blocks_max(4)  # type: ignore[attr-defined]
 
 
@@ -38,14 +35,14 @@ class ImageError(Exception):
 
 
 def decode_frame(data: bytes, rows: int | None = None) -> NDArray[np.uint8]:
-    """Decode a colour frame to shape (height, width, 4): red, green, blue, and a byte without meaning.
+    """Decode a colour frame to uint8 of shape (height, width, 4): red, green, blue, and a byte without meaning.
 
-    Pillow keeps colours so, and what is cut out of them need not be packed anew to be encoded. EXIF orientation is not
-    applied and ICC profiles are not converted (upstream rule A4).
+    Pillow keeps colours so, and a crop of them need not be repacked to be encoded. EXIF orientation is not applied and
+    ICC profiles are not converted (upstream rule A4).
 
     Args:
         data: The file.
-        rows: How many rows are needed, from the top; what lies below them is not decoded and holds anything. None: all.
+        rows: Number of rows needed, from the top; the rows below are not decoded and have no meaning. None: all.
 
     Raises:
         ImageError: Damaged, or not an RGB image: upstream stops at a grey one and writes wrong colours for a CMYK one
@@ -58,7 +55,7 @@ def decode_frame(data: bytes, rows: int | None = None) -> NDArray[np.uint8]:
 
 
 def decode_mask(data: bytes) -> NDArray[np.uint8]:
-    """Decode an instance mask to palette indices, shape (height, width) (upstream rule A5).
+    """Decode an instance mask to palette indices, uint8 of shape (height, width) (upstream rule A5).
 
     Raises:
         ImageError: Damaged, or neither a palette image nor a grey one.
@@ -70,13 +67,13 @@ def decode_mask(data: bytes) -> NDArray[np.uint8]:
 
 
 def measure_image(data: bytes) -> tuple[int, int]:
-    """Return width and height of an image that decodes whole, of whatever mode.
+    """Return width and height, in pixels, of an image of any mode that decodes whole.
 
     Raises:
         ImageError: Damaged.
     """
     with _open(data, (), "image") as image:
-        if image.format != "JPEG" or not is_faultless(data):
+        if image.format != "JPEG" or not is_valid_jpeg(data):
             image.load()
         return image.size
 
@@ -85,7 +82,7 @@ def encode_jpeg(pixels: NDArray[np.uint8]) -> bytes:
     """Encode an image as OpenCV writes a JPEG by default: quality 95, 4:2:0 (upstream rule A3).
 
     Args:
-        pixels: Of shape (height, width, 4), as `decode_frame` gives them, or (height, width, 3).
+        pixels: Of shape (height, width, 4), as `decode_frame` returns them, or (height, width, 3).
     """
     buffer = io.BytesIO()
     mode = "RGBX" if pixels.shape[2] == 4 else "RGB"
@@ -100,7 +97,7 @@ def encode_mask(mask: NDArray[np.bool_]) -> bytes:
 
 @contextmanager
 def _open(data: bytes, modes: Sequence[str], what: str) -> Iterator[Image.Image]:
-    """Open an image of one of the `modes` (none named: of any), and say why it cannot be decoded."""
+    """Open an image of one of the `modes` (empty: of any); turn a failure into an `ImageError`."""
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -108,7 +105,7 @@ def _open(data: bytes, modes: Sequence[str], what: str) -> Iterator[Image.Image]
             if modes and image.mode not in modes:
                 raise ImageError(f"the {what} has mode {image.mode}, not {' or '.join(modes)}")
             yield image
-    except UnidentifiedImageError as error:  # its text holds an address in memory, another one in every run
+    except UnidentifiedImageError as error:  # its text holds a memory address, which differs from run to run
         raise ImageError(f"the {what} cannot be decoded (neither a JPEG nor a PNG file)") from error
     except (*_DAMAGE, Image.DecompressionBombError) as error:
         raise ImageError(f"the {what} cannot be decoded ({error})") from error

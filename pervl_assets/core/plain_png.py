@@ -1,10 +1,7 @@
-"""Masks as PNG files of the plainest kind: one IDAT stream, rows without filters.
+"""PNG files of the plainest kind, with unfiltered rows, in one piece with zlib-ng; Pillow does the others.
 
-Belongs here: reading and writing that kind in one piece, with zlib-ng. Does not belong here: every other PNG file,
-which is Pillow's.
-
-Masks are long runs of few values. To filter them row by row, as Pillow does, takes ten times as long, and the files
-become no smaller.
+Masks are long runs of few values. Filtering them row by row, as Pillow does, takes ten times as long and makes the
+files no smaller.
 """
 
 import struct
@@ -60,7 +57,7 @@ def decode_plain_palette(data: bytes, most_pixels: int) -> NDArray[np.uint8] | N
 
 
 def _split_png(data: bytes) -> list[tuple[bytes, bytes]]:
-    """Return kinds and bodies of a PNG's chunks; none where a single one is not as its length and CRC say."""
+    """Return kinds and bodies of a PNG's chunks; none at all if one does not match its length and CRC."""
     chunks: list[tuple[bytes, bytes]] = []
     start = len(_SIGNATURE)
     if not data.startswith(_SIGNATURE):

@@ -1,8 +1,4 @@
-"""Declared schemas of tables: what each column holds, and a check that a frame keeps to it.
-
-Belongs here: `Column`, `TableSchema`, the content hash of a frame, and writing one to Parquet. Does not belong here:
-any particular table.
-"""
+"""Schemas of tables: their columns, the check that a frame has them, and a frame's Parquet file and content hash."""
 
 import hashlib
 import io
@@ -16,6 +12,9 @@ import polars as pl
 from pervl_assets.core.errors import SchemaError
 from pervl_assets.core.files import write_bytes_atomically
 
+CONTENT_SHA256: Final = "pervl_content_sha256"
+"""Key of a Parquet file's metadata: the content hash of the values in it."""
+
 _HASHED_ROWS: Final = 100_000
 
 
@@ -26,7 +25,7 @@ class Column:
     Attributes:
         name: Its name.
         dtype: Its polars type.
-        description: What it holds, with units.
+        description: Its content, with units.
         made_from: Columns of other tables that its values are taken or computed from, as `<table>.<column>`.
     """
 
@@ -81,7 +80,7 @@ def validate_columns(frame: pl.DataFrame, declared: Mapping[str, str], table: st
         wrong = [f"wrong order: {', '.join(actual)}; declared {', '.join(declared)}"]
     if wrong:
         raise SchemaError(
-            f"The table {table} does not keep to its declared schema in {len(wrong)} "
+            f"The table {table} does not follow its declared schema in {len(wrong)} "
             f"column{'s' if len(wrong) > 1 else ''}.",
             details=wrong,
             advice="Change the function that builds the table, or its declared columns; nothing was written.",
@@ -92,8 +91,8 @@ def validate_columns(frame: pl.DataFrame, declared: Mapping[str, str], table: st
 def write_parquet(frame: pl.DataFrame, path: Path, metadata: Mapping[str, str]) -> None:
     """Write a frame and key-value metadata to a Parquet file, whole or not at all; an unchanged one rewrites nothing.
 
-    The file's bytes are made in memory: where polars writes to disk itself, it tells of a full disk or a locked folder
-    in errors of its own, without the system's number.
+    The file's bytes are made in memory: when polars writes to disk itself, it reports a full disk or a read-only folder
+    by errors of its own, without the system's error number.
 
     Raises:
         WriteError: No permission, or no space left.

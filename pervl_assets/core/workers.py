@@ -1,98 +1,116 @@
-"""Work done side by side: jobs in worker processes with bounded memory, file reading in threads.
-
-Belongs here: starting, feeding and ending them. Does not belong here: what a job is.
-"""
+"""Parallel work: one pool of worker processes with bounded memory, and threads for reading files."""
 
 import contextlib
 import ctypes
 import multiprocessing
 import os
+import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
 from multiprocessing.queues import SimpleQueue
 from typing import Any, Final, TypeVar
 
 from pervl_assets.core.errors import PervlError
 
-INLINE: Final = 64
-"""Up to so many jobs are done in the calling process: starting others would take longer."""
+_INLINE: Final = 64
+"""Up to this number of items no process is started: starting them would take longer."""
 
-_BATCH: Final = 4
+_GROUPS_PER_WORKER: Final = 3
 _PART: Final = 32
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
-_task: Callable[[Any], Any]
+_function: Callable[[Any], Any]
 
-Job = TypeVar("Job")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def run_in_workers(task: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[Result]:
-    """Yield `task(job)` of every job, in the order in which they are done.
+def map_in_processes(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int, group: int = 4
+) -> Iterator[Result]:
+    """Yield `function(item)` for all items, in their order.
+
+    Items go out and results come back in groups, at most three groups per worker at a time, so memory stays bounded
+    however long `items` is. An exception of `function` is raised here and ends the work.
 
     Args:
-        task: Picklable; sent to every process once.
-        jobs: Sent a few at a time, so that neither jobs nor results pile up.
-        workers: Number of processes.
+        function: Picklable; sent to each process once.
+        items: Picklable.
+        workers: Number of processes. 0, or up to 64 items: the work is done in this process.
+        group: Number of items sent together.
 
     Raises:
-        PervlError: A process ended before its work.
+        PervlError: A worker process ended before its work.
     """
-    if workers < 2 or len(jobs) <= INLINE:
-        yield from map(task, jobs)
+    if workers == 0 or len(items) <= _INLINE:
+        yield from map(function, items)
         return
-    batches = (jobs[start : start + _BATCH] for start in range(0, len(jobs), _BATCH))
-    context = multiprocessing.get_context("spawn")  # forking a process with threads (polars has some) may lock up
-    tasks: SimpleQueue[Callable[[Job], Result]] = context.SimpleQueue()
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (tasks,))
+    context = multiprocessing.get_context("spawn")  # forking a process with threads (polars has some) can deadlock
+    functions: SimpleQueue[Callable[[Item], Result]] = context.SimpleQueue()
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (functions,))
+    waiting: deque[Future[list[Result]]] = deque()
     try:
-        under_way: set[Future[list[Result]]] = {pool.submit(_run_batch, b) for b in islice(batches, 2 * workers)}
-        threading.Thread(target=_hand_out, args=(task, tasks, workers), daemon=True).start()
-        while under_way:
-            done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-            under_way |= {pool.submit(_run_batch, batch) for batch in islice(batches, len(done))}
-            for future in done:
-                yield from future.result()
+        for start in range(0, len(items), group):
+            waiting.append(pool.submit(_run_group, items[start : start + group]))
+            if start == 0:
+                threading.Thread(target=_hand_out, args=(function, functions, workers), daemon=True).start()
+            if len(waiting) > _GROUPS_PER_WORKER * workers:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
     except BrokenProcessPool as error:
         raise PervlError(
             "A worker process ended before its work was done; the system may have run out of memory.",
-            advice="Run again with fewer worker processes; what was finished is kept.",
+            advice="Run again: finished work is kept. If it happens again, free memory or set fewer worker processes.",
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def map_in_threads(function: Callable[[Job], Result], items: Sequence[Job]) -> list[Result]:
-    """Return `function(item)` of all items, in their order; worth it where files are read, hashed or checksummed."""
+def map_in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Return `function(item)` for all items, in their order; for reading, hashing or checksumming files."""
     parts = [items[start : start + _PART] for start in range(0, len(items), _PART)]
     with ThreadPoolExecutor() as pool:
         return [result for part in pool.map(lambda part: [*map(function, part)], parts) for result in part]
 
 
-def _hand_out(task: Callable[[Any], Any], tasks: "SimpleQueue[Any]", workers: int) -> None:
-    """Send the task to every worker process.
+def is_running(process: int) -> bool:
+    """Return whether a process of this machine, of any user, has this id."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
-    As an argument of theirs it would hold up the start of the second one until the first one has read it, for a pipe
-    takes 64 KiB at a time and a task may know thousands of members.
+
+def _hand_out(function: Callable[[Any], Any], functions: "SimpleQueue[Any]", workers: int) -> None:
+    """Send the function to every worker process.
+
+    As an argument of the process it would delay the start of the second one until the first has read it: a pipe takes
+    64 KiB at a time, and a function may hold thousands of members.
     """
     for _ in range(workers):
-        tasks.put(task)
+        functions.put(function)
 
 
-def _start_worker(tasks: "SimpleQueue[Callable[[Any], Any]]") -> None:
-    global _task  # noqa: PLW0603 - a worker process has one task for all its life
-    _task = tasks.get()
+def _start_worker(functions: "SimpleQueue[Callable[[Any], Any]]") -> None:
+    """Prepare a worker: no Ctrl-C of its own, and no life after its parent, which may have been killed."""
+    global _function  # noqa: PLW0603 - a worker process has one function all its life
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _function = functions.get()
     _keep_freed_memory()
-    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _keep_freed_memory() -> None:
-    """Keep what one job frees for the next: handed back, its pages would be cleared anew for every image of megabytes.
+    """Keep the memory that one item frees for the next one (glibc only; a no-op elsewhere).
 
-    Only glibc is told so; elsewhere memory is left to the system's ways.
+    Returned to the system, its pages would be zeroed again for each image of megabytes.
     """
     with contextlib.suppress(AttributeError, OSError):
         tune = ctypes.CDLL(None).mallopt
@@ -100,12 +118,11 @@ def _keep_freed_memory() -> None:
             tune(parameter, size)
 
 
-def end_with_parent() -> None:
-    """End this process when its parent was killed; it would wait for work forever."""
+def _end_with_parent() -> None:
     if parent := multiprocessing.parent_process():
         parent.join()
         os._exit(1)
 
 
-def _run_batch(batch: Sequence[Any]) -> list[Any]:
-    return [_task(job) for job in batch]
+def _run_group(group: Sequence[Any]) -> list[Any]:
+    return [_function(item) for item in group]

@@ -1,8 +1,4 @@
-"""The check of a raw archive: is it the official one, another with all members that are named, or does it lack some?
-
-Belongs here: finding the named members, and showing the verdict. Does not belong here: the verdict itself, which is
-`core.verdicts`.
-"""
+"""The check of a raw archive: all members that the annotations name are in it, and counts are the official ones."""
 
 import json
 from pathlib import Path
@@ -12,7 +8,7 @@ import dagster as dg
 import polars as pl
 
 from pervl_assets.archives.inputs import ArchiveSpec, RawArchive
-from pervl_assets.archives.known_archives import ArchiveReport, KnownArchive, inspect_archive, load_known_archives
+from pervl_assets.archives.known_archives import ArchiveReport, inspect_archive, load_known_archives
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.benchmarks.benchmark import Benchmark, name_members
 from pervl_assets.defs.metadata import make_check_result
@@ -37,53 +33,48 @@ def build_archive_check(spec: ArchiveSpec, benchmark: Benchmark | None = None) -
     @dg.asset_check(
         asset=dg.AssetKey([RAW, spec.name]),
         name=KNOWN_ARCHIVE,
-        # Only run after it: the annotations are looked for where they are, for the archive may be looked at without.
+        # For the order only: the archive can be checked without annotations.
         additional_deps=[ANNOTATIONS_KEY],
-        description="The archive holds every member that the annotations name (if not: an error), and its directory is "
-        "the official archive's (if not, or if that is not known: a warning). Reads the directory only: a second for "
-        "10 GB, and no password.",
+        description="The archive holds every member that the annotations name (if not: an error), and as many members "
+        "as the official one (if not: a warning). No hash of the official archives is recorded. Reads the directory "
+        "only: a second for 10 GB, and no password.",
     )
     def known_archive(workspace: Workspace, archive: RawArchive) -> dg.AssetCheckResult:
         known = load_known_archives(ANNOTATIONS / "manifest.yaml")
         folder = find_annotations(workspace.root)
         needed = name_members(benchmark, spec.name, folder / benchmark.name) if benchmark and folder else set()
-        verdict = inspect_archive(archive.path, known.get(spec.name, KnownArchive(())), needed, archive.prefix)
-        return report_archive(verdict, drawn=workspace.profile == "demo", annotated=folder is not None)
+        report = inspect_archive(archive, known.get(spec.name, ()), needed)
+        return check_report(report, demo=workspace.profile == "demo", annotated=folder is not None)
 
     return known_archive
 
 
 def find_annotations(root: Path) -> Path | None:
-    """Return the annotations' folder as `raw/pervl_annotations` was materialized; None: it has not been."""
+    """Return the folder of annotations that `raw/pervl_annotations` recorded; None: it is not materialized."""
     card = locate_value(root, ANNOTATIONS_KEY.path, ".json")
     return RawArchive.from_json(json.loads(card.read_bytes())).path if card.is_file() else None
 
 
-def report_archive(verdict: ArchiveReport, *, drawn: bool, annotated: bool) -> dg.AssetCheckResult:
-    """Return a verdict as the result of an asset check.
+def check_report(report: ArchiveReport, *, demo: bool, annotated: bool) -> dg.AssetCheckResult:
+    """Return the comparison with the official archive as the result of an asset check.
 
     Args:
-        verdict: The verdict.
-        drawn: Whether the archive is the miniature world's, which is not meant to be official.
+        report: The comparison.
+        demo: Whether the archive is the demo data's, which is not meant to be official.
         annotated: Whether there were annotations to name members.
     """
-    is_error = verdict.state in ("lacking", "truncated")
-    held = sum(kind.found for kind in verdict.counts)
-    if drawn and not is_error:
-        text = f"The miniature world's own: it holds all {verdict.needed:,} members that its annotations name."
-        if not verdict.needed:
-            text = f"The miniature world's own, with {held:,} members; no annotations name any."
-    else:
-        text = verdict.text if annotated else f"The annotations have not been materialized yet. {verdict.text}"
+    held = sum(kind.found for kind in report.counts)
+    text = report.text if annotated else f"The annotations have not been materialized yet. {report.text}"
+    if demo and not report.missing:
+        text = f"Demo data: all {report.needed:,} members that its annotations name are among its {held:,}."
     return make_check_result(
         None,
-        verdict.state == "official" or (drawn and not is_error),
+        not report.missing and (demo or not report.differs),
         text,
-        is_error=is_error,
-        state=verdict.state,
+        is_error=bool(report.missing),
         held_members=held,
-        named_members=verdict.needed,
-        lacking_members=len(verdict.lacking),
-        lacking=pl.DataFrame({"member": verdict.lacking}, schema={"member": pl.String}),
-        members=pl.DataFrame(verdict.counts),
+        named_members=report.needed,
+        missing_members=len(report.missing),
+        missing=pl.DataFrame({"member": report.missing}, schema={"member": pl.String}),
+        members=pl.DataFrame(report.counts),
     )

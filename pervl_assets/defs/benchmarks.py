@@ -1,9 +1,6 @@
-"""The benchmarks as assets: for every `BENCHMARK` its raw archives, annotation tables and folder trees.
+"""The benchmarks as assets: for every `BENCHMARK` its raw archives, annotation tables and folder trees."""
 
-Belongs here: the one way from a `Benchmark` to its assets. Does not belong here: any particular benchmark; a new module
-in `pervl_assets/benchmarks` is found by itself.
-"""
-
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -39,9 +36,11 @@ from pervl_assets.trees.summary import count_classes, tabulate_sizes
 _CLASSES: Final = 50
 """Classes shown of a tree; PerVL-YTVOS has 43."""
 
+_LOG_SECONDS: Final = 3.0
+
 
 def build_benchmark_assets() -> list[dg.AssetsDefinition]:
-    """Return the assets of every benchmark that the package holds."""
+    """Return the assets of every benchmark in the package."""
     return [
         asset
         for benchmark in find_benchmarks()
@@ -54,7 +53,7 @@ def build_benchmark_assets() -> list[dg.AssetsDefinition]:
 
 
 def build_benchmark_checks() -> list[dg.AssetChecksDefinition]:
-    """Return the checks that can be run without materializing, for the trees of every benchmark."""
+    """Return the checks that run without materializing, for the trees of every benchmark."""
     return [
         build_sums_check(dg.AssetKey([benchmark.name, tree.name]), tree.splits)
         for benchmark in find_benchmarks()
@@ -119,7 +118,7 @@ def build_tree_asset(benchmark: Benchmark, tree: TreeAsset) -> dg.AssetsDefiniti
     ) -> Iterator[dg.MaterializeResult[FolderTree]]:
         split = context.partition_key if tree.splits else None
         built = build_from_source(context, workspace, tree, spec, split, inputs)
-        there = replace(built, root=built.staged or built.root)
+        on_disk = replace(built, root=built.staged or built.root)
         classes = tree.name_classes({name: inputs[name] for name in tree.tables})
         shown = (tree.sheet.few_shot, *tree.sheet.evaluation)
         counts = dict(built.ledger.group_by("rule").len().sort("rule").iter_rows())
@@ -131,17 +130,17 @@ def build_tree_asset(benchmark: Benchmark, tree: TreeAsset) -> dg.AssetsDefiniti
                 *evaluate_checks(tree.checks, built),
             ],
             contact_sheet=embed_image(
-                draw_contact_sheet(there, tree.sheet), f"{key.to_user_string()}: a sample of its concepts"
+                draw_contact_sheet(on_disk, tree.sheet), f"{key.to_user_string()}: a sample of its concepts"
             ),
             classes=preview_table(count_classes(built, shown, classes).rename(_space), rows=_CLASSES),
-            image_sizes=preview_table(tabulate_sizes(there, shown).rename(_space)),
+            image_sizes=preview_table(tabulate_sizes(on_disk, shown).rename(_space)),
         )
 
     return folder_tree
 
 
 def _space(column: str) -> str:
-    """Return a column's name as a heading, of which the page can make two lines."""
+    """Return a column's name as a heading that the page can break into two lines."""
     return column.replace("_", " ")
 
 
@@ -153,7 +152,7 @@ def build_from_source(
     split: str | None,
     inputs: Mapping[str, Any],
 ) -> FolderTree:
-    """Build a tree from its source (a raw archive, or another tree), keeping whatever a former run got right."""
+    """Build a tree from its source (an archive or another tree), keeping the files of earlier runs that are right."""
     plan = tree.plan({name: inputs[name] for name in tree.tables}, split)
     ledger = locate_value(workspace.root, context.asset_key.path, ".parquet", split)
     source = inputs["source"]
@@ -173,13 +172,13 @@ def build_from_source(
 
 
 def report_progress(context: dg.AssetExecutionContext) -> Callable[[int, int], None]:
-    """Return a reporter that logs at every tenth of the work."""
-    last = -1
+    """Return a function that logs the progress every few seconds; each line is a commit to Dagster's database."""
+    due = time.monotonic() + _LOG_SECONDS
 
     def report(done: int, total: int) -> None:
-        nonlocal last
-        if (tenth := 10 * done // total if total else 10) > last:
-            last = tenth
-            context.log.info(f"{done:,} of {total:,} files settled")
+        nonlocal due
+        if (now := time.monotonic()) >= due:
+            due = now + _LOG_SECONDS
+            context.log.info(f"{done:,} of {total:,} files done")
 
     return report

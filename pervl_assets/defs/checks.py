@@ -37,7 +37,7 @@ def declare_benchmark_checks(
 
 def evaluate_checks(checks: Iterable[Check[Value]], value: Value) -> list[dg.AssetCheckResult]:
     """Put every check to a value."""
-    return [report(check.name, check.judge(value), check.severity) for check in checks]
+    return [report(check.name, check.evaluate(value), check.severity) for check in checks]
 
 
 def evaluate_counts(counts: Mapping[str, int], official: Mapping[str, int], *, drawn: bool) -> dg.AssetCheckResult:

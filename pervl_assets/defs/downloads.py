@@ -1,8 +1,4 @@
-"""How public inputs are fetched over HTTP: the resource that raw assets ask.
-
-Belongs here: time-outs, tries, and what to fetch where nothing was put by hand. Does not belong here: the protocol,
-which is `core.downloads`.
-"""
+"""The resource that downloads public inputs: sources, time-outs and attempts; the protocol is `archives.downloads`."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +11,7 @@ from pydantic import Field
 from pervl_assets.archives.downloads import ATTEMPTS, Fetched, fetch_file
 from pervl_assets.archives.inputs import ArchiveSpec
 from pervl_assets.archives.official_files import FilesReport, OfficialFiles, fetch_files, require_files
-from pervl_assets.archives.zip_directory import read_directory
+from pervl_assets.archives.zip_index import read_index
 from pervl_assets.core.errors import MissingInputError
 from pervl_assets.defs.resources import SettingsResource, from_setting
 
@@ -39,30 +35,31 @@ class Downloads(SettingsResource):
         return httpx.Client(timeout=timeout, follow_redirects=True)
 
     def locate(self, spec: ArchiveSpec) -> str | None:
-        """Return the address of a public input; None: it is not to be fetched."""
+        """Return the address of a public input; None: it is not to be downloaded."""
         if spec.url is None or self.source == OFF:
             return None
         return spec.url if self.source == OFFICIAL else f"{self.source.rstrip('/')}/{spec.file}"
 
-    def fetch_annotations(self, folder: Path, manifest: OfficialFiles, say: Callable[[str], None]) -> FilesReport:
+    def fetch_annotations(self, folder: Path, manifest: OfficialFiles, log: Callable[[str], None]) -> FilesReport:
         """Bring a folder to exactly the official annotations.
 
         Raises:
-            MissingInputError: Files are missing and cannot be fetched, or are not to be.
+            MissingInputError: Files are missing and cannot be downloaded, or downloads are off.
         """
         if self.source == OFF:
             return require_files(folder, manifest)
         if self.source != OFFICIAL:
             manifest = replace(manifest, base_url=f"{self.source.rstrip('/')}/annotations/")
         with self.open_client() as client:
-            return fetch_files(folder, manifest, client, attempts=self.attempts, report=say)
+            return fetch_files(folder, manifest, client, attempts=self.attempts, report=log)
 
-    def fetch_input(self, spec: ArchiveSpec, root: Path, say: Callable[[str], None]) -> Fetched | None:
-        """Bring a public input up to date; None: it is not public, not to be fetched, or stands there unzipped.
+    def fetch_input(self, spec: ArchiveSpec, root: Path, log: Callable[[str], None]) -> Fetched | None:
+        """Bring a public input up to date; None: it is not public, downloads are off, or it exists unzipped.
 
         Raises:
-            MissingInputError: It cannot be fetched, and no earlier download is there.
-            ArchiveError: What the server sends is a zip that cannot be trusted.
+            MissingInputError: It cannot be downloaded, and there is no earlier download.
+            ArchiveError: The server sends a damaged or unsafe zip.
+            WriteError: Another run is downloading it, or it cannot be written.
         """
         if (url := self.locate(spec)) is None:
             return None
@@ -77,40 +74,40 @@ class Downloads(SettingsResource):
                     client,
                     check=lambda path: check_download(spec, path),
                     attempts=self.attempts,
-                    report=ProgressReport(spec.title, say),
+                    report=ProgressReport(spec.title, log),
                 )
             except MissingInputError as error:
                 raise MissingInputError(
-                    f"{spec.title} is missing and was not to be had: {error.problem}",
+                    f"{spec.title} is missing and could not be downloaded: {error.problem}",
                     details=[*error.details, f"size: {spec.disk}", f"licence: {spec.licence}"],
                     advice=error.advice,
                 ) from error
 
 
 def locate_record(spec: ArchiveSpec, root: Path) -> Path:
-    """Return where the record of an input's download is kept."""
+    """Return the path of the record of an input's download."""
     return root / "assets" / "downloads" / f"{spec.name}.json"
 
 
 def check_download(spec: ArchiveSpec, path: Path) -> None:
-    """Look at a fetched file before it is put in place.
+    """Check a downloaded file before it is put in place.
 
     Raises:
-        ArchiveError: A zip that cannot be trusted.
+        ArchiveError: It is a damaged or unsafe zip.
     """
     if spec.file.endswith(".zip"):
-        read_directory(path)
+        read_index(path)
 
 
 class ProgressReport:
-    """Says how far a large download is, every 256 MB."""
+    """Logs the progress of a large download, every 256 MB."""
 
-    def __init__(self, title: str, say: Callable[[str], None]) -> None:
-        self._title, self._say, self._next = title, say, _REPORT_BYTES
+    def __init__(self, title: str, log: Callable[[str], None]) -> None:
+        self._title, self._log, self._next = title, log, _REPORT_BYTES
 
     def __call__(self, done: int, total: int | None) -> None:
-        """Take note of the bytes that are there."""
+        """Log the bytes that were received."""
         if done >= self._next:
             self._next = done + _REPORT_BYTES
             whole = f" of {total / 1e6:,.0f}" if total else ""
-            self._say(f"{self._title}: {done / 1e6:,.0f}{whole} MB")
+            self._log(f"{self._title}: {done / 1e6:,.0f}{whole} MB")

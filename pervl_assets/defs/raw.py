@@ -1,7 +1,4 @@
-"""The raw inputs as assets: found, identified, never copied; and the annotations, held against their manifest.
-
-Belongs here: one asset for every `ArchiveSpec`, and `raw/pervl_annotations`. Does not belong here: reading members.
-"""
+"""The raw inputs as assets: found, identified, never copied; and the annotations, compared with their manifest."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +9,7 @@ from pervl_assets.archives.inputs import ArchiveSpec, IdentityCard, RawArchive
 from pervl_assets.archives.official_files import (
     FilesReport,
     OfficialFiles,
-    count_rows,
+    count_entries,
     load_manifest,
     require_files,
 )
@@ -52,7 +49,7 @@ def build_raw_asset(spec: ArchiveSpec) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[RawArchive]:
         fetched = downloads.fetch_input(spec, workspace.root, context.log.info) if workspace.profile == "full" else None
         if fetched and fetched.stale:
-            context.log.warning("%s: the earlier download is used, for %s.", spec.title, fetched.stale)
+            context.log.warning("%s: the earlier download is used, because %s.", spec.title, fetched.stale)
         return describe_archive(workspace.find_raw(spec), **describe_download(fetched))
 
     return raw_archive
@@ -69,8 +66,8 @@ def build_raw_asset(spec: ArchiveSpec) -> dg.AssetsDefinition:
         dg.AssetCheckSpec(
             "official_files",
             asset=ANNOTATIONS_KEY,
-            description="Every annotation file is, by its sha256, the one published at the pinned commit. A warning "
-            "names those that are not: results from them cannot be compared with published ones.",
+            description="Every annotation file has the sha256 of the one published at the pinned commit. A warning "
+            "names the others: results from them cannot be compared with published ones.",
         )
     ],
 )
@@ -81,28 +78,28 @@ def pervl_annotations(
     """The PerVL annotations: which frames, images, concepts and captions the benchmarks are made of.
 
     In the full profile the official files (NVlabs/PerVLBenchmark at the commit pinned in `annotations/manifest.yaml`,
-    CC-BY-NC-SA-4.0): fetched over HTTPS unless `PERVL_ANNOTATIONS` names a folder that has them. In the demo profile
-    the annotations of the miniature world.
+    CC-BY-NC-SA-4.0): downloaded over HTTPS unless `PERVL_ANNOTATIONS` names a folder that has them. In the demo profile
+    the annotations of the demo data.
     """
     manifest = load_manifest(ANNOTATIONS / "manifest.yaml")
     if workspace.annotations:
-        verdict = require_files(folder := workspace.annotations_folder, manifest)
+        report = require_files(folder := workspace.annotations_folder, manifest)
     elif workspace.profile == "demo":
         folder = workspace.annotations_folder
-        verdict = FilesReport(official=(), different=(), missing=())
+        report = FilesReport(official=(), different=(), missing=())
     else:
         folder = workspace.annotations_folder / manifest.commit
-        verdict = downloads.fetch_annotations(folder, manifest, context.log.info)
+        report = downloads.fetch_annotations(folder, manifest, context.log.info)
     archive = identify_annotations(folder)
     yield describe_archive(
         archive,
-        checks=[check_official(verdict, manifest, demo=workspace.profile == "demo" and not workspace.annotations)],
-        rows={path.relative_to(folder).as_posix(): count_rows(path) for path in _list_files(folder)},
+        checks=[check_official(report, manifest, demo=workspace.profile == "demo" and not workspace.annotations)],
+        rows={path.relative_to(folder).as_posix(): count_entries(path) for path in _list_files(folder)},
     )
 
 
 def identify_annotations(folder: Path) -> RawArchive:
-    """Return the annotations' folder with a card over the files' contents: they are small enough to be read."""
+    """Return the annotations' folder with an identity card from the files' contents, which are small."""
     files = {path.relative_to(folder).as_posix(): path for path in _list_files(folder)}
     digest = hash_bytes("\n".join(f"{name} {hash_file(path)}" for name, path in files.items()).encode())
     size = sum(path.stat().st_size for path in files.values())
@@ -113,21 +110,21 @@ def _list_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix in (".csv", ".txt", ".yaml"))
 
 
-def check_official(verdict: FilesReport, manifest: OfficialFiles, *, demo: bool) -> dg.AssetCheckResult:
-    """Report which annotation files are the published ones."""
+def check_official(report: FilesReport, manifest: OfficialFiles, *, demo: bool) -> dg.AssetCheckResult:
+    """Check which annotation files are the published ones."""
     if demo:
-        text = "The miniature world has annotations of its own; nothing here is meant to be official."
-    elif verdict.different:
+        text = "The demo data has annotations of its own, not the official ones."
+    elif report.different:
         text = (
-            f"{len(verdict.different)} of {len(manifest.files)} files are not those of {manifest.repository} at "
-            f"{manifest.commit[:7]}: {', '.join(verdict.different)}."
+            f"{len(report.different)} of {len(manifest.files)} files are not those of {manifest.repository} at "
+            f"{manifest.commit[:7]}: {', '.join(report.different)}."
         )
     else:
         text = f"All {len(manifest.files)} files are those of {manifest.repository} at {manifest.commit[:7]}."
     return make_check_result(
         "official_files",
-        not verdict.different,
+        not report.different,
         text,
-        official=len(verdict.official),
-        different=len(verdict.different),
+        official=len(report.official),
+        different=len(report.different),
     )

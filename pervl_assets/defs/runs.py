@@ -25,7 +25,7 @@ from dagster._core.remote_origin import RemoteJobOrigin
 from dagster._core.snap import snapshot_from_execution_plan
 
 from pervl_assets.core.errors import PervlError
-from pervl_assets.core.processes import is_running
+from pervl_assets.core.workers import is_running
 from pervl_assets.defs.tree_checks import SUMS_HOLD
 
 ALL_ASSETS_JOB: Final = "__ASSET_JOB"

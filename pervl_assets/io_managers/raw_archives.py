@@ -8,7 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from pervl_assets.archives.inputs import RawArchive
+from pervl_assets.archives.inputs import INDEX_EXTENSION, RawArchive
 from pervl_assets.core.errors import MissingInputError
 from pervl_assets.core.files import write_bytes_atomically
 from pervl_assets.io_managers.base import PervlIOManager
@@ -29,7 +29,7 @@ class RawArchiveIOManager(PervlIOManager):
         Raises:
             MissingInputError: The input is gone, or its size is not the one it had when its card was taken.
         """
-        archive = RawArchive.from_json(json.loads(path.read_bytes()))
+        archive = RawArchive.from_json(json.loads(path.read_bytes()), path.with_suffix(INDEX_EXTENSION))
         key = context.asset_key.to_user_string()
         advice = f"""Materialize it again: pervl materialize --select 'key:"{key}"+'"""
         if not archive.path.exists():

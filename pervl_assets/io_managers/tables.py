@@ -11,14 +11,11 @@ import dagster as dg
 import polars as pl
 
 from pervl_assets.core.errors import SchemaError
-from pervl_assets.core.tables import TableSchema, hash_frame, validate_columns, write_parquet
+from pervl_assets.core.tables import CONTENT_SHA256, TableSchema, hash_frame, validate_columns, write_parquet
 from pervl_assets.io_managers.base import PervlIOManager
 
 COLUMN_SCHEMA: Final = "dagster/column_schema"
 COLUMN_LINEAGE: Final = "dagster/column_lineage"
-
-CONTENT_SHA256: Final = "pervl_content_sha256"
-"""Key of the Parquet file's own metadata under which the hash of its content stands, for `pervl verify`."""
 
 
 def declare_columns(schema: TableSchema, group: str = "") -> dict[str, dg.TableSchema | dg.TableColumnLineage]:

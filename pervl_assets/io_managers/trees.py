@@ -35,4 +35,5 @@ def read_tree(data: Path, ledger: Path) -> FolderTree:
     Raises:
         FileNotFoundError: There is no ledger.
     """
-    return FolderTree(data / pl.read_parquet_metadata(ledger)["root"], pl.read_parquet(ledger))
+    root = data / pl.read_parquet_metadata(ledger)["root"]
+    return FolderTree(root, pl.read_parquet(ledger, glob=False), recorded_ns=ledger.stat().st_mtime_ns)

@@ -1,7 +1,4 @@
-"""Boxes: the arithmetic upstream does with them, to the pixel.
-
-Belongs here: boxes of masks, grown boxes, the drawn band. Does not belong here: files and formats.
-"""
+"""Boxes of masks, grown boxes and drawn boxes: upstream's arithmetic, to the pixel."""
 
 from typing import NamedTuple
 
@@ -19,7 +16,7 @@ class Box(NamedTuple):
 
 
 class Region(NamedTuple):
-    """Columns `left` to `right` and rows `top` to `bottom` of an image, the latter two left out, in pixels."""
+    """Columns `left` to `right` and rows `top` to `bottom` of an image, the latter two excluded, in pixels."""
 
     left: int
     top: int
@@ -44,8 +41,8 @@ def find_box(mask: NDArray[np.bool_]) -> Box | None:
 def tight_region(box: Box) -> Region:
     """Return the region of a few-shot crop.
 
-    The box's ends are inclusive and the slice's are not: the object's last row and column are left out (upstream rule
-    A1; PALAVRA embeds these crops, so they stay as they are).
+    The box's ends are inclusive and the slice's are not, so the object's last row and column are left out (upstream
+    rule A1; PALAVRA embeds these crops, so they stay as they are).
     """
     return Region(*box)
 
@@ -69,7 +66,7 @@ def draw_band(pixels: NDArray[np.uint8], box: Box, colour: tuple[int, int, int])
     """Return an image, shape (height, width, 3 or more), with a box drawn over its first three channels.
 
     Every edge is a band of 3 pixels centred on its line; on the middle row or column it is one pixel longer at both
-    ends (upstream rule A15: what OpenCV draws for thickness 2). What lies outside the image is not drawn.
+    ends (upstream rule A15: what OpenCV draws for thickness 2). Parts outside the image are not drawn.
     """
     drawn = pixels.copy()
 

@@ -1,22 +1,18 @@
-"""Folder trees: rendered in worker processes, repaired rather than rebuilt, and put in place whole.
-
-Belongs here: the one way to build a tree. Does not belong here: what it shall hold (`core.plans`), and the names under
-which unfinished work stands (`core.staging`).
-"""
+"""Building folder trees: rendered in worker processes, repaired rather than rebuilt, and put in place whole."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
 
-from pervl_assets.archives.members import Members, check_password
-from pervl_assets.archives.zips import MemberError
+from pervl_assets.archives.members import MemberError, Members, check_password
 from pervl_assets.core.errors import ArchiveError, name_some
-from pervl_assets.core.files import hash_bytes
+from pervl_assets.core.files import Lock, explain_write_errors, hash_bytes
 from pervl_assets.core.pixels import ImageError
-from pervl_assets.core.workers import map_in_threads, run_in_workers
+from pervl_assets.core.workers import map_in_processes, map_in_threads
 from pervl_assets.trees.ledger import FolderTree, Row, build_frame, is_whole, list_files, verify_tree
 from pervl_assets.trees.plans import (
     Output,
@@ -28,9 +24,10 @@ from pervl_assets.trees.plans import (
     fill_row,
     list_outputs,
     make_recipe,
+    record_bytes,
     start_row,
 )
-from pervl_assets.trees.staging import Staging, link_anew, write_anew
+from pervl_assets.trees.staging import Staging, link, link_or_copy, write_again
 
 __all__ = [
     "FolderTree",
@@ -44,6 +41,8 @@ __all__ = [
     "verify_tree",
 ]
 
+Report = Callable[[int, int], None]
+
 
 def build_tree(
     plan: TreePlan,
@@ -52,91 +51,80 @@ def build_tree(
     previous: pl.DataFrame | None = None,
     *,
     workers: int = 1,
-    report: Callable[[int, int], None] | None = None,
+    report: Report = lambda done, total: None,
 ) -> FolderTree:
     """Make a tree beside `destination`, taking over every file that is already right.
 
-    A file is right if its row in `previous`, or in the journal of a run that was killed, has the recipe it has now, and
-    its bytes hash as that row says. Quarantined outputs are tried again. Where nothing differs from what stands at
-    `destination`, nothing is written. After an error (a full disk, a kill) the finished part stays in
+    A file is right if its row in `previous`, or in the journal of a killed run, has the recipe it has now, and its
+    bytes hash as that row says. Quarantined outputs are tried again. If the tree at `destination` is right as it is,
+    nothing is written and nothing is locked. After an error (a full disk, a kill) the finished part stays in
     `DESTINATION.partial`, and the next call goes on from there.
 
     Args:
-        plan: What the tree shall hold.
+        plan: All files of the tree.
         members: Open source of the members.
         destination: The tree's root.
         previous: Ledger of the tree at `destination`, if there is one.
-        workers: Number of worker processes; small plans are done in this one.
-        report: Called with the number of outputs settled and their total.
+        workers: Number of worker processes; small plans and links are done in this one.
+        report: Called with the number of outputs that are done, and their total.
 
     Returns:
-        The tree; `staged` is set if `commit_tree` must put it in place.
+        The tree. If `staged` is set, `commit_tree` must put it in place; until then the tree stays locked.
 
     Raises:
         PasswordError: The members cannot be decrypted; found before any work.
-        ArchiveError: Not one of the members is in the source.
+        ArchiveError: Not one of the members is in the source, or the source cannot be read any more.
         WriteError: No permission, no space left, or another run builds the same tree.
     """
-    wanted = list_outputs(plan)
-    names = members.names
-    needed = {name for job in plan.jobs for name in job.members}
-    present = sorted(name for name in needed if name in names)
-    if needed and not present:
-        raise ArchiveError(
-            f"None of the {len(needed):,} members that {plan.folder} is made from is in {members.path}, "
-            f"which holds {len(names):,} others.",
-            details=[f"looked for: {name_some(sorted(needed), 3)}", f"found: {name_some(sorted(names)[:4], 3)}"],
-            advice="This is another archive than the annotations are about, or one packed in another way.",
-        )
-    members = members.select(present)
+    total = len(list_outputs(plan))
+    members = _select_members(plan, members)
     check_password(members)
+    work = _plan_work(plan, members, Staging(destination), previous)
+    seen = work.staging.identify_target()
+    in_place = _find_whole(work.recipes, work.old, work.staging.target)
+    if len(in_place) == len(work.recipes):
+        ledger, summaries = _complete(plan, work.rows | in_place)
+        if _is_in_place(work.staging, ledger, _list_kept(work.staging, in_place, summaries)):
+            work.staging.tidy()
+            report(total, total)
+            return FolderTree(destination, ledger)
 
-    staging = Staging(destination)
-    journal = staging.heal()
-    rows, jobs, recipes = _settle_missing(plan, frozenset(present), members)
-    old: list[Row] = [] if previous is None else previous.to_dicts()  # type: ignore[assignment]
-    kept = _find_kept(recipes, [*old, *journal], staging)
-    rows |= {path: row for path, (row, _) in kept.items()}
-    todo = [
-        replace(job, outputs=rest)
-        for job in jobs
-        if (rest := tuple(output for output in job.outputs if output.path not in kept))
-    ]
-    rendered = 0
-    if report:
-        report(len(rows), len(wanted))
-    if todo:
-        with staging.write() as file:
-            task = _Task(plan.render, plan.rules, members, staging.folder, plan.link)
-            for made in run_in_workers(task, todo, 1 if plan.link else workers):
-                rows |= {row["path"]: row for row in made}
-                file.writelines(json.dumps(row) + "\n" for row in made if row["status"] == "written")
-                file.flush()
-                rendered += sum(row["status"] == "written" for row in made)
-                if report:
-                    report(len(rows), len(wanted))
-    in_place = {path for path, (_, at_goal) in kept.items() if at_goal}
-    ledger, changed = _assemble(plan, staging, build_frame(rows.values()), in_place)
-    return FolderTree(destination, ledger, staging.folder if changed else None, rendered=rendered)
+    lock = work.staging.lock()
+    try:
+        journal = work.staging.heal()
+        if work.staging.identify_target() != seen:  # another run has finished since
+            in_place = _find_whole(work.recipes, work.old, work.staging.target)
+        tree = _build_locked(work, in_place, journal, lock, workers, lambda done: report(done, total))
+        tree = replace(tree, root=destination)
+    except BaseException:
+        lock.release()
+        raise
+    if tree.staged is None:
+        lock.release()
+    return tree
 
 
 def commit_tree(tree: FolderTree) -> FolderTree:
-    """Put a staged tree in place, whole; where nothing is staged, do nothing.
+    """Put a staged tree in place, whole, and unlock it; if nothing is staged, do nothing.
 
     Save the ledger before, not after: a run killed between the two then finds every file of the ledger either in the
-    staged tree or in its place.
+    staged tree or in the tree in place.
 
     Raises:
         WriteError: No permission.
     """
-    if tree.staged is not None:
-        Staging(tree.root).swap()
-    return replace(tree, staged=None)
+    try:
+        if tree.staged is not None:
+            Staging(tree.root).swap()
+    finally:
+        if tree.lock is not None:
+            tree.lock.release()
+    return replace(tree, staged=None, lock=None)
 
 
 @dataclass(frozen=True)
-class _Task:
-    """What a worker process needs beside the job itself."""
+class _Render:
+    """Makes the files of a task; sent to every worker process."""
 
     render: Renderer
     rules: int
@@ -144,22 +132,35 @@ class _Task:
     folder: Path
     link: bool
 
-    def __call__(self, job: RenderTask) -> list[Row]:
-        return list(self._render(job))
+    def __call__(self, task: RenderTask) -> list[Row]:
+        crcs = [self.members.crc32(name) for name in task.members]
+        if self.link and (row := self._link(task, crcs)):
+            return [row]
+        return list(self._render(task, crcs))
 
-    def _render(self, job: RenderTask) -> Iterator[Row]:
-        crcs = [self.members.crc32(name) for name in job.members]
-        pending = {output.path: output for output in job.outputs}
+    def _link(self, task: RenderTask, crcs: list[int]) -> Row | None:
+        """Link a file that its source's record vouches for, without reading it; None: it must be read."""
+        (name,), (output,) = task.members, task.outputs
+        with suppress(FileNotFoundError):
+            source = self.members.locate(name)
+            stat = link(self.folder / output.path, source) if source else None
+            if stat and (record := self.members.find_record(name, stat)):
+                row = start_row(self.rules, output, task.members, crcs)
+                return fill_row(row, record)
+        return None
+
+    def _render(self, task: RenderTask, crcs: list[int]) -> Iterator[Row]:
+        pending = {output.path: output for output in task.outputs}
         reason = ""
         try:
             blobs = []
-            for name in job.members:
+            for name in task.members:
                 reason = f"{name}: "
                 blobs.append(self.members.read(name))
             reason = ""
-            for result in self.render(job, blobs):
+            for result in self.render(task, blobs):
                 del pending[result.output.path]
-                row = start_row(self.rules, result.output, job.members, crcs)
+                row = start_row(self.rules, result.output, task.members, crcs)
                 if isinstance(result, Quarantined):
                     yield {**row, "status": "quarantined", "reason": result.reason}
                 else:
@@ -169,78 +170,141 @@ class _Task:
         if pending and not reason:
             raise ValueError(f"No result for {name_some(pending)}.")
         for output in pending.values():
-            yield {**start_row(self.rules, output, job.members, crcs), "status": "quarantined", "reason": reason}
+            yield {**start_row(self.rules, output, task.members, crcs), "status": "quarantined", "reason": reason}
 
     def _write(self, row: Row, result: Rendered) -> Row:
         file = self.folder / row["path"]
         if self.link and (source := self.members.locate(row["source_members"][0])):
-            link_anew(file, source)
+            link_or_copy(file, source)
         else:
-            write_anew(file, result.data)
+            write_again(file, result.data)
         box = None if result.box is None else list(result.box)
-        return {**fill_row(row, result.data), "box": box, "width": result.width, "height": result.height}
+        return {**fill_row(row, record_bytes(result.data)), "box": box, "width": result.width, "height": result.height}
 
 
-def _settle_missing(
-    plan: TreePlan, present: frozenset[str], members: Members
-) -> tuple[dict[str, Row], list[RenderTask], dict[str, str]]:
-    """Return the rows of outputs whose members are missing, the jobs that can be done, and their outputs' recipes."""
-    rows: dict[str, Row] = {}
-    jobs: list[RenderTask] = []
-    recipes: dict[str, str] = {}
-    for job in plan.jobs:
-        if absent := [name for name in job.members if name not in present]:
-            reason = f"not in {members.path.name}: {', '.join(absent)}"
-            for output in job.outputs:
-                rows[output.path] = {**start_row(plan.rules, output, job.members, []), "reason": reason}
-            continue
-        jobs.append(job)
-        crcs = [members.crc32(name) for name in job.members]
-        recipes |= {output.path: make_recipe(plan.rules, output, job.members, crcs) for output in job.outputs}
-    return rows, jobs, recipes
+@dataclass(frozen=True)
+class _Work:
+    """What a build starts from.
 
-
-def _find_kept(recipes: Mapping[str, str], rows: Iterable[Row], staging: Staging) -> dict[str, tuple[Row, bool]]:
-    """Return, by path, rows whose file is right as it stands, and whether it stands in the target (else in staging)."""
-    candidates = [row for row in rows if row["status"] == "written" and recipes.get(row["path"]) == row["recipe"]]
-
-    def locate(row: Row) -> bool | None:
-        for at_goal, root in ((True, staging.target), (False, staging.folder)):
-            if is_whole(root / row["path"], row["bytes"] or 0, row["sha256"] or ""):
-                return at_goal
-        return None
-
-    places = map_in_threads(locate, candidates)
-    return {row["path"]: (row, at) for row, at in zip(candidates, places, strict=True) if at is not None}
-
-
-def _assemble(plan: TreePlan, staging: Staging, ledger: pl.DataFrame, in_place: set[str]) -> tuple[pl.DataFrame, bool]:
-    """Complete the staged tree from the old one, or drop it where the old one is right as it stands.
-
-    Args:
-        plan: For the files it makes from the finished ledger.
-        staging: Where the new files stand.
-        ledger: The finished ledger, but for those files.
-        in_place: Outputs whose file stands in the old tree.
-
-    Returns:
-        The whole ledger, and whether the staged tree must be put in place.
+    Attributes:
+        plan: All files of the tree.
+        members: The source, with the plan's members only.
+        staging: The tree's folders.
+        rows: Rows of outputs whose members are missing, by path.
+        tasks: The tasks whose members are all there.
+        recipes: Recipes of these tasks' outputs, by path.
+        old: Rows of the previous ledger.
     """
-    summaries = plan.finish(ledger) if plan.finish else {}
-    recipes = {path: Output(path, "", "summary", (hash_bytes(data),)) for path, data in summaries.items()}
-    rows = [fill_row(start_row(plan.rules, recipes[path], (), []), data) for path, data in summaries.items()]
-    ledger = pl.concat([ledger, build_frame(rows)]).sort("path")
-    wanted = set(ledger.filter(status="written")["path"])
-    kept = in_place | {
-        path for path, data in summaries.items() if is_whole(staging.target / path, len(data), hash_bytes(data))
-    }
-    if wanted <= kept and list_files(staging.target) == wanted:
+
+    plan: TreePlan
+    members: Members
+    staging: Staging
+    rows: dict[str, Row]
+    tasks: list[RenderTask]
+    recipes: dict[str, str]
+    old: list[Row]
+
+
+def _build_locked(
+    work: _Work, in_place: dict[str, Row], journal: list[Row], lock: Lock, workers: int, report: Callable[[int], None]
+) -> FolderTree:
+    """Render all outputs that are neither in place nor staged, and complete the staged tree."""
+    plan, staging = work.plan, work.staging
+    in_place |= _find_whole(_leave_out(work.recipes, in_place), journal, staging.target)
+    staged = _find_whole(_leave_out(work.recipes, in_place), [*work.old, *journal], staging.folder)
+    rows = work.rows | in_place | staged
+    report(len(rows))
+    with explain_write_errors(staging.folder):
+        staging.folder.mkdir(parents=True, exist_ok=True)
+    rest = ((task, tuple(output for output in task.outputs if output.path not in rows)) for task in work.tasks)
+    todo = [replace(task, outputs=outputs) for task, outputs in rest if outputs]
+    render = _Render(plan.render, plan.rules, work.members, staging.folder, plan.link)
+    rendered = 0
+    for made in map_in_processes(render, todo, 0 if plan.link or workers < 2 else workers):
+        rows |= {row["path"]: row for row in made}
+        written = [row for row in made if row["status"] == "written"]
+        lock.write("".join(json.dumps(row) + "\n" for row in written).encode())
+        rendered += len(written)
+        report(len(rows))
+
+    ledger, summaries = _complete(plan, rows)
+    kept = _list_kept(staging, in_place, summaries)
+    if _is_in_place(staging, ledger, kept):
         staging.clear()
-        return ledger, False
-    with staging.write():
+        return FolderTree(staging.target, ledger, rendered=rendered)
+    with explain_write_errors(staging.folder):
         for path in kept:
             staging.keep(path)
         for path in summaries.keys() - kept:
-            write_anew(staging.folder / path, summaries[path])
-        staging.prune(wanted)
-    return ledger, True
+            write_again(staging.folder / path, summaries[path])
+        staging.prune(ledger.filter(status="written")["path"])
+    return FolderTree(staging.target, ledger, staging.folder, rendered=rendered, lock=lock)
+
+
+def _select_members(plan: TreePlan, members: Members) -> Members:
+    """Return the source with the plan's members only.
+
+    Raises:
+        ArchiveError: It has none of them.
+    """
+    names = members.names
+    needed = {name for task in plan.tasks for name in task.members}
+    present = sorted(name for name in needed if name in names)
+    if needed and not present:
+        raise ArchiveError(
+            f"None of the {len(needed):,} members that {plan.folder} is made from is in {members.path}, "
+            f"which holds {len(names):,} others.",
+            details=[f"looked for: {name_some(sorted(needed), 3)}", f"found: {name_some(sorted(names)[:4], 3)}"],
+            advice="This is not the archive that the annotations are about, or it was packed in another way.",
+        )
+    return members.select(present)
+
+
+def _plan_work(plan: TreePlan, members: Members, staging: Staging, previous: pl.DataFrame | None) -> _Work:
+    old: list[Row] = [] if previous is None else previous.to_dicts()  # type: ignore[assignment]
+    work = _Work(plan, members, staging, {}, [], {}, old)
+    present = members.names
+    for task in plan.tasks:
+        if absent := [name for name in task.members if name not in present]:
+            reason = f"not in {members.path.name}: {', '.join(absent)}"
+            for output in task.outputs:
+                work.rows[output.path] = {**start_row(plan.rules, output, task.members, []), "reason": reason}
+            continue
+        work.tasks.append(task)
+        crcs = [members.crc32(name) for name in task.members]
+        for output in task.outputs:
+            work.recipes[output.path] = make_recipe(plan.rules, output, task.members, crcs)
+    return work
+
+
+def _leave_out(recipes: Mapping[str, str], done: Mapping[str, Row]) -> dict[str, str]:
+    return {path: recipe for path, recipe in recipes.items() if path not in done}
+
+
+def _find_whole(recipes: Mapping[str, str], rows: Iterable[Row], root: Path) -> dict[str, Row]:
+    """Return, by path, the rows with the right recipe whose file below `root` holds the right bytes."""
+    candidates = [row for row in rows if row["status"] == "written" and recipes.get(row["path"]) == row["recipe"]]
+    whole = map_in_threads(lambda row: is_whole(root / row["path"], row["bytes"] or 0, row["sha256"] or ""), candidates)
+    return {row["path"]: row for row, is_right in zip(candidates, whole, strict=True) if is_right}
+
+
+def _complete(plan: TreePlan, rows: Mapping[str, Row]) -> tuple[pl.DataFrame, Mapping[str, bytes]]:
+    """Return the whole ledger, and the files that the plan makes from it, which are in it."""
+    ledger = build_frame(rows.values())
+    summaries = plan.finish(ledger) if plan.finish else {}
+    outputs = {path: Output(path, "", "summary", (hash_bytes(data),)) for path, data in summaries.items()}
+    starts = (start_row(plan.rules, output, (), []) for output in outputs.values())
+    more = [fill_row(row, record_bytes(summaries[row["path"]])) for row in starts]
+    return pl.concat([ledger, build_frame(more)]).sort("path"), summaries
+
+
+def _list_kept(staging: Staging, in_place: Iterable[str], summaries: Mapping[str, bytes]) -> set[str]:
+    """Return the files of the tree in place that are right as they are."""
+    whole = (p for p, data in summaries.items() if is_whole(staging.target / p, len(data), hash_bytes(data)))
+    return {*in_place, *whole}
+
+
+def _is_in_place(staging: Staging, ledger: pl.DataFrame, kept: set[str]) -> bool:
+    """Return whether the tree in place holds the ledger's files and no others."""
+    wanted = set(ledger.filter(status="written")["path"])
+    return wanted <= kept and list_files(staging.target) == wanted

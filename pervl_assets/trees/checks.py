@@ -12,14 +12,14 @@ _ENDS: Final = ("x0", "y0", "x1", "y1")
 
 
 def check_roles_apart(few_shot: str, evaluation: str) -> Check[FolderTree]:
-    """Return the check that no image a concept is evaluated on is one that a concept is learned from.
+    """Return the check that no concept is evaluated on an image that a concept is learned from.
 
     Args:
         few_shot: Rule of the few-shot images.
         evaluation: Rule of the evaluation images.
     """
 
-    def judge(tree: FolderTree) -> CheckResult:
+    def evaluate(tree: FolderTree) -> CheckResult:
         members = tree.ledger.explode("source_members").rename({"source_members": "member"})
         shots = members.filter(rule=few_shot).select("member", "concept")
         tests = members.filter(rule=evaluation).select("member", "concept", "path")
@@ -39,15 +39,15 @@ def check_roles_apart(few_shot: str, evaluation: str) -> Check[FolderTree]:
 
     return Check(
         "evaluation_apart",
-        "No evaluation image is among the few-shot images, of its own concept or of another: a model would be asked "
-        "for what it has seen. In the official annotations none is.",
+        "No evaluation image is among the few-shot images, of its own concept or of another: a model would be "
+        "evaluated on what it has seen. In the official annotations there is none.",
         "warning",
-        judge,
+        evaluate,
     )
 
 
 def check_boxes(tree: FolderTree) -> CheckResult:
-    """Look for boxes that leave the image that they belong to, or that end before they begin."""
+    """Find boxes that leave their image, or that end before they begin."""
     boxes = tree.ledger.filter(pl.col("box").is_not_null()).select(
         "path", "width", "height", *(pl.col("box").list.get(at).alias(end) for at, end in enumerate(_ENDS))
     )

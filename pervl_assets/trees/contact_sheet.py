@@ -76,7 +76,8 @@ def draw_contact_sheet(tree: FolderTree, rules: SheetRules, concepts: int = 6, s
         tiles = [*_spread(shots, _FEW_SHOT), *[None] * (_FEW_SHOT - len(shots)), *shown[:_EVALUATION]]
         for column, row in enumerate(tiles):
             if row is not None:
-                tile = ImageOps.pad(load_picture(tree.root, row, mask), (_TILE, _TILE), color=_BACKGROUND)
+                picture = load_picture(tree.root, row, mask, _TILE)
+                tile = ImageOps.pad(picture, (_TILE, _TILE), color=_BACKGROUND)
                 sheet.paste(tile, (_GAP + column * (_TILE + _GAP), top + _LABEL))
     return _encode(sheet)
 
@@ -85,13 +86,21 @@ def _spread(rows: list[Row], count: int) -> Iterable[Row]:
     return (rows[index * len(rows) // count] for index in range(count)) if len(rows) > count else rows
 
 
-def load_picture(root: Path, row: Row, mask: Row | None) -> Image.Image:
+def load_picture(root: Path, row: Row, mask: Row | None, side: int | None = None) -> Image.Image:
     """Read an image of a tree; where it is the frame that the row's box belongs to, draw box and mask over it.
+
+    Args:
+        root: The tree's root.
+        row: The image's row in the ledger.
+        mask: The row of its mask, if there is one.
+        side: Pixels that its longer side needs; a larger JPEG without a box is decoded at a fraction of its size.
 
     Raises:
         OSError: The file is not there, or does not decode.
     """
     with Image.open(root / row["path"], formats=("JPEG", "PNG")) as image:
+        if side and not row["box"]:
+            image.draft("RGB", (2 * side, 2 * side))
         picture = image.convert("RGB")
     if row["box"] and picture.size == (row["width"], row["height"]):
         if mask is not None and mask["source_members"] == row["source_members"]:

@@ -1,8 +1,4 @@
-"""The ledger of a folder tree: every expected output, where it came from, and what became of it.
-
-Belongs here: the ledger's columns, the tree as a value, and the comparison of a folder with its ledger. Does not belong
-here: how outputs come about, which is `core.trees`.
-"""
+"""The ledger of a folder tree: every expected output, its source, its status, and the comparison with the folder."""
 
 import hashlib
 import os
@@ -13,7 +9,7 @@ from typing import Final, Literal, TypedDict
 
 import polars as pl
 
-from pervl_assets.core.files import hash_file
+from pervl_assets.core.files import Lock, hash_file
 from pervl_assets.core.tables import Column, TableSchema
 from pervl_assets.core.workers import map_in_threads
 
@@ -37,7 +33,7 @@ LEDGER: Final = TableSchema(
         Column("recipe", pl.String, "sha256 of the rules' version, rule, parameters, source members and their CRCs"),
     )
 )
-"""One row an expected output, sorted by path."""
+"""One row per expected output, sorted by path."""
 
 
 class Row(TypedDict):
@@ -64,16 +60,21 @@ class FolderTree:
     """A folder tree and its ledger.
 
     Attributes:
-        root: Where it stands, or will stand once committed.
-        ledger: What it holds and what it lacks (schema `LEDGER`).
-        staged: The finished tree that waits beside `root` for `commit_tree`; None: `root` is up to date.
-        rendered: How many outputs were made anew by the build that returned this value.
+        root: Its path, now or once committed.
+        ledger: Every expected output (schema `LEDGER`).
+        staged: The finished tree beside `root`, to be put in place by `commit_tree`; None: `root` is up to date.
+        rendered: Number of outputs made by the build that returned this value.
+        recorded_ns: When the ledger was saved, in nanoseconds since the epoch; None: unknown, or not saved yet. A file
+            of the right size that is older is what the ledger describes.
+        lock: Held while `staged` is set: no other run builds this tree.
     """
 
     root: Path
     ledger: pl.DataFrame
     staged: Path | None = None
     rendered: int = field(default=0, kw_only=True)
+    recorded_ns: int | None = field(default=None, kw_only=True)
+    lock: Lock | None = field(default=None, kw_only=True, repr=False)
 
     @property
     def written(self) -> int:
@@ -97,7 +98,7 @@ class FolderTree:
 
     @property
     def content_hash(self) -> str:
-        """A sha256 of the files' paths and bytes: equal for equal trees, wherever and whenever they were built."""
+        """A sha256 of the files' paths and bytes: equal for equal trees, whenever and wherever they were built."""
         digest = hashlib.sha256()
         for path, sha256 in self.ledger.filter(status="written").select("path", "sha256").sort("path").iter_rows():
             digest.update(f"{path}\0{sha256}\n".encode())
@@ -109,12 +110,12 @@ class FolderTree:
 
 @dataclass(frozen=True)
 class TreeDiff:
-    """What differs between a folder and its ledger, as sorted paths relative to the tree's root.
+    """Differences between a folder and its ledger, as sorted paths relative to the tree's root; true if there are none.
 
     Attributes:
-        missing: Files that were written and are not there.
-        changed: Files that hold other bytes than were written.
-        extra: Files that the ledger does not know.
+        missing: Files in the ledger that do not exist.
+        changed: Files whose bytes are not those in the ledger.
+        extra: Files that are not in the ledger.
     """
 
     missing: list[str]
@@ -145,7 +146,7 @@ def verify_tree(root: Path, ledger: pl.DataFrame) -> TreeDiff:
 
 
 def is_whole(file: Path, size: int, sha256: str) -> bool:
-    """Tell whether a file is there and holds just these bytes."""
+    """Return whether a file exists and holds exactly these bytes."""
     try:
         return file.stat().st_size == size and hash_file(file) == sha256
     except OSError:
@@ -154,8 +155,7 @@ def is_whole(file: Path, size: int, sha256: str) -> bool:
 
 def list_files(root: Path) -> set[str]:
     """Return the paths of all files below `root`, relative to it, with forward slashes."""
-    files: set[str] = set()
-    for folder, _, names in os.walk(root):
-        place = Path(folder).relative_to(root).as_posix()
-        files.update(names if place == "." else (f"{place}/{name}" for name in names))
-    return files
+    start = len(str(root)) + 1
+    return {
+        f"{folder}/{name}"[start:].replace(os.sep, "/") for folder, _, names in os.walk(str(root)) for name in names
+    }

@@ -1,21 +1,35 @@
-"""Files of a finished tree as members, so that another tree can be made from it."""
+"""Files of finished trees as members, so that another tree can be made from them."""
 
+import os
 import zlib
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
-from pervl_assets.archives.members import MemberError, Members
+from pervl_assets.archives.members import FileRecord, MemberError, Members
+from pervl_assets.core.files import explain_read_errors
 from pervl_assets.trees.ledger import FolderTree
+from pervl_assets.trees.staging import Staging
+
+
+class _Written(NamedTuple):
+    record: FileRecord
+    recorded_ns: int | None
 
 
 class TreeMembers(Members):
-    """Outputs of a finished tree; one that was quarantined there is a member that cannot be read."""
+    """Outputs of finished trees; one that was quarantined there is a member that cannot be read.
 
-    def __init__(self, path: Path, crcs: Mapping[str, int], reasons: Mapping[str, str]) -> None:
+    Args:
+        path: Folder that the names are relative to.
+        written: What the ledger records of every file, and when the ledger was saved, by name.
+        reasons: Why an output was quarantined, by name.
+    """
+
+    def __init__(self, path: Path, written: Mapping[str, _Written], reasons: Mapping[str, str]) -> None:
         super().__init__(path)
-        self._crcs, self._reasons = crcs, reasons
-        self._names = frozenset(crcs.keys() | reasons.keys())
+        self._written, self._reasons = written, reasons
+        self._names = frozenset(written.keys() | reasons.keys())
 
     @property
     def names(self) -> Collection[str]:
@@ -23,29 +37,39 @@ class TreeMembers(Members):
         return self._names
 
     def crc32(self, name: str) -> int:
-        """Return the CRC that the tree's ledger states; 0 for a quarantined output, which has no bytes."""
-        return self._crcs.get(name, 0)
+        """Return the CRC in the tree's ledger; 0 for a quarantined output, which has no bytes."""
+        return self._written[name].record.crc32 if name in self._written else 0
 
     def read(self, name: str) -> bytes:
         """Return a file's bytes, checked against the ledger."""
         if name in self._reasons:
             raise MemberError(f"source quarantined: {self._reasons[name]}")
-        try:
-            data = self.locate(name).read_bytes()
-        except OSError as error:
-            raise MemberError(f"the source tree lacks it ({error.strerror})") from error
-        if zlib.crc32(data) != self._crcs[name]:
+        with explain_read_errors(self.path):
+            try:
+                data = self.locate(name).read_bytes()
+            except FileNotFoundError as error:
+                if not self.path.is_dir():
+                    raise
+                raise MemberError("it is missing in the source tree") from error
+        if zlib.crc32(data) != self._written[name].record.crc32:
             raise MemberError("the file in the source tree is not the one that was written there")
         return data
 
     def select(self, names: Collection[str]) -> Self:
         """Return the same tree with these outputs only."""
-        crcs = {name: self._crcs[name] for name in names if name in self._crcs}
-        return type(self)(self.path, crcs, {name: self._reasons[name] for name in names if name in self._reasons})
+        written = {name: self._written[name] for name in names if name in self._written}
+        return type(self)(self.path, written, {name: self._reasons[name] for name in names if name in self._reasons})
 
     def locate(self, name: str) -> Path:
-        """Return where the file stands."""
+        """Return the file's path."""
         return self.path / name
+
+    def find_record(self, name: str, stat: os.stat_result) -> FileRecord | None:
+        """Return the ledger's record of a file that is unchanged since: of that size, and older than the ledger."""
+        if (written := self._written.get(name)) is None or written.recorded_ns is None:
+            return None
+        unchanged = stat.st_size == written.record.bytes and stat.st_mtime_ns < written.recorded_ns
+        return written.record if unchanged else None
 
 
 def open_tree(tree: FolderTree) -> Members:
@@ -54,18 +78,21 @@ def open_tree(tree: FolderTree) -> Members:
 
 
 def open_trees(trees: Iterable[FolderTree]) -> Members:
-    """Open finished trees that stand side by side; an output's name begins with its tree's: `personalized_test/…`."""
-    by_place = {f"{tree.root.name}/": tree for tree in trees}
-    (folder,) = {tree.root.parent for tree in by_place.values()}
-    return _open_trees(folder, by_place)
+    """Open finished trees in one folder; an output's name begins with its tree's name: `personalized_test/…`."""
+    by_prefix = {f"{tree.root.name}/": tree for tree in trees}
+    (folder,) = {tree.root.parent for tree in by_prefix.values()}
+    return _open_trees(folder, by_prefix)
 
 
 def _open_trees(folder: Path, trees: Mapping[str, FolderTree]) -> TreeMembers:
-    crcs, reasons = {}, {}
-    for place, tree in trees.items():
-        for path, status, crc, reason in tree.ledger.select("path", "status", "crc32", "reason").iter_rows():
+    written, reasons = {}, {}
+    columns = ("path", "status", "bytes", "sha256", "crc32", "reason")
+    for prefix, tree in trees.items():
+        # While a run is at work on the tree, or after a kill, its ledger may be ahead of its files.
+        recorded_ns = None if Staging(tree.root).has_leftovers() else tree.recorded_ns
+        for path, status, size, sha256, crc, reason in tree.ledger.select(columns).iter_rows():
             if status == "written":
-                crcs[place + path] = crc
+                written[prefix + path] = _Written(FileRecord(size, sha256, crc), recorded_ns)
             elif status == "quarantined":
-                reasons[place + path] = reason
-    return TreeMembers(folder, crcs, reasons)
+                reasons[prefix + path] = reason
+    return TreeMembers(folder, written, reasons)

@@ -1,7 +1,7 @@
 """Plans of folder trees: which files are made from which members, and by which recipe.
 
-Belongs here: the vocabulary of plans, and the ledger row that an output starts with. Does not belong here: building
-(`core.trees`), what a picture holds (`core.pixels`), and which files a benchmark wants (`pervl_assets.benchmarks`).
+For example, the crop `train/cat_a1_1/cat_a1_1_00005.jpg` (an `Output`) is made from the frame and the mask `a1/00005`
+of the archive (the members of its `RenderTask`).
 """
 
 import json
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import polars as pl
 from zlib_ng import zlib_ng
 
+from pervl_assets.archives.members import FileRecord
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.files import hash_bytes
 from pervl_assets.trees.boxes import Box
@@ -19,13 +20,13 @@ from pervl_assets.trees.ledger import Row, Status
 
 @dataclass(frozen=True)
 class Output:
-    """A file that a tree shall hold.
+    """A file of a tree.
 
     Attributes:
         path: Relative to the tree's root, with forward slashes.
         concept: Concept it belongs to.
         rule: Name of the rule that makes it; part of its recipe.
-        params: What the rule needs beside the source members; part of its recipe.
+        params: Input of the rule beside the source members; part of its recipe.
     """
 
     path: str
@@ -36,7 +37,7 @@ class Output:
 
 @dataclass(frozen=True)
 class RenderTask:
-    """Outputs that share their source members, which are therefore read and decoded once."""
+    """Outputs with the same source members, which are therefore read and decoded once."""
 
     members: tuple[str, ...]
     outputs: tuple[Output, ...]
@@ -66,30 +67,40 @@ Renderer = Callable[[RenderTask, list[bytes]], Iterator[Rendered | Quarantined]]
 
 @dataclass(frozen=True)
 class TreePlan:
-    """All that a tree shall hold.
+    """All files of a tree.
 
     Attributes:
         folder: The tree's root below `PERVL_DATA`.
-        jobs: What to make from which members.
-        render: Makes the outputs of a job from its members' bytes; a top-level function, for it runs in worker
-            processes. A `MemberError` or `ImageError` quarantines the outputs it has not given yet.
-        rules: Version of the rules: raise it when the same input shall give other bytes.
+        tasks: Which outputs are made from which members.
+        render: Makes the outputs of a task from its members' bytes; a top-level function, because it runs in worker
+            processes. A `MemberError` or `ImageError` quarantines the outputs it has not returned yet.
+        rules: Version of the rules; raise it when the same input must give other bytes.
         finish: Makes further files (path to bytes) from the finished ledger.
-        link: Whether every output is its one source member as it is: then it becomes a second name of the same file,
-            which costs no space, where source and tree stand on one disk that has hard links.
+        link: Whether every output is a copy of its one source member. It becomes a hard link to the source file, which
+            costs no space, if source and tree are on one disk that has hard links.
     """
 
     folder: str
-    jobs: tuple[RenderTask, ...]
+    tasks: tuple[RenderTask, ...]
     render: Renderer
     rules: int
     finish: Callable[[pl.DataFrame], Mapping[str, bytes]] | None = None
     link: bool = False
 
 
+def copy_member(task: RenderTask, blobs: list[bytes]) -> Iterator[Rendered]:
+    """Render every output of a task as a byte for byte copy of its one member."""
+    for output in task.outputs:
+        yield Rendered(output, blobs[0])
+
+
 def list_outputs(plan: TreePlan) -> dict[str, Output]:
-    """Return all outputs of a plan by path; a plan that names a file twice, or one outside its folder, is a mistake."""
-    outputs = [output for job in plan.jobs for output in job.outputs]
+    """Return all outputs of a plan by path.
+
+    Raises:
+        ValueError: The plan names a file twice (upper and lower case are the same), or one outside its folder.
+    """
+    outputs = [output for task in plan.tasks for output in task.outputs]
     wanted = {output.path: output for output in outputs}
     if len(wanted) != len(outputs) or len({path.casefold() for path in wanted}) != len(wanted):
         raise ValueError(f"The plan of {plan.folder} names a file twice, but for upper and lower case.")
@@ -99,12 +110,12 @@ def list_outputs(plan: TreePlan) -> dict[str, Output]:
 
 
 def make_recipe(rules: int, output: Output, members: Iterable[str], crcs: Iterable[int]) -> str:
-    """Return the sha256 of all that decides an output's bytes."""
+    """Return the sha256 of everything that decides an output's bytes."""
     return hash_bytes(json.dumps([rules, output.rule, output.params, [*members], [*crcs]]).encode())
 
 
 def start_row(rules: int, output: Output, members: Iterable[str], crcs: list[int]) -> Row:
-    """Return an output's row before anything is known of its file."""
+    """Return an output's row before anything is known about its file."""
     return Row(
         path=output.path,
         concept=output.concept,
@@ -123,7 +134,12 @@ def start_row(rules: int, output: Output, members: Iterable[str], crcs: list[int
     )
 
 
-def fill_row(row: Row, data: bytes) -> Row:
-    """Return the row of an output whose file holds `data`."""
+def fill_row(row: Row, file: FileRecord) -> Row:
+    """Return the row of an output that is written."""
     status: Status = "written"
-    return {**row, "status": status, "bytes": len(data), "sha256": hash_bytes(data), "crc32": zlib_ng.crc32(data)}
+    return {**row, "status": status, "bytes": file.bytes, "sha256": file.sha256, "crc32": file.crc32}
+
+
+def record_bytes(data: bytes) -> FileRecord:
+    """Return size, sha256 and CRC of `data`."""
+    return FileRecord(len(data), hash_bytes(data), zlib_ng.crc32(data))

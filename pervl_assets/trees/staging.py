@@ -1,25 +1,21 @@
 """A folder made beside its target, kept across a kill, and exchanged with it whole.
 
-Belongs here: names, journal, lock, and the swap. Does not belong here: what the files are.
-
 Beside the target `NAME`, while it is being made: `NAME.partial` (the files), `NAME.partial.jsonl` (the journal: one
-ledger row a finished file, after its bytes) and, where the file system cannot exchange two folders in one step,
-`NAME.partial-old` for the moment between two renames. A run that is killed or fails leaves the first two; the next one
-takes its finished files over, checked by hash, and removes both.
+ledger row per finished file, written after its bytes; its lock is the tree's) and, where the file system cannot
+exchange two folders in one step, `NAME.partial-old` for the moment between two renames. A run that is killed or fails
+leaves the first two. The next run takes over the finished files, checked by hash, and removes both.
 """
 
 import ctypes
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from pervl_assets.core.errors import WriteError
-from pervl_assets.core.files import PARTIAL, explain_write_errors
+from pervl_assets.core.files import PARTIAL, Lock, explain_write_errors, sync, sync_tree
 from pervl_assets.trees.ledger import LEDGER, Row, list_files
 
 _AT_FDCWD: Final = -100
@@ -27,7 +23,7 @@ _RENAME_EXCHANGE: Final = 2
 
 
 class Staging:
-    """The unfinished work that stands beside `target`."""
+    """The unfinished work beside `target`. Change it, and `target`, only under `lock`."""
 
     def __init__(self, target: Path) -> None:
         # A target that is a link to a larger disk stays one: all work is done beside the folder it points to.
@@ -36,52 +32,60 @@ class Staging:
         self.journal = self.target.with_name(self.target.name + PARTIAL + ".jsonl")
         self._retired = self.target.with_name(self.target.name + PARTIAL + "-old")
 
+    def lock(self) -> Lock:
+        """Lock the tree, from the first look at it to the swap.
+
+        Raises:
+            WriteError: Another run is building this tree, or nothing can be written here.
+        """
+        return Lock(self.journal, f"building {self.target}")
+
+    def identify_target(self) -> tuple[int, int] | None:
+        """Return device and inode of the target, which a swap changes; None: it does not exist."""
+        try:
+            stat = self.target.stat()
+        except OSError:
+            return None
+        return stat.st_dev, stat.st_ino
+
     def heal(self) -> list[Row]:
-        """Undo a swap that was cut short; return the rows of the files that were finished before a kill."""
+        """Undo an interrupted swap; return the rows of the files that were finished before a kill."""
         if self._retired.exists():
             if self.target.exists():
                 shutil.rmtree(self._retired)
             else:
                 self._retired.rename(self.target)
-        return list(self._read_journal())
-
-    def _read_journal(self) -> Iterator[Row]:
-        if not self.journal.is_file():
-            return
-        for line in self.journal.read_bytes().splitlines():
+        rows = []
+        for line in self.journal.read_bytes().splitlines() if self.journal.is_file() else ():
             try:
                 row = json.loads(line)
             except ValueError:  # the line that was being written when the run was killed
                 continue
             if isinstance(row, dict) and list(row) == LEDGER.names:
-                yield row  # type: ignore[misc]
+                rows.append(row)
+        return rows  # type: ignore[return-value]
 
-    @contextmanager
-    def write(self) -> Iterator[IO[str]]:
-        """Open the folder for new files and the journal for their rows; no second run may do so at the same time.
+    def has_leftovers(self) -> bool:
+        """Return whether a run is at work here, or was killed."""
+        return any(path.exists() for path in (self.folder, self.journal, self._retired))
 
-        Raises:
-            WriteError: Another run is at work here, or nothing can be written.
-        """
-        with explain_write_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            journal = self.journal.open("a", encoding="utf-8")
-        with journal:
+    def tidy(self) -> None:
+        """Remove what a killed run left, unless another run is at work here."""
+        if self.has_leftovers():
             try:
-                fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise WriteError(
-                    f"Another run is building {self.target} right now.", advice="Wait for it to end, or stop it."
-                ) from error
-            with explain_write_errors(self.journal):
-                yield journal
+                lock = self.lock()
+            except WriteError:
+                return
+            self.heal()
+            self.clear()
+            lock.release()
 
     def keep(self, path: str) -> None:
-        """Take over a file of the old tree without copying it, where the file system has hard links."""
-        link_anew(self.folder / path, self.target / path)
+        """Take over a file of the old tree, without copying it where the file system has hard links."""
+        link_or_copy(self.folder / path, self.target / path)
 
     def prune(self, wanted: Iterable[str]) -> None:
-        """Remove all files but the `wanted`, and folders left empty: `ImageFolder` refuses an empty class."""
+        """Remove all files but the `wanted`, and empty folders: `ImageFolder` refuses an empty class."""
         for path in list_files(self.folder) - set(wanted):
             (self.folder / path).unlink()
         for folder, _, _ in os.walk(self.folder, topdown=False):
@@ -89,28 +93,30 @@ class Staging:
                 Path(folder).rmdir()
 
     def clear(self) -> None:
-        """Remove what is unfinished."""
+        """Remove unfinished work."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.journal.unlink(missing_ok=True)
 
     def swap(self) -> None:
-        """Put the finished folder in the target's place; a reader sees the old tree or the new one.
+        """Put the finished folder, synced to disk, in the target's place; readers see the old tree or the new one.
 
         Raises:
             WriteError: No permission.
         """
         with explain_write_errors(self.target):
+            sync_tree(self.folder)
             if not self.target.exists():
                 self.folder.rename(self.target)
             elif not exchange(self.folder, self.target):
                 self.target.rename(self._retired)
                 self.folder.rename(self.target)
                 shutil.rmtree(self._retired)
+            sync(self.target.parent)
         self.clear()
 
 
-def write_anew(file: Path, data: bytes) -> None:
-    """Write a staged file, never through a link that it may share with the tree in place.
+def write_again(file: Path, data: bytes) -> None:
+    """Write a staged file, never through a hard link that it may share with the tree in place.
 
     Raises:
         WriteError: No permission, or no space left.
@@ -127,24 +133,45 @@ def write_anew(file: Path, data: bytes) -> None:
 
 
 def create_file(file: Path, data: bytes) -> None:
-    """Write a file that must not be there yet."""
+    """Write a file that must not exist yet."""
     with file.open("xb") as new:
         new.write(data)
 
 
-def link_anew(file: Path, source: Path) -> None:
-    """Give `source` a second name; copy it where the file system has no hard links, or is another one.
+def link(file: Path, source: Path) -> os.stat_result | None:
+    """Make `file` a hard link to `source` and return its status; None: the file system has no links, or is another one.
 
     Raises:
         WriteError: No permission, or no space left.
+        FileNotFoundError: There is no `source`.
     """
     with explain_write_errors(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.unlink(missing_ok=True)
-        try:
-            os.link(source, file)
-        except OSError:
-            shutil.copy2(source, file)
+        while True:
+            try:
+                os.link(source, file)
+            except FileExistsError:
+                file.unlink()
+            except FileNotFoundError:
+                source.stat()
+                file.parent.mkdir(parents=True, exist_ok=True)
+            except OSError:
+                return None
+            else:
+                return file.stat()
+
+
+def link_or_copy(file: Path, source: Path) -> None:
+    """Make `file` a hard link to `source`, or a copy where that is impossible.
+
+    Raises:
+        WriteError: No permission, or no space left.
+        FileNotFoundError: There is no `source`.
+    """
+    if link(file, source) is None:
+        with explain_write_errors(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.unlink(missing_ok=True)
+            shutil.copyfile(source, file)  # without mode and times, which some network disks refuse to set
 
 
 def exchange(one: Path, other: Path) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import polars as pl
+import simplejpeg  # type: ignore[import-untyped]
 from PIL import Image
 
 from pervl_assets.core.workers import map_in_threads
@@ -17,6 +18,8 @@ from pervl_assets.trees.ledger import FolderTree
 
 _EDGES: Final = (16, 32, 64, 128, 224, 448, 896)
 """Where one bin of sizes ends and the next begins, in pixels; 224 is what CLIP looks at."""
+
+_HEADER_BYTES: Final = 2048
 
 _BAR: Final = 12
 """Characters of the longest bar: wider, and the table would not fit into the asset page."""
@@ -73,6 +76,12 @@ def tabulate_sizes(tree: FolderTree, rules: Sequence[str]) -> pl.DataFrame:
 
 
 def _measure_shorter_side(file: Path) -> int:
+    try:  # nearly all are JPEGs with a short header; Pillow takes ten times as long for each
+        with file.open("rb", buffering=0) as head:
+            height, width, *_ = simplejpeg.decode_jpeg_header(head.read(_HEADER_BYTES))
+            return int(min(width, height))
+    except ValueError:
+        pass
     with Image.open(file, formats=("JPEG", "PNG")) as image:
         return min(image.size)
 

@@ -5,13 +5,13 @@ Belongs here: plans whose files are links, so that a view costs next to no space
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Final
 
 import polars as pl
 
-from pervl_assets.trees.plans import Output, Rendered, RenderTask, TreePlan
+from pervl_assets.trees.plans import Output, RenderTask, TreePlan, copy_member
 
 FEW_SHOT: Final = "few_shot_view"
 EVALUATION: Final = "evaluation_view"
@@ -41,12 +41,7 @@ def plan_view(
     for member, output in files:
         outputs.setdefault(output.path, (member, output))
     jobs = tuple(RenderTask((member,), (output,)) for member, output in outputs.values())
-    return TreePlan(folder, jobs, give_as_is, rules=1, finish=finish, link=True)
-
-
-def give_as_is(job: RenderTask, blobs: list[bytes]) -> Iterator[Rendered]:
-    """Give a member's bytes as they are."""
-    yield Rendered(job.outputs[0], blobs[0])
+    return TreePlan(folder, jobs, copy_member, rules=1, finish=finish, link=True)
 
 
 def plan_image_folder(
@@ -72,7 +67,7 @@ def plan_image_folder(
             output.path,
             Output(f"{_SUBSETS[role]}/{output.concept}/{PurePosixPath(output.path).name}", output.concept, role),
         )
-        for job in source.jobs
+        for job in source.tasks
         for output in job.outputs
         if (role := roles.get(output.rule))
     ]

@@ -21,8 +21,8 @@ def test_rows_know_their_lines(tmp_path):
     [
         ("x,z\n1,2\n", "line 1: no column y"),
         ("", "line 1: no column x, y"),
-        ("x,y\n1\n", "line 2: another number of fields"),
-        ("x,y\n1,2\n1,2,3\n", "line 3: another number of fields"),
+        ("x,y\n1\n", "line 2: more or fewer fields"),
+        ("x,y\n1,2\n1,2,3\n", "line 3: more or fewer fields"),
         ('x,y\n1,"open\n', "unexpected end of data"),
     ],
 )
@@ -48,7 +48,7 @@ def test_all_faults_are_counted_and_ten_are_shown(tmp_path):
     faults.raise_any()
     for line in range(1, 38):
         faults.check(line, re.compile(r"[0-9]+"), "x", "pair_id")
-    with pytest.raises(AnnotationError, match="37 places") as caught:
+    with pytest.raises(AnnotationError, match="37 faults") as caught:
         faults.raise_any()
     assert caught.value.details[0] == "line 1: pair_id 'x' is not of the form [0-9]+"
     assert caught.value.details[10:] == ("and 27 more",)

@@ -6,13 +6,15 @@ import os
 import re
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
 
+from pervl_assets.archives import downloads
 from pervl_assets.archives.downloads import fetch_file, read_record
-from pervl_assets.core.errors import ArchiveError, MissingInputError
+from pervl_assets.core.errors import ArchiveError, MissingInputError, WriteError
 
 CONTENT = bytes(range(256)) * 4000
 NEWER = b"newer " + CONTENT
@@ -357,7 +359,7 @@ def test_without_a_network_an_earlier_download_is_kept(server, fetch, target):
 
 
 def test_without_a_network_and_a_file_the_error_advises(server, fetch, target):
-    with pytest.raises(MissingInputError, match=r"fetch it by hand to .*file\.bin"):
+    with pytest.raises(MissingInputError, match=r"download it by hand to .*file\.bin"):
         fetch(url="http://127.0.0.1:1/file.bin", attempts=2)
 
 
@@ -378,3 +380,42 @@ def test_redirects_are_followed_by_the_client_that_allows_it(server, tmp_path):
     with httpx.Client(follow_redirects=True, trust_env=False) as client:
         fetch_file(server.url, tmp_path / "file.bin", tmp_path / "record.json", client)
     assert (tmp_path / "file.bin").read_bytes() == CONTENT
+
+
+def test_a_second_run_is_refused_while_one_is_downloading(server, fetch, target):
+    started, go_on = threading.Event(), threading.Event()
+
+    def answer_slowly(handler):
+        handler.send_response(200)
+        handler.send_header("ETag", '"v1"')
+        handler.send_header("Content-Length", str(len(CONTENT)))
+        handler.end_headers()
+        handler.wfile.write(CONTENT[:500_000])
+        handler.wfile.flush()
+        started.set()
+        go_on.wait(10)
+        handler.wfile.write(CONTENT[500_000:])
+
+    server.script.append(answer_slowly)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(fetch)
+        assert started.wait(10)
+        while not list(target.parent.glob("*.lock")):
+            time.sleep(0.01)
+        with pytest.raises(WriteError, match="Another run is downloading"):
+            fetch()
+        go_on.set()
+        assert first.result().outcome == "fetched"
+    assert target.read_bytes() == CONTENT
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+    assert fetch().outcome == "unchanged"
+
+
+def test_a_crash_between_record_and_file_is_repaired(fetch, target, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(downloads, "move_synced", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            fetch()
+    assert not target.exists()
+    assert fetch().outcome == "fetched"
+    assert target.read_bytes() == CONTENT

@@ -11,7 +11,7 @@ import pytest
 
 from pervl_assets.archives.inputs import RawArchive, identify
 from pervl_assets.archives.members import open_members
-from pervl_assets.core.errors import ArchiveError, PasswordError, PervlError, TruncatedArchiveError
+from pervl_assets.core.errors import ArchiveError, PervlError
 from pervl_assets.testing.hostile_archives import (
     add_absolute_path,
     add_bomb,
@@ -221,7 +221,7 @@ ERRORS = {
     "giant": (add_giant, "inflates 300,000,000 bytes"),
     "folded into itself": (fold, "begins inside"),
     "quoted": (quote, "begins inside"),
-    "place outside": (change("train/a.jpg", "<I", 99_999, entry=OFFSET), "a place outside"),
+    "position outside": (change("train/a.jpg", "<I", 99_999, entry=OFFSET), "a position outside"),
     "unknown compression": (change("train/a.jpg", "<H", 99, local=8, entry=METHOD[1]), "method 99"),
     "strong encryption": (change("train/a.jpg", "<H", 0x41, local=6, entry=FLAGS[1]), "encrypted in a way"),
     "truncated member": (spoil(truncate, keep=0.1), "cut off after"),
@@ -233,8 +233,8 @@ ERRORS = {
     "second end record": (damage(hide_end_in_comment), "directory is not where"),
     "log-in page": (lambda path: path.write_bytes(b"<html>Log in</html>" * 9), "of another kind"),
     "empty file": (lambda path: path.write_bytes(b""), "of another kind"),
-    "zip64 field missing": (need_zip64_field, "lacks its zip64 field"),
-    "zip64 sizes of exabytes": (claim_exabytes, "a place outside"),
+    "zip64 field missing": (need_zip64_field, "the zip64 field of an entry is missing"),
+    "zip64 sizes of exabytes": (claim_exabytes, "a position outside"),
     "encryption claimed": (claim_encryption, "does not open"),
     "password that passes one byte": (encrypt_for_unlucky_password, "does not open"),
 }
@@ -269,7 +269,7 @@ def list_outside(path: Path) -> dict[str, tuple[int, int]]:
 
 
 @pytest.mark.parametrize("case", ERRORS)
-def test_an_archive_that_cannot_be_trusted_is_a_clear_error_before_any_work(path, case):
+def test_an_unsafe_archive_is_a_clear_error_before_any_work(path, case):
     write, words = ERRORS[case]
     write(path)
     before = list_outside(path)
@@ -284,7 +284,7 @@ def test_an_archive_that_cannot_be_trusted_is_a_clear_error_before_any_work(path
 
 
 @pytest.mark.parametrize("case", QUARANTINES)
-def test_a_member_that_cannot_be_trusted_is_quarantined_and_the_rest_is_built(path, case):
+def test_a_damaged_member_is_quarantined_and_the_rest_is_built(path, case):
     write, words = QUARANTINES[case]
     write(path)
     before = list_outside(path)
@@ -309,13 +309,6 @@ def test_a_lost_zip64_end_record_is_named(path, monkeypatch):
     lose_zip64_end(path, monkeypatch)
     with pytest.raises(ArchiveError, match="zip64 end record"):
         build(path)
-
-
-def test_kinds_of_errors_can_be_told_apart(path):
-    for case, kind in (("truncated member", TruncatedArchiveError), ("encryption claimed", PasswordError)):
-        ERRORS[case][0](path)
-        with pytest.raises(kind):
-            build(path)
 
 
 def test_an_honest_zip64_archive_is_read(path, monkeypatch):

@@ -1,12 +1,15 @@
 """Members of zips, folders and trees, and passwords."""
 
+import errno
+import os
 import pickle
+from pathlib import Path
 
 import pytest
 
+from pervl_assets.archives import members as members_module
 from pervl_assets.archives.inputs import RawArchive, identify
 from pervl_assets.archives.members import MemberError, check_password, open_members
-from pervl_assets.core import members as members_module
 from pervl_assets.core.errors import ArchiveError, MissingInputError, PasswordError
 from pervl_assets.trees.build import build_tree, commit_tree
 from pervl_assets.trees.members import open_tree
@@ -63,15 +66,38 @@ def test_an_archive_that_changed_since_it_was_identified_is_refused(tmp_path, fo
         open_members(loose)
 
 
-def test_a_file_that_vanishes_or_changes_spoils_only_itself(folder):
+def test_a_changed_file_is_damaged_and_a_vanished_one_ends_the_run(folder):
     with open_members(find(folder, "train/")) as members:
         chosen = members.select(["train/a.jpg", "train/c.jpg"])
         (folder / "a.jpg").unlink()
         (folder / "c.jpg").write_bytes(b"other")
-        with pytest.raises(MemberError, match="cannot be read"):
+        with pytest.raises(ArchiveError, match=r"a\.jpg cannot be read: No such file"):
             chosen.read("train/a.jpg")
         with pytest.raises(MemberError, match="changed"):
             chosen.read("train/c.jpg")
+
+
+def test_a_disk_error_ends_the_run(tmp_path, folder, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    for archive in (find(write_zip(tmp_path / "train.zip", MEMBERS)), find(folder, "train/")):
+        with open_members(archive) as members, monkeypatch.context() as patch:
+            patch.setattr(os, "pread", fail)
+            patch.setattr(Path, "read_bytes", fail)
+            with pytest.raises(ArchiveError, match="cannot be read: Input/output error"):
+                members.read("train/a.jpg")
+
+
+def test_an_archive_that_is_replaced_while_it_is_read_ends_the_run(tmp_path):
+    archive = find(write_zip(tmp_path / "train.zip", MEMBERS))
+    with open_members(archive) as members:
+        members.read("train/a.jpg")
+        sent = pickle.loads(pickle.dumps(members))
+        archive.path.write_bytes(b"half a download")
+        for reader in (members, sent):
+            with pytest.raises(ArchiveError, match="was replaced or changed"):
+                reader.read("train/c.jpg")
 
 
 def test_a_file_that_cannot_be_read_can_still_be_selected(folder, monkeypatch):
@@ -158,5 +184,5 @@ def test_a_tree_is_a_source_and_passes_reasons_on(tmp_path):
         with pytest.raises(MemberError, match="not the one that was written"):
             pickle.loads(pickle.dumps(source.select(["class/a.txt"]))).read("class/a.txt")
         (tree.root / "class/a.txt").unlink()
-        with pytest.raises(MemberError, match="lacks it"):
+        with pytest.raises(MemberError, match="missing in the source tree"):
             source.read("class/a.txt")

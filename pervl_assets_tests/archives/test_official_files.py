@@ -7,7 +7,13 @@ import httpx
 import pytest
 import yaml
 
-from pervl_assets.archives.official_files import compare_folder, count_rows, fetch_files, load_manifest, require_files
+from pervl_assets.archives.official_files import (
+    compare_folder,
+    count_entries,
+    fetch_files,
+    load_manifest,
+    require_files,
+)
 from pervl_assets.core.errors import AnnotationError, MissingInputError
 from pervl_assets.defs.resources import ANNOTATIONS
 
@@ -150,5 +156,5 @@ def test_the_manifest_tells_the_real_annotations(shared):
     folder = shared / "data/annotations"
     assert len(compare_folder(folder, manifest).official) == 11
     assert {file.path: file.rows for file in manifest.files} == {
-        file.path: count_rows(folder / file.path) for file in manifest.files
+        file.path: count_entries(folder / file.path) for file in manifest.files
     }

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pervl_assets.archives import zips
-from pervl_assets.archives.zip_directory import read_directory
+from pervl_assets.archives.zip_index import read_index
 from pervl_assets.archives.zips import MemberError, read_entry
 from pervl_assets.core.errors import ArchiveError
 from pervl_assets.testing.hostile_archives import add_duplicate, add_member, add_symlink
@@ -23,7 +23,7 @@ MEMBERS = {"train/a.jpg": b"first" * 40, "train/b.jpg": b"second" * 30, "train/e
 def read(path: Path, name: str, password: bytes | None = None) -> bytes:
     file = os.open(path, os.O_RDONLY)
     try:
-        return read_entry(file, name, read_directory(path)[name], password)
+        return read_entry(file, name, read_index(path).entries[name], password)
     finally:
         os.close(file)
 
@@ -31,7 +31,7 @@ def read(path: Path, name: str, password: bytes | None = None) -> bytes:
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_members_are_read_as_zipfile_reads_them(tmp_path, method):
     path = write_zip(tmp_path / "a.zip", MEMBERS, method)
-    assert {name: read(path, name) for name in read_directory(path)} == MEMBERS
+    assert {name: read(path, name) for name in read_index(path).entries} == MEMBERS
 
 
 @pytest.mark.parametrize("deflate", [True, False])
@@ -39,12 +39,12 @@ def test_encrypted_members_are_read_as_zipfile_reads_them(tmp_path, deflate):
     path = write_encrypted_zip(tmp_path / "a.zip", MEMBERS, "geheim", deflate=deflate)
     with zipfile.ZipFile(path) as archive:
         assert {name: archive.read(name, b"geheim") for name in MEMBERS} == MEMBERS
-    assert {name: read(path, name, b"geheim") for name in read_directory(path)} == MEMBERS
+    assert {name: read(path, name, b"geheim") for name in read_index(path).entries} == MEMBERS
 
 
 def test_folders_are_not_members(tmp_path):
     path = write_zip(tmp_path / "a.zip", {"train/": b"", **MEMBERS})
-    assert set(read_directory(path)) == set(MEMBERS)
+    assert set(read_index(path).entries) == set(MEMBERS)
 
 
 @pytest.mark.parametrize(
@@ -63,26 +63,26 @@ def test_folders_are_not_members(tmp_path):
 def test_hostile_names_are_refused_and_named(tmp_path, name, fault):
     path = add_member(write_zip(tmp_path / "a.zip", MEMBERS), name)
     with pytest.raises(ArchiveError, match=fault) as caught:
-        read_directory(path)
-    assert "1 member" in caught.value.problem
+        read_index(path)
+    assert "1 unsafe member" in caught.value.problem
 
 
 def test_a_name_twice_is_refused(tmp_path):
     path = add_duplicate(write_zip(tmp_path / "a.zip", MEMBERS))
     with pytest.raises(ArchiveError, match="2 members of this name"):
-        read_directory(path)
+        read_index(path)
 
 
 def test_symbolic_links_are_refused(tmp_path):
     path = add_symlink(write_zip(tmp_path / "a.zip", MEMBERS), "train/link", "/etc/passwd")
     with pytest.raises(ArchiveError, match="symbolic link"):
-        read_directory(path)
+        read_index(path)
 
 
 def test_many_hostile_names_are_counted_and_some_are_shown(tmp_path):
     path = write_zip(tmp_path / "a.zip", {f"../{number}": b"" for number in range(250)})
-    with pytest.raises(ArchiveError, match="250 members") as caught:
-        read_directory(path)
+    with pytest.raises(ArchiveError, match="250 unsafe members") as caught:
+        read_index(path)
     assert len(caught.value.details) == 11
     assert caught.value.details[-1] == "and 240 more"
 
@@ -90,7 +90,7 @@ def test_many_hostile_names_are_counted_and_some_are_shown(tmp_path):
 def test_a_bomb_is_refused_by_its_stated_size(tmp_path):
     path = write_zip(tmp_path / "a.zip", {"bomb": bytes(8 << 20)}, zipfile.ZIP_DEFLATED)
     with pytest.raises(ArchiveError, match="inflates"):
-        read_directory(path)
+        read_index(path)
 
 
 def test_a_bomb_that_states_a_small_size_is_not_inflated(tmp_path, monkeypatch):
@@ -111,14 +111,14 @@ def test_places_outside_the_archive_are_refused(tmp_path):
     data[place : place + 4] = struct.pack("<I", 5000)
     path.write_bytes(bytes(data))
     with pytest.raises(ArchiveError, match="outside the archive"):
-        read_directory(path)
+        read_index(path)
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_other_compression_is_refused(tmp_path, method):
     path = write_zip(tmp_path / "a.zip", MEMBERS, method)
     with pytest.raises(ArchiveError, match=f"method {method}"):
-        read_directory(path)
+        read_index(path)
 
 
 def test_a_wrong_crc_is_found(tmp_path):
@@ -150,7 +150,7 @@ def test_a_cut_off_directory_is_refused(tmp_path, left):
     path = write_zip(tmp_path / "a.zip", MEMBERS)
     path.write_bytes(path.read_bytes()[:left])
     with pytest.raises(ArchiveError, match="not a whole zip"):
-        read_directory(path)
+        read_index(path)
 
 
 @settings(max_examples=150, deadline=None)
@@ -164,7 +164,7 @@ def test_flipped_bytes_never_give_wrong_bytes(tmp_path_factory, data):
     path = folder / "b.zip"
     path.write_bytes(bytes(damaged))
     try:
-        entries = read_directory(path)
+        entries = read_index(path).entries
     except ArchiveError:
         return
     for name, entry in entries.items():

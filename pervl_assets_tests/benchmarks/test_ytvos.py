@@ -154,27 +154,27 @@ def test_facts_of_the_official_annotations():
     tables = read_tables(ytvos.BENCHMARK, OFFICIAL)
     for table in ytvos.BENCHMARK.tables:
         assert table.count(tables[table.name]) == table.facts
-    scenes = ytvos.SCENES_APART.judge(tables["concepts"])
+    scenes = ytvos.SCENES_APART.evaluate(tables["concepts"])
     assert not scenes.passed
     for scene in ("77610860e0", "c55784c766", "ff15a5eff6"):
         assert scene in scenes.text
         assert scene in ytvos.SCENES_APART.description
     disjoint = ytvos.read_disjoint_concepts(OFFICIAL)
-    assert ytvos.SCENES_APART.judge(disjoint).passed
+    assert ytvos.SCENES_APART.evaluate(disjoint).passed
     left_out = tables["concepts"].filter(disjoint["split"].is_null())["concept"].to_list()
     assert left_out == ["cow_77610860e0_3", "person_c55784c766_1", "person_ff15a5eff6_1"]
     assert tables["captions"].height - ytvos.read_disjoint_captions(OFFICIAL).height == 3
     plan = ytvos.plan_fsl_seg(tables)
-    assert len(plan.jobs) == 4129
+    assert len(plan.tasks) == 4129
     for tree in ytvos.BENCHMARK.trees:
         for split, facts in tree.facts.items():
-            rules = [output.rule for job in tree.plan(tables, split).jobs for output in job.outputs]
+            rules = [output.rule for job in tree.plan(tables, split).tasks for output in job.outputs]
             assert {rule: rules.count(rule) for rule in facts} == dict(facts)
 
 
 def test_scenes_in_both_splits_are_named_and_can_be_left_out_of_validation(folder):
     """The panda of validation and the second dog of test are in one video."""
-    found = ytvos.SCENES_APART.judge(ytvos.read_concepts(folder))
+    found = ytvos.SCENES_APART.evaluate(ytvos.read_concepts(folder))
     assert not found.passed
     assert "1 of 2 scenes are in both splits: 1336440745" in found.text
     assert "giant_panda_1336440745_2 (validation), dog_1336440745_1 (test)" in found.text
@@ -188,10 +188,10 @@ def test_scenes_in_both_splits_are_named_and_can_be_left_out_of_validation(folde
     ]
     assert concepts.drop("split").equals(ytvos.read_concepts(folder).drop("split"))
     assert captions.equals(ytvos.read_captions(folder).filter(split="test"))
-    again = ytvos.SCENES_APART.judge(concepts)
+    again = ytvos.SCENES_APART.evaluate(concepts)
     assert (again.passed, again.numbers["concepts in no split"]) == (True, 1)
     tables = {"concepts": concepts, "captions": captions}
-    assert ytvos.plan_retrieval_set(tables, "validation").jobs == ()
+    assert ytvos.plan_retrieval_set(tables, "validation").tasks == ()
     official = read_tables(ytvos.BENCHMARK, folder)
     assert ytvos.plan_retrieval_set(tables, "test") == ytvos.plan_retrieval_set(official, "test")
     assert ytvos.plan_fsl_seg(tables) == ytvos.plan_fsl_seg(official)

@@ -52,7 +52,7 @@ def test_an_unreachable_server_says_what_is_missing_its_licence_and_what_to_do(t
     text = explain(materialize('key:"raw/coco_svo_triplets"', **own))
     assert "The subject-relation-object triplets of the COCO 2014 train captions is missing" in text
     assert "licence: CC-BY-4.0" in text
-    assert "fetch it by hand to" in text
+    assert "download it by hand to" in text
 
 
 def test_annotations_come_from_a_mirror_too_and_are_held_against_the_manifest(

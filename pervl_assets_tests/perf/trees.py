@@ -132,7 +132,7 @@ def read_content(file: Path) -> bytes:
 def list_needed(work: Work) -> set[str]:
     """Return the members that a work needs."""
     plans = plan_trees(work.benchmark, work.annotations, work.every).values()
-    return {name for plan in plans for job in plan.jobs for name in job.members}
+    return {name for plan in plans for job in plan.tasks for name in job.members}
 
 
 def prepare_works(kit: Path, folder: Path, small: bool) -> list[Work]:

@@ -71,14 +71,14 @@ def test_partitions_are_one_or_all(materialize, data, instance):
 
 def test_what_a_test_patches_is_patched_within_the_run(data, monkeypatch):
     """No worker process is started, though a tree of so many files has them outside of tests."""
-    seen, run = set(), trees.run_in_workers
+    seen, run = set(), trees.map_in_processes
 
-    def watch(task, jobs, workers):
-        seen.add((os.getpid(), len(jobs) > 64))
-        yield from run(task, jobs, workers)
+    def watch(render, tasks, workers):
+        seen.add((os.getpid(), len(tasks) > 64))
+        yield from run(render, tasks, workers)
         assert not multiprocessing.active_children()
 
-    monkeypatch.setattr(trees, "run_in_workers", watch)
+    monkeypatch.setattr(trees, "map_in_processes", watch)
     result = run_assets(data, dg.AssetSelection.from_string('+key:"ytvos/fsl_seg"'))
     assert result.success, explain(result)
     assert seen == {(os.getpid(), True)}

@@ -27,12 +27,12 @@ def render_slowly(job: RenderTask, blobs: list[bytes]) -> Iterator[Rendered]:
 def build(root: Path) -> None:
     path, log = root / "raw.zip", str(root / "renders.log")
     plan = plan_copies([f"{number:03}.txt" for number in range(JOBS)])
-    jobs = tuple(replace(job, outputs=(replace(job.outputs[0], params=(log,)),)) for job in plan.jobs)
+    jobs = tuple(replace(job, outputs=(replace(job.outputs[0], params=(log,)),)) for job in plan.tasks)
     ledger = root / "ledger.parquet"
     previous = pl.read_parquet(ledger) if ledger.exists() else None
     with open_members(RawArchive(path, identify(path))) as members:
         tree = build_tree(
-            replace(plan, jobs=jobs, render=render_slowly), members, root / "tree", previous, workers=WORKERS
+            replace(plan, tasks=jobs, render=render_slowly), members, root / "tree", previous, workers=WORKERS
         )
     tree.ledger.write_parquet(ledger)  # before the swap, as `commit_tree` asks
     (root / "built").touch()

@@ -1,9 +1,11 @@
 """Building trees: what is kept, repaired, quarantined, missing; and what stands on disk when something goes wrong."""
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -231,6 +233,71 @@ def test_the_verdict_names_what_is_missing_changed_and_extra(tmp_path):
     verdict = verify_tree(tree.root, tree.ledger)
     assert not verdict
     assert (verdict.missing, verdict.changed, verdict.extra) == (["class/a.txt"], ["class/b.txt"], ["class/new.txt"])
+
+
+# ---- two runs at once
+
+
+def test_a_tree_is_locked_until_it_is_in_place(tmp_path):
+    first = commit_tree(build(tmp_path, plan_copies(["a.txt"])))
+    one = build(tmp_path, plan_copies(list(MEMBERS)), previous=first.ledger)
+    with pytest.raises(WriteError, match="Another run is building"):
+        build(tmp_path, plan_copies(list(MEMBERS)), previous=first.ledger)
+    one = commit_tree(one)
+    assert verify_tree(one.root, one.ledger)
+    assert build(tmp_path, plan_copies(list(MEMBERS)), previous=one.ledger).staged is None
+    assert not has_leftovers(tmp_path)
+
+
+def test_a_run_with_nothing_to_do_leaves_the_work_of_another_alone(tmp_path):
+    first = commit_tree(build(tmp_path, plan_copies(["a.txt"])))
+
+    def render(task, blobs):
+        if task.members == ("c.txt",):
+            build(tmp_path, plan_copies(["a.txt"]), previous=first.ledger)
+        yield from render_capitals(task, blobs)
+
+    newer = commit_tree(build(tmp_path, replace(plan_copies(list(MEMBERS)), render=render), previous=first.ledger))
+    assert verify_tree(newer.root, newer.ledger)
+
+
+def test_what_another_run_finished_meanwhile_is_kept(tmp_path, monkeypatch):
+    lock = Staging.lock
+
+    def finish_first(stage):
+        monkeypatch.setattr(Staging, "lock", lock)
+        commit_tree(build(tmp_path, plan_copies(list(MEMBERS))))
+        return lock(stage)
+
+    first = commit_tree(build(tmp_path, plan_copies(list(MEMBERS))))
+    (tmp_path / "tree/class/a.txt").unlink()
+    monkeypatch.setattr(Staging, "lock", finish_first)
+    tree = build(tmp_path, plan_copies(list(MEMBERS)), previous=first.ledger)
+    assert (tree.rendered, tree.staged) == (0, None)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_disk_without_locks_is_a_warning(tmp_path, monkeypatch, caplog, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    commit_tree(build(tmp_path, plan_copies(list(MEMBERS))))
+    assert "has no locks" in caplog.text
+    assert len(read_all(tmp_path)) == 6
+
+
+def test_a_source_that_cannot_be_read_any_more_leaves_the_tree_alone(tmp_path, monkeypatch):
+    first = commit_tree(build(tmp_path, plan_copies(list(MEMBERS))))
+
+    def fail(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", fail)
+        with pytest.raises(ArchiveError, match="cannot be read"):
+            build(tmp_path, plan_copies(list(MEMBERS), rules=2), previous=first.ledger)
+    assert verify_tree(first.root, first.ledger)
 
 
 # ---- kills that are hard to time, and disks that refuse

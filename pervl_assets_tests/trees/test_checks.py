@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pervl_assets.core.checks import compare_counts
 from pervl_assets.trees.checks import BOXES_INSIDE, check_boxes, check_roles_apart
 from pervl_assets.trees.ledger import FolderTree, build_frame
-from pervl_assets.trees.plans import Output, fill_row, start_row
+from pervl_assets.trees.plans import Output, fill_row, record_bytes, start_row
 
 ROLES = check_roles_apart("shot", "frame")
 
@@ -16,7 +16,7 @@ def make_tree(tmp_path, *rows):
     """Return a tree of (rule, concept, members, box); its frames have 100 x 50 pixels."""
     made = [
         {
-            **fill_row(start_row(1, Output(f"{number}.jpg", concept, rule), members, [1]), b"x"),
+            **fill_row(start_row(1, Output(f"{number}.jpg", concept, rule), members, [1]), record_bytes(b"x")),
             "box": box,
             "width": 100,
             "height": 50,
@@ -53,7 +53,7 @@ def test_an_evaluation_image_among_few_shot_images_is_found(tmp_path):
         ("frame", "cow", ("c", "c.png"), None),
         ("mask", "cow", ("b", "b.png"), None),
     )
-    found = ROLES.judge(tree)
+    found = ROLES.evaluate(tree)
     assert not found.passed
     assert found.numbers == {"evaluation images": 3, "also few-shot images": 2, "of the same concept": 1}
     assert "2 of 3 evaluation images" in found.text
@@ -61,7 +61,7 @@ def test_an_evaluation_image_among_few_shot_images_is_found(tmp_path):
 
 
 def test_roles_apart(tmp_path):
-    found = ROLES.judge(make_tree(tmp_path, ("shot", "cat", ("a",), None), ("frame", "cat", ("b",), None)))
+    found = ROLES.evaluate(make_tree(tmp_path, ("shot", "cat", ("a",), None), ("frame", "cat", ("b",), None)))
     assert (found.passed, found.numbers["evaluation images"]) == (True, 1)
 
 

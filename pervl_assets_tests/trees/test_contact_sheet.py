@@ -9,7 +9,7 @@ from PIL import Image
 from pervl_assets.core.pixels import encode_jpeg, encode_mask
 from pervl_assets.trees.contact_sheet import MAX_BYTES, SheetRules, draw_contact_sheet
 from pervl_assets.trees.ledger import FolderTree, build_frame
-from pervl_assets.trees.plans import Output, fill_row, start_row
+from pervl_assets.trees.plans import Output, fill_row, record_bytes, start_row
 from pervl_assets_tests.core.samples import draw_picture
 
 RULES = SheetRules("shot", ("frame",), "mask")
@@ -29,7 +29,9 @@ def make_tree(root, concepts, size=(160, 90), *, noise=False):
                 path = f"{rule}/{concept}_{index}.{'png' if rule == 'mask' else 'jpg'}"
                 (root / path).parent.mkdir(parents=True, exist_ok=True)
                 (root / path).write_bytes(data)
-                row = fill_row(start_row(1, Output(path, concept, rule), (f"{number}{rule == 'shot'}",), [1]), data)
+                row = fill_row(
+                    start_row(1, Output(path, concept, rule), (f"{number}{rule == 'shot'}",), [1]), record_bytes(data)
+                )
                 box = None if rule == "shot" else [40, 20, 99, 59]
                 rows.append({**row, "box": box, "width": size[0], "height": size[1]})
     return FolderTree(root, build_frame(rows))

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pervl_assets.trees.ledger import verify_tree
-from pervl_assets_tests.core import killed_build
 from pervl_assets_tests.core.samples import photograph, write_zip
+from pervl_assets_tests.trees import killed_build
 from pervl_assets_tests.trees.counted_build import JOBS, WORKERS
 
 IN_FLIGHT = 2 * WORKERS * 4

@@ -9,7 +9,7 @@ from PIL import Image
 from pervl_assets.core.pixels import encode_jpeg, encode_mask
 from pervl_assets.trees.contact_sheet import SheetRules
 from pervl_assets.trees.ledger import FolderTree, build_frame
-from pervl_assets.trees.plans import Output, fill_row, start_row
+from pervl_assets.trees.plans import Output, fill_row, record_bytes, start_row
 from pervl_assets.trees.preview import draw_concept
 
 RULES = SheetRules("shot", ("frame", "crop"), "mask")
@@ -32,7 +32,9 @@ def make_tree(root, shots=3, broken=()):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(data)
         concept = path.split("/")[1][:5]
-        row = fill_row(start_row(1, Output(path, concept, rule), ("s" if rule == "shot" else "e",), [1]), data)
+        row = fill_row(
+            start_row(1, Output(path, concept, rule), ("s" if rule == "shot" else "e",), [1]), record_bytes(data)
+        )
         size = {"box": [40, 30, 99, 59], "width": 160, "height": 90}
         if path in broken:
             row |= {"status": "quarantined", "reason": "the mask does not hold this instance", "sha256": None}

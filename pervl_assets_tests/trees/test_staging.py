@@ -1,6 +1,5 @@
 """The swap, and what a kill in its middle leaves behind."""
 
-import fcntl
 import json
 from pathlib import Path
 
@@ -79,11 +78,11 @@ def test_a_torn_or_foreign_journal_line_is_passed_over(tmp_path):
 
 
 def test_a_second_run_is_refused_while_one_is_at_work(tmp_path):
-    stage = Staging(tmp_path / "tree")
-    with stage.write(), pytest.raises(WriteError, match="Another run"), Staging(tmp_path / "tree").write():
-        pass
-    with stage.write() as journal:
-        fcntl.flock(journal, fcntl.LOCK_UN)
+    lock = Staging(tmp_path / "tree").lock()
+    with pytest.raises(WriteError, match="Another run is building"):
+        Staging(tmp_path / "tree").lock()
+    lock.release()
+    Staging(tmp_path / "tree").lock().release()
 
 
 def test_files_are_kept_by_copy_where_links_are_not_to_be_had(tmp_path, monkeypatch):

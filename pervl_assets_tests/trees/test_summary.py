@@ -1,7 +1,7 @@
 """A tree in two small tables: what they count is what is there."""
 
 from pervl_assets.trees.ledger import FolderTree, build_frame
-from pervl_assets.trees.plans import Output, fill_row, start_row
+from pervl_assets.trees.plans import Output, fill_row, record_bytes, start_row
 from pervl_assets.trees.summary import count_classes, tabulate_sizes
 from pervl_assets_tests.core.samples import draw_picture, save_jpeg
 
@@ -12,7 +12,7 @@ def make_tree(root, *rows, status="written"):
     for number, (rule, concept, width, height) in enumerate(rows):
         data = save_jpeg(draw_picture(width, height))
         (root / f"{number}.jpg").write_bytes(data)
-        row = fill_row(start_row(1, Output(f"{number}.jpg", concept, rule), ("a",), [1]), data)
+        row = fill_row(start_row(1, Output(f"{number}.jpg", concept, rule), ("a",), [1]), record_bytes(data))
         made.append({**row, "status": status})
     return FolderTree(root, build_frame(made))
 

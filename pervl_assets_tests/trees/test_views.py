@@ -1,6 +1,10 @@
 """Views: links rather than copies, and the layout of Hugging Face's `imagefolder`."""
 
 import json
+import os
+import shutil
+import time
+from dataclasses import replace
 
 import pytest
 
@@ -9,9 +13,9 @@ from pervl_assets.archives.members import open_members
 from pervl_assets.trees import staging
 from pervl_assets.trees.build import build_tree, commit_tree
 from pervl_assets.trees.ledger import verify_tree
-from pervl_assets.trees.members import open_tree, open_trees
-from pervl_assets.trees.plans import Output, RenderTask, TreePlan
-from pervl_assets.trees.views import EVALUATION, FEW_SHOT, give_as_is, plan_image_folder, plan_view
+from pervl_assets.trees.members import TreeMembers, open_tree, open_trees
+from pervl_assets.trees.plans import Output, RenderTask, TreePlan, copy_member
+from pervl_assets.trees.views import EVALUATION, FEW_SHOT, plan_image_folder, plan_view
 from pervl_assets_tests.core.samples import photograph, write_zip
 
 MEMBERS = {f"{letter}{number}.jpg": f"picture {letter}{number}".encode() for letter in "ab" for number in range(3)}
@@ -21,7 +25,7 @@ OUTPUTS = [
     )
     for name in MEMBERS
 ]
-SOURCE = TreePlan("tree", tuple(RenderTask((o.path[-6:],), (o,)) for o in OUTPUTS), give_as_is, 1)
+SOURCE = TreePlan("tree", tuple(RenderTask((o.path[-6:],), (o,)) for o in OUTPUTS), copy_member, 1)
 ROLES = {"few": FEW_SHOT, "all": EVALUATION}
 
 
@@ -90,6 +94,34 @@ def test_a_file_that_is_not_what_its_source_wrote_is_quarantined_and_not_named(t
     (reason,) = view.ledger.filter(status="quarantined")["reason"]
     assert "not the one that was written" in reason
     assert "a1.jpg" not in (view.root / "train/metadata.jsonl").read_text()
+
+
+def test_files_are_linked_unread_if_their_ledger_is_younger_and_read_otherwise(tmp_path, plan, monkeypatch):
+    tree = make_source(tmp_path)
+    monkeypatch.setattr(TreeMembers, "read", lambda *_: pytest.fail("read"))
+    view = make_view(tmp_path, replace(tree, recorded_ns=time.time_ns() + 10**9), plan)
+    assert verify_tree(view.root, view.ledger)
+    shutil.rmtree(tmp_path / "views")
+    monkeypatch.undo()
+    oldest = min((tree.root / path).stat().st_mtime_ns for path in tree.ledger["path"])
+    assert make_view(tmp_path, replace(tree, recorded_ns=oldest), plan).ledger.equals(view.ledger)
+
+
+@pytest.mark.parametrize("data", [b"damaged 01", b"short"])
+def test_a_source_file_that_changed_after_its_ledger_is_noticed(tmp_path, plan, data):
+    tree = replace(make_source(tmp_path), recorded_ns=time.time_ns() + 10**9)
+    path = tree.root / "learn/a/a1.jpg"
+    path.write_bytes(data)
+    os.utime(path, ns=(tree.recorded_ns,) * 2)
+    view = make_view(tmp_path, tree, plan)
+    assert view.ledger.filter(status="quarantined")["path"].to_list() == ["train/a/a1.jpg"]
+
+
+def test_a_ledger_that_may_be_ahead_of_its_files_vouches_for_none(tmp_path, plan):
+    tree = replace(make_source(tmp_path), recorded_ns=time.time_ns() + 10**9)
+    (tree.root / "learn/a/a1.jpg").write_bytes(b"damaged 01")
+    (tmp_path / "tree.partial").mkdir()  # a run was killed between ledger and files
+    assert make_view(tmp_path, tree, plan).quarantined == 1
 
 
 def test_files_are_copied_where_they_cannot_be_linked(tmp_path, plan, monkeypatch):
