@@ -1,7 +1,4 @@
-"""How creatures look: each function paints one, facing right, standing on the lower edge of a 100 x 100 tile.
-
-Belongs here: animals and people, their coats and clothes. Does not belong here: vehicles and things (`objects`).
-"""
+"""Painters of animals and people: each paints one, facing right, standing on the lower edge of a 100 x 100 tile."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -19,7 +16,7 @@ def _paint_eye(brush: Brush, x: float, y: float, radius: float = 3.4) -> None:
 
 
 def _paint_markings(brush: Brush, look: Look, box: tuple[float, float, float, float]) -> None:
-    """Put stripes or spots on a body that fills about this box."""
+    """Paint stripes or spots on a body that fills about this box."""
     x0, y0, x1, y1 = box
     width, height = x1 - x0, y1 - y0
     if look.marking == "striped":
@@ -180,14 +177,14 @@ def paint_turtle(brush: Brush, look: Look) -> None:
 
 @dataclass(frozen=True)
 class Outfit:
-    """What a person wears and how they look.
+    """Clothes and looks of a person.
 
     Attributes:
-        category: One of DeepFashion2's garment categories; the garment that has the named colour.
+        category: The garment, one of the categories of DeepFashion2; it has the colour in captions.
         colour: Its colour.
         marking: Its pattern.
         accent: Colour of the pattern.
-        other: Colour of what is worn with it.
+        other: Colour of the other clothes.
         skin: Colour of the skin.
         hair: Colour of the hair.
         long_hair: Whether the hair reaches the shoulders.

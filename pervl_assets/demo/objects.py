@@ -1,7 +1,4 @@
-"""How things look: each function paints one on a 100 x 100 tile, standing on its lower edge unless it flies.
-
-Belongs here: vehicles, furniture, plants, toys. Does not belong here: creatures (`creatures`).
-"""
+"""Painters of vehicles, furniture, plants and toys: each paints one on a 100 x 100 tile."""
 
 import math
 from typing import Final

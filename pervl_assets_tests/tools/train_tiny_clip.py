@@ -33,7 +33,7 @@ from pervl_assets.demo import TINY_CLIP
 from pervl_assets.demo.drawing import COLOURS
 from pervl_assets.demo.places import PLACES
 from pervl_assets.demo.scenes import CLASSES, THINGS, Figure, Scene, compose_scene, render
-from pervl_assets.demo.sentences import SYNONYMS, tell_facts
+from pervl_assets.demo.sentences import SYNONYMS, describe_scene
 
 if TYPE_CHECKING:
     import torch
@@ -98,7 +98,7 @@ def draw_example(seed: str) -> Example:
         image = _crop_around(scene, image, mask, random)
     else:
         named = frozenset(_name(figure) for figure in figures)
-        facts = tell_facts(scene, random)
+        facts = describe_scene(scene, random)
         for fact in facts[:-1]:
             sentences.append((fact.sentence, named | {scene.place}))
         lowest = max(figures, key=lambda figure: figure.y)

@@ -1,8 +1,7 @@
-"""OpenImages of the miniature world: a list of class names, many of them kinds of the world's own classes.
+"""Synthetic OpenImages: a CSV of class names, many of them kinds of the classes of the demo data.
 
-Belongs here: the CSV of class descriptions in its official format, with the oddities of the real one: a header,
-quoted names with commas, doubled quotes, letters beyond ASCII. The ids are made up.
-Does not belong here: how the file is read (`pervl_assets.inversion.open_images`).
+It has the unusual features of the real file: a header, quoted names with commas, doubled quotes, non-ASCII letters. The
+ids are made up.
 """
 
 import csv
@@ -39,7 +38,7 @@ _ODD: Final = (
 
 
 def list_names() -> list[str]:
-    """Return every class name: the world's classes, their synonyms, some kinds of them, and others."""
+    """Return every class name: the object classes, their synonyms, some kinds of them, and others."""
     known = [*CLASSES, *(name for names in SYNONYMS.values() for name in names)]
     names = [name.capitalize() for name in known] + [name.strip() for name in _OTHERS if name.strip()]
     return list(dict.fromkeys([*names, *_ODD]))
