@@ -49,7 +49,7 @@ _FLYING: Final = {
     "street": ("bird", "balloon"),
     "snow": ("bird", "airplane"),
 }
-# Things that carry another one: the top (x from the middle, y from the upper edge, in its own size), and what they carry.
+# Things that carry another one: the top (x from the middle, y from the upper edge), and what they carry.
 _CARRIERS: Final = {
     "chair": (0.05, 0.57, ("cat", "ball", "cup", "cake")),
     "car": (0.0, 0.36, ("bird", "cat")),
