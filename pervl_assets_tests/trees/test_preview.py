@@ -64,7 +64,7 @@ def test_box_and_mask_are_drawn_over_the_evaluation_frame_alone(tmp_path):
     assert count(pixels, (255, 255, 0), 60) > 1000
     shaded = pixels[..., 0] - pixels[..., 1] > 30
     enlarged = 330 / 90
-    assert shaded.sum() == pytest.approx(60 * 30 * enlarged**2, rel=0.1)  # all of it: the box is drawn around
+    assert shaded.sum() == pytest.approx(60 * 30 * enlarged**2, rel=0.1)  # all of it: the box is outside
 
 
 def test_a_tiny_image_is_enlarged_ten_times_and_no_more(tmp_path):

@@ -38,7 +38,7 @@ def make_view(tmp_path, tree, plan, previous=None):
 
 @pytest.fixture
 def plan():
-    return plan_image_folder("views/one", SOURCE, ROLES, lambda concept, image: {"told": f"{concept} in {image}, é"})
+    return plan_image_folder("views/one", SOURCE, ROLES, lambda concept, image: {"text": f"{concept} in {image}, é"})
 
 
 def is_linked(tree, view, path, seen_as):
@@ -53,7 +53,7 @@ def test_a_view_has_links_and_its_metadata_names_existing_files(tmp_path, plan):
     assert is_linked(tree, view, "search/b0.jpg", "test/b/b0.jpg")
     lines = (view.root / "train/metadata.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["file_name"] for line in lines] == ["a/a1.jpg", "a/a2.jpg", "b/b1.jpg", "b/b2.jpg"]
-    assert json.loads(lines[0]) == {"file_name": "a/a1.jpg", "concept": "a", "told": "a in a1.jpg, é"}
+    assert json.loads(lines[0]) == {"file_name": "a/a1.jpg", "concept": "a", "text": "a in a1.jpg, é"}
     assert verify_tree(view.root, view.ledger)
 
 
