@@ -33,9 +33,9 @@ def plan_concon_chi(tables: Mapping[str, pl.DataFrame], sources: Mapping[str, Tr
         sources: Plan of the `personalized` tree of each split.
 
     Raises:
-        AnnotationError: As `check_annotations`.
+        AnnotationError: As `_check_annotations`.
     """
-    check_annotations(tables, sources)
+    _check_annotations(tables, sources)
     folders = {split: f"data/deep_fashion2/personalized_{split}" for split in sources}
 
     def write_texts(ledger: pl.DataFrame) -> dict[str, bytes]:
@@ -63,9 +63,9 @@ def plan_polar(tables: Mapping[str, pl.DataFrame], sources: Mapping[str, TreePla
         sources: Plan of the `personalized` tree of each split.
 
     Raises:
-        AnnotationError: As `check_annotations`.
+        AnnotationError: As `_check_annotations`.
     """
-    check_annotations(tables, sources)
+    _check_annotations(tables, sources)
     files = (
         (member, Output(f"train/image/{PurePosixPath(output.path).name}", output.concept, _ROLES[output.rule]))
         for _, member, output in _iterate_sources(sources)
@@ -85,7 +85,7 @@ def plan_images(tables: Mapping[str, pl.DataFrame], split: str | None, source: T
     return plan_image_folder(f"views/imagefolder/deep_fashion/{split}", source, _ROLES, describe)
 
 
-def check_annotations(tables: Mapping[str, pl.DataFrame], splits: Iterable[str]) -> None:
+def _check_annotations(tables: Mapping[str, pl.DataFrame], splits: Iterable[str]) -> None:
     """Check that ConCon-Chi and POLAR can read the annotations.
 
     Raises:

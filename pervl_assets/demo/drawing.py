@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 Colour = tuple[int, int, int]
-Point = tuple[float, float]
+_Point = tuple[float, float]
 Marking = Literal["plain", "striped", "spotted"]
 
 COLOURS: Final[dict[str, Colour]] = {
@@ -53,7 +53,7 @@ class Brush:
         self._draw = ImageDraw.Draw(image)
         self._x, self._y = image.width / 100, image.height / 100
 
-    def _place(self, points: Sequence[Point]) -> list[Point]:
+    def _place(self, points: Sequence[_Point]) -> list[_Point]:
         return [(x * self._x, y * self._y) for x, y in points]
 
     def _width(self, width: float) -> int:
@@ -68,7 +68,7 @@ class Brush:
         cx, cy, r = x * self._x, y * self._y, radius * self._y
         self._draw.ellipse([cx - r, cy - r, cx + r, cy + r], fill=colour)
 
-    def polygon(self, points: Sequence[Point], colour: Colour) -> None:
+    def polygon(self, points: Sequence[_Point], colour: Colour) -> None:
         """Fill a polygon."""
         self._draw.polygon(self._place(points), fill=colour)
 
@@ -76,7 +76,7 @@ class Brush:
         """Fill a rectangle with rounded corners."""
         self._draw.rounded_rectangle(self._place([(x0, y0), (x1, y1)]), radius=corner * self._y, fill=colour)
 
-    def line(self, points: Sequence[Point], colour: Colour, width: float) -> None:
+    def line(self, points: Sequence[_Point], colour: Colour, width: float) -> None:
         """Draw a line with round ends and joints."""
         self._draw.line(self._place(points), fill=colour, width=self._width(width), joint="curve")
         for x, y in (points[0], points[-1]):
@@ -92,7 +92,7 @@ class Brush:
         x0, y0, x1, y1 = box
         self._draw.pieslice(self._place([(x0, y0), (x1, y1)]), start, end, fill=colour)
 
-    def cloth(self, points: Sequence[Point], colour: Colour, marking: Marking, accent: Colour) -> None:
+    def cloth(self, points: Sequence[_Point], colour: Colour, marking: Marking, accent: Colour) -> None:
         """Fill a polygon with cloth: plain, striped across, or spotted."""
         if marking == "plain":
             self.polygon(points, colour)

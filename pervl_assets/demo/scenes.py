@@ -24,7 +24,7 @@ THINGS: Final = tuple(PAINTERS)
 CLASSES: Final = (*THINGS, *PLACES)
 """All 30 object classes: things and places."""
 
-Relation = Literal["beside", "above", "on", "hold"]
+_Relation = Literal["beside", "above", "on", "hold"]
 
 _SIZES: Final = {
     "dog": 0.34, "cat": 0.33, "horse": 0.46, "elephant": 0.48, "bird": 0.28, "fish": 0.31, "turtle": 0.32,
@@ -99,7 +99,7 @@ class Scene:
         figures: The things in it.
         width: In pixels.
         height: In pixels.
-        relation: Relation of the first figure to the second, if there are two.
+        relation: _Relation of the first figure to the second, if there are two.
         rarity: `sun`, `moon` or `rainbow`, if one is seen.
     """
 
@@ -108,7 +108,7 @@ class Scene:
     figures: tuple[Figure, ...]
     width: int
     height: int
-    relation: Relation | None = None
+    relation: _Relation | None = None
     rarity: str | None = None
 
 

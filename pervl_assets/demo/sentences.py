@@ -84,7 +84,7 @@ def choose_verb(figure: Figure, place: str) -> str:
     return _VERBS.get(figure.thing, "stands")
 
 
-def describe_place(scene: Scene) -> Fact:
+def _describe_place(scene: Scene) -> Fact:
     """Return the place of the lowest figure of a scene."""
     figure = max(scene.figures, key=lambda figure: figure.y)
     preposition = PLACES[scene.place].phrase.split()[0]
@@ -121,7 +121,7 @@ def describe_scene(scene: Scene, random: Random) -> list[Fact]:
             Fact(first.thing, there[0], second.thing, there[1]),
             Fact(second.thing, back[0], first.thing, back[1]),
         ]
-    facts.append(describe_place(scene))
+    facts.append(_describe_place(scene))
     if scene.rarity is not None:
         figure = scene.figures[-1]
         verb = choose_verb(figure, scene.place)
