@@ -1,7 +1,5 @@
 """Synthetic DeepFashion2: people who wear the same garment in different places, an encrypted archive, annotations."""
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -13,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from pervl_assets.core.files import write_bytes_atomically
+from pervl_assets.core.tables import encode_csv
 from pervl_assets.demo.builder import Builder, RawInput
 from pervl_assets.demo.creatures import GARMENTS
 from pervl_assets.demo.drawing import Marking, encode_jpeg
@@ -148,11 +147,8 @@ def _draw_archive(target: Path, seed: int) -> None:
 
 
 def _write_captions(target: Path, rows: Iterable[tuple[Picture, str]]) -> None:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["image_name", "pair_id", "caption"])
-    writer.writerows([picture.member, picture.pair, caption] for picture, caption in rows)
-    write_bytes_atomically(target, buffer.getvalue().encode())
+    table = ((picture.member, picture.pair, caption) for picture, caption in rows)
+    write_bytes_atomically(target, encode_csv(("image_name", "pair_id", "caption"), table))
 
 
 def _write_annotations(folder: Path, seed: int) -> None:

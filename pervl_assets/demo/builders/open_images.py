@@ -4,13 +4,12 @@ It has the unusual features of the real file: a header, quoted names with commas
 ids are made up.
 """
 
-import csv
-import io
 from pathlib import Path
 from random import Random
 from typing import Final
 
 from pervl_assets.core.files import write_bytes_atomically
+from pervl_assets.core.tables import encode_csv
 from pervl_assets.demo.builder import Builder, RawInput
 from pervl_assets.demo.scenes import CLASSES
 from pervl_assets.demo.sentences import SYNONYMS
@@ -49,11 +48,8 @@ def _write_descriptions(target: Path, seed: int) -> None:
     names = list_names()
     random.shuffle(names)
     numbers = random.sample(range(36**4, 36**5), len(names))
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["LabelName", "DisplayName"])
-    writer.writerows([f"/m/0{_to_base36(number)}", name] for number, name in zip(numbers, names, strict=True))
-    write_bytes_atomically(target, buffer.getvalue().encode())
+    rows = ((f"/m/0{_to_base36(number)}", name) for number, name in zip(numbers, names, strict=True))
+    write_bytes_atomically(target, encode_csv(("LabelName", "DisplayName"), rows))
 
 
 def _to_base36(number: int) -> str:

@@ -1,6 +1,5 @@
 """Synthetic YouTube-VOS: short clips of moving things (`train.zip`), and the PerVL annotations of them."""
 
-import csv
 import io
 import json
 import math
@@ -16,6 +15,7 @@ import yaml
 from PIL import Image
 
 from pervl_assets.core.files import write_bytes_atomically
+from pervl_assets.core.tables import encode_csv
 from pervl_assets.demo.builder import Builder, RawInput
 from pervl_assets.demo.drawing import encode_jpeg
 from pervl_assets.demo.places import PLACES
@@ -250,14 +250,6 @@ class _QuotingDumper(yaml.SafeDumper):
 _QuotingDumper.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[0-9]+(e[0-9]+)?$"), list("0123456789"))
 
 
-def _dump_csv(header: list[str], rows: list[list[str]]) -> bytes:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return buffer.getvalue().encode()
-
-
 def _write_annotations(folder: Path, seed: int) -> None:
     meta = {
         concept.name: {
@@ -279,10 +271,10 @@ def _write_annotations(folder: Path, seed: int) -> None:
         concepts = [concept for concept in plan_concepts(seed) if concept.clip.split == split]
         Random(f"{seed}/ytvos/captions/{split}").shuffle(concepts)
         rows = [[f"eval/images/{c.name}_{c.evaluation_frame}.jpg", c.class_name, c.caption, c.name] for c in concepts]
-        write_bytes_atomically(folder / f"cleaned_captions_ytvos_{split}.csv", _dump_csv(header, rows))
+        write_bytes_atomically(folder / f"cleaned_captions_ytvos_{split}.csv", encode_csv(header, rows))
         joint += rows
     numbered = [[str(number), *row] for number, row in enumerate(joint)]
-    write_bytes_atomically(folder / "ytvos_joint_captions.csv", _dump_csv(["", *header], numbered))
+    write_bytes_atomically(folder / "ytvos_joint_captions.csv", encode_csv(["", *header], numbered))
 
 
 BUILDER: Final = Builder(
