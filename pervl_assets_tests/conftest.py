@@ -25,7 +25,7 @@ SLOW = (
     "defs/test_inversion.py",
     "defs/test_secrets.py",
     "core/test_kill.py",
-    "demo/test_train_tiny_clip.py",
+    "tools/test_train_tiny_clip.py",
     "defs/test_release.py",
 )
 """Modules that take longest, the slowest first: begun last, one would be left running alone."""

@@ -137,7 +137,7 @@ def count_captions(captions: pl.DataFrame) -> dict[str, int]:
     }
 
 
-def count_few_shot(few_shot: pl.DataFrame) -> dict[str, int]:
+def _count_few_shot(few_shot: pl.DataFrame) -> dict[str, int]:
     """Count concepts and few-shot images of each split (schema `FEW_SHOT_SPLIT`)."""
     splits = {split: few_shot.filter(split=split) for split in SPLITS}
     return {f"{split} concepts": frame["pair_id"].n_unique() for split, frame in splits.items()} | {
@@ -192,10 +192,10 @@ def plan_personalized(tables: Mapping[str, pl.DataFrame], split: str | None) -> 
             outputs[output.path] = output
             sources.setdefault(f"train/image/{image}", []).append(output)
     jobs = tuple(RenderTask((member,), tuple(made)) for member, made in sorted(sources.items()))
-    return TreePlan(_locate_personalized(split), jobs, copy_image, rules=1)
+    return TreePlan(_locate_personalized(split), jobs, _copy_image, rules=1)
 
 
-def copy_image(job: RenderTask, blobs: list[bytes]) -> Iterator[Rendered]:
+def _copy_image(job: RenderTask, blobs: list[bytes]) -> Iterator[Rendered]:
     """Copy an image byte for byte after checking that it decodes, because consumers stop at one that does not.
 
     Raises:
@@ -276,7 +276,7 @@ BENCHMARK: Final = Benchmark(
             "The few-shot images of each item of clothing.",
             FEW_SHOT_SPLIT,
             read_few_shot_split,
-            count_few_shot,
+            _count_few_shot,
             {
                 "validation concepts": 50,
                 "test concepts": 50,

@@ -5,8 +5,6 @@ folder, which differs between disks. Here the concepts are sorted by id as text,
 `ImageFolder`. The annotation files name only existing images and concepts, because both readers stop at a missing one.
 """
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Final
@@ -14,6 +12,7 @@ from typing import Final
 import polars as pl
 
 from pervl_assets.core.errors import AnnotationError, name_some
+from pervl_assets.core.tables import encode_csv
 from pervl_assets.trees.plans import Output, TreePlan
 from pervl_assets.trees.views import EVALUATION, FEW_SHOT, plan_image_folder, plan_view
 
@@ -33,9 +32,9 @@ def plan_concon_chi(tables: Mapping[str, pl.DataFrame], sources: Mapping[str, Tr
         sources: Plan of the `personalized` tree of each split.
 
     Raises:
-        AnnotationError: As `check_annotations`.
+        AnnotationError: As `_check_annotations`.
     """
-    check_annotations(tables, sources)
+    _check_annotations(tables, sources)
     folders = {split: f"data/deep_fashion2/personalized_{split}" for split in sources}
 
     def write_texts(ledger: pl.DataFrame) -> dict[str, bytes]:
@@ -63,9 +62,9 @@ def plan_polar(tables: Mapping[str, pl.DataFrame], sources: Mapping[str, TreePla
         sources: Plan of the `personalized` tree of each split.
 
     Raises:
-        AnnotationError: As `check_annotations`.
+        AnnotationError: As `_check_annotations`.
     """
-    check_annotations(tables, sources)
+    _check_annotations(tables, sources)
     files = (
         (member, Output(f"train/image/{PurePosixPath(output.path).name}", output.concept, _ROLES[output.rule]))
         for _, member, output in _iterate_sources(sources)
@@ -85,7 +84,7 @@ def plan_images(tables: Mapping[str, pl.DataFrame], split: str | None, source: T
     return plan_image_folder(f"views/imagefolder/deep_fashion/{split}", source, _ROLES, describe)
 
 
-def check_annotations(tables: Mapping[str, pl.DataFrame], splits: Iterable[str]) -> None:
+def _check_annotations(tables: Mapping[str, pl.DataFrame], splits: Iterable[str]) -> None:
     """Check that ConCon-Chi and POLAR can read the annotations.
 
     Raises:
@@ -120,7 +119,9 @@ def write_annotations(tables: Mapping[str, pl.DataFrame], ledger: pl.DataFrame) 
     images = _list_names(ledger, EVALUATION)
     concepts = set(few_shot["pair_id"])
     classes = few_shot.select("pair_id", "class_name").unique().sort("pair_id")
-    texts = {"train_coarse_grained_names.csv": _write_csv(("unique_pair_ids", "pair_id_categories"), classes)}
+    texts = {
+        "train_coarse_grained_names.csv": encode_csv(("unique_pair_ids", "pair_id_categories"), classes.iter_rows())
+    }
     for split in few_shot["split"].unique().sort():
         mine = few_shot.filter(split=split)
         blocks = [
@@ -133,10 +134,10 @@ def write_annotations(tables: Mapping[str, pl.DataFrame], ledger: pl.DataFrame) 
         queries = tables["captions"].filter(
             pl.col("caption_set") == split, pl.col("image").is_in(images), pl.col("pair_id").is_in(concepts)
         )
-        texts[f"{split}_captions.csv"] = _write_csv(_COLUMNS, queries.select(_COLUMNS))
+        texts[f"{split}_captions.csv"] = encode_csv(_COLUMNS, queries.select(_COLUMNS).iter_rows())
     for name in _JOINT_SETS:
         joint = tables["captions"].filter(caption_set=name)
-        texts[f"{name}_deepfashion2_captions.csv"] = _write_csv(_COLUMNS, joint.select(_COLUMNS))
+        texts[f"{name}_deepfashion2_captions.csv"] = encode_csv(_COLUMNS, joint.select(_COLUMNS).iter_rows())
     return texts
 
 
@@ -159,11 +160,3 @@ def _list_names(ledger: pl.DataFrame, role: str) -> set[str]:
 
 def _list_captions(tables: Mapping[str, pl.DataFrame], caption_set: str) -> dict[str, str]:
     return dict(tables["captions"].filter(caption_set=caption_set).select("image", "caption").iter_rows())
-
-
-def _write_csv(header: Iterable[str], frame: pl.DataFrame) -> bytes:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(frame.iter_rows())
-    return buffer.getvalue().encode()

@@ -67,10 +67,10 @@ def plan_fsl_seg(tables: Mapping[str, pl.DataFrame], split: str | None = None) -
         RenderTask((f"train/JPEGImages/{scene}/{frame}.jpg", f"train/Annotations/{scene}/{frame}.png"), tuple(made))
         for (scene, frame), made in sorted(outputs.items())
     )
-    return TreePlan("youtube_vos/ytvos_PerVL/fsl_seg", jobs, render_frame, rules=1, finish=list_boxes)
+    return TreePlan("youtube_vos/ytvos_PerVL/fsl_seg", jobs, _render_frame, rules=1, finish=_list_boxes)
 
 
-def render_frame(job: RenderTask, blobs: list[bytes]) -> Iterator[Rendered | Quarantined]:
+def _render_frame(job: RenderTask, blobs: list[bytes]) -> Iterator[Rendered | Quarantined]:
     """Render all outputs of one frame and its mask.
 
     Raises:
@@ -126,7 +126,7 @@ def _render(
     return encode_jpeg(crop)
 
 
-def list_boxes(ledger: pl.DataFrame) -> dict[str, bytes]:
+def _list_boxes(ledger: pl.DataFrame) -> dict[str, bytes]:
     """Return `gt_box_labels.yaml`: plain YAML, concept to `[x0, y0, x1, y1]`, inclusive (upstream rule A13)."""
     masks = ledger.filter(status="written", rule="evaluation_mask").select("concept", "box")
     text = yaml.safe_dump(dict(masks.iter_rows()), sort_keys=True, default_flow_style=None)

@@ -207,7 +207,7 @@ def count_captions(captions: pl.DataFrame) -> dict[str, int]:
     }
 
 
-def check_scenes(concepts: pl.DataFrame) -> CheckResult:
+def _check_scenes(concepts: pl.DataFrame) -> CheckResult:
     """Check that no scene has concepts in more than one split (schema `CONCEPTS`)."""
     shared = (
         concepts.drop_nulls("split")
@@ -257,5 +257,5 @@ SCENES_APART: Final = Check(
     "paper splits by scene, but the published annotations have 77610860e0, c55784c766 and ff15a5eff6 in both splits. A "
     "warning: published numbers use these splits. PERVL_SPLITS=scene_disjoint leaves such concepts out of validation.",
     "warning",
-    check_scenes,
+    _check_scenes,
 )

@@ -1,8 +1,9 @@
 """Schemas of tables: their columns, the check that a frame has them, and a frame's Parquet file and content hash."""
 
+import csv
 import hashlib
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -100,6 +101,15 @@ def write_parquet(frame: pl.DataFrame, path: Path, metadata: Mapping[str, str]) 
     buffer = io.BytesIO()
     frame.write_parquet(buffer, metadata=dict(metadata))
     write_bytes_atomically(path, buffer.getvalue())
+
+
+def encode_csv(header: Iterable[str], rows: Iterable[Iterable[object]]) -> bytes:
+    r"""Return a CSV file in UTF-8, with `\n` at the end of every line."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return buffer.getvalue().encode()
 
 
 def hash_frame(frame: pl.DataFrame) -> str:

@@ -30,8 +30,8 @@ from pervl_assets.release.croissant import FILE, build_croissant, encode_croissa
 from pervl_assets.release.images import LABELS, Labeller, label_images, write_images
 from pervl_assets.release.parts import FeaturesPart, FilePart, Part, Release, Source, TablePart, Tree, TreePart
 
-RELEASE: Final = "release"
-CROISSANT_KEY: Final = dg.AssetKey([RELEASE, "croissant"])
+_RELEASE: Final = "release"
+CROISSANT_KEY: Final = dg.AssetKey([_RELEASE, "croissant"])
 WHOLE: Final = "nothing_is_left_out"
 
 _EXTENSIONS: Final = {
@@ -172,7 +172,7 @@ def build_release_asset(assets: Iterable[dg.AssetsDefinition]) -> dg.AssetsDefin
 
     @dg.asset(
         key=CROISSANT_KEY,
-        group_name=RELEASE,
+        group_name=_RELEASE,
         deps=[value.key for value in published],
         io_manager_key="training_files",
         kinds={"json"},
@@ -213,22 +213,25 @@ def build_release_asset(assets: Iterable[dg.AssetsDefinition]) -> dg.AssetsDefin
                 "licences": preview_table(licences, rows=50),
                 "left_out": len(release.absent),
             },
-            check_results=[
-                make_check_result(
-                    WHOLE,
-                    not release.absent,
-                    f"{len(release.absent):,} results are not materialized and left out: {name_some(release.absent)}. "
-                    "Materialize them, then this asset."
-                    if release.absent
-                    else f"all {len(published):,} published results are described",
-                    results=len(published),
-                    described=len(release.parts),
-                    left_out=len(release.absent),
-                )
-            ],
+            check_results=[_check_complete(release, len(published))],
         )
 
     return croissant
+
+
+def _check_complete(release: Release, results: int) -> dg.AssetCheckResult:
+    absent = release.absent
+    return make_check_result(
+        WHOLE,
+        not absent,
+        f"{len(absent):,} results are not materialized and left out: {name_some(absent)}. Materialize them, then this "
+        "asset."
+        if absent
+        else f"all {results:,} published results are described",
+        results=results,
+        described=len(release.parts),
+        left_out=len(absent),
+    )
 
 
 def _count_files(release: Release, croissant: Mapping[str, Any]) -> dict[str, int]:

@@ -1,7 +1,6 @@
-"""The miniature world: small, honest raw inputs in the official layouts, drawn from a seed, and a tiny CLIP.
+"""The demo data: small synthetic raw inputs in the official layouts, drawn from a seed, and a tiny CLIP.
 
-Belongs here: what others need of it, `draw_raw` and `write_annotations`. Everything drawn is this project's own: no
-picture, sentence or annotation of the real data sets is in it. Does not belong here: how the real inputs are found.
+No image, sentence or annotation of the real data sets is in it.
 """
 
 from pathlib import Path
@@ -14,25 +13,24 @@ from pervl_assets.demo.scenes import CLASSES
 __all__ = ["DEMO_PASSWORD", "OBJECT_CLASSES", "RAW_NAMES", "TINY_CLIP", "draw_raw", "write_annotations"]
 
 OBJECT_CLASSES: Final = len(CLASSES)
-"""How many object classes the world has (30); rarer objects (sun, moon, rainbow) lie beyond them."""
+"""Number of object classes of the demo data (30). Sun, moon and rainbow are rarer and not among them."""
 
 RAW_NAMES: Final = tuple(name for builder in find_builders() for name in builder.raw)
-"""Names of the raw inputs that `draw_raw` can draw, in the builders' order."""
-
+"""Names of the raw inputs that `draw_raw` can draw, by builder."""
 
 TINY_CLIP: Final = Path(__file__).parent / "tiny_clip"
-"""Folder of the demo's CLIP, in open_clip's `local-dir` layout."""
+"""Folder of the tiny CLIP, in the `local-dir` layout of open_clip."""
 
 
 def draw_raw(name: str, data_root: Path, seed: int = 0) -> None:
-    """Draw one raw input at its official place below `data_root`, unless something stands there already.
+    """Draw one raw input at its official path below `data_root`, unless it exists.
 
-    The same seed gives the same bytes (JPEGs: for the same version of Pillow).
+    The same seed has the same bytes (JPEGs: with the same version of Pillow).
 
     Args:
-        name: One of `RAW_NAMES`, or a raw input of a further builder.
-        data_root: The folder that `PERVL_DATA` names.
-        seed: Decides every picture. Annotations fit the raw inputs of their own seed only.
+        name: One of `RAW_NAMES`, or a raw input of another builder.
+        data_root: The folder `PERVL_DATA`.
+        seed: Determines every picture. Annotations only fit raw inputs of the same seed.
 
     Raises:
         KeyError: No builder draws an input of this name.
@@ -45,7 +43,7 @@ def draw_raw(name: str, data_root: Path, seed: int = 0) -> None:
 
 
 def write_annotations(folder: Path, seed: int = 0) -> None:
-    """Write the annotations of the drawn benchmarks, one folder each below `folder`, in upstream's formats.
+    """Write the annotations of the synthetic benchmarks, one folder each below `folder`, in the formats of upstream.
 
     Raises:
         WriteError: No permission, or no space left.

@@ -1,7 +1,4 @@
-"""What a builder of raw inputs is, and how builders are found.
-
-Belongs here: the `Builder` value and the discovery of the modules in `builders`. Does not belong here: any format.
-"""
+"""Builders of raw inputs, and how they are found."""
 
 import importlib
 import pkgutil
@@ -13,10 +10,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class RawInput:
-    """One raw input: where it belongs and who draws it.
+    """One raw input: its path, and the function that draws it.
 
     Attributes:
-        file: Its official place under `PERVL_DATA`.
+        file: Its official path below `PERVL_DATA`.
         draw: Writes it, whole or not at all, to a path; the second argument is the seed.
     """
 
@@ -30,7 +27,7 @@ class Builder:
 
     Attributes:
         raw: Raw inputs by the name of their asset below `raw/`.
-        annotations: Folder name of the annotations, e.g. `ytvos`; None: there are none.
+        annotations: Folder name of the annotations, e.g. `ytvos`; None if there are none.
         write_annotations: Writes the annotation files into that folder; the second argument is the seed.
     """
 
@@ -41,7 +38,7 @@ class Builder:
 
 @cache
 def find_builders() -> tuple[Builder, ...]:
-    """Return the builder of every module in `builders`, by module name."""
+    """Return the builder of every module in `builders`, sorted by module name."""
     package = importlib.import_module("pervl_assets.demo.builders")
     names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
     modules = [importlib.import_module(f"{package.__name__}.{name}") for name in names]

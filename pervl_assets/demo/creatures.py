@@ -1,7 +1,4 @@
-"""How creatures look: each function paints one, facing right, standing on the lower edge of a 100 x 100 tile.
-
-Belongs here: animals and people, their coats and clothes. Does not belong here: vehicles and things (`objects`).
-"""
+"""Painters of animals and people: each paints one, facing right, standing on the lower edge of a 100 x 100 tile."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -19,7 +16,7 @@ def _paint_eye(brush: Brush, x: float, y: float, radius: float = 3.4) -> None:
 
 
 def _paint_markings(brush: Brush, look: Look, box: tuple[float, float, float, float]) -> None:
-    """Put stripes or spots on a body that fills about this box."""
+    """Paint stripes or spots on a body that fills about this box."""
     x0, y0, x1, y1 = box
     width, height = x1 - x0, y1 - y0
     if look.marking == "striped":
@@ -31,7 +28,7 @@ def _paint_markings(brush: Brush, look: Look, box: tuple[float, float, float, fl
             brush.disc(x0 + part_x * width, y0 + part_y * height, radius, look.accent)
 
 
-def paint_dog(brush: Brush, look: Look) -> None:
+def _paint_dog(brush: Brush, look: Look) -> None:
     """A dog with hanging ears, a long snout and a raised tail."""
     swing = 5 * look.swing
     for x, step, colour in (
@@ -55,7 +52,7 @@ def paint_dog(brush: Brush, look: Look) -> None:
     brush.line([(64, 49), (76, 52)], COLOURS["red"], 4)
 
 
-def paint_cat(brush: Brush, look: Look) -> None:
+def _paint_cat(brush: Brush, look: Look) -> None:
     """A sitting cat seen from the front, with pointed ears, whiskers and a curled tail."""
     brush.arc((58, 46, 98, 92), -80 + 12 * look.swing, 120, look.dark, 8)
     brush.ellipse(26, 44, 76, 98, look.rgb)
@@ -81,7 +78,7 @@ def paint_cat(brush: Brush, look: Look) -> None:
             brush.line([(51 + side * 12, 46 + rise / 2), (51 + side * 34, 43 + rise)], (90, 90, 96), 1)
 
 
-def paint_horse(brush: Brush, look: Look) -> None:
+def _paint_horse(brush: Brush, look: Look) -> None:
     """A tall horse with a mane and long legs."""
     swing = 6 * look.swing
     mane = shade(look.rgb, 0.45)
@@ -105,7 +102,7 @@ def paint_horse(brush: Brush, look: Look) -> None:
     _paint_eye(brush, 80, 17, 2.8)
 
 
-def paint_elephant(brush: Brush, look: Look) -> None:
+def _paint_elephant(brush: Brush, look: Look) -> None:
     """An elephant with a trunk, a tusk and a large ear."""
     swing = 3 * look.swing
     for x, step, colour in (
@@ -127,7 +124,7 @@ def paint_elephant(brush: Brush, look: Look) -> None:
     _paint_eye(brush, 83, 35, 3)
 
 
-def paint_bird(brush: Brush, look: Look) -> None:
+def _paint_bird(brush: Brush, look: Look) -> None:
     """A bird with an open wing, a fan of tail feathers and a beak."""
     brush.polygon([(26, 58), (2, 52), (4, 62), (1, 70), (26, 70)], look.dark)
     for x in (44, 54):
@@ -143,7 +140,7 @@ def paint_bird(brush: Brush, look: Look) -> None:
     _paint_markings(brush, look, (22, 30, 58, 62))
 
 
-def paint_fish(brush: Brush, look: Look) -> None:
+def _paint_fish(brush: Brush, look: Look) -> None:
     """A round fish with a forked tail and fins."""
     wave = 6 * look.swing
     brush.polygon([(24, 50), (2, 26 + wave), (9, 50 + wave / 2), (2, 76 + wave)], look.dark)
@@ -157,7 +154,7 @@ def paint_fish(brush: Brush, look: Look) -> None:
     brush.arc((84, 48, 98, 62), 110, 200, INK, 1.6)
 
 
-def paint_turtle(brush: Brush, look: Look) -> None:
+def _paint_turtle(brush: Brush, look: Look) -> None:
     """A turtle with a domed, patterned shell and flippers."""
     skin = (150, 176, 96)
     swing = 5 * look.swing
@@ -180,14 +177,14 @@ def paint_turtle(brush: Brush, look: Look) -> None:
 
 @dataclass(frozen=True)
 class Outfit:
-    """What a person wears and how they look.
+    """Clothes and looks of a person.
 
     Attributes:
-        category: One of DeepFashion2's garment categories; the garment that has the named colour.
+        category: The garment, one of the categories of DeepFashion2; it has the colour in captions.
         colour: Its colour.
         marking: Its pattern.
         accent: Colour of the pattern.
-        other: Colour of what is worn with it.
+        other: Colour of the other clothes.
         skin: Colour of the skin.
         hair: Colour of the hair.
         long_hair: Whether the hair reaches the shoulders.
@@ -278,7 +275,7 @@ def _paint_upper(brush: Brush, outfit: Outfit) -> None:
         brush.cloth([(52.5, 54), (61.5, 54), (63, 64), (53, 64)], colour, marking, outfit.accent)
 
 
-def paint_person(brush: Brush, look: Look) -> None:
+def _paint_person(brush: Brush, look: Look) -> None:
     """A person in an outfit; without one, in a plain long-sleeved top of the look's colour."""
     outfit = look.outfit
     if not isinstance(outfit, Outfit):
@@ -298,13 +295,13 @@ def paint_person(brush: Brush, look: Look) -> None:
 
 
 CREATURES: Final[dict[str, Painter]] = {
-    "dog": paint_dog,
-    "cat": paint_cat,
-    "horse": paint_horse,
-    "elephant": paint_elephant,
-    "bird": paint_bird,
-    "fish": paint_fish,
-    "turtle": paint_turtle,
-    "person": paint_person,
+    "dog": _paint_dog,
+    "cat": _paint_cat,
+    "horse": _paint_horse,
+    "elephant": _paint_elephant,
+    "bird": _paint_bird,
+    "fish": _paint_fish,
+    "turtle": _paint_turtle,
+    "person": _paint_person,
 }
 """Painter of every creature, by class name."""

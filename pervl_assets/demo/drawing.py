@@ -1,7 +1,6 @@
-"""A brush in round numbers, and stamps: one thing painted on glass, ready to be put into a picture.
+"""Brushes and stamps: colours, shapes, smooth edges, shadows, grain and JPEG.
 
-Belongs here: colours, shapes, smooth edges, shadows, grain and JPEG. Does not belong here: what a dog looks like
-(`creatures`, `objects`), where it stands (`scenes`), or any file format of a benchmark (`builders`).
+A stamp is one thing painted on a transparent tile, ready to be pasted into a picture.
 """
 
 import io
@@ -15,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 Colour = tuple[int, int, int]
-Point = tuple[float, float]
+_Point = tuple[float, float]
 Marking = Literal["plain", "striped", "spotted"]
 
 COLOURS: Final[dict[str, Colour]] = {
@@ -54,7 +53,7 @@ class Brush:
         self._draw = ImageDraw.Draw(image)
         self._x, self._y = image.width / 100, image.height / 100
 
-    def _place(self, points: Sequence[Point]) -> list[Point]:
+    def _place(self, points: Sequence[_Point]) -> list[_Point]:
         return [(x * self._x, y * self._y) for x, y in points]
 
     def _width(self, width: float) -> int:
@@ -69,7 +68,7 @@ class Brush:
         cx, cy, r = x * self._x, y * self._y, radius * self._y
         self._draw.ellipse([cx - r, cy - r, cx + r, cy + r], fill=colour)
 
-    def polygon(self, points: Sequence[Point], colour: Colour) -> None:
+    def polygon(self, points: Sequence[_Point], colour: Colour) -> None:
         """Fill a polygon."""
         self._draw.polygon(self._place(points), fill=colour)
 
@@ -77,7 +76,7 @@ class Brush:
         """Fill a rectangle with rounded corners."""
         self._draw.rounded_rectangle(self._place([(x0, y0), (x1, y1)]), radius=corner * self._y, fill=colour)
 
-    def line(self, points: Sequence[Point], colour: Colour, width: float) -> None:
+    def line(self, points: Sequence[_Point], colour: Colour, width: float) -> None:
         """Draw a line with round ends and joints."""
         self._draw.line(self._place(points), fill=colour, width=self._width(width), joint="curve")
         for x, y in (points[0], points[-1]):
@@ -93,7 +92,7 @@ class Brush:
         x0, y0, x1, y1 = box
         self._draw.pieslice(self._place([(x0, y0), (x1, y1)]), start, end, fill=colour)
 
-    def cloth(self, points: Sequence[Point], colour: Colour, marking: Marking, accent: Colour) -> None:
+    def cloth(self, points: Sequence[_Point], colour: Colour, marking: Marking, accent: Colour) -> None:
         """Fill a polygon with cloth: plain, striped across, or spotted."""
         if marking == "plain":
             self.polygon(points, colour)
@@ -113,16 +112,16 @@ class Brush:
 
 @dataclass(frozen=True)
 class Look:
-    """What makes one thing differ from another of its class.
+    """Appearance of a thing; it differs between things of one class.
 
     Attributes:
         colour: Name of its main colour, a key of `COLOURS`.
         marking: Plain, striped or spotted.
         accent: Colour of the markings and of smaller parts.
-        phase: Where it is in its movement (radians): legs, wings and fins follow it.
+        phase: Phase of its movement in radians; legs, wings and fins depend on it.
         flip: Whether it faces left instead of right.
         tilt: Turn in degrees, counter-clockwise.
-        outfit: What a person wears (see `creatures.Outfit`), else None.
+        outfit: Clothes of a person (see `creatures.Outfit`), else None.
     """
 
     colour: str
@@ -172,7 +171,7 @@ def _soft_disc() -> Image.Image:
 
 
 def paint_stamp(painter: Painter, look: Look, size: int) -> Image.Image:
-    """Paint a thing on clear glass: RGBA, `size` by `size` pixels, smooth edges, dark contour, light from above."""
+    """Paint a thing on a transparent tile (RGBA, `size` by `size` pixels): smooth edges, outline, light from above."""
     fine = max(64, round(size * _OVERSAMPLE))
     tile = Image.new("RGBA", (fine, fine), (0, 0, 0, 0))
     painter(Brush(tile), look)
@@ -207,7 +206,7 @@ def add_grain(picture: Image.Image, seed: int, strength: float = 5.0) -> Image.I
 
 
 def encode_jpeg(picture: Image.Image, quality: int = 88) -> bytes:
-    """Return the picture as JPEG bytes (the same for the same Pillow version)."""
+    """Return the picture as JPEG bytes (the same for the same version of Pillow)."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()

@@ -1,7 +1,4 @@
-"""How things look: each function paints one on a 100 x 100 tile, standing on its lower edge unless it flies.
-
-Belongs here: vehicles, furniture, plants, toys. Does not belong here: creatures (`creatures`).
-"""
+"""Painters of vehicles, furniture, plants and toys: each paints one on a 100 x 100 tile."""
 
 import math
 from typing import Final
@@ -24,7 +21,7 @@ def _paint_wheel(brush: Brush, x: float, y: float, radius: float, turn: float = 
         brush.line([(x - dx, y - dy), (x + dx, y + dy)], INK, 1.2)
 
 
-def paint_car(brush: Brush, look: Look) -> None:
+def _paint_car(brush: Brush, look: Look) -> None:
     """A small car with a round cabin."""
     brush.slice((20, 34, 80, 106), 180, 360, look.rgb)
     brush.slice((27, 42, 73, 100), 180, 360, _GLASS)
@@ -40,7 +37,7 @@ def paint_car(brush: Brush, look: Look) -> None:
         _paint_wheel(brush, x, 86, 11.5, look.phase)
 
 
-def paint_bus(brush: Brush, look: Look) -> None:
+def _paint_bus(brush: Brush, look: Look) -> None:
     """A long bus with a row of windows."""
     brush.box(1, 24, 99, 88, look.rgb, corner=6)
     brush.box(3, 22, 97, 30, look.light, corner=3)
@@ -55,7 +52,7 @@ def paint_bus(brush: Brush, look: Look) -> None:
         _paint_wheel(brush, x, 87, 10, look.phase)
 
 
-def paint_train(brush: Brush, look: Look) -> None:
+def _paint_train(brush: Brush, look: Look) -> None:
     """A steam engine with a chimney and smoke."""
     for x, y, radius in ((70, 18, 5), (60, 11, 7), (46, 8, 8)):
         brush.disc(x + 3 * look.swing, y, radius, (214, 216, 222))
@@ -74,7 +71,7 @@ def paint_train(brush: Brush, look: Look) -> None:
     brush.line([(18, 87 + 3 * look.swing), (66, 88 + 3 * look.swing)], _METAL, 2.4)
 
 
-def paint_boat(brush: Brush, look: Look) -> None:
+def _paint_boat(brush: Brush, look: Look) -> None:
     """A sailing boat with two sails."""
     brush.line([(48, 6), (48, 76)], _WOOD, 3.4)
     brush.polygon([(51, 8), (88, 66), (51, 66)], (250, 248, 240))
@@ -86,7 +83,7 @@ def paint_boat(brush: Brush, look: Look) -> None:
     brush.box(4, 72, 96, 77, look.light, corner=1)
 
 
-def paint_airplane(brush: Brush, look: Look) -> None:
+def _paint_airplane(brush: Brush, look: Look) -> None:
     """An airliner with swept wings and a row of windows."""
     brush.polygon([(46, 46), (28, 20), (38, 20), (66, 46)], look.dark)
     brush.polygon([(16, 46), (4, 22), (14, 22), (30, 46)], look.rgb)
@@ -102,7 +99,7 @@ def paint_airplane(brush: Brush, look: Look) -> None:
     brush.box(46, 64, 60, 71, _METAL, corner=3)
 
 
-def paint_bicycle(brush: Brush, look: Look) -> None:
+def _paint_bicycle(brush: Brush, look: Look) -> None:
     """A bicycle seen from the side."""
     for x in (22, 78):
         brush.arc((x - 20, 57, x + 20, 97), 0, 360, INK, 3.6)
@@ -117,7 +114,7 @@ def paint_bicycle(brush: Brush, look: Look) -> None:
     brush.disc(48, 77, 5, look.dark)
 
 
-def paint_umbrella(brush: Brush, look: Look) -> None:
+def _paint_umbrella(brush: Brush, look: Look) -> None:
     """An open umbrella with a curved handle."""
     brush.line([(50, 12), (50, 88)], _WOOD, 3.4)
     brush.arc((50, 80, 64, 96), 0, 180, _WOOD, 3.4)
@@ -130,7 +127,7 @@ def paint_umbrella(brush: Brush, look: Look) -> None:
     brush.line([(50, 4), (50, 12)], _WOOD, 3)
 
 
-def paint_ball(brush: Brush, look: Look) -> None:
+def _paint_ball(brush: Brush, look: Look) -> None:
     """A beach ball with coloured panels."""
     brush.disc(50, 58, 38, look.rgb)
     brush.slice((12, 20, 88, 96), 200 + 20 * look.phase, 260 + 20 * look.phase, _WHITE)
@@ -140,7 +137,7 @@ def paint_ball(brush: Brush, look: Look) -> None:
     brush.ellipse(30, 28, 44, 38, look.light)
 
 
-def paint_kite(brush: Brush, look: Look) -> None:
+def _paint_kite(brush: Brush, look: Look) -> None:
     """A diamond kite with a tail of bows."""
     tail = [(50.0, 62.0), (42.0 + 4 * look.swing, 74.0), (56.0, 84.0), (48.0 + 4 * look.swing, 97.0)]
     brush.line(tail, INK, 1.4)
@@ -153,7 +150,7 @@ def paint_kite(brush: Brush, look: Look) -> None:
     brush.line([(18, 28), (82, 28)], look.dark, 1.4)
 
 
-def paint_balloon(brush: Brush, look: Look) -> None:
+def _paint_balloon(brush: Brush, look: Look) -> None:
     """A hot-air balloon with a basket."""
     for x in (38, 62):
         brush.line([(x, 60), (44 + (x > 50) * 12, 82)], INK, 1.4)
@@ -166,7 +163,7 @@ def paint_balloon(brush: Brush, look: Look) -> None:
     brush.box(40, 79, 60, 83, shade(_WOOD, 0.7), corner=1)
 
 
-def paint_cup(brush: Brush, look: Look) -> None:
+def _paint_cup(brush: Brush, look: Look) -> None:
     """A steaming cup on a saucer."""
     for x in (36, 50):
         brush.arc((x, 8, x + 8, 22), 90, 270, (226, 228, 232), 2)
@@ -180,7 +177,7 @@ def paint_cup(brush: Brush, look: Look) -> None:
     brush.ellipse(20, 38.5, 72, 47, (92, 58, 38))
 
 
-def paint_cake(brush: Brush, look: Look) -> None:
+def _paint_cake(brush: Brush, look: Look) -> None:
     """A cake with icing and candles."""
     for x in (30, 50, 70):
         brush.box(x - 2, 20, x + 2, 42, _WHITE, corner=1)
@@ -195,7 +192,7 @@ def paint_cake(brush: Brush, look: Look) -> None:
         brush.disc(x, 40, 4, COLOURS["red"])
 
 
-def paint_chair(brush: Brush, look: Look) -> None:
+def _paint_chair(brush: Brush, look: Look) -> None:
     """A wooden chair with a slatted back, seen from the side."""
     brush.line([(24, 4), (24, 96)], look.dark, 6)
     brush.line([(72, 60), (72, 96)], look.rgb, 6)
@@ -207,7 +204,7 @@ def paint_chair(brush: Brush, look: Look) -> None:
     brush.polygon([(24, 54), (78, 54), (84, 60), (32, 60)], look.accent)
 
 
-def paint_tree(brush: Brush, look: Look) -> None:
+def _paint_tree(brush: Brush, look: Look) -> None:
     """A round tree with fruit."""
     brush.polygon([(44, 97), (46, 50), (54, 50), (57, 97)], (118, 82, 52))
     brush.line([(50, 66), (64, 50)], (118, 82, 52), 4)
@@ -220,7 +217,7 @@ def paint_tree(brush: Brush, look: Look) -> None:
             brush.disc(x, y, 3.4, COLOURS["red"])
 
 
-def paint_flower(brush: Brush, look: Look) -> None:
+def _paint_flower(brush: Brush, look: Look) -> None:
     """A flower with petals around a yellow heart."""
     brush.line([(50, 40), (49, 68), (52, 96)], (70, 140, 70), 4)
     brush.polygon([(50, 80), (26, 62), (32, 80)], (84, 160, 80))
@@ -232,20 +229,20 @@ def paint_flower(brush: Brush, look: Look) -> None:
 
 
 OBJECTS: Final[dict[str, Painter]] = {
-    "car": paint_car,
-    "bus": paint_bus,
-    "train": paint_train,
-    "boat": paint_boat,
-    "airplane": paint_airplane,
-    "bicycle": paint_bicycle,
-    "umbrella": paint_umbrella,
-    "ball": paint_ball,
-    "kite": paint_kite,
-    "balloon": paint_balloon,
-    "cup": paint_cup,
-    "cake": paint_cake,
-    "chair": paint_chair,
-    "tree": paint_tree,
-    "flower": paint_flower,
+    "car": _paint_car,
+    "bus": _paint_bus,
+    "train": _paint_train,
+    "boat": _paint_boat,
+    "airplane": _paint_airplane,
+    "bicycle": _paint_bicycle,
+    "umbrella": _paint_umbrella,
+    "ball": _paint_ball,
+    "kite": _paint_kite,
+    "balloon": _paint_balloon,
+    "cup": _paint_cup,
+    "cake": _paint_cake,
+    "chair": _paint_chair,
+    "tree": _paint_tree,
+    "flower": _paint_flower,
 }
 """Painter of every thing, by class name."""

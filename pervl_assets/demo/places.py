@@ -1,7 +1,4 @@
-"""How places look: each function paints one as a background, and each place knows where its ground lies.
-
-Belongs here: the seven places, and sun, moon and rainbow. Does not belong here: what stands in a place (`scenes`).
-"""
+"""Painters of the seven places, which are backgrounds, and of sun, moon and rainbow."""
 
 import math
 from collections.abc import Callable
@@ -178,12 +175,12 @@ def _paint_rainbow(brush: Brush) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """A place and where things may stand in it, in fractions of the picture's height.
+    """A place and its ground, in fractions of the picture height.
 
     Attributes:
         paint: Paints it.
-        phrase: How a sentence says that something is there.
-        ground: Highest and lowest line on which things stand (or swim, in the sea and the sky).
+        phrase: Its phrase in a sentence, e.g. `on the grass`.
+        ground: Highest and lowest line for the lower edge of things.
     """
 
     paint: Callable[[Brush, Random], None]
@@ -200,18 +197,18 @@ PLACES: Final[dict[str, Place]] = {
     "sea": Place(_paint_sea, "in the sea", (0.62, 0.82)),
     "sky": Place(_paint_sky, "in the sky", (0.5, 0.8)),
 }
-"""Every place by its name, which is a class of the world too."""
+"""Every place by its name, which is also an object class."""
 
 RARITIES: Final[dict[str, Callable[[Brush], None]]] = {
     "sun": _paint_sun,
     "moon": _paint_moon,
     "rainbow": _paint_rainbow,
 }
-"""What is seen in few pictures only, so that its name lies beyond the cut of the common objects."""
+"""Things in few pictures only, so that they are not among the most common objects."""
 
 
 def paint_place(name: str, seed: str, width: int, height: int, rarity: str | None = None) -> Image.Image:
-    """Paint a place: RGB, `width` by `height` pixels; the same seed gives the same hills and houses."""
+    """Paint a place: RGB, `width` by `height` pixels; the same seed has the same hills and houses."""
     canvas = Image.new("RGB", (width * _OVERSAMPLE, height * _OVERSAMPLE))
     brush = Brush(canvas)
     PLACES[name].paint(brush, Random(seed))

@@ -1,10 +1,8 @@
-"""Scenes: which things stand where, and the picture of it with the mask of every thing.
+"""Scenes: things in a place, composed at random, rendered as a picture with the mask of every thing.
 
-Belongs here: the world's classes, composing a scene at random so that it makes sense, and rendering it.
-Does not belong here: what is said about it (`sentences`).
-
-Lengths are in picture heights; x is measured from the picture's middle, y from its top. What matters stays within the
-middle square of 0.75 heights, because CLIP's preprocessing keeps no more (shorter side to 300, centre crop 224).
+Lengths are in picture heights; x is measured from the centre of the picture, y from its top. Everything important is
+within the central square of 0.75 heights, because preprocessing for CLIP crops the rest (shorter side to 300, centre
+crop 224).
 """
 
 from dataclasses import dataclass, replace
@@ -24,9 +22,9 @@ PAINTERS: Final[dict[str, Painter]] = {**CREATURES, **OBJECTS}
 THINGS: Final = tuple(PAINTERS)
 """Classes of things."""
 CLASSES: Final = (*THINGS, *PLACES)
-"""All 30 object classes of the world: things and places."""
+"""All 30 object classes: things and places."""
 
-Relation = Literal["beside", "above", "on", "hold"]
+_Relation = Literal["beside", "above", "on", "hold"]
 
 _SIZES: Final = {
     "dog": 0.34, "cat": 0.33, "horse": 0.46, "elephant": 0.48, "bird": 0.28, "fish": 0.31, "turtle": 0.32,
@@ -51,7 +49,7 @@ _FLYING: Final = {
     "street": ("bird", "balloon"),
     "snow": ("bird", "airplane"),
 }
-# What carries something: its top (x from its middle, y from its upper edge, in its own size), and what sits there.
+# Things that carry another one: the top (x from the middle, y from the upper edge), and what they carry.
 _CARRIERS: Final = {
     "chair": (0.05, 0.57, ("cat", "ball", "cup", "cake")),
     "car": (0.0, 0.36, ("bird", "cat")),
@@ -81,7 +79,7 @@ _HAIRS: Final[tuple[Colour, ...]] = ((52, 40, 36), (98, 64, 42), (196, 152, 84),
 
 @dataclass(frozen=True)
 class Figure:
-    """One thing in a scene: its lower edge's middle at (x, y), its size, and whether it stands on the ground."""
+    """One thing in a scene: the middle of its lower edge at (x, y), its size, and whether it is on the ground."""
 
     thing: str
     look: Look
@@ -97,11 +95,11 @@ class Scene:
 
     Attributes:
         place: Name of the place.
-        seed: Decides the place's hills and houses.
-        figures: What is there.
+        seed: Determines the hills and houses of the place.
+        figures: The things in it.
         width: In pixels.
         height: In pixels.
-        relation: How the first figure stands to the second, if there are two.
+        relation: _Relation of the first figure to the second, if there are two.
         rarity: `sun`, `moon` or `rainbow`, if one is seen.
     """
 
@@ -110,7 +108,7 @@ class Scene:
     figures: tuple[Figure, ...]
     width: int
     height: int
-    relation: Relation | None = None
+    relation: _Relation | None = None
     rarity: str | None = None
 
 
@@ -146,8 +144,8 @@ def choose_look(random: Random, thing: str, colour: str | None = None) -> Look:
     return Look(colour, random.choice(markings), accent, random.uniform(0, 6.28), random.random() < 0.5, tilt)
 
 
-def _stand(random: Random, thing: str, place: str, x: float, scale: float = 1.0) -> Figure:
-    """Put a thing on the ground of a place, or where it swims or flies there."""
+def _place_on_ground(random: Random, thing: str, place: str, x: float, scale: float = 1.0) -> Figure:
+    """Put a thing on the ground of a place, or in its sea or sky."""
     size = _SIZES[thing] * scale * random.uniform(0.92, 1.08)
     look = choose_look(random, thing)
     if place == "sea" and thing == "boat":
@@ -173,7 +171,7 @@ def _put_on(random: Random, thing: str, carrier: Figure) -> Figure:
 
 
 def _hold(random: Random, thing: str, person: Figure) -> tuple[Figure, Figure]:
-    """Let a person raise the right hand and hold a thing in it."""
+    """Return a person with a raised right hand, and a thing in it."""
     outfit = person.look.outfit
     if not isinstance(outfit, Outfit):
         raise TypeError("only a person with an outfit can hold something")
@@ -191,10 +189,10 @@ def compose_scene(
 
     Args:
         random: Source of every choice.
-        thing: Class of the thing that must be there.
+        thing: Class of the thing that must be in it.
         alone: Show nothing else.
         size: Width and height in pixels.
-        rarity: A sun, moon or rainbow to show; the place is then one that has a sky.
+        rarity: A sun, moon or rainbow to show, in a place with a sky.
     """
     place = random.choice(
         [p for p in PLACES if thing in _STANDING[p] and (not rarity or p in ("grass", "sky", "beach"))]
@@ -202,25 +200,28 @@ def compose_scene(
     scene = Scene(place, str(random.random()), (), *size, rarity=rarity)
     if alone:
         scale = 1.5 if _SIZES[thing] < 0.35 else 1.25
-        return replace(scene, figures=(_stand(random, thing, place, random.uniform(-0.06, 0.06), scale),))
+        return replace(scene, figures=(_place_on_ground(random, thing, place, random.uniform(-0.06, 0.06), scale),))
     left, right = random.uniform(-0.23, -0.19), random.uniform(0.19, 0.23)
     if random.random() < 0.5:
         left, right = right, left
     choice = random.random()
     if thing in _CARRIERS and choice < 0.3 and not rarity:
-        carrier = _stand(random, thing, place, random.uniform(-0.08, 0.08), 1.1)
+        carrier = _place_on_ground(random, thing, place, random.uniform(-0.08, 0.08), 1.1)
         figures = (_put_on(random, random.choice(_CARRIERS[thing][2]), carrier), carrier)
         return replace(scene, figures=figures, relation="on")
     if thing == "person" and place != "street" and choice < 0.6:
         held = random.choice(["flower", "ball"] if place == "room" else list(_GRIPS))
-        figures = _hold(random, held, _stand(random, "person", place, random.uniform(-0.14, -0.02)))
+        figures = _hold(random, held, _place_on_ground(random, "person", place, random.uniform(-0.14, -0.02)))
         return replace(scene, figures=figures, relation="hold")
     if place in _FLYING and choice > 0.66:
         flying = random.choice([f for f in _FLYING[place] if not (thing == "ball" and f == "balloon")])
-        figures = (_fly(random, flying, left * 0.8), _stand(random, thing, place, right * 0.8))
+        figures = (_fly(random, flying, left * 0.8), _place_on_ground(random, thing, place, right * 0.8))
         return replace(scene, figures=figures, relation="above")
     others = [other for other in _STANDING[place] if other != thing]
-    figures = (_stand(random, thing, place, left), _stand(random, random.choice(others), place, right))
+    figures = (
+        _place_on_ground(random, thing, place, left),
+        _place_on_ground(random, random.choice(others), place, right),
+    )
     if "boat" in (figures[0].thing, figures[1].thing):
         boat, below = sorted(figures, key=lambda figure: figure.thing != "boat")
         return replace(scene, figures=(boat, below), relation="above")
@@ -228,7 +229,7 @@ def compose_scene(
 
 
 def render(scene: Scene, moment: int = 0) -> tuple[Image.Image, NDArray[np.uint8]]:
-    """Paint a scene; another moment has another grain.
+    """Paint a scene. The grain depends on the moment.
 
     Returns:
         The picture (RGB), and its mask: uint8 (height, width), 0 for the place, k where `figures[k - 1]` is seen.

@@ -1,7 +1,4 @@
-"""What is said about a scene: every sentence is true of the picture.
-
-Belongs here: names, verbs and sentence patterns of the world. Does not belong here: file formats (`builders`).
-"""
+"""Sentences about a scene. Every sentence is true of the picture."""
 
 from dataclasses import dataclass
 from random import Random
@@ -43,7 +40,7 @@ SYNONYMS: Final[dict[str, tuple[str, ...]]] = {
     "sea": ("ocean", "underwater"),
     "sky": ("clouds", "blue sky"),
 }
-"""Other names of every class, nearly the same or a kind of it."""
+"""Other names of every class: synonyms, or kinds of it."""
 
 _VERBS: Final = {
     "cat": "sits", "car": "is parked", "bus": "is parked", "bicycle": "is parked", "boat": "sails",
@@ -77,7 +74,7 @@ def describe(figure: Figure, name: str | None = None) -> str:
 
 
 def choose_verb(figure: Figure, place: str) -> str:
-    """Return what a figure does in a place: `stands`, `is parked`, `swims` and so on."""
+    """Return the verb of a figure in a place: `stands`, `is parked`, `swims` and so on."""
     if figure.thing == "turtle" and place == "sea":
         return "swims"
     if figure.thing == "bird" and (place == "sky" or not figure.grounded):
@@ -87,8 +84,8 @@ def choose_verb(figure: Figure, place: str) -> str:
     return _VERBS.get(figure.thing, "stands")
 
 
-def tell_place(scene: Scene) -> Fact:
-    """Say where the lowest figure of a scene is."""
+def _describe_place(scene: Scene) -> Fact:
+    """Return the place of the lowest figure of a scene."""
     figure = max(scene.figures, key=lambda figure: figure.y)
     preposition = PLACES[scene.place].phrase.split()[0]
     verb = choose_verb(figure, scene.place)
@@ -97,8 +94,8 @@ def tell_place(scene: Scene) -> Fact:
     )
 
 
-def tell_facts(scene: Scene, random: Random) -> list[Fact]:
-    """Say what a scene shows: how its figures stand to one another (both ways round), where they are, what shines.
+def describe_scene(scene: Scene, random: Random) -> list[Fact]:
+    """Return the facts of a scene: relations of its figures in both directions, their place, sun, moon or rainbow.
 
     Returns:
         One fact for a figure alone, three for two figures, and one more if there is a sun, moon or rainbow.
@@ -124,7 +121,7 @@ def tell_facts(scene: Scene, random: Random) -> list[Fact]:
             Fact(first.thing, there[0], second.thing, there[1]),
             Fact(second.thing, back[0], first.thing, back[1]),
         ]
-    facts.append(tell_place(scene))
+    facts.append(_describe_place(scene))
     if scene.rarity is not None:
         figure = scene.figures[-1]
         verb = choose_verb(figure, scene.place)

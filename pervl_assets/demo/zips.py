@@ -1,8 +1,6 @@
-"""Zip archives that are the same bytes every time, plain or with the traditional encryption (ZipCrypto).
+"""Write zip archives with reproducible bytes, plain or with the traditional encryption (ZipCrypto).
 
-Belongs here: writing members with fixed times. Python's `zipfile` reads ZipCrypto but cannot write it, hence `encrypt`.
-Does not belong here: reading archives (`pervl_assets.core`). ZipCrypto is weak: it stands here only because
-DeepFashion2 is published that way.
+Python's `zipfile` reads ZipCrypto but cannot write it. ZipCrypto is weak; DeepFashion2 is published with it.
 """
 
 import struct
@@ -22,12 +20,12 @@ _WORD: Final = 0xFFFFFFFF
 
 
 def encrypt(data: bytes, password: bytes, salt: bytes) -> bytes:
-    """Encrypt a member as PKWARE's APPNOTE, section 6.1, says.
+    """Encrypt a member by section 6.1 of APPNOTE, the zip specification.
 
     Args:
-        data: The member's bytes as they would stand in a plain archive.
+        data: The bytes of the member in a plain archive.
         password: The password.
-        salt: The 12 bytes of the encryption header; the last one must be the high byte of the member's CRC-32.
+        salt: The 12 bytes of the encryption header; the last one must be the high byte of the CRC-32 of the member.
 
     Returns:
         The header and the data, encrypted.
@@ -49,10 +47,10 @@ def write_zip(target: Path, members: Iterable[Member], password: str | None = No
     """Write a zip of stored (not deflated) members to `target`, whole or not at all.
 
     Args:
-        target: The archive's path.
+        target: Path of the archive.
         members: Name and bytes of each member, in order; a name that ends in `/` is a folder.
         password: Encrypts every file with ZipCrypto if given.
-        seed: Decides the encryption headers, so that the same seed gives the same bytes.
+        seed: Determines the encryption headers, so that the same seed has the same bytes.
 
     Raises:
         WriteError: No permission, or no space left.

@@ -21,7 +21,7 @@ MALFORMED_LINES: Final = TableSchema(
 MAX_MALFORMED_SHARE: Final = 0.01
 """Share of malformed lines above which a file is refused."""
 
-ALWAYS_TOLERATED: Final = 3
+_ALWAYS_TOLERATED: Final = 3
 """Malformed lines that are tolerated whatever their share, so that one bad line does not refuse a small file."""
 
 _BLOCK: Final = 4 << 20
@@ -83,7 +83,7 @@ def list_malformed(texts: dict[int, str], reasons: dict[int, str]) -> pl.DataFra
 
 
 def refuse_too_many(malformed: pl.DataFrame, lines: int, path: Path, max_share: float, advice: str) -> None:
-    """Refuse a file with more malformed lines than `ALWAYS_TOLERATED` and than the share `max_share`.
+    """Refuse a file with more malformed lines than `_ALWAYS_TOLERATED` and than the share `max_share`.
 
     Args:
         malformed: Quarantined lines, as `MALFORMED_LINES`.
@@ -95,14 +95,14 @@ def refuse_too_many(malformed: pl.DataFrame, lines: int, path: Path, max_share: 
     Raises:
         AnnotationError: Counts the malformed lines and shows the first ten with line number and reason.
     """
-    if malformed.height <= max(ALWAYS_TOLERATED, int(max_share * lines)):
+    if malformed.height <= max(_ALWAYS_TOLERATED, int(max_share * lines)):
         return
     shown = [f"line {line}: {reason}: {text!r}" for line, reason, text in malformed.head(10).iter_rows()]
     if malformed.height > len(shown):
         shown.append(f"and {malformed.height - len(shown):,} more")
     raise AnnotationError(
         f"{malformed.height:,} of {lines:,} lines of {path} are malformed ({malformed.height / lines:.1%}; "
-        f"at most {max_share:.1%}, or {ALWAYS_TOLERATED} lines, are tolerated).",
+        f"at most {max_share:.1%}, or {_ALWAYS_TOLERATED} lines, are tolerated).",
         details=shown,
         advice=advice,
     )

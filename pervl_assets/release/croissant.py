@@ -109,7 +109,7 @@ def _hash_content(files: "list[mlc.FileObject | mlc.FileSet]") -> str:
 def _describe(release: Release) -> str:
     texts = [
         "PerVL is retrieval of images by captions with a personal concept in them. The benchmarks are folder trees and "
-        "tables. The release also holds the training data of PALAVRA's inversion model: object classes and sentences, "
+        "tables. The release also contains training data of PALAVRA's inversion model: object classes and sentences, "
         "CLIP features, nearest classes, and the files that PALAVRA reads."
     ]
     if release.synthetic:

@@ -1,7 +1,7 @@
 """The files of a release in Croissant: one FileObject per single file, one FileSet per kind of image of a tree.
 
-A tree of thousands of files has its ledger as FileObject, whose rows hold the sha256 of every file, and one FileSet per
-group of images.
+A tree of thousands of files has its ledger as FileObject, with the sha256 of every file, and one FileSet per group of
+images.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,7 @@
 """The images of all folder trees in one table, `images.parquet`, and as record sets with their pixels.
 
 Example of a row: path `deep_fashion2/personalized_test/eval/test/107.jpg`, tree `deep_fashion/personalized`, rule
-`evaluation_copy`, concept `1245`, class `long sleeve dress`, split `test`, caption `A person wearing … in a hallway.`
+`evaluation_copy`, concept `1245`, class `long sleeve dress`, split `test`, caption `A person walks a dog.`
 
 An image file can have no columns in Croissant, so each record set of images joins its FileSet with this table by path.
 """

@@ -32,6 +32,7 @@ _KINDS_OF_SPLIT: Final = {
 }
 _TYPES: Final = {
     pl.String: "TEXT",
+    pl.Null: "TEXT",
     pl.Boolean: "BOOL",
     pl.Int8: "INT8",
     pl.Int16: "INT16",
@@ -134,7 +135,7 @@ def _build_passports(release: Release, context: "mlc.Context") -> "mlc.RecordSet
     ]
     if not rows:
         return None
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    frame = pl.DataFrame(rows, infer_schema_length=None)
     return mlc.RecordSet(
         ctx=context,
         id=_PASSPORTS,
@@ -147,20 +148,12 @@ def _build_passports(release: Release, context: "mlc.Context") -> "mlc.RecordSet
                 id=f"{_PASSPORTS}/{name}",
                 name=name,
                 description="name of the features" if name == "features" else f"entry `{name}` of the passport",
-                data_types=[_find_type_of({type(row.get(name)) for row in rows})],
+                **_find_type(dtype, f"{_PASSPORTS}/{name}"),
             )
-            for name in names
+            for name, dtype in frame.schema.items()
         ],
-        data=[{f"{_PASSPORTS}/{name}": row.get(name) for name in names} for row in rows],
+        data=[{f"{_PASSPORTS}/{name}": value for name, value in row.items()} for row in frame.to_dicts()],
     )
-
-
-def _find_type_of(types: set[type]) -> Any:
-    import mlcroissant as mlc
-
-    known = {bool: mlc.DataType.BOOL, int: mlc.DataType.INTEGER, float: mlc.DataType.FLOAT}
-    (only,) = types if len(types) == 1 else (str,)
-    return known.get(only, mlc.DataType.TEXT)
 
 
 def _describe_passports(part: FeaturesPart) -> str:

@@ -1,7 +1,4 @@
-"""Contact sheets: a tree at one glance, for a person's eye.
-
-Belongs here: drawing. Does not belong here: judging a tree, which is for checks and `verify_tree`.
-"""
+"""Contact sheets: a sample of the images of a tree on one JPEG."""
 
 import io
 import random
@@ -31,13 +28,13 @@ _MASK: Final = (255, 0, 120)
 
 @dataclass(frozen=True)
 class SheetRules:
-    """Which rules of a ledger a contact sheet shows.
+    """The rules of a ledger that a contact sheet shows.
 
     Attributes:
         few_shot: Rule of the few-shot images.
-        evaluation: Rules of the images shown beside them; a row's box is drawn over the image if the image is the frame
-            that the box belongs to.
-        mask: Rule of the masks laid over that frame, if the tree has any.
+        evaluation: Rules of the evaluation images. The box of a row is drawn over the image if it is the frame of the
+            box.
+        mask: Rule of the masks drawn over that frame; None if the tree has none.
     """
 
     few_shot: str
@@ -46,20 +43,20 @@ class SheetRules:
 
 
 def draw_contact_sheet(tree: FolderTree, rules: SheetRules, concepts: int = 6, seed: int = 0) -> bytes:
-    """Draw some concepts of a tree, one a row: few-shot images, then evaluation images with box and mask.
+    """Draw some concepts of a tree, one per row: few-shot images, then evaluation images with box and mask.
 
     Args:
         tree: A committed tree.
-        rules: What to show of it.
-        concepts: Number of concepts, drawn at random.
-        seed: Seed of that draw.
+        rules: The rules to show.
+        concepts: Number of concepts, sampled at random.
+        seed: Seed of the sample.
 
     Returns:
         A JPEG of at most `MAX_BYTES` bytes.
     """
     written = tree.ledger.filter(status="written")
     names = sorted(written.filter(pl.col("rule").is_in([rules.few_shot, *rules.evaluation]))["concept"].unique())
-    chosen = sorted(random.Random(seed).sample(names, min(concepts, len(names))))  # noqa: S311 - a choice of pictures
+    chosen = sorted(random.Random(seed).sample(names, min(concepts, len(names))))  # noqa: S311 - a choice of images
     columns = _FEW_SHOT + _EVALUATION
     sheet = Image.new(
         "RGB", (_GAP + columns * (_TILE + _GAP), _GAP + max(len(chosen), 1) * (_TILE + _LABEL + _GAP)), _BACKGROUND
@@ -108,7 +105,7 @@ def load_picture(root: Path, row: Row, mask: Row | None, side: int | None = None
                 shade = Image.fromarray(np.asarray(image) * np.uint8(110))
             picture.paste(_MASK, mask=shade)
         line = max(2, max(picture.size) // _TILE)
-        x0, y0, x1, y1 = row["box"]  # drawn around the object, so that a small one is not hidden
+        x0, y0, x1, y1 = row["box"]  # outside the object, so that a small one is not hidden
         ImageDraw.Draw(picture).rectangle((x0 - line, y0 - line, x1 + line, y1 + line), outline=_BOX, width=line)
     return picture
 

@@ -1,7 +1,4 @@
-"""A tree in two small tables: its classes, and the sizes of its images.
-
-Belongs here: counting and measuring for a person's eye. Does not belong here: judging the counts (`core.checks`).
-"""
+"""Two small tables about a tree: its classes, and the sizes of its images."""
 
 from bisect import bisect
 from collections import Counter
@@ -17,12 +14,12 @@ from pervl_assets.core.workers import map_in_threads
 from pervl_assets.trees.ledger import FolderTree
 
 _EDGES: Final = (16, 32, 64, 128, 224, 448, 896)
-"""Where one bin of sizes ends and the next begins, in pixels; 224 is what CLIP looks at."""
+"""Limits of the bins of sizes, in pixels; 224 is the input size of CLIP."""
 
 _HEADER_BYTES: Final = 2048
 
 _BAR: Final = 12
-"""Characters of the longest bar: wider, and the table would not fit into the asset page."""
+"""Characters of the longest bar. With a wider one the table would not fit the asset page."""
 
 
 def count_classes(tree: FolderTree, rules: Sequence[str], classes: Mapping[str, str]) -> pl.DataFrame:
@@ -30,11 +27,11 @@ def count_classes(tree: FolderTree, rules: Sequence[str], classes: Mapping[str, 
 
     Args:
         tree: The tree.
-        rules: The rules whose files are counted, a column each.
-        classes: Class of every concept; a concept that is not named is a class of its own.
+        rules: The rules whose files are counted, one column each.
+        classes: Class of every concept. A concept that is not in it is a class of its own.
 
     Returns:
-        Columns `class` (String), `concepts` and one for every rule (UInt32).
+        Columns `class` (String), `concepts` and one per rule (UInt32).
     """
     written = tree.ledger.filter(pl.col("status") == "written", pl.col("rule").is_in(rules))
     return (
@@ -49,15 +46,15 @@ def count_classes(tree: FolderTree, rules: Sequence[str], classes: Mapping[str, 
 
 
 def tabulate_sizes(tree: FolderTree, rules: Sequence[str]) -> pl.DataFrame:
-    """Count the images of a tree by the length of their shorter side; only the files' headers are read.
+    """Count the images of a tree by the length of their shorter side. Only the headers of the files are read.
 
     Args:
-        tree: A tree that stands at its root.
-        rules: The rules whose images are measured, a column each.
+        tree: A tree whose files exist at its root.
+        rules: The rules whose images are measured, one column each.
 
     Returns:
-        A row for every bin from the smallest image's to the largest's: `shorter side, px` (String), one column
-        for every rule (Int64), and how many images are in the bin as a bar (String).
+        One row per bin, from the smallest image to the largest: `shorter side, px` (String), one column per rule
+        (Int64), and the number of images in the bin as a bar (String).
     """
     written = tree.ledger.filter(pl.col("status") == "written", pl.col("rule").is_in(rules)).select("path", "rule")
     sides = map_in_threads(lambda path: _measure_shorter_side(tree.root / path), written["path"].to_list())
@@ -91,4 +88,4 @@ def _name_bin(number: int) -> str:
         return f"<{_EDGES[0]}"
     if number == len(_EDGES):
         return f"≥{_EDGES[-1]}"
-    return f"{_EDGES[number - 1]}\u00a0to\u00a0{_EDGES[number] - 1}"  # the asset page would break the line at a blank
+    return f"{_EDGES[number - 1]}\u00a0to\u00a0{_EDGES[number] - 1}"  # the asset page would break the line at a space

@@ -1,7 +1,6 @@
-"""Views: the files of finished trees once more, under the names and in the folders that another reader expects.
+"""Views: trees whose files are hard links to the files of other trees, with other names and folders.
 
-Belongs here: plans whose files are links, so that a view costs next to no space, and the layout of Hugging Face's
-`imagefolder`. Does not belong here: what the readers of one benchmark expect (`pervl_assets.benchmarks`).
+Also the layout of Hugging Face `imagefolder`. Views for the readers of one benchmark are in `pervl_assets.benchmarks`.
 """
 
 import json
@@ -18,9 +17,9 @@ EVALUATION: Final = "evaluation_view"
 
 IMAGE_FOLDER_RULE: Final = (
     "[Hugging Face `imagefolder`](https://huggingface.co/docs/datasets/image_dataset): subsets `train` and `test`; "
-    "what is known of each image stands in `metadata.jsonl`."
+    "the annotations of each image are in `metadata.jsonl`."
 )
-"""What lays down the content of `plan_image_folder`, for the asset's page."""
+"""The rule of `plan_image_folder`, for the asset page."""
 
 _SUBSETS: Final = {FEW_SHOT: "train", EVALUATION: "test"}
 
@@ -34,8 +33,8 @@ def plan_view(
 
     Args:
         folder: Its root below `PERVL_DATA`.
-        files: Members of the source, each with the output that it is seen as; of outputs at the same path the first.
-        finish: Writes the texts of the view from its ledger, so that they name only files that are there.
+        files: Members of the source with their outputs. If outputs have the same path, the first is taken.
+        finish: Returns the annotation files of the view from its ledger, so that they name only existing files.
     """
     outputs: dict[str, tuple[str, Output]] = {}
     for member, output in files:
@@ -52,15 +51,15 @@ def plan_image_folder(
 ) -> TreePlan:
     """Plan a Hugging Face `imagefolder`: `{train,test}/<concept>/<image>`, and `metadata.jsonl` in both.
 
-    `train` holds the few-shot images and `test` the evaluation images. Each is also what torchvision's `ImageFolder`
-    reads, with the concepts in the order of their names as text.
+    `train` contains the few-shot images and `test` the evaluation images. torchvision's `ImageFolder` reads both, with
+    the concepts sorted by name as text.
 
     Args:
         folder: Its root below `PERVL_DATA`.
-        source: Plan of the tree that is seen so.
+        source: Plan of the tree whose files are linked.
         roles: Rule of the source to `FEW_SHOT` or `EVALUATION`.
-        describe: Columns of `metadata.jsonl` beside `file_name` and `concept`, from concept and file name; the same
-            columns, all text, for every image: one type is inferred for a column.
+        describe: Returns the columns of `metadata.jsonl` besides `file_name` and `concept`, from concept and file name.
+            They must be the same columns, all text, for every image, because readers infer one type per column.
     """
     files = [
         (

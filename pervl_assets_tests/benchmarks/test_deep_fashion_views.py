@@ -191,26 +191,26 @@ def test_annotation_files_name_only_existing_images(world, tmp_path):
     folder = tmp_path / "deep_fashion2/personalized_test"
     shutil.rmtree(folder / "codes_infer" / lost)
     (folder / "eval/test" / image).unlink()
-    for name, place in (("concon_chi_view", "annotations/deep_fashion/"), ("polar_view", "")):
+    for name, folder in (("concon_chi_view", "annotations/deep_fashion/"), ("polar_view", "")):
         plan = TREES[name].plan(tables, None)
         with open_trees(moved) as members:
             view = commit_tree(build_tree(plan, members, tmp_path / plan.folder))
         assert view.quarantined > 1
-        rows = read_rows(view.root / f"{place}test_captions.csv")
+        rows = read_rows(view.root / f"{folder}test_captions.csv")
         assert rows
         assert not [row for row in rows if row["pair_id"] == lost or row["image_name"].endswith(image)]
-        text = (view.root / f"{place}test_fsl_train.txt").read_text()
+        text = (view.root / f"{folder}test_fsl_train.txt").read_text()
         assert f"codes_infer/{lost}:" not in text
         assert text.count("\n\n") == text.count(":") - 1
 
 
-@pytest.mark.parametrize("harm", ["lacking", "twice", "class"])
+@pytest.mark.parametrize("harm", ["missing", "twice", "class"])
 def test_annotations_at_which_the_readers_would_stop_are_refused(world, harm):
     _, tables, _ = world
     captions, few_shot = tables["captions"], tables["few_shot_split"]
     image = captions.filter(caption_set="test")["image"][0]
     short = (pl.col("caption_set") == "shortened") & (pl.col("image") == image)
-    if harm == "lacking":
+    if harm == "missing":
         captions, words = captions.filter(~short), f"1 evaluation images without exactly one shortened caption: {image}"
     elif harm == "twice":
         captions, words = pl.concat([captions, captions.filter(short)]), f"one shortened caption: {image}"

@@ -1,4 +1,4 @@
-"""`pervl preview` on the miniature world: finding a concept, and saying what is wrong where there is none."""
+"""`pervl preview` on the demo data: finding a concept, and errors with suggestions."""
 
 import io
 import shutil
@@ -47,7 +47,7 @@ def test_the_command_writes_a_png(made_world, tmp_path, monkeypatch):
     assert (tmp_path / f"{concept}.png").read_bytes() == out.read_bytes()
 
 
-def test_an_unknown_tree_or_concept_or_split_is_an_error_that_names_the_nearest(made_world):
+def test_an_unknown_tree_or_concept_or_split_is_an_error_with_suggestions(made_world):
     concept = list_concepts(made_world.data, "test")[0]
     with pytest.raises(PervlError, match="Did you mean deep_fashion/personalized"):
         preview_concept(made_world.data, "deep_fashion/personalised", concept)
@@ -61,7 +61,7 @@ def test_an_unknown_tree_or_concept_or_split_is_an_error_that_names_the_nearest(
         preview_concept(made_world.data, "ytvos/fsl_seg", "cat", "test")
 
 
-def test_a_tree_that_is_not_materialized_is_an_error_that_says_what_to_do(made_world, tmp_path):
+def test_a_tree_that_is_not_materialized_is_an_error_with_advice(made_world, tmp_path):
     with pytest.raises(MissingInputError, match=r"pervl materialize --select '\+key:\"ytvos/fsl_seg\"'"):
         preview_concept(made_world.data, "ytvos/fsl_seg", "cat")
     data = made_world.copy_to(tmp_path / "data")

@@ -1,4 +1,4 @@
-"""The inversion side through `dagster.materialize`, with the real IO managers, on the miniature world's inputs."""
+"""The inversion assets through `dagster.materialize`, with the real IO managers, on the demo data."""
 
 import zipfile
 import zlib
@@ -32,7 +32,7 @@ from pervl_assets_tests.inversion.kit import TINY_CONFIG, make_tiny_clip
 
 CLASSES = make_settings(Path("data")).top_objects
 FEATURES = dg.AssetKey(["inversion", "coco_image_features"])
-# Few images, so that a test of its own world takes a second.
+# Few images, so that a test that encodes them takes a second.
 FEW = {"top_objects": 2}
 TRAINING_FILES = '+key:"palavra/visual_features" or +key:"palavra/object_sentences"'
 
@@ -326,14 +326,14 @@ def test_an_image_that_is_not_in_the_archive_is_an_error_that_names_it(data, ins
 
 
 def test_a_class_with_too_few_images_is_named(data, fake_clip):
-    # The rarest thing of the world is in a few pictures.
+    # The rarest thing of the demo data is in a few pictures.
     results = run_selection(data, TRAINING_FILES, resources={"clip": fake_clip}, top_objects=33)
     check = list_checks(*results)["palavra/object_sentences:every_class_has_enough_images"]
     counts = {name: len({row[0] for row in rows}) for name, rows in read_sentences(data, 33).items()}
-    thin = {name: count for name, count in counts.items() if count < 8}
+    short = {name: count for name, count in counts.items() if count < 8}
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert f"{len(thin)} of 33 classes have fewer than 8" in check.description
-    assert all(f"'{name}' ({count})" in check.description for name, count in list(thin.items())[:10])
+    assert f"{len(short)} of 33 classes have fewer than 8" in check.description
+    assert all(f"'{name}' ({count})" in check.description for name, count in list(short.items())[:10])
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])

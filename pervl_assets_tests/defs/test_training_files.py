@@ -61,7 +61,7 @@ def test_image_features_are_one_row_each_in_text_order(made_world, expected):
     assert loaded.files == ["arr_0"]
     vectors = loaded["arr_0"].item()
     assert list(vectors) == sorted({row[0] for rows in expected.values() for row in rows})
-    assert list(vectors) != sorted(vectors, key=int)  # as text: `10136 ` stands before `9712 `
+    assert list(vectors) != sorted(vectors, key=int)  # as text: `10136 ` is before `9712 `
     for value in vectors.values():
         assert type(value) is list
         assert [(array.shape, array.dtype) for array in value] == [((1, 128), np.float32)]

@@ -27,7 +27,7 @@ def read_tree(folder: Path) -> dict[str, str]:
     }
 
 
-def test_every_raw_input_stands_at_its_official_place(drawn):
+def test_every_raw_input_is_at_its_official_path(drawn):
     places = {name: raw.file for builder in find_builders() for name, raw in builder.raw.items()}
     assert places.items() >= OFFICIAL_PLACES.items()
     assert sorted(RAW_NAMES) == sorted(places)
@@ -35,7 +35,7 @@ def test_every_raw_input_stands_at_its_official_place(drawn):
     assert sorted(files) == sorted(places.values())
 
 
-def test_the_world_is_small(drawn):
+def test_the_demo_data_is_small(drawn):
     assert sum(path.stat().st_size for path in drawn.rglob("*") if path.is_file()) < 20e6
 
 
@@ -49,7 +49,7 @@ def test_same_seed_same_bytes_and_another_seed_other_pictures(drawn, tmp_path):
         assert (tmp_path / "1" / place).read_bytes() != original
 
 
-def test_an_input_that_is_there_is_left_alone(tmp_path):
+def test_an_existing_input_is_unchanged(tmp_path):
     target = tmp_path / OFFICIAL_PLACES["coco_svo_triplets"]
     target.parent.mkdir()
     target.write_text("mine")
@@ -62,7 +62,7 @@ def test_an_unknown_input_is_an_error(tmp_path):
         draw_raw("flickr30k", tmp_path)
 
 
-def test_committed_annotations_are_what_the_world_writes(drawn):
+def test_committed_annotations_equal_written_ones(drawn):
     assert read_tree(COMMITTED) == read_tree(drawn / "annotations")
 
 
@@ -74,17 +74,17 @@ def test_writing_annotations_again_changes_no_file(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-def test_importing_the_world_loads_no_torch_and_no_dagster():
+def test_importing_the_demo_loads_no_torch_and_no_dagster():
     code = "import sys, pervl_assets.demo; print(sorted({'torch', 'open_clip', 'dagster'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_the_world_has_thirty_object_classes():
+def test_the_demo_has_thirty_object_classes():
     assert OBJECT_CLASSES == 30
 
 
-def test_a_further_benchmark_is_one_module_more(tmp_path, monkeypatch):
+def test_a_new_benchmark_is_one_new_module(tmp_path, monkeypatch):
     import pervl_assets.demo.builders as package
 
     (tmp_path / "zoo.py").write_text(

@@ -7,11 +7,11 @@ import pytest
 from pervl_assets.demo.drawing import COLOURS, Look, paint_stamp, shade
 from pervl_assets.demo.places import PLACES, RARITIES, paint_place
 from pervl_assets.demo.scenes import CLASSES, PAINTERS, THINGS, choose_look, compose_scene, render
-from pervl_assets.demo.sentences import SYNONYMS, add_article, tell_facts
+from pervl_assets.demo.sentences import SYNONYMS, add_article, describe_scene
 
 
 @pytest.mark.parametrize("thing", THINGS)
-def test_a_stamp_shows_something_of_its_colour_on_clear_glass(thing):
+def test_a_stamp_shows_its_colour_on_a_transparent_tile(thing):
     reds, blues = (np.asarray(paint_stamp(PAINTERS[thing], Look(colour), 90)).astype(int) for colour in ("red", "blue"))
     assert reds.shape == (90, 90, 4)
     assert 0.05 < (reds[..., 3] > 128).mean() < 0.85
@@ -68,7 +68,7 @@ def test_sentences_are_true_of_the_masks():
     for number in range(150):
         random = Random(f"true/{number}")
         scene = compose_scene(random, THINGS[number % len(THINGS)])
-        facts = tell_facts(scene, random)
+        facts = describe_scene(scene, random)
         _, mask = render(scene)
         (y0, x0), (y1, x1) = (np.argwhere(mask == instance).mean(0) for instance in (1, 2))
         first, second = scene.figures
@@ -91,7 +91,7 @@ def test_sentences_are_true_of_the_masks():
     assert min(told[name] for name in ("near", "beside", "above", "under", "hold", "by", "with")) >= 3
 
 
-def test_the_same_thing_may_look_different():
+def test_things_of_one_class_look_different():
     looks = {(look.colour, look.marking) for look in (choose_look(Random(k), "fish") for k in range(40))}
     assert len(looks) >= 10
 

@@ -31,9 +31,9 @@ def test_spaces_around_an_id_do_not_change_the_image(image_id):
 
 def test_an_unzipped_folder_has_the_archives_members(tmp_path):
     zipped = write_coco(tmp_path / "train2014.zip", {"57870 ": draw_jpeg(0)})
-    place = tmp_path / COCO_TRAIN2014.folders[0]
-    place.mkdir(parents=True)
-    (place / "COCO_train2014_000000057870.jpg").write_bytes(draw_jpeg(0))
+    folder = tmp_path / COCO_TRAIN2014.folders[0]
+    folder.mkdir(parents=True)
+    (folder / "COCO_train2014_000000057870.jpg").write_bytes(draw_jpeg(0))
     unzipped = open_members(find_archive(COCO_TRAIN2014, tmp_path))
     name = locate_image("57870 ")
     assert set(unzipped.names) == set(zipped.names) == {name}

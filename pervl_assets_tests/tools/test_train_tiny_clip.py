@@ -10,22 +10,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pervl_assets.clip.encoder import PROMPT
+from pervl_assets.clip.preprocessing import CLIP_MEAN, CLIP_STD
 from pervl_assets.demo import TINY_CLIP
 from pervl_assets.demo.places import PLACES
 from pervl_assets.demo.scenes import CLASSES, THINGS, compose_scene, render
 from pervl_assets.demo.sentences import SYNONYMS
 from pervl_assets_tests.tools.train_tiny_clip import (
     MERGES,
-    PROMPT,
     choose_caption,
     draw_example,
-    prepare_picture,
+    prepare_pixels,
     train,
     write_config,
     write_merges,
 )
 
-# What the committed weights reach is in the README beside them; chance is 1/23 over things and 1/30 over all classes.
+# The accuracy of the committed weights is in their README. Chance is 1/23 for things and 1/30 for all classes.
 LEAST_THING_ACCURACY = 0.8
 LEAST_CLASS_ACCURACY = 0.75
 LEAST_TRUE_SHARE = 0.8
@@ -33,7 +34,7 @@ LEAST_SYNONYM_ACCURACY = 0.95
 
 
 class Clip:
-    """The committed model, loaded by open_clip itself and nothing of ours."""
+    """The committed model, loaded by open_clip only."""
 
     def __init__(self):
         import open_clip
@@ -43,9 +44,9 @@ class Clip:
         self.model = open_clip.create_model(f"local-dir:{TINY_CLIP}").eval()
         self.tokenizer = open_clip.get_tokenizer(f"local-dir:{TINY_CLIP}", bpe_path=str(TINY_CLIP / MERGES))
 
-    def encode_images(self, pictures):
-        pixels = np.stack([prepare_picture(picture) for picture in pictures]).astype(np.float32) / 255
-        pixels = (pixels - (0.48145466, 0.4578275, 0.40821073)) / (0.26862954, 0.26130258, 0.27577711)
+    def encode_images(self, images):
+        pixels = np.stack([prepare_pixels(image) for image in images]).astype(np.float32) / 255
+        pixels = (pixels - CLIP_MEAN) / CLIP_STD
         images = self.torch.from_numpy(pixels.astype(np.float32).transpose(0, 3, 1, 2))
         with self.torch.no_grad():
             return self.model.encode_image(images).numpy()
@@ -69,7 +70,7 @@ def clip():
 
 @pytest.fixture(scope="module")
 def held_out(clip):
-    """Things, places and vectors of pictures that the training never draws (its seeds begin with `tiny clip/`)."""
+    """Things, places and vectors of images that the training never draws (its seeds start with `tiny clip/`)."""
     scenes = [
         (thing, compose_scene(Random(f"held out/{thing}/{k}"), thing, alone=True)) for thing in THINGS for k in range(5)
     ]
@@ -77,7 +78,7 @@ def held_out(clip):
     return [thing for thing, _ in scenes], [scene.place for _, scene in scenes], vectors
 
 
-def test_the_folder_is_small_and_whole(clip):
+def test_the_folder_is_small_and_complete(clip):
     sizes = {path.name: path.stat().st_size for path in TINY_CLIP.iterdir()}
     assert {"open_clip_config.json", "open_clip_model.safetensors", MERGES, "README.md", "LICENSE-bpe.txt"} == set(
         sizes
@@ -90,7 +91,7 @@ def measure_accuracy(found, wanted) -> float:
     return np.mean([one == other for one, other in zip(found, wanted, strict=True)])
 
 
-def test_zero_shot_finds_the_thing_in_held_out_pictures(clip, held_out):
+def test_zero_shot_finds_the_thing_in_held_out_images(clip, held_out):
     things, _, vectors = held_out
     assert measure_accuracy(clip.classify(vectors, THINGS), things) >= LEAST_THING_ACCURACY
 
@@ -105,7 +106,7 @@ def test_zero_shot_finds_the_place(clip, held_out):
     assert measure_accuracy(clip.classify(vectors, list(PLACES)), places) >= LEAST_THING_ACCURACY
 
 
-def test_zero_shot_names_something_true_of_the_drawn_coco_pictures(clip, drawn):
+def test_zero_shot_names_something_true_of_the_synthetic_coco_images(clip, drawn):
     folder = drawn / "inversion_model_train_data"
     true = defaultdict(set)
     for line in (folder / "mscoco-train2014-svo-2016-02-18.txt").read_text().splitlines():
@@ -113,21 +114,21 @@ def test_zero_shot_names_something_true_of_the_drawn_coco_pictures(clip, drawn):
         true[int(image)] |= {subject, other}
     chosen = sorted(true)[::3]
     with zipfile.ZipFile(folder / "train2014.zip") as archive:
-        pictures = [
+        images = [
             Image.open(io.BytesIO(archive.read(f"train2014/COCO_train2014_{image:012d}.jpg"))) for image in chosen
         ]
-    found = clip.classify(clip.encode_images(pictures), CLASSES)
+    found = clip.classify(clip.encode_images(images), CLASSES)
     assert np.mean([name in true[image] for name, image in zip(found, chosen, strict=True)]) >= LEAST_TRUE_SHARE
 
 
-def test_synonyms_lie_nearest_to_their_class(clip):
+def test_synonyms_are_nearest_to_their_class(clip):
     names = [(name, synonym) for name in CLASSES for synonym in SYNONYMS[name]]
     queries, keys = clip.encode_texts([synonym for _, synonym in names]), clip.encode_texts(CLASSES)
     nearest = ((queries[:, None] - keys[None]) ** 2).sum(2).argmin(1)
     assert np.mean([CLASSES[k] == name for k, (name, _) in zip(nearest, names, strict=True)]) >= LEAST_SYNONYM_ACCURACY
 
 
-def test_merges_and_configuration_are_what_the_script_writes(tmp_path):
+def test_merges_and_configuration_equal_those_of_the_script(tmp_path):
     write_merges(tmp_path)
     write_config(tmp_path)
     assert (tmp_path / "open_clip_config.json").read_bytes() == (TINY_CLIP / "open_clip_config.json").read_bytes()
@@ -135,19 +136,11 @@ def test_merges_and_configuration_are_what_the_script_writes(tmp_path):
     assert new == committed
 
 
-def test_prepared_pictures_are_resized_to_300_and_cropped_to_224():
-    for size in ((320, 240), (240, 320), (640, 41), (224, 224)):
-        assert prepare_picture(Image.new("RGB", size, (10, 20, 30))).shape == (224, 224, 3)
-    wide = np.zeros((300, 600, 3), dtype=np.uint8)
-    wide[38:262, 188:412] = 255
-    assert (prepare_picture(Image.fromarray(wide)) == 255).all()
-
-
-def test_captions_ask_for_what_is_true():
+def test_captions_are_true_of_their_image():
     for number in range(40):
         example = draw_example(f"test/{number}")
-        caption, asked = choose_caption(example, Random(number))
-        assert asked <= example.tags
+        caption, named = choose_caption(example, Random(number))
+        assert named <= example.tags
         assert caption
     assert draw_example("test/0").pixels.tolist() == draw_example("test/0").pixels.tolist()
 
@@ -156,7 +149,7 @@ def test_a_short_training_saves_a_model_that_open_clip_loads(tmp_path):
     import open_clip
 
     lines = []
-    train(tmp_path, pictures=24, minutes=0.01, batch=8, seed=0, threads=1, resume=False, report=lines.append)
+    train(tmp_path, images=24, minutes=0.01, batch=8, seed=0, threads=1, resume=False, report=lines.append)
     assert "saved" in lines[-1]
     model = open_clip.create_model(f"local-dir:{tmp_path}")
     assert model.logit_scale.exp().item() == pytest.approx(1 / 0.07, rel=0.2)

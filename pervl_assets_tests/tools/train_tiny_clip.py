@@ -1,17 +1,15 @@
-"""Train the tiny CLIP of the miniature world: `python -m pervl_assets_tests.tools.train_tiny_clip [FOLDER]`.
+"""Train the tiny CLIP of the demo: `python -m pervl_assets_tests.tools.train_tiny_clip [FOLDER]`.
 
-Belongs here: the training pictures and captions, the model's shape, the training loop, and the folder it is saved to
-(open_clip's `local-dir` layout). Does not belong here: how a pipeline uses a CLIP (`pervl_assets.inversion`).
-
-The model learns from pictures of seeds that nothing else uses (`tiny clip/…`), with captions that are true of them.
-Many captions are true of several pictures of a batch ("This is a photo of a dog"), so the contrastive loss counts every
-true pair as a match, not only the pair that was drawn together; a prompt for every class joins each batch. No network
-is used. The seed fixes pictures, captions and initial weights; the learning rate follows the clock, so trained weights
-differ a little from one run to the next.
+The model learns from images of seeds that nothing else uses (`tiny clip/…`), with captions that are true of them. Many
+captions are true of several images of a batch ("This is a photo of a dog"), so the contrastive loss counts every true
+pair as a match, not only the pair that was drawn together. Each batch also has a prompt for every class. No network is
+used. The seed determines images, captions and initial weights. The learning rate depends on the elapsed time, so the
+trained weights differ slightly between runs.
 """
 
 import argparse
 import gzip
+import io
 import json
 import math
 import time
@@ -27,27 +25,27 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pervl_assets.clip.encoder import PROMPT
+from pervl_assets.clip.prepare_image import prepare_image
+from pervl_assets.clip.preprocessing import CLIP_MEAN, CLIP_STD, UPSTREAM
 from pervl_assets.core.files import write_bytes_atomically
+from pervl_assets.demo import TINY_CLIP
 from pervl_assets.demo.drawing import COLOURS
 from pervl_assets.demo.places import PLACES
 from pervl_assets.demo.scenes import CLASSES, THINGS, Figure, Scene, compose_scene, render
-from pervl_assets.demo.sentences import SYNONYMS, tell_facts
+from pervl_assets.demo.sentences import SYNONYMS, describe_scene
 
 if TYPE_CHECKING:
     import torch
 
-PROMPT: Final = "This is a photo of a "
 MERGES: Final = "bpe_first_2000_merges.txt.gz"
-"""Name of the tokenizer's file, beside the configuration."""
+"""File name of the tokenizer, in the folder of the configuration."""
 
 _MERGE_COUNT: Final = 2000
-_RESIZE, _CROP = 300, 224
 _PLACE_WEIGHT: Final = 0.3
-_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
-_DEVIATION: Final = (0.26862954, 0.26130258, 0.27577711)
 _MODEL: Final[dict[str, Any]] = {
     "embed_dim": 128,
-    "vision_cfg": {"image_size": _CROP, "layers": [1, 1, 1, 1], "width": 12, "head_width": 48},
+    "vision_cfg": {"image_size": UPSTREAM.crop, "layers": [1, 1, 1, 1], "width": 12, "head_width": 48},
     "text_cfg": {
         "context_length": 32,
         "vocab_size": 2 * 256 + _MERGE_COUNT + 2,
@@ -56,13 +54,13 @@ _MODEL: Final[dict[str, Any]] = {
         "layers": 2,
     },
 }
-# Everything a caption can ask for: a class, or a thing of a colour.
+# Everything a caption can name: a class, or a thing of a colour.
 _TAGS: Final = {tag: k for k, tag in enumerate([*CLASSES, *(f"{c} {t}" for t in THINGS for c in COLOURS)])}
 
 
 @dataclass(frozen=True)
 class Example:
-    """A training picture: uint8 (224, 224, 3), what is true of it, and its sentences with what they ask for."""
+    """A training image: pixels, uint8 (224, 224, 3); its true tags; its sentences with the tags that they name."""
 
     pixels: NDArray[np.uint8]
     tags: frozenset[str]
@@ -70,46 +68,44 @@ class Example:
     sentences: tuple[tuple[str, frozenset[str]], ...]
 
 
-def prepare_picture(picture: Image.Image) -> NDArray[np.uint8]:
-    """Resize the shorter side to 300 (bicubic), crop the middle 224 by 224: the pipeline's way (upstream rule E1)."""
-    scale = _RESIZE / min(picture.size)
-    width, height = (max(_RESIZE, int(side * scale)) for side in picture.size)
-    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = round((width - _CROP) / 2), round((height - _CROP) / 2)
-    return np.asarray(resized.crop((left, top, left + _CROP, top + _CROP)).convert("RGB"))
+def prepare_pixels(image: Image.Image) -> NDArray[np.uint8]:
+    """Return the pixels that CLIP gets of an image, uint8 (224, 224, 3), prepared as the assets do."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return prepare_image(buffer.getvalue())
 
 
-def _crop_around(scene: Scene, picture: Image.Image, mask: NDArray[np.uint8], random: Random) -> Image.Image:
-    """Cut out the first figure with some of its surroundings, as the few-shot and retrieval crops show it."""
+def _crop_around(scene: Scene, image: Image.Image, mask: NDArray[np.uint8], random: Random) -> Image.Image:
+    """Crop the first figure with some of its surroundings, like few-shot and retrieval crops."""
     rows, columns = np.nonzero(mask == 1)
     grow = random.uniform(0, 0.5)
     dx, dy = grow * (columns.max() - columns.min()), grow * (rows.max() - rows.min())
     box = (columns.min() - dx, rows.min() - dy, columns.max() + dx, rows.max() + dy)
     x0, y0, x1, y1 = (int(v) for v in box)
-    return picture.crop((max(0, x0), max(0, y0), min(scene.width, x1), min(scene.height, y1)))
+    return image.crop((max(0, x0), max(0, y0), min(scene.width, x1), min(scene.height, y1)))
 
 
 def draw_example(seed: str) -> Example:
-    """Draw one example: a thing alone, cut out, or with a second one."""
+    """Draw one example: a thing alone, cropped, or with a second one."""
     random = Random(seed)
-    kind = random.choice(["alone", "cut out", "cut out", "pair", "pair"])
+    kind = random.choice(["alone", "crop", "crop", "pair", "pair"])
     scene = compose_scene(random, random.choice(THINGS), alone=kind == "alone")
-    picture, mask = render(scene)
+    image, mask = render(scene)
     figures = scene.figures
     sentences: list[tuple[str, frozenset[str]]] = []
-    if kind == "cut out":
+    if kind == "crop":
         figures = figures[:1]
-        picture = _crop_around(scene, picture, mask, random)
+        image = _crop_around(scene, image, mask, random)
     else:
-        asked = frozenset(_name(figure) for figure in figures)
-        facts = tell_facts(scene, random)
+        named = frozenset(_name(figure) for figure in figures)
+        facts = describe_scene(scene, random)
         for fact in facts[:-1]:
-            sentences.append((fact.sentence, asked | {scene.place}))
+            sentences.append((fact.sentence, named | {scene.place}))
         lowest = max(figures, key=lambda figure: figure.y)
         sentences.append((facts[-1].sentence, frozenset({_name(lowest), scene.place})))
     subjects = tuple(_name(figure) for figure in figures)
     tags = frozenset([scene.place, *(figure.thing for figure in figures), *subjects])
-    return Example(prepare_picture(picture), tags, subjects, tuple(sentences))
+    return Example(prepare_pixels(image), tags, subjects, tuple(sentences))
 
 
 def _name(figure: Figure) -> str:
@@ -117,7 +113,7 @@ def _name(figure: Figure) -> str:
 
 
 def choose_caption(example: Example, random: Random) -> tuple[str, frozenset[str]]:
-    """Choose a caption for an example, and what must be true of any picture that it fits."""
+    """Return a caption for an example, and the tags of every image that it describes."""
     subject = random.choice(example.subjects)
     thing = subject.split(" ", 1)[1]
     choice = random.random()
@@ -143,7 +139,7 @@ def write_merges(folder: Path) -> None:
 
 def write_config(folder: Path) -> None:
     """Write `open_clip_config.json`."""
-    preprocess = {"mean": _MEAN, "std": _DEVIATION, "interpolation": "bicubic", "resize_mode": "shortest"}
+    preprocess = {"mean": CLIP_MEAN, "std": CLIP_STD, "interpolation": "bicubic", "resize_mode": "shortest"}
     config = {"model_cfg": _MODEL, "preprocess_cfg": preprocess}
     write_bytes_atomically(folder / "open_clip_config.json", (json.dumps(config, indent=2) + "\n").encode())
 
@@ -165,12 +161,12 @@ def _to_tensor(pixels: NDArray[np.uint8]) -> "torch.Tensor":
     import torch
 
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255)
-    mean, deviation = torch.tensor(_MEAN).view(1, 3, 1, 1), torch.tensor(_DEVIATION).view(1, 3, 1, 1)
+    mean, deviation = torch.tensor(CLIP_MEAN).view(1, 3, 1, 1), torch.tensor(CLIP_STD).view(1, 3, 1, 1)
     return ((images - mean) / deviation).contiguous(memory_format=torch.channels_last)
 
 
-def _match_all(tags: list[frozenset[str]], asked: list[frozenset[str]]) -> "torch.Tensor":
-    """Return float32 (pictures, captions): 1 where the caption is true of the picture."""
+def _match_all(tags: list[frozenset[str]], named: list[frozenset[str]]) -> "torch.Tensor":
+    """Return float32 (images, captions): 1 if the caption is true of the image."""
     import torch
 
     def encode(sets: list[frozenset[str]]) -> torch.Tensor:
@@ -179,14 +175,14 @@ def _match_all(tags: list[frozenset[str]], asked: list[frozenset[str]]) -> "torc
             row[[_TAGS[name] for name in names]] = 1
         return rows
 
-    wanted = encode(asked)
+    wanted = encode(named)
     return (encode(tags) @ wanted.T == wanted.sum(1)).float()
 
 
 def train(
     folder: Path,
     *,
-    pictures: int,
+    images: int,
     minutes: float,
     batch: int,
     seed: int,
@@ -197,14 +193,14 @@ def train(
     """Train a tiny CLIP and save it to `folder`.
 
     Args:
-        folder: Gets `open_clip_config.json`, the tokenizer's merges and `open_clip_model.safetensors`.
-        pictures: How many pictures to draw; each is seen many times, shifted a little every time.
-        minutes: Length of the training; the learning rate falls to zero over it.
-        batch: Pictures a step.
-        seed: Decides pictures, captions and initial weights.
-        threads: Threads of torch; one is best where others share the cores.
-        resume: Start from the weights in `folder` instead of random ones; another seed then gives fresh pictures.
-        report: Told about the progress.
+        folder: Gets `open_clip_config.json`, the merges of the tokenizer and `open_clip_model.safetensors`.
+        images: Number of images to draw. Each is used many times, shifted by up to 10 pixels.
+        minutes: Length of the training. The learning rate falls to zero over it.
+        batch: Images per step.
+        seed: Determines images, captions and initial weights.
+        threads: Threads of torch. One is best if other processes use the cores.
+        resume: Start from the weights in `folder` instead of random ones. Another seed then draws new images.
+        report: Called with lines about the progress.
     """
     import open_clip
     import torch
@@ -212,21 +208,15 @@ def train(
     write_config(folder)
     write_merges(folder)
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        seeds = [f"tiny clip/{seed}/{number}" for number in range(pictures)]
-        examples = list(pool.map(draw_example, seeds, chunksize=50))
-    report(f"{len(examples):,} pictures drawn")
-
+        examples = list(pool.map(draw_example, [f"tiny clip/{seed}/{n}" for n in range(images)], chunksize=50))
+    report(f"{len(examples):,} images drawn")
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     random = Random(seed)
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", bpe_path=str(folder / MERGES))
     model = open_clip.create_model(f"local-dir:{folder}", load_weights=resume)
     model = model.to(memory_format=torch.channels_last)
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
-    plain = [p for p in model.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], betas=(0.9, 0.98)
-    )
+    optimizer = _make_optimizer(model)
     order: list[int] = []
     started, step, share = time.monotonic(), 0, 0.0
     while share < 1:
@@ -234,21 +224,8 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * min(1, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * share))
         if len(order) < batch:
-            order = random.sample(range(pictures), pictures)
-        chosen = [examples[order.pop()] for _ in range(batch)]
-        captions = [choose_caption(example, random) for example in chosen]
-        captions += [(PROMPT + random.choice([name, *SYNONYMS[name]]), frozenset({name})) for name in CLASSES]
-        shifts = [(random.randint(-10, 10), random.randint(-10, 10)) for _ in chosen]
-        pixels = np.stack([np.roll(e.pixels, shift, (0, 1)) for e, shift in zip(chosen, shifts, strict=True)])
-        truth = _match_all([example.tags for example in chosen], [asked for _, asked in captions])
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            image, text, scale = model(_to_tensor(pixels), tokenizer([caption for caption, _ in captions]))[:3]
-        logits = scale * image.float() @ text.float().T
-        # A picture is above all one of its things, less so one of its place.
-        wanted = truth * torch.tensor([_PLACE_WEIGHT if asked <= set(PLACES) else 1.0 for _, asked in captions])
-        loss = torch.nn.functional.cross_entropy(logits, wanted / wanted.sum(1, keepdim=True))
-        found = truth.T / truth.T.sum(1, keepdim=True).clamp(min=1)  # nothing to find for a class that no picture shows
-        loss = loss + torch.nn.functional.cross_entropy(logits.T, found)
+            order = random.sample(range(images), images)
+        loss, scale = _compute_loss(model, tokenizer, [examples[order.pop()] for _ in range(batch)], random)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -256,24 +233,56 @@ def train(
         with torch.no_grad():
             model.logit_scale.clamp_(max=math.log(100))
         if step % 50 == 0:
-            report(f"step {step}: loss {loss.item():.3f}, scale {scale.item():.1f}, {share:.0%} of the time")
+            report(f"step {step}: loss {loss.item():.3f}, scale {scale:.1f}, {share:.0%} of the time")
         step += 1
     _save_weights(model.eval(), folder)
     report(f"saved after {step} steps of {batch}")
 
 
+def _make_optimizer(model: "torch.nn.Module") -> "torch.optim.Optimizer":
+    """Return AdamW with weight decay for matrices only."""
+    import torch
+
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    plain = [p for p in model.parameters() if p.ndim < 2]
+    return torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], betas=(0.9, 0.98)
+    )
+
+
+def _compute_loss(
+    model: "torch.nn.Module", tokenizer: Callable[[list[str]], Any], chosen: list[Example], random: Random
+) -> "tuple[torch.Tensor, float]":
+    """Return the contrastive loss of a batch with every true pair as a match, and the logit scale."""
+    import torch
+
+    captions = [choose_caption(example, random) for example in chosen]
+    captions += [(PROMPT + random.choice([name, *SYNONYMS[name]]), frozenset({name})) for name in CLASSES]
+    shifts = [(random.randint(-10, 10), random.randint(-10, 10)) for _ in chosen]
+    pixels = np.stack([np.roll(e.pixels, shift, (0, 1)) for e, shift in zip(chosen, shifts, strict=True)])
+    truth = _match_all([example.tags for example in chosen], [named for _, named in captions])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        image, text, scale = model(_to_tensor(pixels), tokenizer([caption for caption, _ in captions]))[:3]
+    logits = scale * image.float() @ text.float().T
+    # The things in an image count more than its place.
+    wanted = truth * torch.tensor([_PLACE_WEIGHT if named <= set(PLACES) else 1.0 for _, named in captions])
+    loss = torch.nn.functional.cross_entropy(logits, wanted / wanted.sum(1, keepdim=True))
+    found = truth.T / truth.T.sum(1, keepdim=True).clamp(min=1)  # no target for a class that no image shows
+    return loss + torch.nn.functional.cross_entropy(logits.T, found), scale.item()
+
+
 def main() -> None:
     """Read the command line and train."""
-    parser = argparse.ArgumentParser(description="Train the tiny CLIP of the miniature world.")
-    parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).with_name("tiny_clip"))
-    parser.add_argument("--pictures", type=int, default=4000)
+    parser = argparse.ArgumentParser(description="Train the tiny CLIP of the demo.")
+    parser.add_argument("folder", type=Path, nargs="?", default=TINY_CLIP)
+    parser.add_argument("--images", type=int, default=4000)
     parser.add_argument("--minutes", type=float, default=7.0)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--resume", action="store_true")
     options = vars(parser.parse_args())
-    train(**options, report=lambda line: print(line, flush=True))  # noqa: T201 - a script's progress
+    train(**options, report=lambda line: print(line, flush=True))  # noqa: T201 - progress of a script
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Contact sheets: small, the same for the same seed, and showing what they say."""
+"""Contact sheets: small, reproducible, with box and mask."""
 
 import io
 

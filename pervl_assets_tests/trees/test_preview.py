@@ -1,4 +1,4 @@
-"""The picture of one concept: everything of it is on it, and what is not there is said."""
+"""The preview of one concept shows all of its images, and a card for each missing one."""
 
 import io
 
@@ -37,7 +37,7 @@ def make_tree(root, shots=3, broken=()):
         )
         size = {"box": [40, 30, 99, 59], "width": 160, "height": 90}
         if path in broken:
-            row |= {"status": "quarantined", "reason": "the mask does not hold this instance", "sha256": None}
+            row |= {"status": "quarantined", "reason": "the mask does not contain this instance", "sha256": None}
         rows.append({**row, **size})
     return FolderTree(root, build_frame(rows))
 
@@ -66,7 +66,7 @@ def test_box_and_mask_are_drawn_over_the_evaluation_frame_alone(tmp_path):
     assert count(pixels, (255, 255, 0), 60) > 1000
     shaded = pixels[..., 0] - pixels[..., 1] > 30
     enlarged = 330 / 90
-    assert shaded.sum() == pytest.approx(60 * 30 * enlarged**2, rel=0.1)  # all of it: the box is drawn around
+    assert shaded.sum() == pytest.approx(60 * 30 * enlarged**2, rel=0.1)  # all of it: the box is outside
 
 
 def test_a_tiny_image_is_enlarged_ten_times_and_no_more(tmp_path):
@@ -75,15 +75,15 @@ def test_a_tiny_image_is_enlarged_ten_times_and_no_more(tmp_path):
     assert count(draw(tree), BLUE) == pytest.approx(80 * 40, rel=0.1)
 
 
-def test_texts_are_wrapped_and_take_their_place(tmp_path):
+def test_texts_are_wrapped_within_the_width(tmp_path):
     tree = make_tree(tmp_path)
-    plain, told = draw(tree), draw(tree, texts=[("class", "cat"), ("caption", "a * on a wall " * 40)])
-    assert told.shape[0] - plain.shape[0] >= 5 * 24
-    assert (told[: told.shape[0] - plain.shape[0], WIDTH - 20 :] == 255).all()  # nothing runs out of the picture
+    plain, described = draw(tree), draw(tree, texts=[("class", "cat"), ("caption", "a * on a wall " * 40)])
+    assert described.shape[0] - plain.shape[0] >= 5 * 24
+    assert (described[: described.shape[0] - plain.shape[0], WIDTH - 20 :] == 255).all()  # nothing leaves the image
 
 
 @pytest.mark.parametrize("how", ["quarantined", "deleted", "damaged"])
-def test_what_is_not_there_is_a_card(tmp_path, how):
+def test_a_missing_image_is_a_card(tmp_path, how):
     path = "shot/cat_1_00001.jpg"
     tree = make_tree(tmp_path, broken=(path,) if how == "quarantined" else ())
     if how == "deleted":

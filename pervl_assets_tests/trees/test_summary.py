@@ -1,4 +1,4 @@
-"""A tree in two small tables: what they count is what is there."""
+"""The tables of classes and image sizes of a tree."""
 
 from pervl_assets.trees.ledger import FolderTree, build_frame
 from pervl_assets.trees.plans import Output, fill_row, record_bytes, start_row
@@ -52,7 +52,7 @@ def test_images_are_put_into_bins_by_their_shorter_side(tmp_path):
     assert bars[2] == 0
 
 
-def test_of_a_tree_without_images_the_tables_are_empty(tmp_path):
+def test_a_tree_without_images_has_empty_tables(tmp_path):
     tree = make_tree(tmp_path, ("shot", "cat", 20, 20), status="quarantined")
     assert count_classes(tree, ("shot",), {}).is_empty()
     assert tabulate_sizes(tree, ("shot",)).is_empty()

@@ -42,14 +42,14 @@ def make_view(tmp_path, tree, plan, previous=None):
 
 @pytest.fixture
 def plan():
-    return plan_image_folder("views/one", SOURCE, ROLES, lambda concept, image: {"told": f"{concept} in {image}, é"})
+    return plan_image_folder("views/one", SOURCE, ROLES, lambda concept, image: {"text": f"{concept} in {image}, é"})
 
 
 def is_linked(tree, view, path, seen_as):
     return (tree.root / path).samefile(view.root / seen_as)
 
 
-def test_a_view_costs_links_and_its_metadata_names_what_is_there(tmp_path, plan):
+def test_a_view_has_links_and_its_metadata_names_existing_files(tmp_path, plan):
     tree = make_source(tmp_path)
     view = make_view(tmp_path, tree, plan)
     assert (view.written, view.quarantined, view.missing) == (8, 0, 0)
@@ -57,7 +57,7 @@ def test_a_view_costs_links_and_its_metadata_names_what_is_there(tmp_path, plan)
     assert is_linked(tree, view, "search/b0.jpg", "test/b/b0.jpg")
     lines = (view.root / "train/metadata.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["file_name"] for line in lines] == ["a/a1.jpg", "a/a2.jpg", "b/b1.jpg", "b/b2.jpg"]
-    assert json.loads(lines[0]) == {"file_name": "a/a1.jpg", "concept": "a", "told": "a in a1.jpg, é"}
+    assert json.loads(lines[0]) == {"file_name": "a/a1.jpg", "concept": "a", "text": "a in a1.jpg, é"}
     assert verify_tree(view.root, view.ledger)
 
 
@@ -77,7 +77,7 @@ def test_a_second_view_writes_nothing_and_a_repair_links_again(tmp_path, plan):
     assert is_linked(tree, again, "search/b0.jpg", "test/b/b0.jpg")
 
 
-def test_a_changed_source_shows_in_the_view_once_it_is_made_again_and_not_before(tmp_path, plan):
+def test_a_changed_source_is_in_the_view_only_after_building_it_again(tmp_path, plan):
     tree = make_source(tmp_path)
     view = make_view(tmp_path, tree, plan)
     newer = make_source(tmp_path, members={**MEMBERS, "a1.jpg": b"new"})
@@ -87,7 +87,7 @@ def test_a_changed_source_shows_in_the_view_once_it_is_made_again_and_not_before
     assert is_linked(newer, view, "learn/a/a1.jpg", "train/a/a1.jpg")
 
 
-def test_a_file_that_is_not_what_its_source_wrote_is_quarantined_and_not_named(tmp_path, plan):
+def test_a_file_changed_after_its_source_wrote_it_is_quarantined(tmp_path, plan):
     tree = make_source(tmp_path)
     (tree.root / "learn/a/a1.jpg").write_bytes(b"damaged")
     view = make_view(tmp_path, tree, plan)

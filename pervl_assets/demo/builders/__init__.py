@@ -1,5 +1,4 @@
-"""Builders of the raw inputs: one module for each source, found by being here.
+"""Builders of the raw inputs: one module with a `BUILDER` per source.
 
-A module here has a `BUILDER`: the raw inputs it draws and, for a benchmark, the annotations it writes. A further
-benchmark is one module more and no edit elsewhere.
+A `BUILDER` draws raw inputs and, for a benchmark, writes the annotations. A new benchmark is one new module.
 """

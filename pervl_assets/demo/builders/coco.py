@@ -1,8 +1,4 @@
-"""COCO of the miniature world: pictures of two things in a place, and the triplets that are true of them.
-
-Belongs here: `train2014.zip` and the text of subject-relation-object triplets, in their official formats.
-Does not belong here: how the text is read (`pervl_assets.inversion.coco_classes`).
-"""
+"""Synthetic COCO: pictures of two things in a place (`train2014.zip`), and triplets that are true of them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +11,7 @@ from pervl_assets.core.files import write_bytes_atomically
 from pervl_assets.demo.builder import Builder, RawInput
 from pervl_assets.demo.drawing import encode_jpeg
 from pervl_assets.demo.scenes import THINGS, Scene, compose_scene, render
-from pervl_assets.demo.sentences import Fact, tell_facts
+from pervl_assets.demo.sentences import Fact, describe_scene
 from pervl_assets.demo.zips import Member, write_zip
 
 _PICTURES: Final = 240
@@ -26,7 +22,7 @@ _RARITIES: Final = ("sun",) * 5 + ("moon",) * 4 + ("rainbow",) * 3
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of COCO: its id, what it shows, and what is said about it."""
+    """A picture of COCO: its id, its scene and facts about it."""
 
     image_id: int
     scene: Scene
@@ -46,7 +42,7 @@ def plan_pictures(seed: int) -> tuple[Picture, ...]:
             thing, rarity = ("dog", "kite", "bird", "balloon", "airplane")[number % 3], _RARITIES[number // 20]
         size = _PORTRAIT if number % 100 == 34 else random.choice(_SIZES)
         scene = compose_scene(random, thing, alone=alone, size=size, rarity=rarity)
-        pictures.append(Picture(image_id, scene, tuple(tell_facts(scene, random))))
+        pictures.append(Picture(image_id, scene, tuple(describe_scene(scene, random))))
     return tuple(pictures)
 
 
@@ -80,4 +76,4 @@ BUILDER: Final = Builder(
         "coco_svo_triplets": RawInput(f"{_FOLDER}/mscoco-train2014-svo-2016-02-18.txt", _write_triplets),
     }
 )
-"""Draws COCO's pictures and writes their triplets."""
+"""Draws the pictures of COCO and writes their triplets."""

@@ -1,11 +1,5 @@
-"""DeepFashion2 of the miniature world: people who wear the same garment in different places, and their captions.
+"""Synthetic DeepFashion2: people who wear the same garment in different places, an encrypted archive, annotations."""
 
-Belongs here: the pictures, the encrypted `train.zip` as DeepFashion2 publishes it, and the annotation files in
-upstream's formats. Does not belong here: how those files are read (`pervl_assets.benchmarks.deep_fashion`).
-"""
-
-import csv
-import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -17,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from pervl_assets.core.files import write_bytes_atomically
+from pervl_assets.core.tables import encode_csv
 from pervl_assets.demo.builder import Builder, RawInput
 from pervl_assets.demo.creatures import GARMENTS
 from pervl_assets.demo.drawing import Marking, encode_jpeg
@@ -25,8 +20,8 @@ from pervl_assets.demo.scenes import Figure, Scene, choose_look, dress_person, r
 from pervl_assets.demo.sentences import add_article, choose_verb, describe
 from pervl_assets.demo.zips import Member, write_zip
 
-DEMO_PASSWORD: Final = "fluffy-the-unicorn"  # noqa: S105 - opens a drawn archive; anybody may know it
-"""Password of the drawn DeepFashion2 archive."""
+DEMO_PASSWORD: Final = "fluffy-the-unicorn"  # noqa: S105 - the public password of a synthetic archive
+"""Password of the synthetic DeepFashion2 archive."""
 
 _SPLITS: Final = ("validation", "test")
 _PAIRS: Final = 6
@@ -51,7 +46,7 @@ _DETAILS: Final = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of a garment: its number in the archive, what it shows and what is said about it."""
+    """A picture of a garment: its number in the archive, its scene and its captions."""
 
     number: int
     pair: int
@@ -64,7 +59,7 @@ class Picture:
 
     @property
     def member(self) -> str:
-        """The member's name in the archive, as captions name it."""
+        """Name of the member in the archive, as in caption files."""
         return f"train/image/{self.number:06d}.jpg"
 
 
@@ -102,10 +97,10 @@ def _caption(random: Random, scene: Scene) -> tuple[str, str]:
 
 @cache
 def plan_pictures(seed: int) -> tuple[Picture, ...]:
-    """Plan every picture of the miniature DeepFashion2, by number.
+    """Plan every picture, sorted by number.
 
-    Six pairs a split, each with five to eight few-shot and two to four evaluation pictures, and three pairs that no
-    annotation names.
+    There are six pairs per split, each with five to eight few-shot and two to four evaluation pictures, and three pairs
+    without annotations.
     """
     random = Random(f"{seed}/deep_fashion")
     pairs = sorted(random.sample(range(300, 14000), 2 * _PAIRS + 3))
@@ -152,18 +147,15 @@ def _draw_archive(target: Path, seed: int) -> None:
 
 
 def _write_captions(target: Path, rows: Iterable[tuple[Picture, str]]) -> None:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["image_name", "pair_id", "caption"])
-    writer.writerows([picture.member, picture.pair, caption] for picture, caption in rows)
-    write_bytes_atomically(target, buffer.getvalue().encode())
+    table = ((picture.member, picture.pair, caption) for picture, caption in rows)
+    write_bytes_atomically(target, encode_csv(("image_name", "pair_id", "caption"), table))
 
 
 def _write_annotations(folder: Path, seed: int) -> None:
     pictures = plan_pictures(seed)
     for split in _SPLITS:
         mine = [picture for picture in pictures if picture.split == split]
-        # Concepts stand in the order of their ids as text, as upstream's do.
+        # Concepts are sorted by id as text, as in the files of upstream.
         pairs = sorted({str(picture.pair) for picture in mine})
         blocks = [
             f"codes_infer/{pair}:\n"
@@ -173,7 +165,7 @@ def _write_annotations(folder: Path, seed: int) -> None:
         write_bytes_atomically(folder / f"{split}_fsl_train.txt", "\n".join(blocks).encode())
         evaluation = [picture for picture in mine if picture.role == "evaluation"]
         _write_captions(folder / f"{split}_captions.csv", [(picture, picture.detailed) for picture in evaluation])
-    # The joint files hold every evaluation picture and some few-shot ones, in no order, as upstream's do.
+    # The joint files contain every evaluation picture and some few-shot ones, unordered, as those of upstream.
     random = Random(f"{seed}/deep_fashion/captions")
     joint = [p for p in pictures if p.split and (p.role == "evaluation" or p.number % 3 == 0)]
     random.shuffle(joint)

@@ -1,17 +1,15 @@
-"""OpenImages of the miniature world: a list of class names, many of them kinds of the world's own classes.
+"""Synthetic OpenImages: a CSV of class names, many of them kinds of the classes of the demo data.
 
-Belongs here: the CSV of class descriptions in its official format, with the oddities of the real one: a header,
-quoted names with commas, doubled quotes, letters beyond ASCII. The ids are made up.
-Does not belong here: how the file is read (`pervl_assets.inversion.open_images`).
+It has the unusual features of the real file: a header, quoted names with commas, doubled quotes, non-ASCII letters. The
+ids are made up.
 """
 
-import csv
-import io
 from pathlib import Path
 from random import Random
 from typing import Final
 
 from pervl_assets.core.files import write_bytes_atomically
+from pervl_assets.core.tables import encode_csv
 from pervl_assets.demo.builder import Builder, RawInput
 from pervl_assets.demo.scenes import CLASSES
 from pervl_assets.demo.sentences import SYNONYMS
@@ -39,7 +37,7 @@ _ODD: Final = (
 
 
 def list_names() -> list[str]:
-    """Return every class name: the world's classes, their synonyms, some kinds of them, and others."""
+    """Return every class name: the object classes, their synonyms, some kinds of them, and others."""
     known = [*CLASSES, *(name for names in SYNONYMS.values() for name in names)]
     names = [name.capitalize() for name in known] + [name.strip() for name in _OTHERS if name.strip()]
     return list(dict.fromkeys([*names, *_ODD]))
@@ -50,11 +48,8 @@ def _write_descriptions(target: Path, seed: int) -> None:
     names = list_names()
     random.shuffle(names)
     numbers = random.sample(range(36**4, 36**5), len(names))
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["LabelName", "DisplayName"])
-    writer.writerows([f"/m/0{_to_base36(number)}", name] for number, name in zip(numbers, names, strict=True))
-    write_bytes_atomically(target, buffer.getvalue().encode())
+    rows = ((f"/m/0{_to_base36(number)}", name) for number, name in zip(numbers, names, strict=True))
+    write_bytes_atomically(target, encode_csv(("LabelName", "DisplayName"), rows))
 
 
 def _to_base36(number: int) -> str:

@@ -1,10 +1,5 @@
-"""YouTube-VOS of the miniature world: short clips of things that move, and the PerVL annotations of them.
+"""Synthetic YouTube-VOS: short clips of moving things (`train.zip`), and the PerVL annotations of them."""
 
-Belongs here: the clips, `train.zip` as YouTube-VOS publishes it, and the YTVOS annotation files in upstream's formats.
-Does not belong here: how those files are read (`pervl_assets.benchmarks.ytvos`).
-"""
-
-import csv
 import io
 import json
 import math
@@ -20,6 +15,7 @@ import yaml
 from PIL import Image
 
 from pervl_assets.core.files import write_bytes_atomically
+from pervl_assets.core.tables import encode_csv
 from pervl_assets.demo.builder import Builder, RawInput
 from pervl_assets.demo.drawing import encode_jpeg
 from pervl_assets.demo.places import PLACES
@@ -27,7 +23,7 @@ from pervl_assets.demo.scenes import Figure, Scene, choose_look, render
 from pervl_assets.demo.sentences import add_article, choose_verb, describe
 from pervl_assets.demo.zips import Member, write_zip
 
-# Split, place, and who moves there; a thing in brackets is in the clip but no concept.
+# Split, place, and the things that move there. A thing in brackets is in the clip but no concept.
 _SCRIPT: Final = (
     ("val", "sea", ("fish", "fish", "fish")),
     ("val", "street", ("car", "bus")),
@@ -43,21 +39,21 @@ _SCRIPT: Final = (
 )
 _CLASS_NAMES: Final = {"turtle": "sea_turtle", "balloon": "hot_air_balloon"}
 _SIZES: Final = {"person": 0.7, "elephant": 0.62, "horse": 0.6, "bus": 0.6, "ball": 0.3, "cat": 0.42, "fish": 0.38}
-# What things do in a clip, where everything moves.
+# Verbs in a clip, where everything moves.
 _MOVES: Final = {"stands": "walks", "is parked": "rolls", "sits": "is"}
 _RESOLUTIONS: Final = ((320, 180), (384, 216), (426, 240))
 
 
 @dataclass(frozen=True)
 class Actor:
-    """A thing that moves through a clip; its figure at the start, and how far it moves until the end."""
+    """A thing that moves through a clip: its figure at the start, and its drift until the end."""
 
     start: Figure
     drift: float
     concept: bool
 
     def at(self, share: float) -> Figure:
-        """Return the figure when `share` (0 to 1) of the clip has passed."""
+        """Return the figure after a `share` (0 to 1) of the clip."""
         phase = self.start.look.phase + 9 * share
         sway = 0.02 * math.sin(phase)
         lift = 0.0 if self.start.grounded else sway
@@ -129,7 +125,7 @@ def _cast(random: Random, place: str, things: tuple[str, ...]) -> Iterator[Actor
 
 @cache
 def plan_clips(seed: int) -> tuple[Clip, ...]:
-    """Plan every clip of the miniature YouTube-VOS."""
+    """Plan every clip."""
     clips = []
     for number, (split, place, things) in enumerate(_SCRIPT):
         random = Random(f"{seed}/ytvos/{number}")
@@ -140,8 +136,8 @@ def plan_clips(seed: int) -> tuple[Clip, ...]:
     return tuple(clips)
 
 
-def _say_position(figure: Figure, other: Figure) -> str:
-    """Say how a figure lies to another one."""
+def _describe_position(figure: Figure, other: Figure) -> str:
+    """Return the position of a figure relative to another one."""
     right = figure.x - other.x
     lower = (figure.y - figure.size / 2) - (other.y - other.size / 2)
     if abs(lower) > abs(right):
@@ -150,10 +146,10 @@ def _say_position(figure: Figure, other: Figure) -> str:
 
 
 def _write_caption(random: Random, scene: Scene, figure: Figure) -> str:
-    """Write a caption that is true of the scene; `*` stands for the figure."""
+    """Return a caption that is true of the scene, with `*` for the figure."""
     others = [other for other in scene.figures if other is not figure]
     other = min(others, key=lambda other: abs(other.x - figure.x))
-    relation, where = _say_position(figure, other), PLACES[scene.place].phrase
+    relation, where = _describe_position(figure, other), PLACES[scene.place].phrase
     companion = add_article(describe(other))
     verb = choose_verb(figure, scene.place)
     verb = _MOVES.get(verb, verb)
@@ -191,7 +187,7 @@ def plan_concepts(seed: int) -> tuple[Concept, ...]:
                 continue
             thing = actor.start.thing
             class_name = _CLASS_NAMES.get(thing, thing)
-            # Concepts of a clip may have different evaluation frames; none of these is a few-shot frame of any.
+            # Concepts of a clip can have different evaluation frames. None of them is a few-shot frame of any concept.
             last = random.choice([len(clip.frames) - 1, len(clip.frames) - 2])
             shown = clip.frames[:-2]
             few_shot = sorted(random.sample(shown, random.randint(4, min(8, len(shown)))))
@@ -211,12 +207,12 @@ def plan_concepts(seed: int) -> tuple[Concept, ...]:
 
 
 def _make_palette() -> list[int]:
-    """Make the palette of DAVIS and YouTube-VOS masks: the bits of an index, dealt in turn to red, green and blue."""
+    """Return the palette of DAVIS and YouTube-VOS masks: the bits of an index go to red, green and blue in turn."""
     palette = []
     for index in range(256):
         for channel in range(3):
-            bits = [(index >> (3 * place + channel)) & 1 for place in range(3)]
-            palette.append(sum(bit << (7 - place) for place, bit in enumerate(bits)))
+            bits = [(index >> (3 * step + channel)) & 1 for step in range(3)]
+            palette.append(sum(bit << (7 - step) for step, bit in enumerate(bits)))
     return palette
 
 
@@ -248,18 +244,10 @@ def _draw_archive(target: Path, seed: int) -> None:
 
 
 class _QuotingDumper(yaml.SafeDumper):
-    """Quotes every text that some YAML reader takes for a number: `00085`, `13e3070469`, `1336440745`."""
+    """Quotes every text that some YAML readers take for a number: `00085`, `13e3070469`, `1336440745`."""
 
 
 _QuotingDumper.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[0-9]+(e[0-9]+)?$"), list("0123456789"))
-
-
-def _dump_csv(header: list[str], rows: list[list[str]]) -> bytes:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return buffer.getvalue().encode()
 
 
 def _write_annotations(folder: Path, seed: int) -> None:
@@ -283,10 +271,10 @@ def _write_annotations(folder: Path, seed: int) -> None:
         concepts = [concept for concept in plan_concepts(seed) if concept.clip.split == split]
         Random(f"{seed}/ytvos/captions/{split}").shuffle(concepts)
         rows = [[f"eval/images/{c.name}_{c.evaluation_frame}.jpg", c.class_name, c.caption, c.name] for c in concepts]
-        write_bytes_atomically(folder / f"cleaned_captions_ytvos_{split}.csv", _dump_csv(header, rows))
+        write_bytes_atomically(folder / f"cleaned_captions_ytvos_{split}.csv", encode_csv(header, rows))
         joint += rows
     numbered = [[str(number), *row] for number, row in enumerate(joint)]
-    write_bytes_atomically(folder / "ytvos_joint_captions.csv", _dump_csv(["", *header], numbered))
+    write_bytes_atomically(folder / "ytvos_joint_captions.csv", encode_csv(["", *header], numbered))
 
 
 BUILDER: Final = Builder(

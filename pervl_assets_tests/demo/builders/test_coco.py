@@ -27,7 +27,7 @@ def test_there_are_600_lines_or_more_over_240_pictures(triplets):
     assert len({line[0] for line in triplets}) == 240
 
 
-def test_the_most_common_objects_are_the_classes_of_the_world(triplets):
+def test_the_most_common_objects_are_the_classes_of_the_demo(triplets):
     counts = Counter([line[1] for line in triplets] + [line[3] for line in triplets])
     assert {name for name, _ in counts.most_common(OBJECT_CLASSES)} == set(CLASSES)
     assert set(counts) == {*CLASSES, *RARITIES}

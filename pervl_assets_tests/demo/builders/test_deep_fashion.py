@@ -49,7 +49,7 @@ def test_every_file_of_the_archive_is_encrypted_and_whole(archive):
     assert {name.rsplit("/", 1)[0] for name in archive.namelist()} == {"train", "train/image", "train/annos"}
 
 
-def test_six_pairs_a_split_with_images_of_their_own(drawn, archive):
+def test_six_pairs_per_split_with_separate_images(drawn, archive):
     seen = []
     for split in ("validation", "test"):
         pairs = read_split(drawn, split)

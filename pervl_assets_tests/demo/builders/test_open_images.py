@@ -19,7 +19,7 @@ def test_class_names_have_the_oddities_of_the_real_list(drawn):
     assert text.count('""') >= 3
 
 
-def test_class_names_hold_every_class_and_its_synonyms(drawn):
+def test_class_names_contain_every_class_and_its_synonyms(drawn):
     text = (drawn / "inversion_model_train_data/oidv6-class-descriptions.csv").read_text(encoding="utf-8").lower()
     for name in [*CLASSES, *(synonym for names in SYNONYMS.values() for synonym in names)]:
         assert f",{name}\n" in text

@@ -32,7 +32,7 @@ def read_rows(drawn, name):
         return list(csv.DictReader(file))
 
 
-def test_twelve_or_more_concepts_a_split_and_several_a_scene(meta):
+def test_twelve_or_more_concepts_per_split_and_several_per_scene(meta):
     splits = Counter(concept.clip.split for concept in plan_concepts(0))
     assert splits["val"] >= 12
     assert splits["test"] >= 12
@@ -96,7 +96,7 @@ def test_meta_json_names_the_frames_of_every_instance(meta, archive):
         assert set(concept["train_frames"]) < set(entry["frames"])
 
 
-def test_the_archive_holds_more_than_the_annotations_name(meta, archive):
+def test_the_archive_has_more_frames_than_the_annotations(meta, archive):
     named = {(c["scene_id"], f) for c in meta.values() for f in [*c["train_frames"], c["test_frame"]]}
     frames = {tuple(name[:-4].split("/")[2:]) for name in archive.namelist() if name.endswith(".jpg")}
     assert named < frames
