@@ -7,7 +7,7 @@ READY  := $(VENV)/.installed
 
 export DAGSTER_HOME ?= $(CURDIR)
 
-.PHONY: help demo test lint types unit wheel ui screenshots bench install clean
+.PHONY: help demo test lint types unit wheel ui screenshots tables bench install clean
 
 help:          ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(READY)     ## the whole graph on the miniature world, from nothing
+demo: $(READY)     ## the whole graph on the demo data, from nothing
 	$(BIN)/pervl demo
 
 test: lint types unit  ## lint, types and tests
@@ -40,8 +40,11 @@ wheel: $(READY)    ## build the wheel, install it elsewhere, and run the demo fr
 ui: $(READY)       ## the Dagster UI and its daemon on 127.0.0.1
 	$(BIN)/dg dev --host 127.0.0.1 --port $(PORT)
 
-screenshots: $(READY)  ## the pictures in docs/, taken from the running UI by chromium
+screenshots: $(READY)  ## the images of docs/, taken from the running UI by chromium
 	$(BIN)/python -m pervl_assets_tests.e2e.screenshots
+
+tables: $(READY)   ## the generated tables of docs/assets/, from the definitions
+	$(BIN)/python -m pervl_assets_tests.tools.write_tables
 
 bench: $(READY)    ## speed and memory beside the straightforward ways; KIT=folder of raw archives
 	$(BIN)/python -m pervl_assets_tests.perf.all $(if $(KIT),--kit $(KIT))

@@ -1,4 +1,4 @@
-"""The documentation: links lead somewhere, tables are the definitions', commands and variables exist, examples work."""
+"""The documentation: links resolve, tables agree with the definitions, commands and variables exist, examples work."""
 
 import importlib.util
 import os
@@ -15,6 +15,7 @@ import pytest
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.cli.commands import main
 from pervl_assets.settings import Settings, get_variable
+from pervl_assets_tests.tools import write_tables
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -33,22 +34,13 @@ def page(request) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tables():
-    """`docs/write_tables.py`, which is no part of the package."""
-    spec = importlib.util.spec_from_file_location("write_tables", ROOT / "docs/write_tables.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def graph(tables):
+def graph():
     """The asset graph of the full profile."""
-    return tables.load_graph()
+    return write_tables.load_graph()
 
 
 def list_anchors(page: Path) -> set[str]:
-    """Return the anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors that GitHub makes of a page's headings."""
     headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -56,7 +48,7 @@ def list_anchors(page: Path) -> set[str]:
 # ---- links
 
 
-def test_every_relative_link_leads_to_a_file_and_a_heading(page):
+def test_every_relative_link_resolves_to_a_file_and_a_heading(page):
     for target in LINK.findall(FENCE.sub("", page.read_text())):
         if re.match(r"[a-z]+:", target):
             continue
@@ -76,30 +68,39 @@ def test_every_page_can_be_reached_from_the_readme():
     assert reached == set(PAGES)
 
 
-# ---- what the definitions say
+def test_the_glossary_is_sorted_and_names_modules_that_exist():
+    rows = re.findall(r"^\| ([^|]+) \|.*\| (\S+) \|$", (ROOT / "docs/glossary.md").read_text(), re.MULTILINE)[2:]
+    terms = [term for term, _ in rows]
+    assert len(terms) > 20
+    assert terms == sorted(terms)
+    modules = {module.strip("`") for _, module in rows if module.startswith("`")}
+    assert {name for name in modules if importlib.util.find_spec(f"pervl_assets.{name}") is None} == set()
 
 
-def test_tables_are_what_the_definitions_say(page, tables, graph):
+# ---- tables from the definitions
+
+
+def test_tables_agree_with_the_definitions(page, graph):
     text = page.read_text()
-    assert tables.fill_page(text, graph) == text, f"{page} has drifted: run `python docs/write_tables.py`"
-    begun, ended = (
+    assert write_tables.fill_page(text, graph) == text, f"{page} is out of date: run `make tables`"
+    opening, closing = (
         len(re.findall(line, text, re.MULTILINE)) for line in (r"^<!-- from the definitions: ", r"^<!-- end -->$")
     )
-    assert begun == ended == len(tables.list_parts(text))
+    assert opening == closing == len(write_tables.list_parts(text))
 
 
-def test_every_asset_stands_on_its_groups_page(tables, graph):
-    told = {
-        path.stem: {name for kind, name in tables.list_parts(path.read_text()) if kind == "asset"}
-        for path in tables.PAGES.glob("*.md")
+def test_every_asset_is_on_the_page_of_its_group(graph):
+    documented = {
+        path.stem: {name for kind, name in write_tables.list_parts(path.read_text()) if kind == "asset"}
+        for path in write_tables.PAGES.glob("*.md")
     }
-    told.pop("README")
-    unpaged = [benchmark for benchmark in find_benchmarks() if benchmark.name not in told]  # a page is theirs to write
-    optional = {f"raw/{spec.name}" for benchmark in unpaged for spec in benchmark.archives}
+    documented.pop("README")
+    undocumented = [b for b in find_benchmarks() if b.name not in documented]  # the page of a benchmark is optional
+    optional = {f"raw/{spec.name}" for benchmark in undocumented for spec in benchmark.archives}
     for key in graph.materializable_asset_keys:
         group, name = graph.get(key).group_name, key.to_user_string()
-        if group not in {benchmark.name for benchmark in unpaged} and name not in optional:
-            assert name in told[group], name
+        if group not in {benchmark.name for benchmark in undocumented} and name not in optional:
+            assert name in documented[group], name
 
 
 def test_every_rule_that_code_cites_is_explained():
@@ -140,12 +141,12 @@ def test_every_variable_is_a_setting(page):
 
 
 def read_files(page: Path) -> dict[str, str]:
-    """Return the files that a page shows whole, by their paths."""
+    """Return the complete files on a page, by path."""
     return dict(FILE.findall(page.read_text()))
 
 
 def link_project(target: Path) -> None:
-    """Make a project of links to this one's modules, with real folders where a benchmark is added."""
+    """Create a project of links to this one's modules, with real folders where a benchmark adds files."""
     shutil.copytree(ROOT / "annotations", target / "annotations")
     real = ["pervl_assets", "pervl_assets/benchmarks", "pervl_assets/demo", "pervl_assets/demo/builders"]
     for folder in real:
@@ -157,7 +158,7 @@ def link_project(target: Path) -> None:
                 (target / folder / entry.name).symlink_to(entry)
 
 
-def test_the_third_benchmark_of_the_page_costs_its_own_files_only(tmp_path):
+def test_the_third_benchmark_of_the_page_needs_only_its_own_files(tmp_path):
     link_project(tmp_path)
     files = read_files(EXTENDING)
     assert len(files) == 3
@@ -178,7 +179,7 @@ def test_the_third_benchmark_of_the_page_costs_its_own_files_only(tmp_path):
 
 
 def run_block(name: str) -> dict[str, object]:
-    """Run the code block of the page that defines a name; return all it defines."""
+    """Run the code block of the page that defines a name; return everything it defines."""
     (block,) = (
         text for _, text in FENCE.findall(EXTENDING.read_text()) if re.search(rf"^(class )?{name}\b", text, re.M)
     )
@@ -187,16 +188,16 @@ def run_block(name: str) -> dict[str, object]:
     return scope
 
 
-def test_the_check_of_the_page_judges():
+def test_the_check_of_the_page_works():
     check = run_block("ENOUGH_SHOTS")["ENOUGH_SHOTS"]
     photos = pl.DataFrame({"mug": ["anna"] * 5 + ["ben"] * 4, "role": ["few_shot"] * 9})
-    judgement = check.evaluate(photos)
-    assert not judgement.passed
-    assert judgement.rows.rows() == [("ben", 4)]
+    found = check.evaluate(photos)
+    assert not found.passed
+    assert found.rows.rows() == [("ben", 4)]
     assert check.evaluate(photos.filter(mug="anna")).passed
 
 
-def test_the_io_manager_of_the_page_keeps_a_value(tmp_path):
+def test_the_io_manager_of_the_page_stores_a_value(tmp_path):
     manager = run_block("TextIOManager")["TextIOManager"]
 
     @dg.asset(io_manager_key="texts")

@@ -1,6 +1,7 @@
 """Imports point only downward, and loading the definitions imports no torch."""
 
 import ast
+import re
 import subprocess
 import sys
 import time
@@ -12,29 +13,31 @@ import pervl_assets
 
 PACKAGE = Path(pervl_assets.__file__).parent
 DOMAIN = ("core", "archives", "trees", "benchmarks", "clip", "inversion", "demo", "release")
-LAYERS = {
-    "upstream": set(),
-    "core": set(),
-    "archives": {"core"},
-    "trees": {"core", "archives"},
-    "benchmarks": {"core", "archives", "trees", "upstream"},
-    "clip": {"core", "archives"},
-    "inversion": {"core", "archives", "clip", "upstream"},
-    "demo": {"core", "upstream"},
-    "release": {"core", "trees", "upstream"},
-    "settings": {"core", "archives", "trees", "benchmarks", "clip", "inversion", "demo"},
-    "io_managers": set(DOMAIN),
-    "defs": {*DOMAIN, "upstream", "settings", "io_managers"},
-    "definitions": {*DOMAIN, "settings", "io_managers", "defs"},
-    "cli": {*DOMAIN, "upstream", "settings", "io_managers", "defs", "definitions"},
-    # Tools for tests: they use everything, and nothing uses them.
-    "testing": {*DOMAIN, "upstream", "settings", "io_managers", "defs", "definitions", "cli"},
+ARROWS = {
+    "core": (),
+    "upstream": (),
+    "archives": ("core",),
+    "trees": ("archives",),
+    "benchmarks": ("trees", "upstream"),
+    "clip": ("archives",),
+    "inversion": ("clip", "upstream"),
+    "demo": ("core", "upstream"),
+    "release": ("trees", "upstream"),
+    "settings": ("benchmarks", "inversion", "demo"),
+    "io_managers": ("benchmarks", "inversion", "demo", "release"),
+    "dagster_private": ("core",),
+    "defs": ("io_managers", "settings", "dagster_private"),
+    "definitions": ("defs",),
+    "cli": ("definitions",),
+    "testing": ("cli",),  # tools for tests: nothing in the package imports them
 }
+"""Rooms of the package, each with the rooms below it. It may import these, and all rooms that these may import."""
+
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 
 
 def list_imports(path: Path, *, top_level_only: bool = False) -> set[str]:
-    """Return the full names of what a module imports; with `top_level_only`, of what loading it imports."""
+    """Return the full names that a module imports; with `top_level_only`, only those imported while it loads."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     nodes = list(ast.walk(tree))
     if top_level_only:
@@ -49,28 +52,42 @@ def list_imports(path: Path, *, top_level_only: bool = False) -> set[str]:
     return names
 
 
+def list_rooms_below(room: str) -> set[str]:
+    return {room for below in ARROWS[room] for room in {below, *list_rooms_below(below)}}
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_downward(module):
-    layer = module.split("/")[0].removesuffix(".py")
+    room = module.split("/")[0].removesuffix(".py")
     imported = {name.split(".")[1] for name in list_imports(PACKAGE / module) if name.startswith("pervl_assets.")}
-    assert imported - {layer} <= LAYERS[layer]
+    assert imported - {room} <= list_rooms_below(room)
+
+
+def test_architecture_page_shows_the_same_arrows_and_rooms():
+    text = (PACKAGE.parent / "docs/architecture.md").read_text()
+    drawn = set(re.findall(r"^    (\w+) --> (\w+)$", text.partition("flowchart TD")[2], re.MULTILINE))
+    assert drawn == {(room, below) for room, rooms in ARROWS.items() for below in rooms}
+    assert set(re.findall(r"^\| `(\w+)` \| ", text, re.MULTILINE)) == set(ARROWS)
+    floors = re.search(r"with each room above .*?```text\n(.*?)```", text, re.DOTALL)[1].splitlines()
+    heights = {room: height for height, line in enumerate(floors) for room in line.split()}
+    assert all(heights[room] < heights[below] for room, rooms in ARROWS.items() for below in rooms)
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.split("/")[0] in DOMAIN])
-def test_domain_modules_know_no_dagster_and_load_no_torch(module):
+def test_domain_modules_import_no_dagster_and_load_no_torch(module):
     assert not any(name.split(".")[0].startswith("dagster") for name in list_imports(PACKAGE / module))
     heavy = {"torch", "torchvision", "open_clip", "mlcroissant"}
     assert not {name.split(".")[0] for name in list_imports(PACKAGE / module, top_level_only=True)} & heavy
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_pytest_is_asked_for_by_the_fixtures_alone(module):
-    """Whoever installs the package has no pytest; whoever asks for its fixtures has."""
+def test_only_the_fixtures_import_pytest(module):
+    """Pytest is no dependency of the package: only users of the fixtures have it."""
     imported = {name.split(".")[0] for name in list_imports(PACKAGE / module)}
     assert ("pytest" in imported) == (module == "testing/fixtures.py")
 
 
-def test_guard_sees_what_it_guards_against(tmp_path):
+def test_list_imports_sees_imports_inside_functions(tmp_path):
     bad = tmp_path / "bad.py"
     bad.write_text("def f():\n    from pervl_assets.defs import raw\n    import torch\n")
     assert list_imports(bad) == {"pervl_assets.defs.raw", "torch"}
@@ -85,5 +102,5 @@ def test_definitions_load_fast_and_without_torch():
     start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-    # The promise is 3 seconds on an idle machine (measured: 1.4); other tests may run beside this one.
+    # Promised are 3 seconds on an idle machine (measured: 1.4). Other tests may run at the same time.
     assert time.monotonic() - start < 12

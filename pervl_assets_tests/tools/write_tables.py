@@ -1,8 +1,8 @@
-"""Write what the pages in `docs/assets/` tell of every asset, from the definitions: `python docs/write_tables.py`.
+"""Write the generated tables of `docs/assets/`, from the definitions: `make tables`.
 
-Belongs here: what is written between a line `<!-- from the definitions: WHAT -->` and the next `<!-- end -->`, where
-WHAT is `asset KEY`, `checks above` (of the assets that the page tells of) or `columns MODULE:SCHEMA`. Does not belong
-here: prose, which stands in the pages. A test holds the pages against what this would write.
+Example: the lines between `<!-- from the definitions: asset ytvos/concepts -->` and the next `<!-- end -->` are replaced
+by the asset's description, inputs, path, columns and checks. Further markers are `checks above` (all checks of the
+assets on the page) and `columns MODULE:SCHEMA`. A test compares the pages with the output of this module.
 """
 
 import importlib
@@ -20,14 +20,14 @@ from pervl_assets.definitions import build_definitions
 from pervl_assets.io_managers.base import locate_value
 from pervl_assets.settings import Settings, get_variable
 
-PAGES: Final = Path(__file__).parent / "assets"
+PAGES: Final = Path(__file__).parents[2] / "docs/assets"
 
 _PART: Final = re.compile(r"(<!-- from the definitions: (\w+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _LINK: Final = re.compile(r"\]\(/assets/(\w+)/(\w+)\)")
-"""A link to an asset's page in the UI; here it leads to the asset's heading."""
+"""A link to an asset's page in the UI. In the docs it becomes a link to the asset's heading."""
 
 _LISTED: Final = 4
-"""So many partitions, or assets that one is made from, are listed; of more partitions, the first and the last."""
+"""Maximum number of partitions or inputs that are listed. Of more partitions only the first and the last are shown."""
 
 
 def load_graph() -> Any:
@@ -36,17 +36,17 @@ def load_graph() -> Any:
 
 
 def fill_page(text: str, graph: Any) -> str:
-    """Return a page with everything between the markers written anew.
+    """Return a page with everything between the markers written again.
 
     Raises:
         KeyError: A marker names no asset.
         AttributeError: A marker names no schema.
     """
-    told = {dg.AssetKey(name.split("/")) for kind, name in list_parts(text) if kind == "asset"}
+    documented = {dg.AssetKey(name.split("/")) for kind, name in list_parts(text) if kind == "asset"}
     writers: dict[str, Callable[[str], Iterable[str]]] = {
-        "asset": lambda key: tell_asset(graph, dg.AssetKey(key.split("/"))),
-        "checks": lambda _: tell_checks(graph, told),
-        "columns": lambda place: tell_columns(_import_schema(place)),
+        "asset": lambda key: describe_asset(graph, dg.AssetKey(key.split("/"))),
+        "checks": lambda _: describe_checks(graph, documented),
+        "columns": lambda reference: describe_columns(_import_schema(reference)),
         "settings": lambda _: describe_settings(),
     }
 
@@ -59,31 +59,31 @@ def fill_page(text: str, graph: Any) -> str:
 
 
 def list_parts(text: str) -> list[tuple[str, str]]:
-    """Return what the markers of a page ask for, as kind and name."""
+    """Return the markers of a page as (kind, name), e.g. `("asset", "ytvos/concepts")`."""
     return [(part[2], part[3]) for part in _PART.finditer(text)]
 
 
-def tell_asset(graph: Any, key: dg.AssetKey) -> Iterable[str]:
-    """Tell what an asset is, what it is made from, where it is, its columns, and the names of its checks."""
+def describe_asset(graph: Any, key: dg.AssetKey) -> Iterable[str]:
+    """Describe an asset: its description, inputs, path, columns and the names of its checks."""
     node = graph.get(key)
     yield from (node.description or "").splitlines()
     yield ""
     parents = sorted(parent.to_user_string() for parent in node.parent_keys)
-    told = {
-        # of more assets than can be listed is made only the release, which takes in whatever there is
+    facts = {
+        # Only the release has more inputs than fit in a list: it includes every published asset.
         "made from": ", ".join(map(_code, parents)) if len(parents) <= _LISTED else "all that is published",
         "partitions": _name_partitions(node.partitions_def.get_partition_keys()) if node.partitions_def else "",
-        "place": _code(node.metadata["place"]) if "place" in node.metadata else "",
+        **{label: _code(node.metadata[label]) for label in ("path", "place") if label in node.metadata},
         "folder": ", ".join(map(_code, list_folders(key))),
         "kept in": _code(_locate(node)),
         "pool": ", ".join(map(_code, sorted(node.pools or ()))),
         "checks": ", ".join(_name_check(graph, check) for check in sorted(node.check_keys)),
     }
-    yield from make_table(["", ""], [[label, text] for label, text in told.items() if text])
+    yield from make_table(["", ""], [[label, text] for label, text in facts.items() if text])
     schema = node.metadata.get("dagster/column_schema")
     if schema is not None:
         yield ""
-        # What a column is made from stands behind its description, in a paragraph of its own (`defs.pages`).
+        # `defs.pages` appends the lineage of a column to its description, as a paragraph of its own.
         rows = [
             [_code(column.name), _code(column.type), *(column.description or "").split("\n\nFrom ", 1)]
             for column in getattr(schema, "schema", schema).columns
@@ -92,26 +92,26 @@ def tell_asset(graph: Any, key: dg.AssetKey) -> Iterable[str]:
         yield from make_table(header, [row + [""] * (len(header) - len(row)) for row in rows])
 
 
-def tell_checks(graph: Any, keys: Collection[dg.AssetKey]) -> Iterable[str]:
-    """Tell what every check of some assets asks, those that ask the same of several assets in one row."""
-    asked: dict[tuple[str, str], list[str]] = {}
+def describe_checks(graph: Any, keys: Collection[dg.AssetKey]) -> Iterable[str]:
+    """Describe the checks of some assets. A check that several assets share has one row."""
+    described: dict[tuple[str, str], list[str]] = {}
     for check in sorted(graph.asset_check_keys):
         if check.asset_key in keys:
             description = graph.get_check_spec(check).description or ""
-            asked.setdefault((_name_check(graph, check), description), []).append(check.asset_key.path[-1])
-    rows = [[name, description, ", ".join(map(_code, of))] for (name, description), of in sorted(asked.items())]
+            described.setdefault((_name_check(graph, check), description), []).append(check.asset_key.path[-1])
+    rows = [[name, description, ", ".join(map(_code, of))] for (name, description), of in sorted(described.items())]
     return make_table(["check", "asks", "of"], rows)
 
 
-def tell_columns(schema: TableSchema) -> Iterable[str]:
-    """Tell the columns of a schema that is not an asset's own."""
+def describe_columns(schema: TableSchema) -> Iterable[str]:
+    """Describe the columns of a schema that belongs to no single asset."""
     return make_table(
         ["column", "type", "holds"], [[_code(c.name), _code(str(c.dtype)), c.description] for c in schema]
     )
 
 
 def describe_settings() -> Iterable[str]:
-    """Describe every setting: variable, meaning, and default in the full profile; the demo's, where it is another."""
+    """Describe every setting: variable, meaning, and default in the full profile, with the demo's if that differs."""
     full, demo = (Settings.from_env({"PERVL_PROFILE": profile}).model_dump() for profile in ("full", "demo"))
     rows = []
     for name, field in Settings.model_fields.items():
@@ -122,7 +122,7 @@ def describe_settings() -> Iterable[str]:
 
 
 def list_folders(key: dg.AssetKey) -> list[str]:
-    """Return the folders of a tree asset below `PERVL_DATA`, one for each split; of any other asset none."""
+    """Return the folders of a tree asset below `PERVL_DATA`, one per split; empty for any other asset."""
     return [
         tree.folder(split)
         for benchmark in find_benchmarks()
@@ -133,14 +133,14 @@ def list_folders(key: dg.AssetKey) -> list[str]:
 
 
 def make_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return a table in markdown: cells without line breaks, and what would be taken for markup escaped."""
+    """Return a markdown table. Line breaks in cells are removed and markup characters are escaped."""
     cells = [[_escape(" ".join(cell.split())) for cell in row] for row in (header, *rows)]
     lines = ["| " + " | ".join(row) + " |" for row in cells]
     return [lines[0], "|" + " --- |" * len(header), *lines[1:]]
 
 
 def _locate(node: Any) -> str:
-    """Return where a value, or what is known of it, stands; for every partition by one name."""
+    """Return the path of a value or of its manifest, with `<partition>` in place of the partition's name."""
     kind = node.assets_def.get_io_manager_key_for_asset_key(node.key)
     extension = ".json" if kind in ("raw_archives", "training_files") else ".parquet"
     partition = "<partition>" if node.partitions_def else None
@@ -156,9 +156,9 @@ def _name_check(graph: Any, check: dg.AssetCheckKey) -> str:
     return _code(check.name) + (" (blocking)" if graph.get_check_spec(check).blocking else "")
 
 
-def _import_schema(place: str) -> TableSchema:
-    """Import a schema, or call the function that returns it."""
-    module, _, name = place.partition(":")
+def _import_schema(reference: str) -> TableSchema:
+    """Import `MODULE:NAME`, a schema or a function that returns one."""
+    module, _, name = reference.partition(":")
     found = getattr(importlib.import_module(module), name)
     schema: TableSchema = found if isinstance(found, TableSchema) else found()
     return schema
@@ -169,7 +169,7 @@ def _code(text: str) -> str:
 
 
 def _escape(cell: str) -> str:
-    """Escape bars everywhere, and what begins a tag or an emphasis outside of code, unless it is escaped already."""
+    """Escape bars everywhere, and tags and emphasis outside of code, unless they are escaped already."""
     parts = re.sub(r"(?<!\\)\|", r"\\|", cell).split("`")
     return "`".join(part if row % 2 else re.sub(r"(?<!\\)[<*]", r"\\\g<0>", part) for row, part in enumerate(parts))
 
@@ -180,4 +180,4 @@ if __name__ == "__main__":
         old = page.read_text(encoding="utf-8")
         if (new := fill_page(old, asset_graph)) != old:
             page.write_text(new, encoding="utf-8")
-            sys.stdout.write(f"{page} is written anew\n")
+            sys.stdout.write(f"{page} updated\n")
