@@ -100,7 +100,7 @@ def describe_checks(graph: Any, keys: Collection[dg.AssetKey]) -> Iterable[str]:
             description = graph.get_check_spec(check).description or ""
             described.setdefault((_name_check(graph, check), description), []).append(check.asset_key.path[-1])
     rows = [[name, description, ", ".join(map(_code, of))] for (name, description), of in sorted(described.items())]
-    return make_table(["check", "asks", "of"], rows)
+    return make_table(["check", "description", "assets"], rows)
 
 
 def describe_columns(schema: TableSchema) -> Iterable[str]:
