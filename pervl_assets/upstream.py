@@ -1,10 +1,10 @@
-"""Upstream (NVlabs/PerVLBenchmark): links to paper and scripts, and the misspelt names that its consumers rely on."""
+"""Upstream (NVlabs/PerVLBenchmark): links to its paper and scripts, and the misspelt names that consumers rely on."""
 
 from typing import Final
 
 REPOSITORY: Final = "NVlabs/PerVLBenchmark"
 COMMIT: Final = "06ec7a6938cfab368310bc75cfb09b949b94ead5"
-"""The commit at which the scripts are cited; that of the annotations in `annotations/manifest.yaml`."""
+"""The commit of the cited scripts, and of the annotations in `annotations/manifest.yaml`."""
 
 PAPER: Final = "[Cohen et al., ECCV 2022](https://arxiv.org/abs/2204.01694)"
 PALAVRA: Final = "[PALAVRA](https://github.com/NVlabs/PALAVRA)"
@@ -15,14 +15,14 @@ def cite_script(path: str, rules: str = "") -> str:
 
     Args:
         path: Its path in upstream's repository.
-        rules: Numbers of its rules in `docs/fidelity.md`, where those are told.
+        rules: Numbers of its rules in `docs/fidelity.md`, e.g. `A1 to A15`.
     """
     link = f"[`{path.rpartition('/')[2]}`](https://github.com/{REPOSITORY}/blob/{COMMIT}/{path})"
     return f"{link} ({rules} in `docs/fidelity.md`)" if rules else link
 
 
 RETRIVAL_SETS: Final = "retrival_sets"
-"""Folder of the YTVOS retrieval sets, as `PALAVRA` is told to read it."""
+"""Folder of the YTVOS retrieval sets, in the spelling of PALAVRA's README."""
 
 COMMOM_OBJ_DICT: Final = "commom_obj_dict"
-"""Stem of the pickled dictionary of the common objects' sentences."""
+"""Stem of the pickled dictionary of the common objects' sentences, in PALAVRA's spelling."""

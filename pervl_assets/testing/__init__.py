@@ -1,6 +1,4 @@
-"""Tools for testing assets: the miniature world, hostile archives, a fake CLIP, and runs of the real graph.
+"""Tools for testing assets: fixtures of the demo data, corrupted archives and images, a fake CLIP, runs of the real graph.
 
-Belongs here: what somebody who adds an asset to this project needs in order to test it; the project's own tests use it,
-too. `docs/testing.md` shows it. Nothing else of the package imports it, and only `fixtures` imports pytest, which is
-no dependency of the package. Does not belong here: tests, and what only one of them needs.
+`docs/testing.md` shows how to use them. Only `fixtures` imports pytest, which is no dependency of the package.
 """

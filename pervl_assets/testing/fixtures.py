@@ -1,7 +1,6 @@
-"""Pytest's fixtures of the miniature world: `pytest_plugins = ["pervl_assets.testing.fixtures"]` in a conftest.
+"""Pytest fixtures of the demo data: `pytest_plugins = ["pervl_assets.testing.fixtures"]` in a conftest.
 
-Belongs here: fixtures, each a line or two around the other modules. It is named in a conftest and is no entry point of
-pytest's, so that only who asks for it pays for importing Dagster, and gets fixtures of these names.
+They are no pytest entry point, so that only projects that name them import Dagster.
 """
 
 import fcntl
@@ -25,7 +24,7 @@ from pervl_assets.testing.worlds import World, copy_raw, draw_world
 def shared_folder(
     pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], AbstractContextManager[Path]]:
-    """A folder by its name that all processes of pytest-xdist share, given to one of them at a time."""
+    """A named folder that all processes of pytest-xdist share, locked for one of them at a time."""
     base = tmp_path_factory.getbasetemp()
     if hasattr(pytestconfig, "workerinput"):  # one of pytest-xdist's processes
         base = base.parent
@@ -41,7 +40,7 @@ def shared_folder(
 
 @pytest.fixture(scope="session")
 def draw_once(shared_folder: Callable[[str], AbstractContextManager[Path]]) -> Callable[..., Path]:
-    """Draw raw inputs, by name, where no test of this session needed them before; returns their data folder."""
+    """Generate raw inputs by name, once per session; returns their data folder."""
 
     def draw(*names: str) -> Path:
         with shared_folder("drawn_world") as folder:
@@ -52,19 +51,19 @@ def draw_once(shared_folder: Callable[[str], AbstractContextManager[Path]]) -> C
 
 @pytest.fixture(scope="session")
 def drawn_raw(draw_once: Callable[..., Path]) -> Path:
-    """A data folder with every raw input of the miniature world. Read-only: take `data` to change anything."""
+    """A data folder with every raw input of the demo data. Read-only: use `data` to change anything."""
     return draw_once(*RAW_NAMES)
 
 
 @pytest.fixture
 def data(drawn_raw: Path, tmp_path: Path) -> Path:
-    """A data folder of the test's own, with every raw input of the miniature world."""
+    """A copy of `drawn_raw` for one test."""
     return Path(shutil.copytree(drawn_raw, tmp_path / "data"))
 
 
 @pytest.fixture
 def one_archive(draw_once: Callable[..., Path], tmp_path: Path) -> Callable[[str], Path]:
-    """A raw input of the test's own, by the name of its asset: `one_archive("coco_train2014")`; no other is drawn."""
+    """A copy of one raw input, by its asset's name: `one_archive("coco_train2014")`. No other is generated."""
 
     def copy(name: str) -> Path:
         return copy_raw(name, draw_once(name), tmp_path / "one_archive")
@@ -74,7 +73,7 @@ def one_archive(draw_once: Callable[..., Path], tmp_path: Path) -> Callable[[str
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    """A Dagster instance in memory, for tests of several runs."""
+    """A Dagster instance in memory, for tests with several runs."""
     with dg.DagsterInstance.ephemeral() as ephemeral:
         yield ephemeral
 
@@ -87,9 +86,9 @@ def fake_clip() -> FakeClip:
 
 @pytest.fixture
 def materialize(request: pytest.FixtureRequest) -> Materialize:
-    """Materialize a selection of the real graph, and assets of your own, in one run on `data`; see `run_assets`.
+    """Materialize a selection of the real graph and your own assets in one run on `data`; see `run_assets`.
 
-    Failures are returned, not raised. Another data folder is passed as `data=`.
+    Failures are returned, not raised. Pass another data folder as `data=`.
     """
 
     def run(
@@ -108,9 +107,9 @@ def materialize(request: pytest.FixtureRequest) -> Materialize:
 
 @pytest.fixture(scope="session")
 def made_world(drawn_raw: Path, shared_folder: Callable[[str], AbstractContextManager[Path]]) -> World:
-    """A world with every kind of value: DeepFashion2, the inversion side and its training files. Read-only.
+    """Materialized demo data: DeepFashion2, the inversion assets and their training files. Read-only.
 
-    What is made of them is made in no time on a copy: `made_world.copy_to(tmp_path / "data")`.
+    A test that needs only one asset more is fast on a copy: `made_world.copy_to(tmp_path / "data")`.
     """
     with shared_folder("made_world") as folder:
         data, finished = folder / "data", folder / "finished"
@@ -125,6 +124,6 @@ def made_world(drawn_raw: Path, shared_folder: Callable[[str], AbstractContextMa
 
 @pytest.fixture
 def mirror(drawn_raw: Path, tmp_path: Path) -> Iterator[Mirror]:
-    """A server on 127.0.0.1 with the public inputs of the miniature world."""
+    """A server on 127.0.0.1 with the public inputs of the demo data."""
     with serve_mirror(drawn_raw, tmp_path / "mirror") as server:
         yield server

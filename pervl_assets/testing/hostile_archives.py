@@ -1,8 +1,7 @@
-"""Archives that are spoilt: what an asset must survive, or refuse with a clear error.
+"""Corrupted archives, which an asset must survive or refuse with a clear error.
 
-Belongs here: ways to spoil a zip. Each changes the file it is given and returns its path, so give it a copy of your own
-(the fixtures `data` and `one_archive` are). Does not belong here: spoilt pictures (`hostile_images`), and what only a
-test of the zip reader itself needs.
+Each function changes the zip at the given path and returns the path. Pass a copy (the fixtures `data` and `one_archive`
+are copies).
 """
 
 import stat
@@ -14,7 +13,7 @@ from typing import Final
 
 from pervl_assets.demo.zips import write_zip
 
-Spoil = Callable[[Path], Path]
+Corrupt = Callable[[Path], Path]
 
 _DATE: Final = (2019, 6, 1, 0, 0, 0)
 _LOCAL_HEADER: Final = 30
@@ -25,26 +24,26 @@ _CONTENT: Final = b"hostile"
 
 
 def truncate(archive: Path, keep: float = 0.5) -> Path:
-    """Cut the file off, as a broken download does: only the share `keep` of its bytes is left."""
+    """Truncate the file like an interrupted download. The share `keep` of its bytes is left."""
     with archive.open("r+b") as file:
         file.truncate(int(archive.stat().st_size * keep))
     return archive
 
 
 def add_member(archive: Path, name: str, content: bytes = _CONTENT) -> Path:
-    """Add a member of any name, however wrong."""
+    """Add a member with any name, even an invalid one."""
     info = zipfile.ZipInfo(date_time=_DATE)
-    info.filename = name  # not as an argument: that would be cleaned
+    info.filename = name  # not as an argument, which would be sanitized
     return _append(archive, info, content)
 
 
 def add_path_traversal(archive: Path) -> Path:
-    """Add a member that would be unpacked outside of its folder."""
+    """Add a member that would be unpacked outside of the target folder."""
     return add_member(archive, "../hostile.jpg")
 
 
 def add_absolute_path(archive: Path) -> Path:
-    """Add a member that would be unpacked to a place of its own choice."""
+    """Add a member that would be unpacked to an absolute path."""
     return add_member(archive, "/tmp/hostile.jpg")  # noqa: S108 - nothing is ever unpacked there
 
 
@@ -56,23 +55,23 @@ def add_symlink(archive: Path, name: str = "link", target: str = "/etc") -> Path
 
 
 def add_bomb(archive: Path, size: int = 8 << 20) -> Path:
-    """Add a member of `size` zero bytes that takes a thousandth of them in the archive."""
+    """Add a member of `size` zero bytes that is compressed to a thousandth."""
     bomb = zipfile.ZipInfo("bomb", _DATE)
     bomb.compress_type = zipfile.ZIP_DEFLATED
     return _append(archive, bomb, bytes(size))
 
 
 def add_duplicate(archive: Path) -> Path:
-    """Add another member of the name that the first file has; readers disagree about which of the two counts."""
+    """Add a second member with the first file's name. Readers disagree which of the two counts."""
     return _append_named_like(archive, lambda name: name)
 
 
 def add_case_twin(archive: Path) -> Path:
-    """Add a member whose name differs from that of the first file in case alone: one file on some systems, two here."""
+    """Add a member whose name differs from the first file's only in case: one file on some systems, two here."""
     return _append_named_like(archive, str.swapcase)
 
 
-REFUSED: Final[Mapping[str, Spoil]] = {
+REFUSED: Final[Mapping[str, Corrupt]] = {
     "truncated": truncate,
     "path traversal": add_path_traversal,
     "absolute path": add_absolute_path,
@@ -81,14 +80,14 @@ REFUSED: Final[Mapping[str, Spoil]] = {
     "duplicate": add_duplicate,
     "names equal but for case": add_case_twin,
 }
-"""Every way above to spoil any archive, for `pytest.mark.parametrize`."""
+"""Every function above that makes any archive unsafe, by name, for `pytest.mark.parametrize`."""
 
 
-# ---- quarantined, or missing: one member is lost, the rest is used
+# ---- quarantined or missing: one member is lost, the others are used
 
 
 def damage_member(archive: Path, member: str) -> Path:
-    """Turn over one bit in the middle of a member, so that its CRC no longer matches.
+    """Flip one bit in the middle of a member, so that its CRC no longer matches.
 
     Raises:
         KeyError: There is no such member.
@@ -97,11 +96,11 @@ def damage_member(archive: Path, member: str) -> Path:
         entry = opened.getinfo(member)
     with archive.open("r+b") as file:
         file.seek(entry.header_offset + 26)
-        lengths = struct.unpack("<HH", file.read(4))  # of the name and of the extra field, as the member itself says
-        place = entry.header_offset + _LOCAL_HEADER + sum(lengths) + entry.compress_size // 2
-        file.seek(place)
+        lengths = struct.unpack("<HH", file.read(4))  # of the name and of the extra field, in the local header
+        offset = entry.header_offset + _LOCAL_HEADER + sum(lengths) + entry.compress_size // 2
+        file.seek(offset)
         byte = file.read(1)[0]
-        file.seek(place)
+        file.seek(offset)
         file.write(bytes([byte ^ 1]))
     return archive
 
@@ -113,13 +112,13 @@ def change_members(
     password: str | None = None,
     new_password: str | None = None,
 ) -> Path:
-    """Write the archive again with other members.
+    """Rewrite the archive with changed members.
 
     Args:
         archive: The zip.
-        change: Maps a member's name and bytes to its new bytes; None leaves it out.
+        change: Maps a member's name and bytes to its new bytes, or to None to remove it.
         password: Opens the archive, if it is encrypted.
-        new_password: Encrypts the new one; None: the same.
+        new_password: Encrypts the new archive; by default `password`.
     """
     with zipfile.ZipFile(archive) as opened:
         opened.setpassword((password or "").encode())
@@ -130,7 +129,7 @@ def change_members(
 
 
 def change_member(archive: Path, member: str, change: Callable[[bytes], bytes], *, password: str | None = None) -> Path:
-    """Change one member, e.g. `change_member(archive, "train2014/….jpg", cut_jpeg)`; its CRC is right again.
+    """Change one member and its CRC, e.g. `change_member(archive, "train2014/….jpg", cut_jpeg)`.
 
     Raises:
         KeyError: There is no such member.
@@ -140,7 +139,7 @@ def change_member(archive: Path, member: str, change: Callable[[bytes], bytes], 
 
 
 def drop_members(archive: Path, *members: str, password: str | None = None) -> Path:
-    """Leave members out.
+    """Remove members.
 
     Raises:
         KeyError: There is no such member.
@@ -153,13 +152,13 @@ def drop_members(archive: Path, *members: str, password: str | None = None) -> P
 
 
 def change_password(archive: Path, password: str, new_password: str) -> Path:
-    """Encrypt an archive with another password, so that the one that opened it is wrong now."""
+    """Encrypt an archive with another password, so that the old one no longer opens it."""
     return change_members(archive, lambda _, content: content, password=password, new_password=new_password)
 
 
 def _append(archive: Path, info: zipfile.ZipInfo, content: bytes) -> Path:
     with zipfile.ZipFile(archive, "a") as opened:
-        opened.NameToInfo.pop(info.filename, None)  # else it warns of a duplicate, which is what is wanted
+        opened.NameToInfo.pop(info.filename, None)  # avoids the warning about duplicates, which are intended here
         opened.writestr(info, content)
     return archive
 

@@ -1,7 +1,4 @@
-"""Pictures that are spoilt: what is quarantined with a reason, in a tree and among features.
-
-Belongs here: functions from the bytes of a good picture to those of a bad one, for `hostile_archives.change_member`.
-"""
+"""Corrupted and unsuitable images, which must be quarantined. For use with `hostile_archives.change_member`."""
 
 import io
 
@@ -9,22 +6,22 @@ from PIL import Image
 
 
 def cut_jpeg(jpeg: bytes, keep: float = 0.5) -> bytes:
-    """Return the first part of a JPEG, as a copy that broke off has it: its header is there, its end is not."""
+    """Return the first part of a JPEG, like an interrupted copy: with its header and without its end."""
     return jpeg[: int(len(jpeg) * keep)]
 
 
 def turn_grey(jpeg: bytes) -> bytes:
-    """Return a JPEG in shades of grey, one channel in place of three."""
+    """Return a grey JPEG, with one channel instead of three."""
     return _convert(jpeg, "L")
 
 
 def turn_cmyk(jpeg: bytes) -> bytes:
-    """Return a JPEG in the four colours of print, which some readers take for other colours without a word."""
+    """Return a CMYK JPEG, which some readers silently decode to wrong colours."""
     return _convert(jpeg, "CMYK")
 
 
 def shrink_image(image: bytes) -> bytes:
-    """Return an image without its last row and column: a mask is then of another size than its frame."""
+    """Return an image without its last row and column, e.g. a mask that no longer fits its frame."""
     with Image.open(io.BytesIO(image)) as opened:
         smaller = opened.crop((0, 0, opened.width - 1, opened.height - 1))
         return _save(smaller, opened.format)

@@ -1,8 +1,4 @@
-"""A server on 127.0.0.1 with the public inputs, for what is fetched.
-
-Belongs here: serving a folder as the official servers serve their files. Does not belong here: servers that cut
-connections or lie, which only the tests of the HTTP client need.
-"""
+"""A server on 127.0.0.1 with the public inputs, for tests of downloads."""
 
 import functools
 import threading
@@ -32,12 +28,12 @@ class _Handler(SimpleHTTPRequestHandler):
 
 
 class Mirror(ThreadingHTTPServer):
-    """A server of a folder that is laid out like a data folder, with `annotations/` beside, if any.
+    """A server of a folder with the layout of a data folder, and optionally `annotations/`.
 
     Attributes:
-        folder: What it serves; change a file to publish something new.
+        folder: The served folder. Change a file to publish a new version.
         url: Its address, for `PERVL_FETCH` or `fetch=`.
-        down: While this is true, it answers 503.
+        down: If true, every request is answered with 503.
     """
 
     daemon_threads = True
@@ -49,7 +45,7 @@ class Mirror(ThreadingHTTPServer):
 
 @contextmanager
 def serve_mirror(drawn: Path, folder: Path) -> Iterator[Mirror]:
-    """Copy the public inputs from a data folder to another folder, and serve that until the context ends."""
+    """Copy the public inputs of a data folder to another folder, and serve that until the context ends."""
     for spec in list_specs():
         if spec.url:
             copy_raw(spec.name, drawn, folder)

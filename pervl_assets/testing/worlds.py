@@ -1,8 +1,4 @@
-"""The miniature world as data folders: its raw inputs, drawn, and what was materialized of them.
-
-Belongs here: where a raw input is, drawing the inputs, and a world with its runs. Does not belong here: the pictures
-themselves, which are `pervl_assets.demo`'s.
-"""
+"""The demo data as data folders: raw inputs, and folders in which assets were materialized."""
 
 import shutil
 from collections.abc import Iterable
@@ -21,14 +17,14 @@ class World:
 
     Attributes:
         data: The data folder.
-        results: The runs that did it, for whoever made it in this process.
+        results: The runs that materialized them, if they ran in this process.
     """
 
     data: Path
     results: list[dg.ExecuteInProcessResult] = field(default_factory=list)
 
     def copy_to(self, folder: Path) -> Path:
-        """Copy the data folder; identity cards say where a raw input is, so they are moved along."""
+        """Copy the data folder, with the absolute paths in its identity cards adapted."""
         shutil.copytree(self.data, folder)
         for card in (folder / "assets/raw").glob("*.json"):
             card.write_text(card.read_text().replace(str(self.data), str(folder)))
@@ -36,7 +32,7 @@ class World:
 
 
 def locate_raw(data: Path, name: str) -> Path:
-    """Return the place of a raw input in a data folder.
+    """Return the path of a raw input in a data folder.
 
     Args:
         data: The data folder.
@@ -49,14 +45,14 @@ def locate_raw(data: Path, name: str) -> Path:
 
 
 def draw_world(folder: Path, names: Iterable[str] = RAW_NAMES) -> Path:
-    """Draw raw inputs of the miniature world at their places below a folder; what is there already stays as it is."""
+    """Generate raw inputs of the demo data below a folder. Existing files are kept."""
     for name in names:
         draw_raw(name, folder)
     return folder
 
 
 def copy_raw(name: str, source: Path, data: Path) -> Path:
-    """Copy one raw input from one data folder into another; returns its new place."""
+    """Copy one raw input to another data folder; returns its new path."""
     target = locate_raw(data, name)
     target.parent.mkdir(parents=True, exist_ok=True)
     return Path(shutil.copy(locate_raw(source, name), target))
