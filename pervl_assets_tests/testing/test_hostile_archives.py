@@ -1,4 +1,4 @@
-"""Ways to spoil an archive: each is noticed, by the asset of the miniature world's archive or member by member."""
+"""Corrupted archives: the asset refuses the archive, or only the corrupted member is lost."""
 
 import zipfile
 from pathlib import Path
@@ -40,10 +40,10 @@ def open_archive(path: Path, password: str | None) -> Members:
     return open_members(RawArchive(path, identify(path)), password)
 
 
-@pytest.mark.parametrize("way", REFUSED)
-def test_what_is_refused_fails_the_asset_before_any_work(data, materialize, way):
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_unsafe_archive_fails_the_asset_before_any_work(data, materialize, name):
     archive = locate_raw(data, "coco_train2014")
-    assert REFUSED[way](archive) == archive
+    assert REFUSED[name](archive) == archive
     result = materialize('key:"raw/coco_train2014"')
     assert not result.success
     assert ArchiveError.__module__ in explain(result)
@@ -51,20 +51,20 @@ def test_what_is_refused_fails_the_asset_before_any_work(data, materialize, way)
     assert not (data / "assets").exists()
 
 
-def test_an_encrypted_archive_is_spoilt_in_the_same_ways(tmp_path):
-    for number, spoil in enumerate(REFUSED.values()):
+def test_an_unsafe_encrypted_archive_is_refused_too(tmp_path):
+    for number, corrupt in enumerate(REFUSED.values()):
         path = tmp_path / f"{number}.zip"
         write_zip(path, MEMBERS.items(), "geheim")
         with pytest.raises(ArchiveError):
-            identify(spoil(path))
+            identify(corrupt(path))
 
 
-def test_a_truncated_archive_has_the_share_that_is_asked_for(archive):
+def test_truncate_keeps_the_given_share(archive):
     size = archive.stat().st_size
     assert truncate(archive, 0.25).stat().st_size == size // 4
 
 
-def test_a_damaged_member_is_the_only_one_that_is_lost(archive, password):
+def test_only_the_damaged_member_is_lost(archive, password):
     assert damage_member(archive, "train/b.jpg") == archive
     with open_archive(archive, password) as members:
         with pytest.raises(MemberError, match="CRC does not match"):
@@ -73,31 +73,31 @@ def test_a_damaged_member_is_the_only_one_that_is_lost(archive, password):
         assert members.read("train/c.jpg") == MEMBERS["train/c.jpg"]
 
 
-def test_a_changed_member_is_whole(archive, password):
+def test_a_changed_member_has_a_correct_crc(archive, password):
     change_member(archive, "train/b.jpg", bytes.upper, password=password)
     with open_archive(archive, password) as members:
         check_password(members)
         assert {name: members.read(name) for name in members.names} == MEMBERS | {"train/b.jpg": b"SECOND" * 30}
 
 
-def test_dropped_members_are_gone_and_the_rest_is_as_it_was(archive, password):
+def test_dropped_members_are_gone_and_the_others_unchanged(archive, password):
     drop_members(archive, "train/a.jpg", "train/c.jpg", password=password)
     with open_archive(archive, password) as members:
         assert {name: members.read(name) for name in members.names} == {"train/b.jpg": MEMBERS["train/b.jpg"]}
 
 
-def test_an_archive_that_is_written_again_unchanged_is_the_same(one_archive):
+def test_an_archive_rewritten_without_changes_has_the_same_bytes(one_archive):
     archive = one_archive("coco_train2014")
     before = archive.read_bytes()
     change_members(archive, lambda _, content: content)
     assert archive.read_bytes() == before
 
 
-def test_a_member_that_is_not_there_is_an_error_and_changes_nothing(archive):
+def test_an_unknown_member_is_an_error_and_changes_nothing(archive):
     before = archive.read_bytes()
-    for spoil in (damage_member, drop_members, lambda path, name: change_member(path, name, bytes.upper)):
+    for corrupt in (damage_member, drop_members, lambda path, name: change_member(path, name, bytes.upper)):
         with pytest.raises(KeyError, match=r"train/d\.jpg"):
-            spoil(archive, "train/d.jpg")
+            corrupt(archive, "train/d.jpg")
     assert archive.read_bytes() == before
 
 

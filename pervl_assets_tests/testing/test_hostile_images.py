@@ -1,4 +1,4 @@
-"""Spoilt pictures: every one is quarantined with its reason, and costs its own files only."""
+"""Corrupted images: each is quarantined with its reason, and only its own files are lost."""
 
 import io
 
@@ -14,7 +14,7 @@ from pervl_assets.testing.runs import explain, list_checks
 from pervl_assets.testing.worlds import locate_raw
 from pervl_assets_tests.core.samples import draw_picture, save_jpeg, save_mask
 
-SPOILS = {
+CORRUPTED = {
     cut_jpeg: ("JPEGImages", "the frame cannot be decoded"),
     turn_grey: ("JPEGImages", "the frame has mode L, not RGB"),
     turn_cmyk: ("JPEGImages", "the frame has mode CMYK, not RGB"),
@@ -22,14 +22,14 @@ SPOILS = {
 }
 
 
-def test_every_spoilt_picture_of_a_tree_is_quarantined(data, materialize):
+def test_every_corrupted_image_of_a_tree_is_quarantined(data, materialize):
     tables = materialize('+key:"ytvos/concepts"')
     assert tables.success, explain(tables)
     concepts = pl.read_parquet(locate_value(data, ["ytvos", "concepts"], ".parquet"))
     frames = concepts.unique("scene", keep="first", maintain_order=True).select("scene", "evaluation_frame").rows()
     victims = {
-        f"train/{folder}/{scene}/{frame}.{'png' if folder == 'Annotations' else 'jpg'}": (spoil, reason)
-        for (spoil, (folder, reason)), (scene, frame) in zip(SPOILS.items(), frames, strict=False)
+        f"train/{folder}/{scene}/{frame}.{'png' if folder == 'Annotations' else 'jpg'}": (corrupt, reason)
+        for (corrupt, (folder, reason)), (scene, frame) in zip(CORRUPTED.items(), frames, strict=False)
     }
     archive = locate_raw(data, "youtube_vos_train")
     change_members(archive, lambda name, old: victims[name][0](old) if name in victims else old)
@@ -51,7 +51,7 @@ def open_image(content: bytes) -> Image.Image:
     return image
 
 
-def test_spoilt_pictures_are_what_they_are_said_to_be():
+def test_corrupted_images_have_the_described_faults():
     jpeg = save_jpeg(draw_picture(40, 30))
     assert (open_image(turn_grey(jpeg)).mode, open_image(turn_cmyk(jpeg)).mode) == ("L", "CMYK")
     assert cut_jpeg(jpeg, 0.75) == jpeg[: len(jpeg) * 3 // 4]

@@ -1,4 +1,4 @@
-"""The mirror serves the public inputs, new ones when they change, and 503 while it is down."""
+"""The mirror serves the public inputs, changed files too, and 503 while it is down."""
 
 import httpx
 
@@ -7,7 +7,7 @@ from pervl_assets.testing.worlds import locate_raw
 NAMES = "inversion_model_train_data/oidv6-class-descriptions.csv"
 
 
-def test_public_inputs_are_served_and_may_change(mirror, drawn_raw):
+def test_public_inputs_are_served_and_can_change(mirror, drawn_raw):
     assert mirror.url.startswith("http://127.0.0.1:")
     assert httpx.get(mirror.url + NAMES).content == (drawn_raw / NAMES).read_bytes()
     (mirror.folder / NAMES).write_text("new")
@@ -16,6 +16,6 @@ def test_public_inputs_are_served_and_may_change(mirror, drawn_raw):
     assert httpx.get(mirror.url + NAMES).status_code == 503
 
 
-def test_what_must_be_asked_for_by_hand_is_not_served(mirror):
+def test_inputs_that_are_downloaded_by_hand_are_not_served(mirror):
     assert not locate_raw(mirror.folder, "youtube_vos_train").exists()
     assert httpx.get(mirror.url + "youtube_vos/train.zip").status_code == 404

@@ -1,4 +1,4 @@
-"""`docs/testing.md`: its examples pass as they stand, in a project of their own, and its tables name all there is."""
+"""`docs/testing.md`: its examples pass in a project of their own, and its tables name everything public."""
 
 import ast
 import inspect
@@ -32,7 +32,7 @@ def draw_once():
 def made_world():
     return World(Path({made!r}))
 """
-"""What would take a while to make again is taken from this session."""
+"""Fixtures that take long are those of this session."""
 
 
 def test_every_example_is_a_file_and_passes(drawn_raw, made_world, tmp_path):

@@ -1,4 +1,4 @@
-"""Runs of the real graph with assets, checks and resources of one's own."""
+"""Runs of the real graph with further assets, checks and resources."""
 
 import multiprocessing
 import os
@@ -35,7 +35,7 @@ def failing() -> None:
 OWN = {"assets": [members, one_member, failing], "resources": {"bell": Bell(sound="ding")}}
 
 
-def test_assets_checks_and_resources_of_ones_own_join_the_graph(materialize, data):
+def test_further_assets_checks_and_resources_join_the_graph(materialize, data):
     result = materialize('+key:"mine/members"', **OWN)
     assert result.success, explain(result)
     (made,) = result.asset_materializations_for_node("mine__members")
@@ -44,19 +44,19 @@ def test_assets_checks_and_resources_of_ones_own_join_the_graph(materialize, dat
     assert (data / "assets/mine/members.json").is_file()
 
 
-def test_waves_end_with_the_one_that_fails(data):
+def test_runs_stop_after_the_one_that_fails(data):
     *_, last = run_selection(data, '+key:"mine/failing"', **OWN)
     assert not last.success
     assert explain(last).count("ValueError: not today") == 1
 
 
-def test_a_run_that_passes_has_nothing_to_explain(data):
+def test_explain_is_empty_for_a_successful_run(data):
     results = run_selection(data, '+key:"mine/members"', **OWN)
     assert explain(*results) == ""
     assert "mine/members:one_member" in list_checks(*results)
 
 
-def test_partitions_are_one_or_all(materialize, data, instance):
+def test_one_partition_or_all_are_materialized(materialize, data, instance):
     tables = '+key:"deep_fashion/captions" or +key:"deep_fashion/few_shot_split" or key:"raw/deep_fashion2_train"'
     assert materialize(tables, instance=instance).success
     assert materialize('key:"deep_fashion/personalized"', "test", instance).success
@@ -69,8 +69,8 @@ def test_partitions_are_one_or_all(materialize, data, instance):
     }
 
 
-def test_what_a_test_patches_is_patched_within_the_run(data, monkeypatch):
-    """No worker process is started, though a tree of so many files has them outside of tests."""
+def test_patches_work_within_the_run(data, monkeypatch):
+    """No worker process is started, although a tree with so many files has some outside of tests."""
     seen, run = set(), trees.map_in_processes
 
     def watch(render, tasks, workers):
@@ -84,7 +84,7 @@ def test_what_a_test_patches_is_patched_within_the_run(data, monkeypatch):
     assert seen == {(os.getpid(), True)}
 
 
-def test_settings_depend_on_nothing_outside_of_the_test(tmp_path, monkeypatch):
+def test_settings_are_independent_of_the_environment(tmp_path, monkeypatch):
     plain = make_settings(tmp_path)
     monkeypatch.setenv("PERVL_TOP_OBJECTS", "7")
     monkeypatch.setenv("PERVL_PROFILE", "full")

@@ -1,4 +1,4 @@
-"""The miniature world as folders: all of it, or one archive; drawn once, copied for whoever changes it."""
+"""The demo data as folders: all inputs or one, generated once, copied for tests that change them."""
 
 import json
 
@@ -12,20 +12,20 @@ def list_files(folder) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_every_raw_input_is_in_its_place(drawn_raw, data):
-    places = {locate_raw(drawn_raw, name) for name in RAW_NAMES}
-    assert {path for path in drawn_raw.rglob("*") if path.is_file()} == places
+def test_every_raw_input_is_at_its_path(drawn_raw, data):
+    paths = {locate_raw(drawn_raw, name) for name in RAW_NAMES}
+    assert {path for path in drawn_raw.rglob("*") if path.is_file()} == paths
     assert list_files(data) == list_files(drawn_raw)
 
 
-def test_what_a_test_changes_is_its_own(drawn_raw, data, one_archive):
+def test_a_test_changes_only_its_copy(drawn_raw, data, one_archive):
     before = locate_raw(drawn_raw, "coco_svo_triplets").read_bytes()
     locate_raw(data, "coco_svo_triplets").write_text("changed")
     one_archive("coco_svo_triplets").write_text("changed, too")
     assert locate_raw(drawn_raw, "coco_svo_triplets").read_bytes() == before
 
 
-def test_one_archive_alone_is_drawn(tmp_path):
+def test_only_the_named_input_is_generated(tmp_path):
     world = draw_world(tmp_path / "world", ["openimages_class_descriptions"])
     assert list_files(world) == {"inversion_model_train_data/oidv6-class-descriptions.csv"}
     copy = copy_raw("openimages_class_descriptions", world, tmp_path / "other")
@@ -38,7 +38,7 @@ def test_an_unknown_input_is_an_error(tmp_path):
         locate_raw(tmp_path, "flickr30k")
 
 
-def test_a_copy_of_a_made_world_stands_on_its_own(made_world, tmp_path):
+def test_a_copy_of_a_made_world_is_independent(made_world, tmp_path):
     data = made_world.copy_to(tmp_path / "data")
     assert list_files(data) == list_files(made_world.data)
     for card in (data / "assets/raw").glob("*.json"):
