@@ -1,12 +1,9 @@
-"""All benchmarks, one after another: one command prints every figure.
-
-Belongs here: their order. Does not belong here: any of them.
+"""All benchmarks, one after another: `make bench`.
 
     python -m pervl_assets_tests.perf.all [--kit KIT] [--work FOLDER] [--small]
 
-Each is a command of its own, and can be run alone; `--small` tries all of them in minutes, its figures mean nothing.
-On an otherwise idle machine of 2 cores it takes half an hour, 30 GB of disk and 5 GB of memory. One that fails does
-not keep the others from running.
+Each benchmark can also run alone. `--small` runs all of them in minutes; its figures mean nothing. On an idle machine
+with 2 cores everything takes half an hour, 30 GB of disk and 5 GB of memory. If one fails, the others still run.
 """
 
 import argparse
@@ -29,14 +26,14 @@ BENCHMARKS = {
     "scaling": ("--work",),
     "kills": ("--kit", "--work"),
 }
-"""In this order, and which of the options each takes."""
+"""The benchmarks in their order, each with its options."""
 
 SMALL = {"preprocessing": ["--images", "20", "--runs", "1"]}
-"""What makes a quick trial of a benchmark, where it is not `--small`."""
+"""Options for a quick trial of a benchmark that has no `--small`."""
 
 
 def list_commands(kit: Path, work: Path, small: bool) -> dict[str, list[str]]:
-    """Return the commands by the benchmarks' names."""
+    """Return the command of each benchmark, by name."""
     values = {"--kit": [str(kit)], "--work": [str(work)], "--full": []}
     commands = {}
     for name, options in BENCHMARKS.items():
@@ -48,11 +45,13 @@ def list_commands(kit: Path, work: Path, small: bool) -> dict[str, list[str]]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run them, and end with status 1 if one of them failed."""
+    """Run all benchmarks; exit with status 1 if one of them failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kit", type=Path, default=SCRATCH / "raw/full", help="a drawn kit (default: %(default)s)")
+    parser.add_argument(
+        "--kit", type=Path, default=SCRATCH / "raw/full", help="a folder of raw archives (default: %(default)s)"
+    )
     parser.add_argument("--work", type=Path, default=SCRATCH / "pervl_perf", help="scratch folder, 30 GB free")
-    parser.add_argument("--small", action="store_true", help="to see that all of it works")
+    parser.add_argument("--small", action="store_true", help="to test that everything works")
     given = parser.parse_args(arguments)
     given.work.mkdir(parents=True, exist_ok=True)
     console, failed = Console(), []

@@ -1,24 +1,24 @@
-"""How fast Python libraries read ZipCrypto members: why the project decrypts with fast-zip-decryption.
+"""Speed of Python libraries that read ZipCrypto members: the reason for fast-zip-decryption.
 
-Belongs here: the comparison behind that choice. Libraries that are not installed are named and left out, so a virtual
-environment made for the purpose shows them all: `pip install fast-zip-decryption pyzipper libarchive-c stream-unzip`.
+Libraries that are not installed are left out. To see all of them, run it in a separate virtual environment with
+`pip install fast-zip-decryption pyzipper libarchive-c stream-unzip`.
 
     python -m pervl_assets_tests.perf.decryption ARCHIVE PASSWORD
 
-Every reader gives the same members' bytes, inflated and CRC-checked, in one process; MB/s of bytes given. "Leaps" says
-whether it reaches a member without reading what stands before it: of the official archive's 13 GB, 1 % is needed.
+Every reader returns the same members, inflated and CRC-checked, in one process; MB/s are of returned bytes. "Random"
+means random access: a member is read without those before it. Of the official archive's 13 GB, 1 % is needed.
 
 On the kit's archive (230 MB of deflated JPEGs), one core of an AMD EPYC (Zen 4), load 4 on two cores:
 
-    library               MB/s   leaps   dependency
+    library               MB/s   random  dependency
     fast-zip-decryption   79     yes     wheels, no further dependency
     libarchive-c          59     no      the system's libarchive, found at run time
     stream-unzip          47     no      wheels; pycryptodome and stream-inflate
     pyzipper              1.7    yes     pure Python for ZipCrypto
     zipfile (CPython)     1.6    yes     none
 
-The choice is fast-zip-decryption: the quickest, and the quickest of those that leap by a factor of 46. What remains of
-its time is mostly inflating.
+fast-zip-decryption was chosen: it is the fastest, and 46 times as fast as the others with random access. Most of its
+remaining time is inflating.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 SLOW, FAST = 3_000_000, 60_000_000
-"""How many bytes a reader is given: pure Python would need minutes for the larger amount."""
+"""Bytes that a reader reads: pure Python would need minutes for the larger amount."""
 
 Reader = Callable[[Path, bytes, list[zipfile.ZipInfo]], Iterator[bytes]]
 
@@ -51,7 +51,7 @@ def read_with_pyzipper(path: Path, password: bytes, members: list[zipfile.ZipInf
 
 
 def read_with_fast_zip_decryption(path: Path, password: bytes, members: list[zipfile.ZipInfo]) -> Iterator[bytes]:
-    """Read as `core.zips` does; repeated here so that it runs without the project's other libraries."""
+    """Read as `core.zips` does; repeated here to run without the project's other libraries."""
     from _zipdecrypter import StandardZipDecrypter
 
     file = os.open(path, os.O_RDONLY)
@@ -104,9 +104,9 @@ READERS: dict[str, tuple[Reader, int, str]] = {
 
 
 def compare_readers(archive: Path, password: str) -> list[tuple[str, str, str]]:
-    """Return library, MB/s and whether it leaps; what is not installed is said instead of a figure."""
+    """Return library, MB/s (or `not installed`) and whether it has random access."""
     rows = []
-    for name, (reader, amount, leaps) in READERS.items():
+    for name, (reader, amount, random) in READERS.items():
         members = choose_members(archive, amount)
         try:
             speeds = []
@@ -115,15 +115,15 @@ def compare_readers(archive: Path, password: str) -> list[tuple[str, str, str]]:
                 given = sum(len(data) for data in reader(archive, password.encode(), members))
                 speeds.append(given / (time.process_time() - start) / 1e6)
                 if given != sum(member.file_size for member in members):
-                    raise ValueError(f"{name} gave {given:,} bytes")
-            rows.append((name, f"{sorted(speeds)[1]:.1f}", leaps))
+                    raise ValueError(f"{name} returned {given:,} bytes")
+            rows.append((name, f"{sorted(speeds)[1]:.1f}", random))
         except ImportError:
-            rows.append((name, "not installed", leaps))
+            rows.append((name, "not installed", random))
     return rows
 
 
 def choose_members(archive: Path, amount: int) -> list[zipfile.ZipInfo]:
-    """Return the first files of an archive that come to `amount` bytes."""
+    """Return the first files of an archive with `amount` bytes in total."""
     with zipfile.ZipFile(archive) as opened:
         chosen: list[zipfile.ZipInfo] = []
         for member in sorted(opened.infolist(), key=lambda info: info.header_offset):
@@ -139,8 +139,8 @@ def main() -> None:
     parser.add_argument("archive", type=Path)
     parser.add_argument("password")
     given = parser.parse_args()
-    for name, speed, leaps in compare_readers(given.archive, given.password):
-        print(f"{name:22} {speed:>14} MB/s   leaps: {leaps}")  # noqa: T201
+    for name, speed, random in compare_readers(given.archive, given.password):
+        print(f"{name:22} {speed:>14} MB/s   random access: {random}")  # noqa: T201
 
 
 if __name__ == "__main__":

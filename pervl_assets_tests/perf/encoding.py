@@ -1,13 +1,10 @@
-"""Encoding images on the CPU, end to end, beside one image at a time in fp32 with the same weights.
-
-Belongs here: what is run, how far the vectors agree, and the table. Does not belong here: the two ways
-(`perf.inversion_project`, `perf.inversion_plain`), and how they are measured (`perf.measure`).
+"""Encoding images on the CPU, end to end, compared with one image at a time in fp32 with the same weights.
 
     python -m pervl_assets_tests.perf.encoding [--kit KIT] [--work FOLDER] [--weights FILE] [--runs N] [--small]
 
-Every run is a command of its own; the ways take turns. A run reads its images from a zip laid out like COCO's: the
-kit's photographs, as often as it takes, or drawn ones. Images per second count everything from opening the zip to the
-vectors: reading, decoding, preparing, encoding, saving; once without loading the model, once with it and the imports.
+Every run is a command of its own, and the ways alternate. A run reads the kit's photographs, repeated, or synthetic
+ones, from a zip in the layout of COCO. Images per second count everything from opening the zip to the vectors: reading,
+decoding, preparing, encoding, saving; once without loading the model, once with it and the imports.
 """
 
 import argparse
@@ -21,21 +18,21 @@ from rich.table import Table
 
 from pervl_assets.clip.features import read_features
 from pervl_assets.demo import TINY_CLIP
-from pervl_assets_tests.perf.drawn_inputs import list_photographs, write_coco
 from pervl_assets_tests.perf.figures import SCRATCH, command, find_peak, new_folder, read_figures, start_table
 from pervl_assets_tests.perf.measure import Measured, measure, summarise
+from pervl_assets_tests.perf.synthetic_inputs import list_photographs, write_coco
 
 MODEL = "ViT-B-32-quickgelu"
 IMAGES = 512
-GOALS = {"fp32": (1.5, 0.99999), "bf16": (2.5, 0.9995)}
-"""Times as fast as one image at a time, and the smallest cosine, by precision."""
+TARGETS = {"fp32": (1.5, 0.99999), "bf16": (2.5, 0.9995)}
+"""Speed-up over one image at a time, and smallest cosine, by precision."""
 
 PLAIN = "one at a time, fp32"
 
 
 @dataclass(frozen=True)
 class Model:
-    """What encodes: an open_clip name and its weights, or a folder that has its own."""
+    """A model: an open_clip name and its weights, or a folder that contains both."""
 
     name: str
     weights: str
@@ -43,7 +40,7 @@ class Model:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came of one way: its runs, and its smallest cosine with the straightforward way's vectors."""
+    """Runs of one way, and its smallest cosine with the vectors of the straightforward way."""
 
     way: str
     runs: list[Measured]
@@ -56,18 +53,18 @@ class RunResult:
 
 
 def compare_ways(archive: Path, model: Model, runs: int, folder: Path) -> list[RunResult]:
-    """Run all ways in alternation, and compare the vectors of the last runs.
+    """Run all ways in alternation and compare the vectors of the last runs.
 
     Raises:
-        RuntimeError: A run failed, or encoded other images than the others.
+        RuntimeError: A run failed, or the ways encoded different numbers of images.
     """
-    measured: dict[str, list[Measured]] = {way: [] for way in (PLAIN, *GOALS)}
+    measured: dict[str, list[Measured]] = {way: [] for way in (PLAIN, *TARGETS)}
     vectors: dict[str, npt.NDArray[np.float32]] = {}
     for number in range(runs):
         saved = folder / f"plain_{number}.npy"
         measured[PLAIN].append(measure(command("plain", "encoding", archive, model.name, model.weights, saved)))
         vectors[PLAIN] = np.load(saved)
-        for precision in GOALS:
+        for precision in TARGETS:
             out = folder / f"{precision}_{number}"
             task = command("project", "encoding", archive, model.name, model.weights, precision, out)
             measured[precision].append(measure(task))
@@ -83,12 +80,12 @@ def find_least_cosine(ones: npt.NDArray[np.float32], others: npt.NDArray[np.floa
     return float(((a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
 
 
-def draw_table(outcomes: list[RunResult], title: str) -> Table:
-    """Lay out all figures."""
+def make_table(outcomes: list[RunResult], title: str) -> Table:
+    """Return the table of all figures."""
     headings = ("way", "", "images/s", "faster", "target", "least cosine", "target", "with loading", "decode", "device")
     table = start_table(title, *headings, "CPU s", "peak GB", "load")
     for outcome in outcomes:
-        target = GOALS.get(outcome.way)
+        target = TARGETS.get(outcome.way)
         run, figures = summarise(outcome.runs), read_figures(outcome.runs[-1])
         shares = [f"{figures[share]:.0%}" for share in ("decode_share", "device_share")] if target else ["", ""]
         table.add_row(
@@ -106,14 +103,14 @@ def draw_table(outcomes: list[RunResult], title: str) -> Table:
             f"{run.load:.1f}",
         )
     table.caption = (
-        "Images per second end to end, without loading the model and with it (imports and saving too). Shares of the "
-        "time in which the encoder waited for decoded images, and in which it ran."
+        "Images per second end to end, without and with loading the model (imports and saving included). Shares of "
+        "the time in which the encoder waited for decoded images, and in which it ran."
     )
     return table
 
 
 def draw_weights(name: str, target: Path) -> Path:
-    """Draw a model's weights from a seed, unless they are there."""
+    """Save random weights of a model, from a seed, unless the file exists."""
     if not target.exists():
         import open_clip
         import torch
@@ -124,11 +121,13 @@ def draw_weights(name: str, target: Path) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure, and print the table."""
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kit", type=Path, default=SCRATCH / "raw/full", help="a drawn kit (default: %(default)s)")
+    parser.add_argument(
+        "--kit", type=Path, default=SCRATCH / "raw/full", help="a folder of raw archives (default: %(default)s)"
+    )
     parser.add_argument("--work", type=Path, default=SCRATCH / "pervl_perf", help="scratch folder, 1 GB free")
-    parser.add_argument("--weights", type=Path, help=f"a checkpoint of {MODEL}; without one, weights are drawn")
+    parser.add_argument("--weights", type=Path, help=f"a checkpoint of {MODEL}; default: random weights")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--small", action="store_true", help="one run of few images through a tiny CLIP")
     given = parser.parse_args(arguments)
@@ -143,7 +142,7 @@ def main(arguments: list[str] | None = None) -> None:
         write_coco(list_photographs(given.kit, count), archive)
         outcomes = compare_ways(archive, model, runs, folder)
     title = f"{count} images through {Path(model.name).name} on the CPU, medians of {runs} runs in alternation"
-    console.print(draw_table(outcomes, title))
+    console.print(make_table(outcomes, title))
 
 
 if __name__ == "__main__":

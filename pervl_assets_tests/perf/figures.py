@@ -1,8 +1,4 @@
-"""What the benchmarks of the training data share: how a command tells its figures, and how they are shown.
-
-Belongs here: both ends of that, and the memory a process says of itself. Does not belong here: sampling other processes
-(`perf.measure`).
-"""
+"""Shared by the benchmarks of the training data: commands that print figures as JSON, and the tables that show them."""
 
 import json
 import sys
@@ -20,12 +16,12 @@ SCRATCH = Path(tempfile.gettempdir())
 
 
 def command(way: str, *arguments: object) -> list[str]:
-    """Return the command that runs a task one way: `project` or `plain`."""
+    """Return the command that runs a task with the project's code (`project`) or the straightforward one (`plain`)."""
     return [sys.executable, "-m", f"pervl_assets_tests.perf.inversion_{way}", *map(str, arguments)]
 
 
 def run_task(tasks: dict[str, Callable[..., dict[str, float]]]) -> None:
-    """Run the task that the command line names, and print its figures as one line of JSON."""
+    """Run the task named on the command line and print its figures as one line of JSON."""
     figures = tasks[sys.argv[1]](*sys.argv[2:])
     print(json.dumps({**figures, "own_peak": read_status("VmHWM")}))  # noqa: T201 - read by the benchmarks
 
@@ -37,12 +33,12 @@ def read_status(entry: str) -> int:
 
 
 def read_figures(run: Measured) -> dict[str, Any]:
-    """Return what a command printed."""
+    """Return the figures that a command printed."""
     return json.loads(run.printed)
 
 
 def find_peak(run: Measured) -> int:
-    """Return the larger of the peak that was sampled and the one the process itself tells, in bytes.
+    """Return the larger of the sampled peak and the one that the process itself reports, in bytes.
 
     Sampling sees all processes of a command, but may miss a peak of less than half a second.
     """
@@ -50,7 +46,7 @@ def find_peak(run: Measured) -> int:
 
 
 def start_table(title: str, *headings: str) -> Table:
-    """Return a table whose first two columns are texts and the others figures."""
+    """Return a table with two text columns and further columns of figures."""
     table = Table(title=title)
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="left" if number < 2 else "right")
@@ -59,7 +55,7 @@ def start_table(title: str, *headings: str) -> Table:
 
 @contextmanager
 def new_folder(work: Path, name: str) -> Iterator[Path]:
-    """Give a folder in the scratch folder that is removed in the end."""
+    """Yield a new folder in the scratch folder, and remove it afterwards."""
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{name}_", dir=work) as folder:
         yield Path(folder)

@@ -1,8 +1,7 @@
-"""The straightforward ways to the training data, as the published scripts go them: in plain loops, one after another.
+"""The straightforward ways to the training data, like the published scripts: plain loops, one item after another.
 
-Belongs here: plain code to compare with, without anything of the project. It is also how the project's results are
-checked: both ways must give the same. Run by `perf.triplets`, `perf.encoding` and `perf.matching` as commands of their
-own; prints how long the work took as one line of JSON.
+Plain code without any of the project's, so that it can also check the project's results. Run by `perf.triplets`,
+`perf.encoding` and `perf.matching` as commands of their own; prints its duration as one line of JSON.
 
     python -m pervl_assets_tests.perf.inversion_plain triplets TEXT OUT
     python -m pervl_assets_tests.perf.inversion_plain encoding ARCHIVE MODEL WEIGHTS OUT
@@ -23,10 +22,10 @@ TOP = 1000
 
 
 def collect_triplets(text: str, out: str) -> dict[str, float]:
-    """Collect the sentences about the most common objects, masked; saved as a pickled dictionary of text arrays.
+    """Collect the masked sentences about the most common objects; saves a pickled dictionary of text arrays.
 
-    Text arrays are as wide as their longest text, every object is looked for in all of them, and the rows found are
-    copied out of them again for every single sentence: so it grows with the square of the lines.
+    Text arrays are as wide as their longest text, every object is searched in all of them, and rows found are copied
+    again for every sentence. So the time grows with the square of the lines.
     """
     start = time.perf_counter()
     ids, subjects, objects, sentences = [], [], [], []
@@ -49,7 +48,7 @@ def collect_triplets(text: str, out: str) -> dict[str, float]:
 
 
 def encode_images(path: str, name: str, weights: str, out: str) -> dict[str, float]:
-    """Encode every image of an archive by itself in fp32, prepared by torchvision; vectors in the order of the ids."""
+    """Encode the images of an archive one at a time in fp32, prepared by torchvision; vectors in id order."""
     import open_clip
     import torch
     from PIL import Image
@@ -83,7 +82,7 @@ def encode_images(path: str, name: str, weights: str, out: str) -> dict[str, flo
 
 
 def match_names(names: str, classes: str, out: str, way: str) -> dict[str, float]:
-    """Find the class nearest to every name: one name after another, or from all distances in one matrix."""
+    """Find the nearest class of every name: one name after another, or from one matrix of all distances."""
     a, b = np.load(names), np.load(classes)
     start = time.perf_counter()
     if way == "loop":

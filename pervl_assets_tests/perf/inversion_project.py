@@ -1,7 +1,7 @@
 """The project's ways to the training data: the code below Dagster, as its assets call it, from files to files.
 
-Belongs here: the calls, and an encoder that costs nothing. Run by `perf.triplets`, `perf.encoding`, `perf.matching`,
-`perf.scaling` and `perf.kills` as commands of their own; prints what was done as one line of JSON.
+Run by `perf.triplets`, `perf.encoding`, `perf.matching`, `perf.scaling` and `perf.kills` as commands of their own;
+prints figures as one line of JSON.
 
     python -m pervl_assets_tests.perf.inversion_project triplets TEXT OUT
     python -m pervl_assets_tests.perf.inversion_project encoding ARCHIVE MODEL WEIGHTS PRECISION OUT
@@ -29,8 +29,8 @@ from pervl_assets.clip.preprocessing import UPSTREAM
 from pervl_assets.core.tables import write_parquet
 from pervl_assets.inversion.coco_classes import collect_object_sentences, count_object_classes, read_triplets
 from pervl_assets.inversion.sources import assign_images, locate_image, select_images
-from pervl_assets_tests.perf.drawn_inputs import DIMENSION, name_images
 from pervl_assets_tests.perf.figures import read_status, run_task
+from pervl_assets_tests.perf.synthetic_inputs import DIMENSION, name_images
 
 TOP = 1000
 
@@ -49,7 +49,7 @@ def collect_triplets(text: str, out: str) -> dict[str, float]:
 
 
 def encode_images(archive: str, model: str, weights: str, precision: str, out: str) -> dict[str, float]:
-    """Encode an archive's images as the op does, in one shard."""
+    """Encode an archive's images in one shard, like the op."""
     from pervl_assets.clip.encoder import describe_encoder, load_encoder
 
     timed: list[float] = []
@@ -79,9 +79,9 @@ def encode_images(archive: str, model: str, weights: str, precision: str, out: s
 
 
 def match_names(names: str, classes: str, out: str) -> dict[str, float]:
-    """Match names whose vectors are mapped into memory; tells what memory the matching itself takes.
+    """Match names with memory-mapped vectors and measure the memory that the matching itself takes.
 
-    The vectors' own pages belong to their file. What the process allocates is watched every 5 ms.
+    Pages of the vectors belong to their file. Allocations are sampled every 5 ms.
     """
     from pervl_assets.clip.nearest import find_nearest_classes
     from pervl_assets_tests.inversion.kit import make_passport
@@ -89,21 +89,19 @@ def match_names(names: str, classes: str, out: str) -> dict[str, float]:
     a, b, passport = np.load(names, mmap_mode="r"), np.load(classes), make_passport(dimension=DIMENSION)
     queries = Features([f"name {row}" for row in range(len(a))], a, passport)
     others = Features([f"class {row}" for row in range(len(b))], b, passport)
-    find_nearest_classes(Features(queries.ids[:2048], a[:2048], passport), others)  # threads and pools are there now
+    find_nearest_classes(Features(queries.ids[:2048], a[:2048], passport), others)  # starts threads and pools
     with watch_memory() as seen:
         start = time.perf_counter()
         matches = find_nearest_classes(queries, others)
         seconds = time.perf_counter() - start
     np.save(out, matches["class_row"].to_numpy())
-    row = sum(
-        16 if dtype == pl.String else 4 for dtype in matches.dtypes
-    )  # up to 12 letters stand in a text's 16 bytes
+    row = sum(16 if dtype == pl.String else 4 for dtype in matches.dtypes)  # a text of up to 12 letters takes 16 bytes
     return {"own_seconds": seconds, "added": max(seen) - seen[0], "table": len(matches) * row}
 
 
 @contextmanager
 def watch_memory(interval: float = 0.005):
-    """Give a list that fills with the bytes this process has allocated: before, in between and at the end."""
+    """Yield a list to which the bytes allocated by this process are appended until the end."""
     seen, done = [read_status("RssAnon")], threading.Event()
 
     def watch() -> None:
@@ -121,7 +119,7 @@ def watch_memory(interval: float = 0.005):
 
 
 class SimulatedEncoder:
-    """Takes some of the pixels for a vector, which costs next to nothing; ends the process after `stop` images."""
+    """Takes some pixels as the vector, at almost no cost; ends the process after `stop` images."""
 
     def __init__(self, stop: int) -> None:
         from pervl_assets_tests.inversion.kit import make_passport
@@ -133,14 +131,14 @@ class SimulatedEncoder:
 
     def encode_images(self, images):
         if self.images >= self._stop:
-            os._exit(0)  # without any cleaning up, as a kill
+            os._exit(0)  # without any clean-up, like a kill
         self.images += len(images)
         return images.reshape(len(images), -1)[:, : 4 * DIMENSION : 4].astype(np.float32)
 
 
 def encode_shards(archive: str, images: str, shards: str, out: str, stop: str) -> dict[str, float]:
-    """Encode images shard after shard, the encoder simulated; each is stored, and no longer held, before the next."""
-    os.environ["PYTHONWARNINGS"] = "ignore"  # multiprocessing complains of a process that ended without notice
+    """Encode images with a simulated encoder, shard after shard; each is stored and released before the next."""
+    os.environ["PYTHONWARNINGS"] = "ignore"  # multiprocessing warns about killed processes
     encoder, count = SimulatedEncoder(int(stop) or sys.maxsize), int(shards)
     sentences = pl.DataFrame({"image_id": name_images(int(images))})
     start = time.perf_counter()
@@ -154,7 +152,7 @@ def encode_shards(archive: str, images: str, shards: str, out: str, stop: str) -
 def save_shard(
     images: list[tuple[str, str]], members: Members, encoder: ImageEncoder, target: Path, **options: int
 ) -> None:
-    """Encode a shard, store it, and clear its chunks, as the op does."""
+    """Encode a shard, store it and delete its chunks, like the op."""
     work = target.with_suffix(".partial")
     previous = read_features(target) if target.exists() else None
     passport = encoder.passport
@@ -165,7 +163,7 @@ def save_shard(
 
 
 class RecordedEncoder:
-    """A CLIP on the CPU that writes down the CRC-32 of every image it has encoded."""
+    """A CLIP on the CPU that logs the CRC-32 of every encoded image."""
 
     def __init__(self, model: str, log: Path) -> None:
         from pervl_assets.clip.encoder import load_encoder
@@ -189,7 +187,7 @@ class RecordedEncoder:
 
 
 def encode_recorded(archive: str, model: str, chunk: str, out: str, log: str) -> dict[str, float]:
-    """Encode all images of an archive in one shard with a real CLIP, writing down what is encoded."""
+    """Encode all images of an archive in one shard with a real CLIP that logs what it encodes."""
     encoder = RecordedEncoder(model, Path(log))
     with open_coco(archive) as members:
         save_shard(list_images(members), members, encoder, Path(out), chunk_size=int(chunk))
@@ -197,7 +195,7 @@ def encode_recorded(archive: str, model: str, chunk: str, out: str, log: str) ->
 
 
 def open_coco(archive: str) -> Members:
-    """Open an archive laid out like COCO's."""
+    """Open an archive in the layout of COCO."""
     return open_members(RawArchive(Path(archive), identify(Path(archive))))
 
 

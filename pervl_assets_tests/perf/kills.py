@@ -1,14 +1,10 @@
-"""Encoding killed ten times at random moments ends with the same bytes as an undisturbed run.
-
-Belongs here: the kills, what was kept at each, and the comparison. Does not belong here: the run that is killed
-(`perf.inversion_project`).
+"""Encoding that is killed ten times at random moments ends with the same bytes as an undisturbed run.
 
     python -m pervl_assets_tests.perf.kills [--kit KIT] [--work FOLDER] [--seed N] [--small]
 
-5,000 drawn photographs, and the kit's archive where there is one, each a shard in chunks, through a CLIP with real
-forward passes (the demo's). The moments are drawn
-from a seed: three kills come while libraries and model are loading, seven while it encodes. Every image that is encoded
-is written down by the CRC-32 of its pixels, so that it shows whether one that was saved is encoded again.
+5,000 synthetic photographs, and the kit's archive if there is one, each as one shard in chunks, through a CLIP with
+real forward passes (the demo's). The seed decides the moments. Every encoded image is recorded by the CRC-32 of its
+pixels, which shows whether a saved one is encoded again.
 """
 
 import argparse
@@ -27,32 +23,32 @@ from rich.table import Table
 from pervl_assets.clip.features import read_features
 from pervl_assets.demo import TINY_CLIP
 from pervl_assets.inversion.sources import COCO_TRAIN2014
-from pervl_assets_tests.perf.drawn_inputs import draw_jpeg, write_coco
 from pervl_assets_tests.perf.figures import SCRATCH, command, new_folder, start_table
+from pervl_assets_tests.perf.synthetic_inputs import draw_jpeg, write_coco
 
 FULL, SMALL = (5_000, 128, 10), (200, 16, 3)
-"""Images, images in a chunk, kills."""
+"""Images, images per chunk, kills."""
 
 KIT_CHUNK = 8
 
 EARLY = 0.3
-"""Share of the kills that come while libraries and model are loading."""
+"""Share of the kills while libraries and model are loading."""
 
 ENCODING = 0.6
-"""At most this part of the images is encoded before the last kill, and a chunk more at each."""
+"""Largest share of the images that is encoded before the last kill, plus one chunk per kill."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A run up to its kill, or to its end.
+    """A run up to its kill or its end.
 
     Attributes:
-        seconds: How long it ran.
-        waited: How many of these went by before it encoded anything.
-        saved_before: Images that stood saved when it started.
-        encoded: How many it encoded.
-        again: How many of these had been saved.
-        saved_after: Images that stood saved when it had ended.
+        seconds: Duration.
+        waited: Seconds before the first image was encoded.
+        saved_before: Images that were saved when it started.
+        encoded: Images that it encoded.
+        again: Encoded images that had been saved before.
+        saved_after: Images that were saved when it ended.
     """
 
     seconds: float
@@ -65,7 +61,7 @@ class Step:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came of it: the undisturbed run, the killed ones with the last, and the sha256 of both results."""
+    """The undisturbed run, the killed runs with the last one, and the sha256 of both results."""
 
     chunk: int
     undisturbed: Step
@@ -74,12 +70,12 @@ class RunResult:
 
 
 class Encoding:
-    """A shard that is encoded by processes of their own, which can be killed.
+    """A shard that is encoded by child processes, which can be killed.
 
     Args:
         archive: The images.
-        chunk: Images in a chunk.
-        folder: Where the result, the chunks and the log will stand.
+        chunk: Images per chunk.
+        folder: Folder of the result, the chunks and the log.
         ids: The id of every image by the CRC-32 of its pixels.
     """
 
@@ -90,13 +86,13 @@ class Encoding:
         self._command = command("project", "recorded", archive, TINY_CLIP, chunk, self.result, self.log)
 
     def run(self, kill_after: float | None = None, images: int = 1) -> Step:
-        """Run to the end, or kill it so many seconds after it has encoded so many images.
+        """Run to the end, or kill the process `kill_after` seconds after it has encoded `images` images.
 
         Raises:
-            RuntimeError: It failed, or ended before it could be killed.
+            RuntimeError: The process failed, or ended before it was killed.
         """
         saved, before = self._list_saved(), len(self._read_log())
-        environment = {**os.environ, "PYTHONWARNINGS": "ignore"}  # of processes that ended without notice
+        environment = {**os.environ, "PYTHONWARNINGS": "ignore"}  # about killed processes
         start = time.perf_counter()
         process = subprocess.Popen(
             self._command, cwd=Path(__file__).parents[2], env=environment, stdout=subprocess.PIPE
@@ -119,23 +115,23 @@ class Encoding:
         return self.log.read_text().split()
 
     def _list_saved(self) -> set[str]:
-        """Return the ids of the images that stand in chunks, or in the result."""
+        """Return the ids of the images in chunks or in the result."""
         files = [*self._work.glob("*.parquet"), *([self.result] if self.result.exists() else [])]
         return {image_id for file in files for image_id in read_features(file).ids}
 
 
 def kill_often(archive: Path, chunk: int, kills: int, seed: int, folder: Path) -> RunResult:
-    """Encode in peace; then kill and take up, again and again.
+    """Encode undisturbed once; then kill and continue repeatedly.
 
     Raises:
-        RuntimeError: An image that was saved has been encoded again, or the results differ.
+        RuntimeError: A saved image was encoded again, or the results differ.
     """
     folder.mkdir()
-    chance, peace = random.Random(seed), Encoding(archive, chunk, folder / "peace", {})
-    undisturbed = peace.run()
-    ids = dict(zip(peace.log.read_text().split(), read_features(peace.result).ids, strict=True))  # in this order
+    chance, calm = random.Random(seed), Encoding(archive, chunk, folder / "calm", {})
+    undisturbed = calm.run()
+    ids = dict(zip(calm.log.read_text().split(), read_features(calm.result).ids, strict=True))  # in this order
     if len(ids) != undisturbed.encoded:
-        raise RuntimeError("Two images have the same pixels: they cannot be told apart.")
+        raise RuntimeError("Two images have the same pixels: they cannot be distinguished.")
     killed = Encoding(archive, chunk, folder / "killed", ids)
     early = round(EARLY * kills)
     moments = [(chance.uniform(0, undisturbed.waited), 0) for _ in range(early)]
@@ -144,14 +140,14 @@ def kill_often(archive: Path, chunk: int, kills: int, seed: int, folder: Path) -
     moments += [(chance.uniform(0, a_chunk), chance.randint(1, share)) for _ in range(kills - early)]
     chance.shuffle(moments)
     steps = [*(killed.run(*moment) for moment in moments), killed.run()]
-    sha256s = tuple(hashlib.sha256(one.result.read_bytes()).hexdigest() for one in (peace, killed))
+    sha256s = tuple(hashlib.sha256(one.result.read_bytes()).hexdigest() for one in (calm, killed))
     if sha256s[0] != sha256s[1] or any(step.again for step in steps):
         raise RuntimeError(f"Other bytes, or encoded twice: {sha256s}, {steps}")
     return RunResult(chunk, undisturbed, steps, sha256s)
 
 
-def draw_table(outcome: RunResult, what: str, seed: int) -> Table:
-    """Lay out all runs."""
+def make_table(outcome: RunResult, what: str, seed: int) -> Table:
+    """Return the table of all runs."""
     headings = ("run", "", "seconds", "saved before", "encoded", "of these saved before", "saved after")
     images, kills = outcome.undisturbed.encoded, len(outcome.steps) - 1
     title = f"{images:,} {what} in chunks of {outcome.chunk}, killed {kills} times, seed {seed}"
@@ -175,12 +171,14 @@ def draw_table(outcome: RunResult, what: str, seed: int) -> Table:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Kill, and print the table."""
+    """Run the kills and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kit", type=Path, default=SCRATCH / "raw/full", help="a drawn kit (default: %(default)s)")
+    parser.add_argument(
+        "--kit", type=Path, default=SCRATCH / "raw/full", help="a folder of raw archives (default: %(default)s)"
+    )
     parser.add_argument("--work", type=Path, default=SCRATCH / "pervl_perf", help="scratch folder")
     parser.add_argument("--seed", type=int, default=2022, help="of the moments")
-    parser.add_argument("--small", action="store_true", help="few images, three kills: to see that all of it works")
+    parser.add_argument("--small", action="store_true", help="few images, three kills: to test that everything works")
     given = parser.parse_args(arguments)
     images, chunk, kills = SMALL if given.small else FULL
     console, official = Console(width=max(110, Console().width)), given.kit / COCO_TRAIN2014.file
@@ -188,10 +186,10 @@ def main(arguments: list[str] | None = None) -> None:
         drawn = folder / "drawn.zip"
         write_coco(map(draw_jpeg, range(images)), drawn)
         outcome = kill_often(drawn, chunk, kills, given.seed, folder / "drawn")
-        console.print(draw_table(outcome, "drawn images", given.seed))
+        console.print(make_table(outcome, "synthetic images", given.seed))
         if official.exists() and not given.small:
             outcome = kill_often(official, KIT_CHUNK, kills, given.seed, folder / "kit")
-            console.print(draw_table(outcome, "images of the kit", given.seed))
+            console.print(make_table(outcome, "images of the kit", given.seed))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
-"""Wall time, CPU time and memory of a command with all its child processes.
-
-Belongs here: running and sampling. Does not belong here: what is run.
-"""
+"""Wall time, CPU time and memory of a command with all its child processes."""
 
 import os
 import subprocess
@@ -13,7 +10,7 @@ from pathlib import Path
 from statistics import median
 
 INTERVAL = 1.0
-"""Seconds between two looks at the memory; at first fewer. The kernel walks all pages for it: that costs time, too."""
+"""Longest interval between two samples of the memory, in seconds. Sampling walks all pages, which takes time itself."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +21,8 @@ class Measured:
         seconds: Wall time, from the start of the first process to the end of the last.
         cpu: CPU time of all processes, in seconds.
         peak: Largest proportional set size summed over all processes, in bytes: shared pages count once.
-        load: Load average of the last minute as the run began, this benchmark's own earlier runs included.
-        printed: What the command printed.
+        load: Load average of the minute before the run, including earlier runs of the benchmark.
+        printed: Output of the command.
     """
 
     seconds: float

@@ -1,7 +1,7 @@
-"""The straightforward way to both trees, as the published scripts go it: unpack all, then one file after another.
+"""The straightforward way to both trees, like the published scripts: unpack everything, then one file after another.
 
-Belongs here: plain code to compare with, in one process, without anything of the project. It is also how the project's
-files are checked: both ways must give the same ones. Run by `perf.trees` as a command of its own.
+Plain code in one process, without any of the project's, so that it can also check the project's files. Run by
+`perf.trees` as a command of its own.
 
     python -m pervl_assets_tests.perf.plain {ytvos,deep_fashion} ARCHIVE ANNOTATIONS OUT [--password P] [--every N]
 """
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("annotations", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--password", default="")
-    parser.add_argument("--every", type=int, default=1, help="of the concepts, take one in so many")
+    parser.add_argument("--every", type=int, default=1, help="use every n-th concept")
     given = parser.parse_args()
     given.out.mkdir(parents=True)
     password = ["-P", given.password] if given.password else []

@@ -1,11 +1,11 @@
-"""Speed of preprocessing alone, compared with the plain torchvision pipeline on PIL images: one command, one table.
+"""Speed of preprocessing alone, compared with the plain torchvision pipeline on PIL images.
 
     python -m pervl_assets_tests.perf.preprocessing [--kit KIT] [--images N] [--runs N]
 
-The kit is what `raw_kit/make_raw.py KIT --scale full` draws. Its COCO images of a photograph's size are used, colour
-and grey, plain and odd, in the order of their names. They are in memory before the clock starts. Every way has the same
-images in the same process and thread, one way after the other in each run. Times are CPU times of one core, medians
-of runs. The pixels of all ways are compared before anything is printed.
+`raw_kit/make_raw.py KIT --scale full` generates the kit. Its COCO images of a photograph's size are used, colour and
+grey, plain and unusual, in the order of their names. They are in memory before the clock starts. Both ways prepare the
+same images in the same process and thread, alternating in each run. Times are CPU times of one core, medians of runs.
+The pixels of both ways are compared.
 """
 
 import argparse
@@ -31,10 +31,10 @@ SCRATCH = Path(tempfile.gettempdir())
 ARCHIVE = "inversion_model_train_data/train2014.zip"
 
 LONGER_SIDE = 480
-"""COCO's photographs have a longer side of 640, few of less; smaller images of the kit are tests of other things."""
+"""Most photographs of COCO have a longer side of 640. Smaller images of the kit test other things."""
 
 FOCUS = (640, 480)
-"""Width and height that most of COCO's photographs have: shown by themselves too."""
+"""Width and height of most COCO photographs, which are also shown separately."""
 
 PLAIN, PROJECT = "plain torchvision", "project"
 TARGETS = {PROJECT: "1.0 x"}
@@ -44,7 +44,7 @@ Way = Callable[[bytes], Any]
 
 @dataclass(frozen=True)
 class Photo:
-    """A file, with the width and height it says it has."""
+    """A file, and its width and height."""
 
     data: bytes
     size: tuple[int, int]
@@ -52,11 +52,11 @@ class Photo:
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured of a way.
+    """Figures of a way.
 
     Attributes:
-        seconds: Of each run, of each photo, the processor's time; shape (runs, photos).
-        difference: Largest difference to the plain pipeline's pixels, in grey levels; None: it makes others.
+        seconds: CPU time, shape (runs, photos).
+        difference: Largest difference to the plain pipeline's pixels, in grey levels; None: it returns no pixels.
         share: Share of the numbers (pixels times colours) that differ.
     """
 
@@ -65,7 +65,7 @@ class Figures:
     share: float
 
     def rate(self, chosen: np.ndarray) -> float:
-        """Return the photos a second, of those chosen, as the median of runs."""
+        """Return photos per second of the chosen photos, median of runs."""
         return float(chosen.sum() / median(self.seconds[:, chosen].sum(axis=1)))
 
 
@@ -87,7 +87,7 @@ def read_photos(archive: Path, most: int | None) -> list[Photo]:
 
 
 def list_ways() -> dict[str, Way]:
-    """Return what is compared, by name."""
+    """Return the compared ways, by name."""
     import torch
     from torchvision import transforms
 
@@ -107,7 +107,7 @@ def list_ways() -> dict[str, Way]:
 
 
 def compare_ways(ways: dict[str, Way], photos: list[Photo], runs: int) -> dict[str, Figures]:
-    """Time every way on every photo, in alternation, and hold its pixels against the plain pipeline's."""
+    """Time every way on every photo, in alternation, and compare its pixels with the plain pipeline's."""
     figures = {}
     for name, way in ways.items():
         if name in (PLAIN, PROJECT):
@@ -132,8 +132,8 @@ def measure_difference(way: Way, plain: Way, photos: list[Photo]) -> tuple[int, 
     return largest, differing / count
 
 
-def draw_table(figures: dict[str, Figures], photos: list[Photo], runs: int) -> Table:
-    """Lay out all figures."""
+def make_table(figures: dict[str, Figures], photos: list[Photo], runs: int) -> Table:
+    """Return the table of all figures."""
     everything = np.ones(len(photos), dtype=bool)
     focus = np.array([photo.size == FOCUS for photo in photos])
     load = os.getloadavg()[0]
@@ -156,17 +156,19 @@ def draw_table(figures: dict[str, Figures], photos: list[Photo], runs: int) -> T
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure, and print the table."""
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kit", type=Path, default=SCRATCH / "raw/full", help="a drawn kit (default: %(default)s)")
-    parser.add_argument("--images", type=int, help="at most so many (default: all)")
+    parser.add_argument(
+        "--kit", type=Path, default=SCRATCH / "raw/full", help="a folder of raw archives (default: %(default)s)"
+    )
+    parser.add_argument("--images", type=int, help="largest number of images (default: all)")
     parser.add_argument("--runs", type=int, default=7)
     given = parser.parse_args(arguments)
     if not (given.kit / ARCHIVE).exists():
-        parser.error(f"no kit at {given.kit}; draw it: python ../shared/raw_kit/make_raw.py {given.kit} --scale full")
+        parser.error(f"no kit at {given.kit}; make it: python ../shared/raw_kit/make_raw.py {given.kit} --scale full")
     photos = read_photos(given.kit / ARCHIVE, given.images)
     console = Console(width=max(120, Console().width))
-    console.print(draw_table(compare_ways(list_ways(), photos, given.runs), photos, given.runs))
+    console.print(make_table(compare_ways(list_ways(), photos, given.runs), photos, given.runs))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The project's way to the same trees: the code below Dagster, from the zip to trees in place and ledgers saved.
+"""The project's way to the same trees: the code below Dagster, from the zip to trees and saved ledgers.
 
-Belongs here: the calls that the tree assets make, in their order, with the option to take fewer concepts. Run by
-`perf.trees` as a command of its own; prints what it did as one line of JSON.
+The same calls as in the tree assets, with the option to use fewer concepts. Run by `perf.trees` as a command of its
+own; prints its figures as one line of JSON.
 
     python -m pervl_assets_tests.perf.project {ytvos,deep_fashion} ARCHIVE ANNOTATIONS OUT
         [--password P] [--every N] [--workers N]
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("annotations", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--password")
-    parser.add_argument("--every", type=int, default=1, help="of the concepts, take one in so many")
+    parser.add_argument("--every", type=int, default=1, help="use every n-th concept")
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
     start = time.perf_counter()
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def plan_trees(benchmark: str, annotations: Path, every: int) -> dict[str, TreePlan]:
-    """Return the plans by the name of the folder they are built in."""
+    """Return the plans by the folder of their tree."""
     if benchmark == "ytvos":
         concepts = ytvos.read_concepts(annotations / "ytvos").gather_every(every)
         return {"trees": ytvos.plan_fsl_seg({"concepts": concepts})}
@@ -64,7 +64,7 @@ def plan_trees(benchmark: str, annotations: Path, every: int) -> dict[str, TreeP
 
 
 def make_tree(plan: TreePlan, members: Members, target: Path, workers: int) -> FolderTree:
-    """Build a tree, save its ledger beside it, and put it in place."""
+    """Build a tree, save its ledger, and move the tree into place."""
     target.parent.mkdir(parents=True, exist_ok=True)
     ledger = target.with_name(f"{target.name}.ledger.parquet")
     previous = pl.read_parquet(ledger) if ledger.exists() else None

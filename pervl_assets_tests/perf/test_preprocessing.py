@@ -1,4 +1,4 @@
-"""The benchmark itself, on a few drawn images."""
+"""The benchmark of preprocessing, on a few synthetic images."""
 
 import zipfile
 
@@ -8,7 +8,7 @@ from rich.console import Console
 from pervl_assets_tests.core.samples import save_jpeg
 from pervl_assets_tests.inversion.kit import draw_jpeg
 from pervl_assets_tests.perf import preprocessing
-from pervl_assets_tests.perf.preprocessing import PLAIN, PROJECT, compare_ways, draw_table, list_ways, read_photos
+from pervl_assets_tests.perf.preprocessing import PLAIN, PROJECT, compare_ways, list_ways, make_table, read_photos
 
 
 def write_kit(kit):
@@ -27,7 +27,7 @@ def test_every_way_is_timed_and_compared(tmp_path):
     figures = compare_ways(list_ways(), photos, 2)
     assert [figures[name].difference for name in (PLAIN, PROJECT)] == [0, 0]
     assert all(each.seconds.shape == (2, 3) and each.seconds.min() > 0 for each in figures.values())
-    assert draw_table(figures, photos, 2).row_count == 3
+    assert make_table(figures, photos, 2).row_count == 3
 
 
 def test_one_command_prints_the_table(tmp_path, capsys, monkeypatch):

@@ -1,4 +1,4 @@
-"""The benchmark itself, on the miniature world: both ways run, agree, and are measured."""
+"""The benchmark of trees, on the demo data: both ways run, agree and are measured."""
 
 import json
 import sys
@@ -7,17 +7,17 @@ import pytest
 
 from pervl_assets.demo import DEMO_PASSWORD
 from pervl_assets_tests.perf.measure import list_family, measure, summarise
-from pervl_assets_tests.perf.trees import RunResult, Work, compare_files, draw_table, list_needed
+from pervl_assets_tests.perf.trees import RunResult, Work, compare_files, list_needed, make_table
 from pervl_assets_tests.perf.wasteful_archive import count_unneeded, draw_wasteful_archive
 
 
 @pytest.mark.parametrize("benchmark", ["ytvos", "deep_fashion"])
 def test_both_ways_make_the_same_files(drawn, tmp_path, benchmark):
-    place, password = {
+    path, password = {
         "ytvos": ("youtube_vos/train.zip", ""),
         "deep_fashion": ("deep_fashion2/train.zip", DEMO_PASSWORD),
     }[benchmark]
-    work = Work(benchmark, benchmark, drawn / place, drawn / "annotations", password, 1, 1)
+    work = Work(benchmark, benchmark, drawn / path, drawn / "annotations", password, 1, 1)
     plain = measure(work.command("plain", tmp_path / "plain"))
     project = measure(work.command("project", tmp_path / "project"))
     again = measure(work.command("project", tmp_path / "project"))
@@ -25,14 +25,14 @@ def test_both_ways_make_the_same_files(drawn, tmp_path, benchmark):
     assert json.loads(project.printed)["rendered"] > 0
     assert json.loads(again.printed)["rendered"] == 0
     assert min(run.peak for run in (plain, project)) > 1 << 20
-    assert draw_table([RunResult(work, plain, project, again)], 1).row_count == 3
+    assert make_table([RunResult(work, plain, project, again)], 1).row_count == 3
     some = next(path for path in (tmp_path / "plain/trees").rglob("*.jpg") if "images_with_bbox" not in path.parts)
     some.write_bytes(b"")
     with pytest.raises(RuntimeError, match="1 files differ"):
         compare_files(tmp_path / "plain/trees", tmp_path / "project/trees")
 
 
-def test_a_wasteful_archive_holds_so_many_bytes_unneeded(drawn, tmp_path):
+def test_a_wasteful_archive_has_the_given_ratio_of_unneeded_bytes(drawn, tmp_path):
     kit, target = drawn / "deep_fashion2/train.zip", tmp_path / "wasteful.zip"
     needed = list_needed(Work("", "deep_fashion", kit, drawn / "annotations", DEMO_PASSWORD, 2, 1))
     draw_wasteful_archive(kit, DEMO_PASSWORD, needed, 3, target)
@@ -50,7 +50,7 @@ def test_memory_is_summed_over_all_processes():
     assert measured.seconds > 1 > measured.cpu
 
 
-def test_a_process_that_is_gone_has_no_family():
+def test_a_process_that_ended_has_no_family():
     assert list_family(2**22 + 1) == [2**22 + 1]
 
 

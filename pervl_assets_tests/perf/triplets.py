@@ -1,13 +1,10 @@
-"""Speed and memory from triplet lines to classes and masked sentences, beside the straightforward way.
-
-Belongs here: what is run, the comparison of both results, and the table. Does not belong here: the two ways
-(`perf.inversion_project`, `perf.inversion_plain`), and how they are measured (`perf.measure`).
+"""From triplet lines to classes and masked sentences: speed and memory, compared with the straightforward way.
 
     python -m pervl_assets_tests.perf.triplets [--kit KIT] [--work FOLDER] [--runs N] [--full] [--small]
 
-The lines are samples of the kit's 400,014, each size drawn from them; without a kit they are drawn from a seed. Every
-run is a command of its own from the text file to the results on disk, imports included. The straightforward way grows
-with the square of the lines: it is run at 12,500 lines, with --full at 100,000 too.
+The lines are random samples of the kit's 400,014, or synthetic without a kit. Every run is a command of its own, from
+the text file to the results on disk, imports included. The time of the straightforward way grows with the square of the
+lines, so it runs with 12,500 lines, and with --full also with 100,000.
 """
 
 import argparse
@@ -19,19 +16,19 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from pervl_assets_tests.perf.drawn_inputs import list_lines, write_sample
 from pervl_assets_tests.perf.figures import SCRATCH, command, find_peak, new_folder, read_figures, start_table
 from pervl_assets_tests.perf.measure import Measured, measure, summarise
+from pervl_assets_tests.perf.synthetic_inputs import list_lines, write_sample
 
 SIZES = (12_500, 50_000, 100_000, 400_000, 4_000_000)
 PLAIN_SIZES = (12_500,)
 FULL_PLAIN_SIZES = (12_500, 100_000)
-GOALS = {400_000: "under 5 s, 1 GB"}
+TARGETS = {400_000: "under 5 s, 1 GB"}
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came of a number of lines: medians of the project's way, and the other's where it was run."""
+    """Figures for a number of lines: medians of the project, and one run of the straightforward way or None."""
 
     lines: int
     project: Measured
@@ -39,7 +36,7 @@ class RunResult:
 
 
 def compare_ways(lines: list[str], count: int, plain: bool, runs: int, folder: Path) -> RunResult:
-    """Run the project's way, and the other where it is wanted, on a sample of the lines.
+    """Run the project, and optionally the straightforward way, on a sample of the lines.
 
     Raises:
         RuntimeError: A run failed, or the results differ.
@@ -55,7 +52,7 @@ def compare_ways(lines: list[str], count: int, plain: bool, runs: int, folder: P
 
 
 def compare_results(folder: Path, pickled: Path) -> None:
-    """Hold both results against each other: names, ids, sentences and masked sentences, each in order.
+    """Compare both results in order: names, ids, sentences and masked sentences.
 
     Raises:
         RuntimeError: They differ.
@@ -70,8 +67,8 @@ def compare_results(folder: Path, pickled: Path) -> None:
             raise RuntimeError(f"The column {column} of the sentences differs.")
 
 
-def draw_table(outcomes: list[RunResult], runs: int) -> Table:
-    """Lay out all figures."""
+def make_table(outcomes: list[RunResult], runs: int) -> Table:
+    """Return the table of all figures."""
     title = f"Triplet lines to classes and masked sentences, medians of {runs} runs; the largest peaks and loads"
     headings = ("lines", "way", "seconds", "own work s", "s per million", "CPU s", "peak GB", "load", "target")
     table = start_table(title, *headings)
@@ -81,25 +78,27 @@ def draw_table(outcomes: list[RunResult], runs: int) -> Table:
                 continue
             own = read_figures(run)["own_seconds"]
             figures = (f"{run.seconds:.1f}", f"{own:.2f}", f"{own / outcome.lines * 1e6:.2f}", f"{run.cpu:.1f}")
-            target = GOALS.get(outcome.lines, "") if way == "project" else ""
+            target = TARGETS.get(outcome.lines, "") if way == "project" else ""
             memory = (f"{find_peak(run) / 1e9:.2f}", f"{run.load:.1f}")
             table.add_row(f"{outcome.lines:,}", way, *figures, *memory, target, end_section=way == "project")
     compared = ", ".join(f"{outcome.lines:,}" for outcome in outcomes if outcome.plain)
     table.caption = (
-        "Seconds from the start of the command to its end, results on disk; own work: imports left out. "
-        f"Both ways gave the same at {compared} lines."
+        "Seconds of the whole command, results on disk; own work: without imports. "
+        f"Both ways gave the same results for {compared} lines."
     )
     return table
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure, and print the table."""
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kit", type=Path, default=SCRATCH / "raw/full", help="a drawn kit (default: %(default)s)")
+    parser.add_argument(
+        "--kit", type=Path, default=SCRATCH / "raw/full", help="a folder of raw archives (default: %(default)s)"
+    )
     parser.add_argument("--work", type=Path, default=SCRATCH / "pervl_perf", help="scratch folder, 1 GB free")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--full", action="store_true", help="the straightforward way at 100,000 lines too: two minutes")
-    parser.add_argument("--small", action="store_true", help="one run of few lines: to see that all of it works")
+    parser.add_argument("--small", action="store_true", help="one run of few lines: to test that everything works")
     given = parser.parse_args(arguments)
     sizes, plain_sizes = SIZES, FULL_PLAIN_SIZES if given.full else PLAIN_SIZES
     if given.small:
@@ -110,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
         with new_folder(given.work, "triplets") as folder:
             outcomes.append(compare_ways(lines, count, count in plain_sizes, runs, folder))
         console.log(f"{count:,} lines: {outcomes[-1].project.seconds:.1f} s")
-    console.print(draw_table(outcomes, runs))
+    console.print(make_table(outcomes, runs))
 
 
 if __name__ == "__main__":

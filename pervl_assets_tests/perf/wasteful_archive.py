@@ -1,7 +1,7 @@
-"""An encrypted archive that holds many times as many bytes unneeded as needed, as DeepFashion2's official one does.
+"""An encrypted archive with many times as many unneeded as needed bytes, like DeepFashion2's official one.
 
-Belongs here: drawing it, from the images of a drawn kit, with the system's `zip`. Unneeded members are needed ones
-under other names: the same bytes to decrypt, inflate and write, at no cost of drawing.
+Unneeded members are copies of needed ones under other names: the same bytes to decrypt and inflate. Written by the
+system's `zip`.
 """
 
 import os
@@ -14,13 +14,13 @@ from pathlib import Path
 
 
 def draw_wasteful_archive(kit: Path, password: str, needed: Collection[str], times: int, target: Path) -> None:
-    """Draw an archive of the `needed` members and `times` as many bytes beside them.
+    """Write an archive of the `needed` members and `times` as many unneeded bytes.
 
     Args:
-        kit: Encrypted archive that holds them.
-        password: Its password, and the new one's.
+        kit: Encrypted archive that contains them.
+        password: Password of both archives.
         needed: Names of members.
-        times: How many copies of each stand in the archive under a name that nothing asks for.
+        times: Copies of each under names that are not needed.
         target: File to write.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def draw_wasteful_archive(kit: Path, password: str, needed: Collection[str], tim
 
 
 def count_unneeded(archive: Path, needed: Collection[str]) -> float:
-    """Return how many bytes of an archive are unneeded, over those that are needed."""
+    """Return the ratio of unneeded to needed bytes of an archive."""
     with zipfile.ZipFile(archive) as opened:
         sizes = {info.filename: info.compress_size for info in opened.infolist()}
     wanted = sum(sizes[name] for name in needed)

@@ -1,8 +1,8 @@
 """Write the generated tables of `docs/assets/`, from the definitions: `make tables`.
 
-Example: the lines between `<!-- from the definitions: asset ytvos/concepts -->` and the next `<!-- end -->` are replaced
-by the asset's description, inputs, path, columns and checks. Further markers are `checks above` (all checks of the
-assets on the page) and `columns MODULE:SCHEMA`. A test compares the pages with the output of this module.
+Example: the lines between `<!-- from the definitions: asset ytvos/concepts -->` and the next `<!-- end -->` become the
+asset's description, inputs, path, columns and checks. Other markers are `checks above` (all checks of the assets on the
+page), `columns MODULE:SCHEMA` and `settings all`. A test compares the pages with the output of this module.
 """
 
 import importlib

@@ -1,7 +1,4 @@
-"""Inputs for the benchmarks of the training data, drawn from seeds: triplet lines, photographs, vectors.
-
-Belongs here: drawing, and taking a sample of the kit's own where there is one. Does not belong here: measuring.
-"""
+"""Synthetic inputs for the benchmarks of the training data, from seeds: triplet lines, photographs, vectors."""
 
 import io
 import random
@@ -21,20 +18,20 @@ DIMENSION = 512
 COCO_IMAGES = 82_783
 
 _NAMES = 6_800
-"""Different objects in the kit's triplets."""
+"""Number of different objects in the kit's triplets."""
 
 _VERBS = ("hold", "near", "on", "ride", "watch", "with")
 _PLACES = ("a field", "a road", "a room", "the rain", "the snow", "the sun", "the water")
 
 
 def list_lines(kit: Path) -> list[str]:
-    """Return the kit's triplet lines, or as many drawn ones where there is no kit."""
+    """Return the kit's triplet lines, or the same number of synthetic ones if there is no kit."""
     text = kit / COCO_SVO_TRIPLETS.file
     return text.read_text(encoding="utf-8").splitlines() if text.exists() else [*draw_lines(400_000)]
 
 
 def draw_lines(count: int, seed: int = 0) -> Iterator[str]:
-    """Draw lines in the format of the official file; few objects are very common, as there."""
+    """Generate lines in the official format. As in the official file, few objects are very common."""
     chance = random.Random(seed)
     parts = [a + b for a in "bdfgklmnprst" for b in ("a", "e", "i", "o", "u", "an", "el", "in", "or", "us")]
     names = ["".join(chance.choices(parts, k=chance.randint(1, 4))) for _ in range(_NAMES)]
@@ -47,10 +44,10 @@ def draw_lines(count: int, seed: int = 0) -> Iterator[str]:
 
 
 def write_sample(lines: list[str], count: int, target: Path) -> None:
-    """Write `count` of the lines in their order; where there are too few, lines drawn from them again and again."""
+    """Write `count` of the lines in their order, or random repetitions if there are too few."""
     chance = random.Random(count)
     if count <= len(lines):
-        chosen = [lines[place] for place in sorted(chance.sample(range(len(lines)), count))]
+        chosen = [lines[row] for row in sorted(chance.sample(range(len(lines)), count))]
     else:
         chosen = chance.choices(lines, k=count)
     with target.open("w", encoding="utf-8", newline="\n") as file:
@@ -58,7 +55,7 @@ def write_sample(lines: list[str], count: int, target: Path) -> None:
 
 
 def draw_jpeg(seed: int, size: tuple[int, int] = (96, 72)) -> bytes:
-    """Draw smooth noise as JPEG."""
+    """Return smooth noise as JPEG."""
     noise = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
@@ -66,7 +63,7 @@ def draw_jpeg(seed: int, size: tuple[int, int] = (96, 72)) -> bytes:
 
 
 def list_photographs(kit: Path, count: int) -> list[bytes]:
-    """Return `count` photographs: the kit's usable ones over and over, or drawn ones where there is no kit."""
+    """Return `count` photographs: the kit's valid ones, repeated, or synthetic ones if there is no kit."""
     path = kit / COCO_TRAIN2014.file
     if not path.exists():
         return [draw_jpeg(seed, (640, 480)) for seed in range(count)]
@@ -76,7 +73,7 @@ def list_photographs(kit: Path, count: int) -> list[bytes]:
 
 
 def is_image(data: bytes) -> bool:
-    """Say whether Pillow decodes it."""
+    """Return whether Pillow decodes the bytes."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
@@ -91,7 +88,7 @@ def name_images(count: int) -> list[str]:
 
 
 def write_coco(images: Iterable[bytes], target: Path) -> None:
-    """Write an archive laid out like COCO's, images 1, 2, 3 and so on."""
+    """Write an archive in the layout of COCO, with images 1, 2, 3 and so on."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(target, "w") as archive:
         for number, data in enumerate(images, start=1):
@@ -99,16 +96,16 @@ def write_coco(images: Iterable[bytes], target: Path) -> None:
 
 
 def draw_vectors(count: int, seed: int) -> npt.NDArray[np.float32]:
-    """Draw vectors as CLIP's are: a common part, larger than what sets them apart."""
+    """Return random vectors like CLIP's: their common part is larger than their differences."""
     common = np.random.default_rng(2022).normal(size=DIMENSION)
     return np.asarray(common + np.random.default_rng(seed).normal(0, 0.4, (count, DIMENSION)), np.float32)
 
 
 def write_vectors(count: int, target: Path, block: int = 20_000) -> None:
-    """Write `count` vectors to a `.npy`, a block at a time; the blocks differ."""
-    drawn = draw_vectors(min(block, count), seed=1)
+    """Write `count` vectors to a `.npy`, in blocks that differ."""
+    vectors = draw_vectors(min(block, count), seed=1)
     array = np.lib.format.open_memmap(target, "w+", np.float32, (count, DIMENSION))
     for number, start in enumerate(range(0, count, block)):
-        part = drawn[: count - start]
+        part = vectors[: count - start]
         array[start : start + len(part)] = np.roll(part, number, axis=1)
     array.flush()
