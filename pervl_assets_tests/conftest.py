@@ -1,4 +1,4 @@
-"""What only this project's own tests need beside `pervl_assets.testing`."""
+"""Fixtures of this project's own tests, in addition to those of `pervl_assets.testing`."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from pervl_assets.demo import write_annotations
 
 pytest_plugins = ["pervl_assets.testing.fixtures"]
 
-# Pytest's processes share the cores; torch's threads, one set a process, would mostly wait for one another.
+# The processes of pytest share the cores, so more than one thread per process would only wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
@@ -18,27 +18,27 @@ SLOW = (
     "test_end_to_end.py",
     "perf/test_inversion.py",
     "defs/test_feature_checks.py",
-    "defs/test_refreshes.py",
+    "defs/test_automation.py",
     "defs/test_write_failures.py",
     "perf/test_trees.py",
-    "inversion/test_real_models.py",
+    "clip/test_real_models.py",
     "defs/test_inversion.py",
     "defs/test_secrets.py",
-    "core/test_kill.py",
+    "trees/test_kill.py",
     "tools/test_train_tiny_clip.py",
     "defs/test_release.py",
 )
-"""Modules that take longest, the slowest first: begun last, one would be left running alone."""
+"""The slowest modules, slowest first. They start first, so that none of them runs alone at the end."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the modules in the order of `pytest_collection_modifyitems`, not in that of their numbers of tests."""
+    """Keep the order of `pytest_collection_modifyitems` in pytest-xdist, which would sort modules by their size."""
     if hasattr(config.option, "loadscopereorder"):  # of pytest-xdist
         config.option.loadscopereorder = False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the browser, then the slow modules."""
+    """Start with the browser test, then the slow modules."""
 
     def rank(item: pytest.Item) -> int:
         module = item.nodeid.partition("::")[0].removeprefix("pervl_assets_tests/")
@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def drawn(drawn_raw, tmp_path_factory) -> Path:
-    """Every raw input of the miniature world, and its annotations below `annotations`. Read-only."""
+    """Every raw input of the demo data, and its annotations below `annotations`. Read-only."""
     root = tmp_path_factory.mktemp("drawn") / "world"
     shutil.copytree(drawn_raw, root, copy_function=os.link)
     write_annotations(root / "annotations")
@@ -58,8 +58,8 @@ def drawn(drawn_raw, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with the real annotations and the generator of raw archives, where this checkout has it beside it."""
+    """The folder `../shared` with the real annotations and the generator of raw archives; skips if it is missing."""
     folder = Path(__file__).parents[2] / "shared"
     if not (folder / "data/annotations").is_dir():
-        pytest.skip(f"needs the real annotations at {folder}, which are not part of the project")
+        pytest.skip(f"needs the real annotations in {folder}, which are not part of the project")
     return folder

@@ -1,4 +1,4 @@
-"""The code location as a whole: what every asset says of itself, both profiles, the executor, a third benchmark."""
+"""The code location as a whole: metadata of every asset, both profiles, the executor, a third benchmark."""
 
 import shutil
 import sys
@@ -31,7 +31,7 @@ ASSETS = {
 
 @pytest.fixture(params=["demo", "full"])
 def defs(request, tmp_path, monkeypatch) -> dg.Definitions:
-    """The definitions of a profile with nothing else set, where there is no file at all."""
+    """The definitions of a profile with default settings, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     return build_definitions(Settings.from_env({"PERVL_PROFILE": request.param}))
 
@@ -45,7 +45,7 @@ def name_io_manager(node) -> str:
     return node.assets_def.get_io_manager_key_for_asset_key(node.key)
 
 
-def test_loading_needs_no_file_and_makes_none(defs, tmp_path):
+def test_loading_reads_and_writes_no_file(defs, tmp_path):
     dg.Definitions.validate_loadable(defs)
     assert list(tmp_path.iterdir()) == []
 
@@ -58,7 +58,7 @@ def test_the_graph_has_every_asset_of_the_design(defs):
     assert not graph.unexecutable_asset_keys  # every input of an asset is an asset of this graph
 
 
-def test_every_asset_tells_what_it_is(defs):
+def test_every_asset_has_metadata(defs):
     for name, node in list_nodes(defs).items():
         assert node.description, name
         assert len(node.description.split()) > 5, name
@@ -74,7 +74,7 @@ def test_every_group_is_the_prefix_of_its_keys(defs):
     assert all(node.group_name == node.key.path[0] for node in nodes.values())
 
 
-def test_every_table_and_all_features_and_no_other_value_declare_described_columns(defs):
+def test_only_tables_and_features_declare_described_columns(defs):
     nodes = list_nodes(defs)
     tables = {name for name, node in nodes.items() if name_io_manager(node) in ("tables", "features")}
     assert {"ytvos/concepts", "inversion/coco_malformed_lines", "inversion/coco_image_features"} <= tables
@@ -160,7 +160,7 @@ BENCHMARK = Benchmark(
         ArchiveSpec(
             name="pet_photos",
             title="Photographs of pets",
-            description="One photograph a pet, as its owner took it.",
+            description="One photograph per pet.",
             file="pets/photos.zip",
             homepage="https://example.org/pets",
             how_to_get="Ask the owners.",
@@ -172,7 +172,7 @@ BENCHMARK = Benchmark(
     trees=(
         TreeAsset(
             name="portraits",
-            description="A folder a pet, with its portrait.",
+            description="One folder per pet, with its portrait.",
             splits=(),
             tables=("names",),
             source="pet_photos",
@@ -189,7 +189,7 @@ BENCHMARK = Benchmark(
 
 @pytest.fixture
 def third_benchmark(tmp_path, monkeypatch) -> Path:
-    """One more module in the package's path; returns a data folder with its archive and annotations."""
+    """Adds a module to the package's path; returns a data folder with its archive and annotations."""
     modules, data = tmp_path / "modules", tmp_path / "data"
     modules.mkdir()
     (modules / "pets.py").write_text(textwrap.dedent(PETS))
@@ -204,7 +204,7 @@ def third_benchmark(tmp_path, monkeypatch) -> Path:
     vars(package).pop("pets", None)
 
 
-def test_a_third_benchmark_costs_one_module(third_benchmark):
+def test_a_third_benchmark_needs_one_module(third_benchmark):
     data = third_benchmark
     full = {"profile": "full", "annotations": data / "annotations"}
     defs = build_definitions(make_settings(data, **full))
@@ -225,11 +225,11 @@ def test_a_third_benchmark_costs_one_module(third_benchmark):
         before = photograph(data)
         assert all(result.success for result in run_selection(data, '+key:"pets/portraits"', instance, **full))
         assert photograph(data) == before
-    verdicts = {value.asset: value for value in verify_values(defs, data)}
-    assert all(verdicts[name].verdict and verdicts[name].files for name in added)
+    verified = {value.asset: value for value in verify_values(defs, data)}
+    assert all(verified[name].verdict and verified[name].files for name in added)
 
 
-def test_what_the_miniature_world_does_not_draw_is_looked_for(third_benchmark):
+def test_inputs_that_the_demo_does_not_generate_must_exist(third_benchmark):
     (found,) = run_selection(third_benchmark, 'key:"raw/pet_photos"')
     assert found.success, explain(found)
     (third_benchmark / "pets/photos.zip").unlink()
@@ -239,7 +239,7 @@ def test_what_the_miniature_world_does_not_draw_is_looked_for(third_benchmark):
 
 
 def build_without(data: Path) -> dg.Definitions:
-    """Return the definitions as they are without the third benchmark."""
+    """Return the definitions without the third benchmark."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pervl_assets.benchmarks, "__path__", pervl_assets.benchmarks.__path__[:-1])
         return build_definitions(make_settings(data))

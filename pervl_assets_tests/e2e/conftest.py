@@ -1,4 +1,4 @@
-"""Where a browser test fails: what the browser showed, and what the servers logged."""
+"""Adds a screenshot and the servers' logs to the report of a failed browser test."""
 
 import pytest
 
@@ -10,16 +10,16 @@ def pytest_runtest_makereport(item, call):
     if report.failed and ui:
         report.sections.append(("Browser", leave_page(ui, servers.root / f"{item.name}.png")))
     if report.failed and servers:
-        report.sections.append(("Servers", servers.tell()))
+        report.sections.append(("Servers", servers.read_logs()))
     return report
 
 
-def leave_page(ui, picture):
-    """Take a picture of the page and go home, away from what a failed test left open; return what there is to tell."""
+def leave_page(ui, image):
+    """Save a screenshot and open the start page for the next test; return address and file for the report."""
     address = ui.page.url
     try:
-        ui.page.screenshot(path=picture)
+        ui.page.screenshot(path=image)
         ui.open("/")
-    except Exception as error:  # a browser that has died shall not hide why the test failed
+    except Exception as error:  # a dead browser must not hide the failure of the test
         return f"{address}\n{error}"
-    return f"{address}\n{picture}"
+    return f"{address}\n{image}"

@@ -1,7 +1,4 @@
-"""The pictures in docs/: `make screenshots` takes all of them anew, from a miniature world of its own.
-
-Belongs here: which pages, in which order, at which size. Does not belong here: how a page is used (`ui`).
-"""
+"""The images in docs/: `make screenshots` takes all of them again, from its own copy of the demo data."""
 
 import io
 import tempfile
@@ -15,26 +12,26 @@ from pervl_assets.definitions import defs
 from pervl_assets_tests.e2e.servers import Servers
 from pervl_assets_tests.e2e.ui import Ui, open_ui
 
-PICTURES: Final = Path(__file__).parents[2] / "docs"
+IMAGES: Final = Path(__file__).parents[2] / "docs"
 WIDTH: Final = 1500
 SCALE: Final = 1.5
 COLOURS: Final = 256
 """A page of the UI has few colours; a palette keeps the repository small."""
 
 LARGE: Final = 250_000
-"""Bytes from which a picture, which has photographs in it, is kept at one pixel for each of the page's."""
+"""Larger images (they contain photographs) are saved at one pixel per CSS pixel. In bytes."""
 
 MARGIN: Final = 20
 TALL: Final = 2500
-"""Of a window that shows an asset's page whole, in CSS pixels; a lower one scrolls."""
+"""Height of a window that shows an asset's page without scrolling, in CSS pixels."""
 
 TREE: Final = "ytvos/fsl_seg"
 PLOTTED_RUNS: Final = 3
-"""So many materializations a plot needs to look like one."""
+"""Materializations that a plot needs."""
 
 
 def take_all(ui: Ui, data: Path) -> None:
-    """Take every picture, in the order in which a person would come by the pages."""
+    """Take every image, in the order in which a user opens the pages."""
     ui.press("Hide navigation")
     ui.resize(WIDTH, 900)
     ui.open_launchpad("everything")
@@ -56,7 +53,7 @@ def launch(ui: Ui) -> None:
     """Press the open launchpad's button and wait until the page of the run says success."""
     ui.launch()
     if (ended := ui.wait_for_run(seconds=300)) != "Success":
-        raise RuntimeError(f"{ui.page.url} ended as {ended}: no picture of that.")
+        raise RuntimeError(f"{ui.page.url} ended as {ended}: no image is taken.")
 
 
 def take_graph(ui: Ui) -> None:
@@ -76,7 +73,7 @@ def take_graph(ui: Ui) -> None:
 
 
 def take_group(ui: Ui, group: str) -> None:
-    """Take the graph of one group, large enough to say what became of each asset and of its checks."""
+    """Take the graph of one group, large enough to show the state of each asset and its checks."""
     ui.resize(WIDTH, 900)
     ui.open(f"/locations/pervl_assets/asset-groups/{group}/lineage")
     expect(ui.page.get_by_text("Materialized").first).to_be_visible()
@@ -105,7 +102,7 @@ def take_asset(ui: Ui, name: str, asset: str, last: str) -> None:
 
 
 def take_metadata(ui: Ui, name: str, asset: str, value: str, height: int) -> None:
-    """Take the page of an asset with one of its tables or pictures opened."""
+    """Take the page of an asset with one of its tables or images opened."""
     ui.resize(WIDTH, height)
     ui.open_asset(asset)
     with ui.show_metadata(value):
@@ -132,14 +129,14 @@ def take_automation(ui: Ui) -> None:
 
 
 def save(ui: Ui, name: str, clip: FloatRect | None = None) -> None:
-    """Save the open page, or a part of it in CSS pixels, once it has come to rest."""
+    """Save the open page, or a part of it in CSS pixels, once it has settled."""
     ui.settle()
-    picture = Image.open(io.BytesIO(ui.page.screenshot(clip=clip))).convert("RGB")
-    file = PICTURES / f"{name}.png"
-    picture.quantize(COLOURS).save(file, optimize=True)
+    image = Image.open(io.BytesIO(ui.page.screenshot(clip=clip))).convert("RGB")
+    file = IMAGES / f"{name}.png"
+    image.quantize(COLOURS).save(file, optimize=True)
     if file.stat().st_size > LARGE:
-        size = [round(side / SCALE) for side in picture.size]
-        picture.resize(size, Image.Resampling.LANCZOS).quantize(COLOURS).save(file, optimize=True)
+        size = [round(side / SCALE) for side in image.size]
+        image.resize(size, Image.Resampling.LANCZOS).quantize(COLOURS).save(file, optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
-"""The real webserver and daemon on an instance and a data folder of their own, on 127.0.0.1.
-
-Belongs here: starting them, and ending them for certain. Does not belong here: what is done in a browser (`ui`).
-"""
+"""The real webserver and daemon on 127.0.0.1, with an instance and a data folder of their own."""
 
 import os
 import signal
@@ -26,7 +23,7 @@ _START_SECONDS: Final = 60
 class Servers:
     """`dagster-webserver` and `dagster-daemon`, from entering to leaving a `with` block.
 
-    Each leads a process group that its code server and the runs belong to: to end the group is to end them all.
+    Each leads a process group with its code server and runs, so that ending the group ends all of them.
 
     Attributes:
         root: Folder of instance and logs.
@@ -60,7 +57,7 @@ class Servers:
         self.stop()
 
     def _make_instance(self) -> None:
-        """Make its databases before two processes would at once; let the daemon look for new runs every second."""
+        """Create the databases before two processes do it at once; let the daemon check for new runs every second."""
         config = yaml.safe_load((_PROJECT / "dagster.yaml").read_text(encoding="utf-8"))
         config["run_queue"] = {**config.get("run_queue", {}), "dequeue_interval_seconds": 1}
         self.home.mkdir()
@@ -91,30 +88,30 @@ class Servers:
             )
 
     def wait(self) -> None:
-        """Return once pages are served. The daemon may start a little later: what is launched before then is queued.
+        """Return once pages are served. The daemon may start a little later; runs launched before are queued.
 
         Raises:
-            RuntimeError: A server ended, or none answered in a minute; says what they logged.
+            RuntimeError: A server ended, or did not answer within a minute; the message contains their logs.
         """
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
             if ended := [name for name, process in self._processes.items() if process.poll() is not None]:
-                raise RuntimeError(f"{', '.join(ended)} ended at its start.\n{self.tell()}")
+                raise RuntimeError(f"{', '.join(ended)} ended at its start.\n{self.read_logs()}")
             with suppress(httpx.TransportError):
                 httpx.get(f"{self.address}/server_info", trust_env=False).raise_for_status()
                 return
             time.sleep(0.1)
-        raise RuntimeError(f"{self.address} does not answer after {_START_SECONDS} s.\n{self.tell()}")
+        raise RuntimeError(f"{self.address} does not answer after {_START_SECONDS} s.\n{self.read_logs()}")
 
     def stop(self) -> None:
-        """End both servers and every process they started, and return once that is done."""
+        """Kill both servers and every process they started; return once they ended."""
         for process in self._processes.values():
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         self._sockets.cleanup()
 
-    def tell(self, lines: int = 40) -> str:
-        """Return where the logs are, and their last lines."""
+    def read_logs(self, lines: int = 40) -> str:
+        """Return the paths of the logs and their last lines."""
         logs = ((log, log.read_text(errors="replace").splitlines()[-lines:]) for log in sorted(self._logs.iterdir()))
         return "\n".join(f"--- {log}\n" + "\n".join(tail) for log, tail in logs)

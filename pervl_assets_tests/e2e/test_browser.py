@@ -1,6 +1,6 @@
-"""The Dagster UI as a person uses it: the real webserver and daemon, on the miniature world, in a browser.
+"""The Dagster UI in a browser, with the real webserver and daemon, on the demo data.
 
-The tests stand in the order of a first visit, and each needs what the one before left on the screen or on the disk.
+The tests are in the order of a first visit. Each depends on the screen and files that the one before it left.
 """
 
 import shutil
@@ -69,9 +69,9 @@ def test_the_graph_shows_every_asset(servers, ui, graph):
 
 def test_one_button_materializes_everything(servers, ui, everything, graph):
     total = sum(count_partitions(node) for node in graph.asset_nodes)
-    told = {"materialized": total, "not_materialized": 0, "errors": 0}
+    counts = {"materialized": total, "not_materialized": 0, "errors": 0}
     ui.filter_events("type:STEP_OUTPUT")
-    for name, count in told.items():
+    for name, count in counts.items():
         expect(ui.page.get_by_role("row", name=f"{name} {count}", exact=True)).to_be_visible()
 
 

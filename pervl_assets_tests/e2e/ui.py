@@ -1,8 +1,4 @@
-"""What a person does in the Dagster UI: opens pages, presses buttons, waits for what is to be seen.
-
-Belongs here: how a thing is found on a page of Dagster 1.13, for the browser test and the screenshots alike. Does not
-belong here: what ought to be seen there, and the servers (`servers`).
-"""
+"""Steps of a user in the UI of Dagster 1.13, for the browser test and the screenshots."""
 
 import os
 import re
@@ -19,12 +15,12 @@ SECONDS: Final = 1000
 """Playwright counts in milliseconds."""
 
 PATIENCE: Final = 30 * SECONDS
-"""For anything a page shows by itself or after a run of a few seconds, on a machine that does other things too."""
+"""Time-out for anything a page shows by itself or after a short run, on a busy machine."""
 
 _UNSETTLED: Final = (
     ":is(.spinnerGlobal, [class*=Skeleton_skeleton], [class*=loadingDot], [class*=LoadingBar_loading__])"
 )
-"""What is drawn where something is still to come."""
+"""Placeholders of content that is still loading."""
 
 _CALM: Final = """
 requestAnimationFrame = draw => setTimeout(() => draw(performance.now()), 100);
@@ -32,16 +28,16 @@ cancelAnimationFrame = clearTimeout;
 addEventListener("DOMContentLoaded", () => document.head.appendChild(document.createElement("style")).textContent =
     "*, *::before, *::after { animation: none !important; transition: none !important; caret-color: transparent }");
 """
-"""Ten frames a second and no animations: the page of a run at work would take a third of the time from the run."""
+"""Ten frames per second and no animations: else the page of an active run would slow the run by a third."""
 
 
 def find_browser() -> str | None:
-    """Return where Debian's chromium is, None where it is not installed."""
+    """Return the path of Debian's chromium, or None."""
     return shutil.which("chromium")
 
 
 class Ui:
-    """A page of the browser, and the steps a person takes on it."""
+    """A page of the browser, and the steps of a user."""
 
     def __init__(self, page: Page, address: str) -> None:
         self.page, self.address = page, address
@@ -51,11 +47,11 @@ class Ui:
         self.page.goto(self.address + path)
 
     def resize(self, width: int, height: int) -> None:
-        """Give the window another size, in CSS pixels."""
+        """Resize the window, in CSS pixels."""
         self.page.set_viewport_size({"width": width, "height": height})
 
     def settle(self) -> None:
-        """Wait until all is loaded and notices are gone. A page that shows a run at work never comes to rest."""
+        """Wait until all is loaded and notices are gone. The page of an active run never settles."""
         self.page.mouse.move(0, 0)  # a notice under the mouse stays
         self.page.wait_for_load_state("networkidle")
         expect(self.page.locator(_UNSETTLED).filter(visible=True)).to_have_count(0)
@@ -70,11 +66,11 @@ class Ui:
         self.page.get_by_role("navigation").locator(f'a[href="{path}"]').click()
 
     def press(self, name: str) -> None:
-        """Press a button, once it can be pressed."""
+        """Press a button once it is enabled."""
         self.page.get_by_role("button", name=name).click()
 
     def open_launchpad(self, job: str) -> None:
-        """Go to a job's launchpad by way of the list of jobs, and wait until its config is found valid."""
+        """Open a job's launchpad from the list of jobs, and wait until its config is valid."""
         self.go_to("/jobs")
         self.page.get_by_role("link", name=job).click()
         self.page.get_by_role("tab", name="Launchpad").click()
@@ -86,7 +82,7 @@ class Ui:
         self.page.wait_for_url("**/runs/*")
 
     def wait_for_run(self, seconds: int) -> str:
-        """Wait until the open page of a run says how it ended; return its word for it."""
+        """Wait until the open page of a run shows its final status; return that."""
         status = self.page.get_by_text(re.compile("^(Success|Failure|Canceled)$")).first
         status.wait_for(timeout=seconds * SECONDS)
         return status.inner_text()
@@ -105,7 +101,7 @@ class Ui:
 
     @contextmanager
     def show_metadata(self, name: str) -> Iterator[Locator]:
-        """Open a table or picture of the asset's latest materialization, yield its dialog, and close it."""
+        """Open a table or image of the asset's latest materialization, yield its dialog, and close it."""
         self.find_row(name).get_by_text("[Show Markdown]").click()
         dialog = self.page.get_by_role("dialog")
         dialog.get_by_text(name, exact=True).wait_for()
@@ -115,7 +111,7 @@ class Ui:
     def execute_check(self, asset: str, check: str) -> None:
         """Press the button of a check on the page of its asset, watch its run to the end, and come back to the check.
 
-        The page of the check would show the end as well, but it looks only every 15 seconds.
+        The page of the check also shows the end, but it updates only every 15 seconds.
         """
         self.open(f"/assets/{asset}?view=checks&checkDetail={check}")
         self.page.get_by_role("button", name="execute Execute", exact=True).click()
@@ -128,7 +124,7 @@ class Ui:
         return self._find_label(automation).get_by_role("checkbox")
 
     def flip_switch(self, automation: str) -> None:
-        """Press the switch of a schedule or sensor on the open page of automations, and wait until it was heard."""
+        """Press the switch of a schedule or sensor on the open page of automations, and wait for the reply."""
         expect(self.find_switch(automation)).to_be_enabled()
         self._find_label(automation).click()
         expect(self.find_switch(automation)).to_be_enabled()
@@ -142,7 +138,7 @@ def open_ui(servers: Servers, scale: float = 1) -> Iterator[Ui]:
     """Open a browser while the servers start, and yield its page once they have.
 
     Args:
-        servers: Started, not yet waited for.
+        servers: Servers that were started; this function waits for them.
         scale: Pixels of a screenshot in a CSS pixel.
     """
     flags = ["--disable-gpu", *(["--no-sandbox"] if os.geteuid() == 0 else [])]  # root cannot have the sandbox
