@@ -59,8 +59,8 @@ def patch(path: Path, name: str, form: str, value: int, *, local: int | None = N
     path.write_bytes(data)
 
 
-def spoil(change: Callable[..., Path], **options: object) -> Callable[[Path], object]:
-    """Spoil a whole archive in a way that is told of to users, too."""
+def corrupt(change: Callable[..., Path], **options: object) -> Callable[[Path], object]:
+    """Corrupt a whole archive with a function that users have, too."""
     return lambda path: change(write_zip(path, MEMBERS), **options)
 
 
@@ -200,31 +200,31 @@ def lose_zip64_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def hide_end_in_comment(data: bytes) -> bytes:
-    """An end record of no members, which stands in the comment of the real one."""
+    """An end record of no members, inside the comment of the real one."""
     inner = struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, 0, 0, 0, 0, 0)
     return data[:-2] + struct.pack("<H", len(inner)) + inner
 
 
 ERRORS = {
-    "climbs out": (spoil(add_path_traversal), "climbs out of its folder"),
-    "climbs out further in": (spoil(add_member, name="train/../../evil.jpg"), "climbs out of its folder"),
-    "absolute": (spoil(add_absolute_path), "an absolute path"),
-    "drive letter": (spoil(add_member, name="C:/evil.jpg"), "an absolute path"),
-    "Windows separators": (spoil(add_member, name="..\\evil.jpg"), "a backslash"),
-    "zero byte in a name": (spoil(add_member, name="train/a.jpg\0.txt"), "control characters"),
-    "line break in a name": (spoil(add_member, name="train/a\n.jpg"), "control characters"),
+    "climbs out": (corrupt(add_path_traversal), "climbs out of its folder"),
+    "climbs out further in": (corrupt(add_member, name="train/../../evil.jpg"), "climbs out of its folder"),
+    "absolute": (corrupt(add_absolute_path), "an absolute path"),
+    "drive letter": (corrupt(add_member, name="C:/evil.jpg"), "an absolute path"),
+    "Windows separators": (corrupt(add_member, name="..\\evil.jpg"), "a backslash"),
+    "zero byte in a name": (corrupt(add_member, name="train/a.jpg\0.txt"), "control characters"),
+    "line break in a name": (corrupt(add_member, name="train/a\n.jpg"), "control characters"),
     "name that is not UTF-8": (add_not_utf8, "not UTF-8"),
-    "symbolic link": (spoil(add_symlink), "a symbolic link"),
-    "twins but for case": (spoil(add_case_twin), "upper and lower case"),
-    "duplicate": (spoil(add_duplicate), "2 members of this name"),
-    "bomb": (spoil(add_bomb), "inflates"),
+    "symbolic link": (corrupt(add_symlink), "a symbolic link"),
+    "twins but for case": (corrupt(add_case_twin), "upper and lower case"),
+    "duplicate": (corrupt(add_duplicate), "2 members of this name"),
+    "bomb": (corrupt(add_bomb), "inflates"),
     "giant": (add_giant, "inflates 300,000,000 bytes"),
     "folded into itself": (fold, "begins inside"),
     "quoted": (quote, "begins inside"),
     "position outside": (change("train/a.jpg", "<I", 99_999, entry=OFFSET), "a position outside"),
     "unknown compression": (change("train/a.jpg", "<H", 99, local=8, entry=METHOD[1]), "method 99"),
     "strong encryption": (change("train/a.jpg", "<H", 0x41, local=6, entry=FLAGS[1]), "encrypted in a way"),
-    "truncated member": (spoil(truncate, keep=0.1), "cut off after"),
+    "truncated member": (corrupt(truncate, keep=0.1), "cut off after"),
     "truncated directory": (damage(lambda data: data[:-40]), "cut off after"),
     "bytes lost before the directory": (damage(lambda data: data[:40] + data[50:]), "bytes were lost"),
     "bytes put before": (damage(lambda data: b"#!/bin/sh\n" + data), "bytes were lost before it, or added"),
@@ -240,7 +240,7 @@ ERRORS = {
 }
 
 QUARANTINES = {
-    "wrong CRC": (spoil(damage_member, member="train/a.jpg"), "its CRC does not match"),
+    "wrong CRC": (corrupt(damage_member, member="train/a.jpg"), "its CRC does not match"),
     "other CRC stated": (change("train/a.jpg", "<I", 7, local=CRC[0], entry=CRC[1]), "its CRC does not match"),
     "damaged compressed bytes": (damage_deflated, r"compressed bytes are damaged|it holds|CRC"),
     "bomb that states a small size": (hide_bomb, "1,001 bytes or more where the directory says 1,000"),
@@ -262,7 +262,7 @@ def path(tmp_path):
 
 
 def list_outside(path: Path) -> dict[str, tuple[int, int]]:
-    """Return all that stands beside the tree, with sizes and times."""
+    """Return all files and folders beside the tree, with sizes and times."""
     top = path.parent.parent
     files = (file for file in top.rglob("*") if file.is_file() and path.parent / TREE not in file.parents)
     return {str(file): (file.stat().st_size, file.stat().st_mtime_ns) for file in files}

@@ -76,8 +76,8 @@ def test_fetches_what_is_missing_or_different_and_only_that(server, manifest, tm
     (folder / "ytvos").mkdir(parents=True)
     (folder / "ytvos/a.csv").write_bytes(FILES["ytvos/a.csv"])
     (folder / "ytvos/b.yaml").write_bytes(b"other")
-    verdict = fetch_files(folder, manifest, client, report=lines.append)
-    assert sorted(verdict.official) == sorted(FILES)
+    report = fetch_files(folder, manifest, client, report=lines.append)
+    assert sorted(report.official) == sorted(FILES)
     assert sorted(server.RequestHandlerClass.asked) == ["/deep/c.txt", "/ytvos/b.yaml"]
     assert len(lines) == 2
     fetch_files(folder, manifest, client)

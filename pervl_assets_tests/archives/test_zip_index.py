@@ -32,7 +32,7 @@ def forget():
     zip_index._recent.clear()
 
 
-def test_a_directory_is_parsed_once_whoever_asks(tmp_path, parsed):
+def test_a_directory_is_parsed_once_for_all_readers(tmp_path, parsed):
     spec = ArchiveSpec("clips", "", "", "clips/train.zip", "", "", "", "")
     write_encrypted_zip(tmp_path / spec.file, MEMBERS, "geheim")
     archive = find_archive(spec, tmp_path)
@@ -61,19 +61,19 @@ def test_an_index_of_another_archive_is_made_again(tmp_path, parsed):
     assert len(parsed) == 3
 
 
-@pytest.mark.parametrize("harm", ["cut", "other bytes", "another file", "other values"])
-def test_a_damaged_index_is_made_again(tmp_path, parsed, harm):
+@pytest.mark.parametrize("damage", ["cut", "other bytes", "another file", "other values"])
+def test_a_damaged_index_is_made_again(tmp_path, parsed, damage):
     path, store = write_zip(tmp_path / "a.zip", MEMBERS), tmp_path / "a.members.parquet"
     entries = read_index(path, store).entries
     whole = store.read_bytes()
-    if harm == "other values":
+    if damage == "other values":
         index = read_index(path, store)
         metadata = zip_index.pl.read_parquet_metadata(store)
         wrong = index.frame.with_columns(offset=index.frame["offset"] + 1)
         wrong.write_parquet(store, metadata={name: metadata[name] for name in ("key", "sha256")})
     else:
-        harmed = {"cut": whole[:-9], "other bytes": whole[:40] + b"\0" * 40 + whole[80:], "another file": b"{}"}
-        store.write_bytes(harmed[harm])
+        damaged = {"cut": whole[:-9], "other bytes": whole[:40] + b"\0" * 40 + whole[80:], "another file": b"{}"}
+        store.write_bytes(damaged[damage])
     forget()
     assert read_index(path, store).entries == entries
     assert store.read_bytes() == whole

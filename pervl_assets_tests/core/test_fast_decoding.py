@@ -126,7 +126,7 @@ def test_grey_and_transparent_masks_have_pillows_indices():
 damage = st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), max_size=4)
 
 
-def spoil(data, changes, length):
+def corrupt(data, changes, length):
     spoiled = bytearray(data)
     for place, value in changes:
         spoiled[place % len(data)] = value
@@ -137,7 +137,7 @@ def spoil(data, changes, length):
 @given(damage, st.integers(-60, 0))
 @example([], -1)
 def test_damaged_frames_end_as_with_pillow(changes, length):
-    data = spoil(FRAME, changes, length)
+    data = corrupt(FRAME, changes, length)
     assert_equal(decode(decode_frame, data), decode_slowly(data, ("RGB",)))
     part = decode(decode_frame, data, 7)
     assert_equal(None if part is None else part[:7], None if part is None else decode_slowly(data, ("RGB",))[:7])
@@ -149,7 +149,7 @@ def test_damaged_frames_end_as_with_pillow(changes, length):
 @given(damage, st.integers(-60, 0))
 @example([], -1)
 def test_damaged_masks_end_as_with_pillow(changes, length):
-    data = spoil(MASK, changes, length)
+    data = corrupt(MASK, changes, length)
     assert_equal(decode(decode_mask, data), decode_slowly(data, ("P", "L")))
 
 

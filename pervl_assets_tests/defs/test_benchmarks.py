@@ -1,4 +1,4 @@
-"""The benchmark assets through `dagster.materialize`, with the real IO managers, on the miniature world's archives."""
+"""The benchmark assets through `dagster.materialize`, with the real IO managers, on the archives of the demo data."""
 
 import shutil
 import zipfile
@@ -94,7 +94,7 @@ def test_deep_fashion_is_decrypted_and_copied_byte_for_byte(materialize, data, i
             assert all(path.read_bytes() == archive.read(f"train/image/{path.name}") for path in files)
 
 
-def test_a_second_run_writes_no_file_and_a_repair_mends_just_what_is_wrong(materialize, made_ytvos, tmp_path):
+def test_a_second_run_writes_no_file_and_a_repair_changes_only_damaged_files(materialize, made_ytvos, tmp_path):
     data = made_ytvos.copy_to(tmp_path / "data")
     assert materialize('key:"raw/youtube_vos_train"', data=data).success  # of a copied archive, members are read again
     before = photograph(data)
@@ -141,7 +141,7 @@ def test_members_that_are_not_in_the_archive_are_all_named_and_fail_the_run(mate
     assert all(name in check.description for name in named)
     assert "materialize again" in check.description
     assert ledger.height == sum((ledger["status"] == status).sum() for status in ("written", "quarantined", "missing"))
-    # Nothing is built on a tree that lacks files.
+    # Nothing is built on a tree with missing files.
     downstream = materialize('key:"ytvos/fsl_seg"+', partition="test", instance=instance)
     assert not downstream.success
 

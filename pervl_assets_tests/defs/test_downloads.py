@@ -20,14 +20,14 @@ PUBLIC = {"raw/openimages_class_descriptions": NAMES, "raw/coco_train2014": COCO
 @pytest.mark.parametrize(("asset", "file"), PUBLIC.items())
 def test_a_public_input_is_fetched_and_then_only_asked_after(materialize, mirror, tmp_path, asset, file):
     own = {"data": tmp_path / "own", "profile": "full", "fetch": mirror.url}
-    told = []
+    found = []
     for _ in range(2):
         result = materialize(f'key:"{asset}"', **own)
         assert result.success, explain(result)
         (made,) = result.asset_materializations_for_node(asset.replace("/", "__"))
-        told.append((made.metadata["download"].value, made.metadata["received_bytes"].value))
+        found.append((made.metadata["download"].value, made.metadata["received_bytes"].value))
     assert (tmp_path / "own" / file).read_bytes() == (mirror.folder / file).read_bytes()
-    assert told == [("fetched", (mirror.folder / file).stat().st_size), ("unchanged", 0)]
+    assert found == [("fetched", (mirror.folder / file).stat().st_size), ("unchanged", 0)]
 
 
 def test_what_is_no_zip_is_not_put_in_place_of_one(materialize, mirror, tmp_path):

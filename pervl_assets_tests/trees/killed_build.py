@@ -1,7 +1,7 @@
 """A build in a process of its own that kills itself at a chosen moment, for `test_kill.py`.
 
 The moment is a line of the project's code, counted within a phase of the build, or a time. Nothing is cleaned up: the
-process ends by SIGKILL, or by an alarm that nobody handles, which comes wherever the process is.
+process ends by SIGKILL, or by an alarm without a handler, which may come at any point.
 
     python -m pervl_assets_tests.trees.killed_build ROOT PHASE LINE
     python -m pervl_assets_tests.trees.killed_build ROOT alarm SECONDS

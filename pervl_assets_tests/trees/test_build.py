@@ -1,4 +1,4 @@
-"""Building trees: what is kept, repaired, quarantined, missing; and what stands on disk when something goes wrong."""
+"""Building trees: files kept, repaired, quarantined and missing; locks; and the state of the disk after failures."""
 
 import errno
 import fcntl
@@ -70,16 +70,16 @@ def test_nothing_changed_means_nothing_is_written(tmp_path):
     assert (photograph(tmp_path / "tree"), (tmp_path / "tree").parent.stat().st_mtime_ns) == before
 
 
-@pytest.mark.parametrize("harm", ["deleted", "changed", "truncated"])
-def test_only_what_is_harmed_is_repaired(tmp_path, harm):
+@pytest.mark.parametrize("damage", ["deleted", "changed", "truncated"])
+def test_only_damaged_files_are_repaired(tmp_path, damage):
     plan = plan_copies(list(MEMBERS), listing=True)
     first = commit_tree(build(tmp_path, plan))
     victim = tmp_path / "tree/class/c.txt"
     before = photograph(tmp_path / "tree")
-    if harm == "deleted":
+    if damage == "deleted":
         victim.unlink()
     else:
-        victim.write_bytes(b"TEXT X" if harm == "changed" else b"")
+        victim.write_bytes(b"TEXT X" if damage == "changed" else b"")
     again = commit_tree(build(tmp_path, plan, previous=first.ledger))
     assert again.rendered == 1
     after = photograph(tmp_path / "tree")
@@ -100,7 +100,7 @@ def test_changed_members_and_new_rules_are_rendered_again(tmp_path):
     assert commit_tree(third).content_hash == second.content_hash
 
 
-def test_what_is_no_longer_wanted_goes(tmp_path):
+def test_files_that_are_no_longer_planned_are_removed(tmp_path):
     first = commit_tree(build(tmp_path, plan_copies(list(MEMBERS))))
     (tmp_path / "tree/class/.hidden").write_bytes(b"")
     (tmp_path / "tree/stray").mkdir()
@@ -159,8 +159,8 @@ def test_quarantined_outputs_are_tried_again_and_only_they(tmp_path):
     assert still.ledger.equals(first.ledger)
     path.write_bytes(whole)
     with open_members(archive) as source:
-        mended = commit_tree(build_tree(plan, source, tmp_path / "tree", first.ledger))
-    assert (mended.quarantined, mended.rendered, mended.written) == (0, 1, 6)
+        repaired = commit_tree(build_tree(plan, source, tmp_path / "tree", first.ledger))
+    assert (repaired.quarantined, repaired.rendered, repaired.written) == (0, 1, 6)
 
 
 def test_a_class_with_nothing_in_it_leaves_no_empty_folder(tmp_path):
@@ -225,14 +225,14 @@ def test_worker_processes_give_the_same_tree(tmp_path):
     assert verify_tree(several.staged, several.ledger)
 
 
-def test_the_verdict_names_what_is_missing_changed_and_extra(tmp_path):
+def test_verifying_names_missing_changed_and_extra_files(tmp_path):
     tree = commit_tree(build(tmp_path, plan_copies(list(MEMBERS))))
     (tree.root / "class/a.txt").unlink()
     (tree.root / "class/b.txt").write_bytes(b"TEXT X")
     (tree.root / "class/new.txt").write_bytes(b"")
-    verdict = verify_tree(tree.root, tree.ledger)
-    assert not verdict
-    assert (verdict.missing, verdict.changed, verdict.extra) == (["class/a.txt"], ["class/b.txt"], ["class/new.txt"])
+    diff = verify_tree(tree.root, tree.ledger)
+    assert not diff
+    assert (diff.missing, diff.changed, diff.extra) == (["class/a.txt"], ["class/b.txt"], ["class/new.txt"])
 
 
 # ---- two runs at once
@@ -330,7 +330,7 @@ def test_a_resumed_build_never_writes_into_the_tree_in_place(tmp_path, monkeypat
     assert verify_tree(first.root, first.ledger)
 
 
-def test_what_a_killed_build_staged_and_nobody_wants_any_more_goes(tmp_path):
+def test_staged_files_of_a_killed_build_that_are_no_longer_planned_are_removed(tmp_path):
     build(tmp_path, plan_copies(list(MEMBERS)))  # never committed
     tree = commit_tree(build(tmp_path, plan_copies(["a.txt", "b.txt"])))
     assert tree.rendered == 0

@@ -120,7 +120,7 @@ def draw_moments(old: Path, scratch: Path, seed: int) -> list[tuple[str, float]]
 
 
 def test_a_build_killed_at_thirty_random_moments_leaves_the_old_tree_or_the_new_one(tmp_path):
-    """The new tree takes 16 files over, makes 4 others anew, and adds 4 and a new listing."""
+    """The new tree takes 16 files over, makes 4 others again, and adds 4 and a new listing."""
     names, old = killed_build.NAMES, tmp_path / "old"
     members = {name: os.urandom(40) for name in names[:20]}
     write_zip(old / "raw.zip", members)
