@@ -8,9 +8,8 @@ import pytest
 
 from pervl_assets.core.checks import CheckResult
 from pervl_assets.definitions import build_definitions
-from pervl_assets.defs.checks import evaluate_counts, report
+from pervl_assets.defs.checks import SUMS_HOLD, evaluate_counts, report
 from pervl_assets.defs.resources import ANNOTATIONS
-from pervl_assets.defs.tree_checks import SUMS_HOLD
 from pervl_assets.testing.runs import explain, list_checks, make_settings, run_selection
 from pervl_assets_tests.benchmarks.worlds import write_ytvos_annotations
 
