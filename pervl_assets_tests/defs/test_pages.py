@@ -124,11 +124,11 @@ def test_the_page_links_a_column_to_the_tables_that_it_is_from(schemas, lineages
                 assert link_asset(dep.asset_key, dep.asset_key.path[-1]) in schemas[key][name].description
     margin = schemas[dg.AssetKey(["inversion", "openimages_matches"])]["margin"]
     assert margin.description.startswith(
-        "Squared distance to the runner-up less that to the nearest; 0 on a tie\n\nFrom "
+        "Squared distance to the runner-up minus that to the nearest; 0 on a tie\n\nFrom "
     )
 
 
 def test_what_markdown_would_swallow_is_shown(schemas):
     image_name = schemas[dg.AssetKey(["ytvos", "captions"])]["image_name"].description
-    assert unescape_markdown(image_name) == "evaluation image as upstream names it: eval/images/<concept>_<frame>.jpg"
+    assert unescape_markdown(image_name) == "evaluation image as named by upstream: eval/images/<concept>_<frame>.jpg"
     assert "<" not in image_name
