@@ -1,6 +1,6 @@
 r"""Untrusted text on its way to the Dagster UI and to a terminal.
 
-Names come from archives, CSV files and folders that anybody may have written. The UI draws markdown: a name
+Names come from archives, CSV files and folders of unknown origin. The UI draws markdown: a name
 `![](/graphql?query=…)` would send a request for everyone who opens the page. A terminal obeys `\x1b[2J`.
 """
 

@@ -71,7 +71,7 @@ def build_table_asset(benchmark: Benchmark, table: TableAsset) -> dg.AssetsDefin
     ) -> Iterator[dg.MaterializeResult[pl.DataFrame]]:
         read = table.variants.get(workspace.splits, table.read)
         frame = read(pervl_annotations.path / benchmark.name)
-        counts = evaluate_counts(table.count(frame), table.facts, drawn=workspace.profile == "demo")
+        counts = evaluate_counts(table.count(frame), table.facts, synthetic=workspace.profile == "demo")
         more: dict[str, Any] = {"splits": workspace.splits} if table.variants else {}
         yield TableIOManager.describe(frame, checks=[counts, *evaluate_checks(table.checks, frame)], **more)
 
@@ -114,7 +114,7 @@ def build_tree_asset(benchmark: Benchmark, tree: TreeAsset) -> dg.AssetsDefiniti
             built,
             checks=[
                 *check_tree(built),
-                evaluate_counts(counts, tree.facts.get(split, {}), drawn=workspace.profile == "demo"),
+                evaluate_counts(counts, tree.facts.get(split, {}), synthetic=workspace.profile == "demo"),
                 *evaluate_checks(tree.checks, built),
             ],
             contact_sheet=embed_image(

@@ -44,16 +44,16 @@ def evaluate_checks(checks: Iterable[Check[Value]], value: Value) -> list[dg.Ass
     return [report(check.name, check.evaluate(value), check.severity) for check in checks]
 
 
-def evaluate_counts(counts: Mapping[str, int], official: Mapping[str, int], *, drawn: bool) -> dg.AssetCheckResult:
+def evaluate_counts(counts: Mapping[str, int], official: Mapping[str, int], *, synthetic: bool) -> dg.AssetCheckResult:
     """Compare counts with the official ones.
 
     Args:
         counts: Counts by name.
         official: Counts of the official annotations; names that it does not have are reported and not compared.
-        drawn: Whether the inputs are the demo data, which has counts of its own.
+        synthetic: Whether the inputs are the demo data, which has counts of its own.
     """
-    found = compare_counts(counts, {} if drawn else official)
-    return report(OFFICIAL_COUNTS, found, "warning", "The demo data has counts of its own: " if drawn else "")
+    found = compare_counts(counts, {} if synthetic else official)
+    return report(OFFICIAL_COUNTS, found, "warning", "The demo data has counts of its own: " if synthetic else "")
 
 
 def report(name: str | None, found: CheckResult, severity: Severity, before: str = "") -> dg.AssetCheckResult:

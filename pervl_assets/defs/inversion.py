@@ -236,7 +236,7 @@ def openimages_classes(
         checks=[
             _check_malformed("no_malformed_rows", malformed, names.height),
             *evaluate_checks([REPEATED_NAMES], names["name"].to_list()),
-            evaluate_counts({"names": names.height}, official, drawn=workspace.profile == "demo"),
+            evaluate_counts({"names": names.height}, official, synthetic=workspace.profile == "demo"),
         ],
         **{QUARANTINED: malformed.height, "rule": workspace.openimages_names},
     )

@@ -47,10 +47,10 @@ _LARGEST_IMAGE: Final = 100_000
 
 
 def record_duration(compute: Callable[..., Any]) -> Callable[..., Any]:
-    """Let what an asset's body gives tell the seconds of its own work, which the UI plots over time.
+    """Record the seconds of an asset's own work in its metadata, where the UI plots them over time.
 
-    Own work is what the body does, and the writing of its value, which `PervlIOManager` adds; loading inputs is not. A
-    body that yields several results tells in each what it did since the one before, so that they add up.
+    Own work is the body, and the writing of its value, which `PervlIOManager` adds, without loading inputs. A body that
+    yields several results records in each the seconds since the one before, so that they add up.
     """
 
     def add_seconds(result: dg.MaterializeResult[Any], start: float) -> dg.MaterializeResult[Any]:

@@ -1,4 +1,4 @@
-"""What `pervl verify` finds, kind of value by kind of value: missing, changed, extra, and nothing where nothing is."""
+"""`pervl verify` by kind of value: missing, changed and extra files, and values that are not materialized."""
 
 import json
 import shutil
@@ -52,7 +52,7 @@ def flip(path: Path) -> None:
 
 
 def rewrite_table(path: Path) -> None:
-    """Change one value of a table and keep the rest, the stated hash included, as a careless hand would."""
+    """Change one value of a table and keep the rest, the stated hash included, as a careless edit would."""
     stated = pl.read_parquet_metadata(path)[CONTENT_SHA256]
     frame = pl.read_parquet(path).with_columns(pl.col("triplets") + 1)
     frame.write_parquet(path, metadata={CONTENT_SHA256: stated})
@@ -68,7 +68,7 @@ def rewrite_vectors(path: Path) -> None:
     )
 
 
-def test_what_was_just_made_is_as_written_and_reading_changes_nothing(made_world):
+def test_fresh_values_are_unchanged_and_verifying_writes_nothing(made_world):
     before = photograph(made_world.data)
     results = verify(made_world.data)
     assert all(value.unchanged for value in results.values())
@@ -82,7 +82,7 @@ def test_what_was_just_made_is_as_written_and_reading_changes_nothing(made_world
     assert photograph(made_world.data) == before
 
 
-def test_an_empty_folder_has_nothing_wrong_and_nothing_made(tmp_path):
+def test_an_empty_folder_has_no_value_and_no_difference(tmp_path):
     results = verify(tmp_path)
     assert len(results) > 30
     assert all(value.unchanged and not value.files for value in results.values())
@@ -91,7 +91,7 @@ def test_an_empty_folder_has_nothing_wrong_and_nothing_made(tmp_path):
 CHANGES: dict[str, tuple[str, str, Callable[[Path], None]]] = {
     "a table's value": ("inversion/coco_object_classes", TABLE, rewrite_table),
     "a table cut off": ("inversion/coco_object_classes", TABLE, lambda path: path.write_bytes(path.read_bytes()[:-9])),
-    "a table by other hands": ("inversion/coco_object_classes", TABLE, lambda path: pl.DataFrame().write_parquet(path)),
+    "a table without a hash": ("inversion/coco_object_classes", TABLE, lambda path: pl.DataFrame().write_parquet(path)),
     "a feature's value": ("inversion/coco_image_features [1-of-2]", IMAGES, rewrite_vectors),
     "text features' bytes": ("inversion/openimages_text_features", TEXTS, append),
     "a training file": ("palavra/object_names", NAMES, flip),
@@ -110,7 +110,7 @@ CHANGES: dict[str, tuple[str, str, Callable[[Path], None]]] = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_what_changed_is_told_and_nothing_else(data, name):
+def test_a_changed_file_is_reported_and_nothing_else(data, name):
     asset, file, change = CHANGES[name]
     change(data / file)
     wrong = find_differences(data)
@@ -118,7 +118,7 @@ def test_what_changed_is_told_and_nothing_else(data, name):
     assert (wrong[asset].missing, wrong[asset].changed, wrong[asset].extra) == ([], [file], [])
 
 
-def test_a_changed_raw_input_is_told(data):
+def test_a_changed_raw_input_is_reported(data):
     archive, text = data / RAW / "train2014.zip", next((data / RAW).glob("*.txt"))
     append(text)
     archive.write_bytes(archive.read_bytes()[:-100])  # no zip any more
@@ -139,7 +139,7 @@ def test_a_changed_raw_input_is_told(data):
         ("raw/coco_train2014", CARD),
     ],
 )
-def test_what_is_missing_is_told(data, asset, file):
+def test_a_missing_file_is_reported(data, asset, file):
     (data / file).unlink()
     wrong = find_differences(data)
     assert list(wrong) == [asset]
@@ -157,13 +157,13 @@ def test_a_partition_that_was_never_made_is_not_missing(data):
     assert not find_differences(data)
 
 
-def test_a_missing_raw_input_is_told(data):
+def test_a_missing_raw_input_is_reported(data):
     archive = data / RAW / "train2014.zip"
     archive.unlink()
     assert verify(data)["raw/coco_train2014"].missing == [archive.relative_to(data).as_posix()]
 
 
-def test_a_tree_tells_missing_changed_and_extra_files(data):
+def test_missing_changed_and_extra_files_of_a_tree_are_reported(data):
     files = sorted(path for path in (data / TREE).rglob("*.jpg"))
     files[0].unlink()
     flip(files[1])

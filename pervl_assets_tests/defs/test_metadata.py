@@ -78,7 +78,7 @@ def test_seconds_are_those_of_the_body_and_of_writing(materialize):
     assert made["first"]["rows"].value == 3
 
 
-def test_each_of_several_results_tells_what_was_done_since_the_one_before(materialize):
+def test_each_of_several_results_records_the_seconds_since_the_one_before(materialize):
     @dg.multi_asset(outs={"left": dg.AssetOut(), "right": dg.AssetOut()})
     @record_duration
     def both():
@@ -87,10 +87,13 @@ def test_each_of_several_results_tells_what_was_done_since_the_one_before(materi
         CLOCK.work(0.25)
         yield dg.MaterializeResult(asset_key="right", value=2)
 
-    assert {name: told[SECONDS].value for name, told in materialize(both).items()} == {"left": 15, "right": 10.25}
+    assert {name: metadata[SECONDS].value for name, metadata in materialize(both).items()} == {
+        "left": 15,
+        "right": 10.25,
+    }
 
 
-def test_an_asset_that_tells_no_seconds_gets_none(materialize):
+def test_an_asset_without_seconds_gets_none(materialize):
     @dg.asset
     def plain() -> dg.MaterializeResult[int]:
         return dg.MaterializeResult(value=1)
@@ -127,7 +130,7 @@ def test_names_are_shown_and_not_drawn():
     assert preview_table(pl.DataFrame({"link": ["[x](/assets/x)"]}), markup=True).value.endswith("| [x](/assets/x) |")
 
 
-def test_features_tell_the_columns_that_they_are_stored_in():
+def test_features_record_the_columns_that_they_are_stored_in():
     features = Features(["a"], np.ones((1, 3), np.float32), issue_fake_passport(dimension=3))
     declared = FeaturesIOManager.describe(features).metadata[COLUMN_SCHEMA]
     assert {column.name: column.type for column in declared.columns} == {
