@@ -7,7 +7,8 @@ import dagster as dg
 
 from pervl_assets.defs.archive_checks import build_archive_checks
 from pervl_assets.defs.automation import add_automation_conditions, add_freshness_policies, build_refreshes
-from pervl_assets.defs.benchmarks import build_benchmark_assets, build_benchmark_checks
+from pervl_assets.defs.benchmarks import build_benchmark_assets
+from pervl_assets.defs.checks import SUMS_HOLD, build_sums_check
 from pervl_assets.defs.downloads import Downloads
 from pervl_assets.defs.failures import show_errors_of
 from pervl_assets.defs.feature_checks import IDS_AND_VECTORS, build_feature_checks
@@ -15,18 +16,10 @@ from pervl_assets.defs.inversion import build_inversion_assets
 from pervl_assets.defs.jobs import build_jobs
 from pervl_assets.defs.pages import complete_pages
 from pervl_assets.defs.raw import list_specs, pervl_annotations
-from pervl_assets.defs.release import build_release_asset
-from pervl_assets.defs.release_checks import RELEASE_CHECKS
+from pervl_assets.defs.release import build_release_asset, valid_croissant
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.training_files import PALAVRA_ASSETS
-from pervl_assets.defs.tree_checks import SUMS_HOLD
-from pervl_assets.io_managers import (
-    FeaturesIOManager,
-    RawArchiveIOManager,
-    TableIOManager,
-    TrainingFileIOManager,
-    TreeIOManager,
-)
+from pervl_assets.io_managers import find_io_managers
 from pervl_assets.settings import Settings
 
 EXECUTORS = {"in_process": dg.in_process_executor, "multiprocess": dg.multiprocess_executor}
@@ -34,20 +27,20 @@ EXECUTORS = {"in_process": dg.in_process_executor, "multiprocess": dg.multiproce
 
 def build_definitions(settings: Settings) -> dg.Definitions:
     """Return everything Dagster needs to know, for these settings."""
-    data = str(settings.data)
     assets = [
         pervl_annotations,
         *build_benchmark_assets(),
         *build_inversion_assets(settings.feature_shards),
         *PALAVRA_ASSETS,
     ]
+    assets.append(build_release_asset(assets))
     checks = [
         *build_archive_checks(),
-        *build_benchmark_checks(),
         *build_feature_checks(settings.feature_shards),
-        *RELEASE_CHECKS,
+        valid_croissant,
+        build_sums_check(assets),
     ]
-    graph = add_automation_conditions(complete_pages([*assets, build_release_asset(assets)]))
+    graph = add_automation_conditions(complete_pages(assets))
     graph = add_freshness_policies(graph, list_specs(), settings)
     show_errors_of([*graph, *checks])
     definitions = dg.Definitions(
@@ -58,11 +51,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
             "workspace": Workspace.from_settings(settings),
             "clip": Clip.from_settings(settings),
             "downloads": Downloads.from_settings(settings),
-            "raw_archives": RawArchiveIOManager(data=data),
-            "tables": TableIOManager(data=data),
-            "features": FeaturesIOManager(data=data),
-            "trees": TreeIOManager(data=data),
-            "training_files": TrainingFileIOManager(data=data),
+            **{key: manager(data=str(settings.data)) for key, manager in find_io_managers().items()},
         },
         executor=EXECUTORS[settings.executor],
     )

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import dagster as dg
 import polars as pl
 import pytest
 
@@ -145,10 +144,10 @@ def read_files(page: Path) -> dict[str, str]:
     return dict(FILE.findall(page.read_text()))
 
 
-def link_project(target: Path) -> None:
-    """Create a project of links to this one's modules, with real folders where a benchmark adds files."""
+def link_project(target: Path, *more: str) -> None:
+    """Create a project of links to this one's modules, with real folders where files are added."""
     shutil.copytree(ROOT / "annotations", target / "annotations")
-    real = ["pervl_assets", "pervl_assets/benchmarks", "pervl_assets/demo", "pervl_assets/demo/builders"]
+    real = ["pervl_assets", "pervl_assets/benchmarks", "pervl_assets/demo", "pervl_assets/demo/builders", *more]
     for folder in real:
         (target / folder).mkdir()
     (target / "pervl_assets/annotations").symlink_to("../annotations")
@@ -160,7 +159,7 @@ def link_project(target: Path) -> None:
 
 def test_the_third_benchmark_of_the_page_needs_only_its_own_files(tmp_path):
     link_project(tmp_path)
-    files = read_files(EXTENDING)
+    files = {path: text for path, text in read_files(EXTENDING).items() if "/io_managers/" not in path}
     assert len(files) == 3
     for path, text in files.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
@@ -197,16 +196,42 @@ def test_the_check_of_the_page_works():
     assert check.evaluate(photos.filter(mug="anna")).passed
 
 
-def test_the_io_manager_of_the_page_stores_a_value(tmp_path):
-    manager = run_block("TextIOManager")["TextIOManager"]
+def test_the_io_manager_of_the_page_is_found_and_does_all_that_others_do(tmp_path):
+    link_project(tmp_path, "pervl_assets/io_managers")
+    name = "pervl_assets/io_managers/texts.py"
+    (tmp_path / name).write_text(read_files(EXTENDING)[name])
+    script = """
+import dagster as dg
+from pathlib import Path
+from pervl_assets.definitions import build_definitions
+from pervl_assets.defs.checks import SUMS_HOLD, build_sums_check
+from pervl_assets.defs.pages import complete_pages
+from pervl_assets.io_managers import find_io_managers
+from pervl_assets.release.parts import Part
+from pervl_assets.testing.runs import make_settings
 
-    @dg.asset(io_manager_key="texts")
-    def note():
-        return "Flüffy"
+data = Path("data")
+resources = build_definitions(make_settings(data)).resources
+assert type(resources["texts"]) is find_io_managers()["texts"]
 
-    @dg.asset(io_manager_key="texts")
-    def copy(note):
-        return note * 2
+@dg.asset(io_manager_key="texts")
+def note():
+    return "Flüffy"
 
-    assert dg.materialize([note, copy], resources={"texts": manager(data=str(tmp_path))}).success
-    assert (tmp_path / "assets/copy.txt").read_text(encoding="utf-8") == "FlüffyFlüffy"
+@dg.asset(io_manager_key="texts")
+def copy(note):
+    return note * 2
+
+run = dg.materialize([note, copy, build_sums_check([note, copy])], resources=resources)
+assert [check.passed for check in run.get_asset_check_evaluations()] == [True, True]
+assert (data / "assets/copy.txt").read_text(encoding="utf-8").endswith("FlüffyFlüffy")
+texts, key = resources["texts"], dg.AssetKey("copy")
+assert texts.verify(key).unchanged and texts.stamp(key)
+assert texts.publish(Part("copy", "", ()), {None: texts.locate(key)}, {}, ()).file == "assets/copy.txt"
+(data / "assets/copy.txt").write_text("damaged")
+assert texts.verify(key).changed == ["assets/copy.txt"] and texts.read_previous(key) is None
+"""
+    run_script = [sys.executable, "-c", script]
+    env = {**os.environ, "PYTHONPATH": str(tmp_path), "PERVL_PROFILE": "demo"}
+    done = subprocess.run(run_script, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -150,14 +150,14 @@ def run_graph(selection: str) -> bool:
 
 def run_verification() -> bool:
     """Verify what is on disk with an end table; return whether all of it is as its manifests say."""
-    from pervl_assets.cli.printing import make_console, print_verdicts
+    from pervl_assets.cli.printing import make_console, print_verification
     from pervl_assets.cli.verification import verify_values
     from pervl_assets.definitions import defs
 
     settings, console = Settings.from_env(), make_console()
-    with console.status("re-reading what is on disk"):
-        verdicts = list(verify_values(defs, settings.data))
-    return print_verdicts(console, verdicts, settings.data)
+    with console.status("reading all values"):
+        results = dict(verify_values(defs, settings.data))
+    return print_verification(console, results, settings.data)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from dagster._core.storage.asset_check_execution_record import (
 )
 from dagster._core.storage.event_log.base import AssetRecord
 
+from pervl_assets.core.text import unescape_markdown
 from pervl_assets.defs.run_results import Finding, read_run_result
 
 Freshness = Literal["passing", "warning", "failing", "unknown"]
@@ -147,7 +148,7 @@ async def _judge_check(key: dg.AssetCheckKey, request: Request) -> Check:
     found: Any = record.evaluation if verdict in ("passed", "failed") else None  # else what was planned is in its place
     if verdict == "failed" and found.severity == dg.AssetCheckSeverity.WARN:
         verdict = "warned"
-    return Check(verdict, f"{key.name}: {(found and found.description) or verdict}", record.run_id)
+    return Check(verdict, f"{key.name}: {unescape_markdown((found and found.description) or verdict)}", record.run_id)
 
 
 async def _judge_freshness(node: Any, request: Request) -> Freshness | None:

@@ -4,13 +4,14 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+import dagster as dg
 import polars as pl
 
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.benchmarks.benchmark import Benchmark, TreeAsset
 from pervl_assets.core.errors import MissingInputError, PervlError, name_some
-from pervl_assets.io_managers.base import locate_value
-from pervl_assets.io_managers.trees import read_tree
+from pervl_assets.io_managers.tables import TableIOManager
+from pervl_assets.io_managers.trees import TreeIOManager
 from pervl_assets.trees.ledger import FolderTree
 from pervl_assets.trees.preview import draw_concept
 
@@ -71,15 +72,17 @@ def _find_tree(asset: str) -> tuple[Benchmark, TreeAsset]:
 
 
 def _read(data: Path, benchmark: Benchmark, tree: TreeAsset, split: str | None) -> FolderTree | None:
-    ledger = locate_value(data, [benchmark.name, tree.name], ".parquet", split)
-    return read_tree(data, ledger) if ledger.is_file() else None
+    key = dg.AssetKey([benchmark.name, tree.name])
+    stored: FolderTree | None = TreeIOManager(data=str(data)).read_previous(key, split)
+    return stored
 
 
 def _read_table(data: Path, benchmark: Benchmark, name: str, asset: str) -> pl.DataFrame:
-    path = locate_value(data, [benchmark.name, name], ".parquet")
-    if not path.is_file():
-        raise _not_materialized(f"{benchmark.name}/{name}", asset)
-    return pl.read_parquet(path, glob=False)
+    try:
+        table: pl.DataFrame = TableIOManager(data=str(data)).read(dg.AssetKey([benchmark.name, name]))
+    except MissingInputError as error:
+        raise _not_materialized(f"{benchmark.name}/{name}", asset) from error
+    return table
 
 
 def _not_materialized(value: str, asset: str) -> MissingInputError:

@@ -16,15 +16,17 @@ from rich.table import Table
 
 from pervl_assets.cli.health import Health
 from pervl_assets.cli.status import AssetState, InputState
-from pervl_assets.cli.verification import VerifyResult
 from pervl_assets.core.errors import name_some
+from pervl_assets.core.text import escape_terminal
 from pervl_assets.defs.metadata import BYTES, QUARANTINED
 from pervl_assets.defs.run_results import Finding, Materialized, RunResult, count_files_or_rows, name_partition
+from pervl_assets.io_managers.base import VerifyResult
 from pervl_assets.settings import Settings
 from pervl_assets.upstream import RETRIVAL_SETS
 
 _COLOURS: Final = {"up to date": "green", "stale": "yellow", "missing": "red"}
 _FRESHNESS_COLOURS: Final = {"passing": "green", "warning": "yellow", "failing": "red", "unknown": "dim"}
+_DIFFERENCES: Final = ("missing", "changed", "extra")
 _SHORT_ID: Final = 8
 _THOUSAND: Final = 1000
 _VERDICT_COLOURS: Final = {
@@ -84,48 +86,50 @@ def print_findings(console: Console, findings: Iterable[Finding]) -> None:
 
 
 def _print_cause(console: Console, colour: str, kind: str, asset: str, text: str) -> None:
-    console.print(f"[{colour}]{kind}[/] [bold]{escape(asset)}[/] {escape(text)}", highlight=False, soft_wrap=True)
+    console.print(f"[{colour}]{kind}[/] [bold]{_escape(asset)}[/] {_escape(text)}", highlight=False, soft_wrap=True)
 
 
-def print_verdicts(console: Console, verdicts: Iterable[VerifyResult], data: Path) -> bool:
-    """Print what re-reading showed; return whether everything is as its manifests say, and there is something."""
-    table = _make_table("asset", ">files", ">bytes", "verdict")
-    values = list(verdicts)
-    for value in values:
-        table.add_row(escape(value.asset), *_show_size(value), _judge(value))
+def print_verification(console: Console, results: Mapping[str, VerifyResult], data: Path) -> bool:
+    """Print the differences between values and their manifests; return whether there are values and no difference."""
+    table = _make_table("asset", ">files", ">bytes", "result")
+    for name, value in results.items():
+        table.add_row(_escape(name), *_show_size(value), _summarize(value))
     console.print(table)
-    wrong = [value for value in values if not value.verdict]
-    for value in wrong:
-        for what in ("missing", "changed", "extra"):
-            if names := getattr(value.verdict, what):
+    differing = {name: value for name, value in results.items() if not value.unchanged}
+    for name, value in differing.items():
+        for what in _DIFFERENCES:
+            if files := getattr(value, what):
                 console.print(
-                    f"[red]{what}[/] in [bold]{escape(value.asset)}[/]: {escape(name_some(names))}", soft_wrap=True
+                    f"[red]{what}[/] in [bold]{_escape(name)}[/]: {_escape(name_some(files))}", soft_wrap=True
                 )
-    there = sum(1 for value in values if value.files)
-    if not there:
+    found = sum(1 for value in results.values() if value.files)
+    if not found:
         console.print(f"[red]nothing to verify below {data}[/]: run pervl materialize first")
-    elif wrong:
+    elif differing:
         console.print(
-            f"[bold red]{len(wrong)} of {there} values differ from their manifests[/]: pervl materialize repairs what "
-            "is missing or changed, and nothing else"
+            f"[bold red]{len(differing)} of {found} values differ from their manifests[/]: pervl materialize repairs "
+            "missing and changed files, and nothing else"
         )
     else:
-        files = sum(value.files for value in values)
-        console.print(f"[bold green]verified[/]: {files:,} files in {there} values are as their manifests say")
-    return bool(there) and not wrong
+        files = sum(value.files for value in results.values())
+        console.print(f"[bold green]verified[/]: {files:,} files in {found} values match their manifests")
+    return bool(found) and not differing
 
 
 def _show_size(value: VerifyResult) -> tuple[str, str]:
     return (f"{value.files:,}", format_bytes(value.bytes)) if value.files else ("", "")
 
 
-def _judge(value: VerifyResult) -> str:
+def _summarize(value: VerifyResult) -> str:
     if not value.files:
         return "[dim]not materialized[/]"
-    if value.verdict:
-        return "[green]as written[/]"
-    parts = [f"{len(getattr(value.verdict, what)):,} {what}" for what in ("missing", "changed", "extra")]
-    return f"[red]{', '.join(part for part in parts if not part.startswith('0 '))}[/]"
+    counts = [f"{len(names):,} {what}" for what in _DIFFERENCES if (names := getattr(value, what))]
+    return f"[red]{', '.join(counts)}[/]" if counts else "[green]as written[/]"
+
+
+def _escape(text: str) -> str:
+    """Return untrusted text for a terminal, without control characters and without markup of rich."""
+    return escape(escape_terminal(text))
 
 
 def print_status(

@@ -156,6 +156,17 @@ def read_features(path: Path) -> Features:
         ) from error
 
 
+def read_passport(path: Path) -> EmbeddingPassport:
+    """Read the passport of a features file; no vector is read.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        KeyError: It is no features file.
+        ValueError: Its passport is damaged.
+    """
+    return EmbeddingPassport.from_json(pl.read_parquet_metadata(path)[_PASSPORT])
+
+
 def verify_features(path: Path) -> Features:
     """Read features and hold them against the hash that was written with them. Raises as `read_features` does."""
     features = read_features(path)

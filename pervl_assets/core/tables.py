@@ -17,6 +17,7 @@ CONTENT_SHA256: Final = "pervl_content_sha256"
 """Key of a Parquet file's metadata: the content hash of the values in it."""
 
 _HASHED_ROWS: Final = 100_000
+_REPAIR: Final = "Delete the file and materialize its asset again."
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,38 @@ def encode_csv(header: Iterable[str], rows: Iterable[Iterable[object]]) -> bytes
     writer.writerow(header)
     writer.writerows(rows)
     return buffer.getvalue().encode()
+
+
+def write_hashed(frame: pl.DataFrame, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a frame like `write_parquet`, with the hash of its content in the file's metadata.
+
+    Raises:
+        WriteError: No permission, or no space left.
+    """
+    write_parquet(frame, path, {**(metadata or {}), CONTENT_SHA256: hash_frame(frame)})
+
+
+def read_hashed(path: Path, *, required: bool = True) -> tuple[pl.DataFrame, dict[str, str]]:
+    """Return a frame and the metadata of its file, after comparing the frame with its recorded hash.
+
+    Args:
+        path: A file of `write_hashed`.
+        required: Whether a file without a hash is refused.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        SchemaError: The file is not Parquet, or its content does not match the hash.
+    """
+    try:
+        metadata, frame = pl.read_parquet_metadata(path), pl.read_parquet(path, glob=False)
+    except pl.exceptions.PolarsError as error:
+        raise SchemaError(f"{path} cannot be read as Parquet: {error}", advice=_REPAIR) from error
+    recorded = metadata.get(CONTENT_SHA256)
+    if recorded is None and required:
+        raise SchemaError(f"{path} records no hash of its content.", advice=_REPAIR)
+    if recorded is not None and recorded != hash_frame(frame):
+        raise SchemaError(f"The content of {path} does not match its recorded hash.", advice=_REPAIR)
+    return frame, metadata
 
 
 def hash_frame(frame: pl.DataFrame) -> str:

@@ -1,6 +1,5 @@
 """The check of a raw archive: all members that the annotations name are in it, and counts are the official ones."""
 
-import json
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +14,7 @@ from pervl_assets.defs.metadata import make_check_result
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW
 from pervl_assets.defs.resources import ANNOTATIONS, Workspace
 from pervl_assets.inversion.sources import ARCHIVES
-from pervl_assets.io_managers.base import locate_value
+from pervl_assets.io_managers.raw_archives import RawArchiveIOManager
 
 KNOWN_ARCHIVE: Final = "known_archive"
 
@@ -51,8 +50,8 @@ def build_archive_check(spec: ArchiveSpec, benchmark: Benchmark | None = None) -
 
 def find_annotations(root: Path) -> Path | None:
     """Return the folder of annotations that `raw/pervl_annotations` recorded; None: it is not materialized."""
-    card = locate_value(root, ANNOTATIONS_KEY.path, ".json")
-    return RawArchive.from_json(json.loads(card.read_bytes())).path if card.is_file() else None
+    archive: RawArchive | None = RawArchiveIOManager(data=str(root)).read_previous(ANNOTATIONS_KEY)
+    return archive.path if archive else None
 
 
 def check_report(report: ArchiveReport, *, demo: bool, annotated: bool) -> dg.AssetCheckResult:

@@ -95,7 +95,7 @@ def build_refreshes(
     verify = dg.define_asset_job(
         "verify_results",
         selection=dg.AssetSelection.checks(*verified),
-        description="Re-hash every tree and every feature table against its manifest. Changes nothing.",
+        description="Read every value again and compare it with its manifest. Changes nothing.",
     )
     return dg.Definitions(
         jobs=[revalidate, verify],

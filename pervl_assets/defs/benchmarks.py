@@ -15,18 +15,15 @@ from pervl_assets.benchmarks.benchmark import Benchmark, TableAsset, TreeAsset
 from pervl_assets.defs.checks import declare_benchmark_checks, evaluate_checks, evaluate_counts
 from pervl_assets.defs.metadata import (
     OWNERS,
-    describe_table,
-    describe_tree,
     embed_image,
     preview_table,
     record_duration,
 )
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW, build_raw_asset
 from pervl_assets.defs.resources import Workspace
-from pervl_assets.defs.tree_checks import build_sums_check, check_tree, declare_tree_checks
-from pervl_assets.io_managers.base import locate_value
-from pervl_assets.io_managers.tables import declare_columns
-from pervl_assets.io_managers.trees import read_tree
+from pervl_assets.defs.tree_checks import check_tree, declare_tree_checks
+from pervl_assets.io_managers.tables import TableIOManager, declare_columns
+from pervl_assets.io_managers.trees import TreeIOManager
 from pervl_assets.trees.build import build_tree
 from pervl_assets.trees.contact_sheet import draw_contact_sheet
 from pervl_assets.trees.ledger import FolderTree
@@ -52,15 +49,6 @@ def build_benchmark_assets() -> list[dg.AssetsDefinition]:
     ]
 
 
-def build_benchmark_checks() -> list[dg.AssetChecksDefinition]:
-    """Return the checks that run without materializing, for the trees of every benchmark."""
-    return [
-        build_sums_check(dg.AssetKey([benchmark.name, tree.name]), tree.splits)
-        for benchmark in find_benchmarks()
-        for tree in benchmark.trees
-    ]
-
-
 def build_table_asset(benchmark: Benchmark, table: TableAsset) -> dg.AssetsDefinition:
     """Return the asset of one annotation table."""
     key = dg.AssetKey([benchmark.name, table.name])
@@ -83,9 +71,9 @@ def build_table_asset(benchmark: Benchmark, table: TableAsset) -> dg.AssetsDefin
     ) -> Iterator[dg.MaterializeResult[pl.DataFrame]]:
         read = table.variants.get(workspace.splits, table.read)
         frame = read(pervl_annotations.path / benchmark.name)
-        counts = evaluate_counts(table.count(frame), table.facts, drawn=workspace.profile == "demo")
+        counts = evaluate_counts(table.count(frame), table.facts, synthetic=workspace.profile == "demo")
         more: dict[str, Any] = {"splits": workspace.splits} if table.variants else {}
-        yield describe_table(frame, checks=[counts, *evaluate_checks(table.checks, frame)], **more)
+        yield TableIOManager.describe(frame, checks=[counts, *evaluate_checks(table.checks, frame)], **more)
 
     return annotation_table
 
@@ -122,11 +110,11 @@ def build_tree_asset(benchmark: Benchmark, tree: TreeAsset) -> dg.AssetsDefiniti
         classes = tree.name_classes({name: inputs[name] for name in tree.tables})
         shown = (tree.sheet.few_shot, *tree.sheet.evaluation)
         counts = dict(built.ledger.group_by("rule").len().sort("rule").iter_rows())
-        yield describe_tree(
+        yield TreeIOManager.describe(
             built,
             checks=[
                 *check_tree(built),
-                evaluate_counts(counts, tree.facts.get(split, {}), drawn=workspace.profile == "demo"),
+                evaluate_counts(counts, tree.facts.get(split, {}), synthetic=workspace.profile == "demo"),
                 *evaluate_checks(tree.checks, built),
             ],
             contact_sheet=embed_image(
@@ -154,7 +142,7 @@ def build_from_source(
 ) -> FolderTree:
     """Build a tree from its source (an archive or another tree), keeping the files of earlier runs that are right."""
     plan = tree.plan({name: inputs[name] for name in tree.tables}, split)
-    ledger = locate_value(workspace.root, context.asset_key.path, ".parquet", split)
+    previous: FolderTree | None = TreeIOManager(data=workspace.data).read_previous(context.asset_key, split)
     source = inputs["source"]
     if spec:
         members = open_members(source, workspace.read_password(spec))
@@ -165,7 +153,7 @@ def build_from_source(
             plan,
             members,
             workspace.root / plan.folder,
-            previous=read_tree(workspace.root, ledger).ledger if ledger.is_file() else None,
+            previous=previous.ledger if previous else None,
             workers=workspace.workers,
             report=report_progress(context),
         )

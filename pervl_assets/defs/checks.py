@@ -1,17 +1,21 @@
-"""Checks of benchmarks as asset checks: those a `Benchmark` declares, and its counts held against the official ones.
+"""Asset checks: those a `Benchmark` declares, its counts against the official ones, and `sums_hold` of every value."""
 
-Belongs here: turning `core.checks` into Dagster's specs and results. Does not belong here: what a check asks.
-"""
-
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeVar
 
 import dagster as dg
 
 from pervl_assets.core.checks import Check, CheckResult, Severity, compare_counts
+from pervl_assets.core.errors import name_some
 from pervl_assets.defs.metadata import make_check_result
+from pervl_assets.defs.resources import Workspace
+from pervl_assets.io_managers import find_io_managers
+from pervl_assets.io_managers.base import PervlIOManager, VerifyResult
 
 OFFICIAL_COUNTS: Final = "official_counts"
+SUMS_HOLD: Final = "sums_hold"
+
+_DIFFERENCES: Final = ("missing", "changed", "extra")
 
 Value = TypeVar("Value")
 
@@ -24,10 +28,10 @@ def declare_checks(key: dg.AssetKey, checks: Iterable[Check[Value]]) -> list[dg.
 def declare_benchmark_checks(
     key: dg.AssetKey, checks: Iterable[Check[Value]], paper: str = ""
 ) -> list[dg.AssetCheckSpec]:
-    """Return the specs of a table's or tree's own checks, and of the counts that each of them carries."""
+    """Return the specs of a table's or tree's own checks, and of the comparison with the official counts."""
     counts = (
-        "As many of everything are expected as the official annotations give. A warning: with other annotations the "
-        "results cannot be compared with published ones."
+        "Counts are those of the official annotations. A warning: with other annotations the results cannot be "
+        "compared with published ones."
     )
     return [
         dg.AssetCheckSpec(OFFICIAL_COUNTS, asset=key, description=f"{counts} {paper}".strip()),
@@ -36,24 +40,89 @@ def declare_benchmark_checks(
 
 
 def evaluate_checks(checks: Iterable[Check[Value]], value: Value) -> list[dg.AssetCheckResult]:
-    """Put every check to a value."""
+    """Evaluate every check on a value."""
     return [report(check.name, check.evaluate(value), check.severity) for check in checks]
 
 
-def evaluate_counts(counts: Mapping[str, int], official: Mapping[str, int], *, drawn: bool) -> dg.AssetCheckResult:
-    """Hold counts against the official ones.
+def evaluate_counts(counts: Mapping[str, int], official: Mapping[str, int], *, synthetic: bool) -> dg.AssetCheckResult:
+    """Compare counts with the official ones.
 
     Args:
-        counts: What was counted.
-        official: The same under the official annotations; of counts that are not named nothing is known.
-        drawn: Whether the inputs are the miniature world's, which has counts of its own.
+        counts: Counts by name.
+        official: Counts of the official annotations; names that it does not have are reported and not compared.
+        synthetic: Whether the inputs are the demo data, which has counts of its own.
     """
-    found = compare_counts(counts, {} if drawn else official)
-    return report(OFFICIAL_COUNTS, found, "warning", "The miniature world has counts of its own: " if drawn else "")
+    found = compare_counts(counts, {} if synthetic else official)
+    return report(OFFICIAL_COUNTS, found, "warning", "The demo data has counts of its own: " if synthetic else "")
 
 
 def report(name: str | None, found: CheckResult, severity: Severity, before: str = "") -> dg.AssetCheckResult:
-    """Return a judgement as the result of a check (without a name: of one by itself), with all numbers and rows."""
+    """Return the result of a check as Dagster's, with all numbers and rows; `before` precedes its text."""
     rows = {} if found.rows is None else {"rows": found.rows}
     is_error = severity == "error"
     return make_check_result(name, found.passed, before + found.text, is_error=is_error, **{**found.numbers, **rows})
+
+
+def build_sums_check(assets: Iterable[dg.AssetsDefinition]) -> dg.AssetChecksDefinition:
+    """Return the check `sums_hold` of every asset: its value is compared with its manifest, without materializing.
+
+    All are one op, so that a run that checks many assets starts one process. None has partitions of its own, because
+    Dagster's UI executes only such a check of a partitioned asset by its button. In a run of one partition it verifies
+    that one, else all that are materialized.
+    """
+    managers = find_io_managers()
+    values: dict[dg.AssetKey, tuple[type[PervlIOManager], list[str]]] = {}
+    for asset in assets:
+        for spec in asset.specs:
+            if (manager := asset.get_io_manager_key_for_asset_key(spec.key)) in managers:
+                partitions = spec.partitions_def.get_partition_keys() if spec.partitions_def else []
+                values[spec.key] = managers[manager], list(partitions)
+
+    @dg.multi_asset_check(
+        name=SUMS_HOLD,
+        can_subset=True,
+        specs=[
+            dg.AssetCheckSpec(
+                SUMS_HOLD,
+                asset=key,
+                description="Every file exists and matches its recorded sha256, and a folder holds no other file (raw "
+                "inputs: their identity card). Reads the whole value again; materializing repairs just what differs.",
+            )
+            for key in values
+        ],
+    )
+    def sums_hold(context: dg.AssetCheckExecutionContext, workspace: Workspace) -> Iterator[dg.AssetCheckResult]:
+        own = context.partition_key if context.has_partition_key else None
+        for check in sorted(context.selected_asset_check_keys):
+            manager, partitions = values[check.asset_key]
+            yield check_sums(
+                manager(data=workspace.data), check.asset_key, [own] if own in partitions else partitions or [None]
+            )
+
+    return sums_hold
+
+
+def check_sums(manager: PervlIOManager, key: dg.AssetKey, partitions: Sequence[str | None]) -> dg.AssetCheckResult:
+    """Compare those partitions of a value that are materialized with their manifests."""
+    found = [manager.verify(key, partition) for partition in partitions]
+    total = VerifyResult(
+        sum(one.files for one in found),
+        sum(one.bytes for one in found),
+        *([name for one in found for name in getattr(one, what)] for what in _DIFFERENCES),
+    )
+    differing = {what: names for what in _DIFFERENCES if (names := getattr(total, what))}
+    text = f"{total.files:,} files read; all are as they were written"
+    if not total.files:
+        text = "nothing is materialized, so there is nothing to read"
+    elif differing:
+        named = "; ".join(f"{len(names):,} {what}: {name_some(names, 5)}" for what, names in differing.items())
+        text = f"{total.files:,} files read; {named}. Materialize again: that repairs these and touches nothing else"
+    return make_check_result(
+        SUMS_HOLD,
+        bool(total.files) and total.unchanged,
+        text,
+        is_error=bool(total.files),
+        files=total.files,
+        bytes=total.bytes,
+        **{what: len(getattr(total, what)) for what in _DIFFERENCES},
+    )._replace(asset_key=key)

@@ -1,11 +1,10 @@
-"""The checks of features that can be run by themselves: drift, ids, and the files' hashes.
+"""The checks of features that can be run by themselves: drift and ids.
 
 None of them is partitioned: of a partitioned asset, the UI of Dagster 1.13 runs only such a check without
 materializing.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import dagster as dg
@@ -14,7 +13,7 @@ import polars as pl
 from pervl_assets.archives.inputs import RawArchive
 from pervl_assets.archives.members import open_members
 from pervl_assets.clip.drift import SAMPLE_SIZE, Drift, encode_again, measure_drift, take_sample
-from pervl_assets.clip.features import Features, encode_names, merge_features, read_features, verify_features
+from pervl_assets.clip.features import Features, encode_names, merge_features
 from pervl_assets.core.errors import PervlError, SchemaError
 from pervl_assets.defs.checks import report
 from pervl_assets.defs.features import (
@@ -30,10 +29,9 @@ from pervl_assets.defs.features import (
 from pervl_assets.defs.metadata import make_check_result
 from pervl_assets.defs.raw import RAW
 from pervl_assets.defs.resources import Clip, Workspace
-from pervl_assets.defs.tree_checks import SUMS_HOLD
 from pervl_assets.inversion.checks import check_ids
 from pervl_assets.inversion.sources import assign_images, locate_image, select_images
-from pervl_assets.io_managers.base import locate_value
+from pervl_assets.io_managers.features import FeaturesIOManager
 
 DRIFT_PROBE: Final = "drift_probe"
 IDS_AND_VECTORS: Final = "ids_and_vectors"
@@ -54,28 +52,7 @@ def build_feature_checks(shards: int) -> list[dg.AssetChecksDefinition]:
         build_ids_check(shards),
         build_image_drift_check(shards),
         *(build_name_drift_check(key) for key in texts),
-        *(build_file_check(key) for key in texts),
     ]
-
-
-def build_file_check(key: dg.AssetKey) -> dg.AssetChecksDefinition:
-    """Return the check that the file of a text features' asset is as it was written."""
-
-    @dg.asset_check(
-        asset=key,
-        name=SUMS_HOLD,
-        description="The file holds the vectors whose hash was written with them. Loads no model.",
-    )
-    def sums_hold(workspace: Workspace) -> dg.AssetCheckResult:
-        path = locate_value(workspace.root, key.path, ".parquet")
-        try:
-            vectors = len(verify_features(path).ids)
-        except (SchemaError, FileNotFoundError) as error:
-            return make_check_result(None, passed=False, text=str(error), is_error=True)
-        text = f"{vectors:,} vectors re-read; all are as they were written"
-        return make_check_result(None, passed=True, text=text, vectors=vectors)
-
-    return sums_hold
 
 
 def build_ids_check(shards: int) -> dg.AssetChecksDefinition:
@@ -89,17 +66,18 @@ def build_ids_check(shards: int) -> dg.AssetChecksDefinition:
         "reason, among the rejected; no other image does; and each file is as it was written. Loads no model.",
     )
     def ids_and_vectors(workspace: Workspace, coco_object_sentences: pl.DataFrame) -> dg.AssetCheckResult:
-        unreadable: list[str] = []
+        unreadable, stored = list[str](), FeaturesIOManager(data=workspace.data)
 
         def read() -> Iterator[tuple[str, Features, list[str]]]:
             assigned = assign_images(coco_object_sentences, shards)
             for number, shard in enumerate(name_shards(shards)):
-                path = locate_value(workspace.root, IMAGE_FEATURES_KEY.path, ".parquet", shard)
-                if path.is_file():
-                    try:
-                        yield shard, verify_features(path), [one for one, _ in select_images(assigned, number)]
-                    except SchemaError as error:
-                        unreadable.append(str(error))
+                if not stored.exists(IMAGE_FEATURES_KEY, shard):
+                    continue
+                try:
+                    features = stored.read(IMAGE_FEATURES_KEY, shard)
+                    yield shard, features, [one for one, _ in select_images(assigned, number)]
+                except SchemaError as error:
+                    unreadable.append(str(error))
 
         found = check_ids(read(), shards)
         if unreadable:
@@ -130,9 +108,7 @@ def build_image_drift_check(shards: int) -> dg.AssetChecksDefinition:
             with open_members(coco_train2014) as members:
                 return encode_again(sample, names, members, clip.load(), clip.batch_size)
 
-        key = IMAGE_FEATURES_KEY
-        paths = [locate_value(workspace.root, key.path, ".parquet", shard) for shard in name_shards(shards)]
-        return _check_drift(context, key, paths, probe)
+        return _check_drift(context, workspace, IMAGE_FEATURES_KEY, name_shards(shards), probe)
 
     return drift_probe
 
@@ -146,19 +122,25 @@ def build_name_drift_check(key: dg.AssetKey) -> dg.AssetChecksDefinition:
             again = encode_names(clip.load(), sample.ids)
             return measure_drift(sample, again.vectors, again.passport)
 
-        return _check_drift(context, key, [locate_value(workspace.root, key.path, ".parquet")], probe)
+        return _check_drift(context, workspace, key, [None], probe)
 
     return drift_probe
 
 
 def _check_drift(
-    context: dg.AssetCheckExecutionContext, key: dg.AssetKey, paths: Sequence[Path], probe: Callable[[Features], Drift]
+    context: dg.AssetCheckExecutionContext,
+    workspace: Workspace,
+    key: dg.AssetKey,
+    partitions: Sequence[str | None],
+    probe: Callable[[Features], Drift],
 ) -> dg.AssetCheckResult:
     """Return what this run's materialization measured; in a run of the check by itself, measure what is stored."""
     if (reviewed := _review_run(context, key)) is not None:
         return reviewed
     try:
-        samples = [take_sample(read_features(path)) for path in paths if path.is_file()]  # one shard in memory
+        stored = FeaturesIOManager(data=workspace.data)
+        there = [partition for partition in partitions if stored.exists(key, partition)]
+        samples = [take_sample(stored.read(key, partition)) for partition in there]  # one shard in memory
         if not samples:
             text = "nothing is materialized, so there is nothing to encode again"
             return make_check_result(None, passed=False, text=text)

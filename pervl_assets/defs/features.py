@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Final
 
 import dagster as dg
@@ -14,15 +13,14 @@ from pervl_assets.archives.members import open_members
 from pervl_assets.clip.drift import Drift, encode_again, measure_drift, take_sample
 from pervl_assets.clip.encode_images import EncodeProgress, encode_image_shard
 from pervl_assets.clip.encoder import ClipEncoder
-from pervl_assets.clip.features import Features, encode_names, list_feature_columns, read_features, update_names
+from pervl_assets.clip.features import Features, encode_names, list_feature_columns, update_names
 from pervl_assets.defs.checks import report
-from pervl_assets.defs.metadata import OWNERS, describe_features, record_duration
+from pervl_assets.defs.metadata import OWNERS, record_duration
 from pervl_assets.defs.raw import RAW
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.inversion.checks import check_names
 from pervl_assets.inversion.sources import assign_images, locate_image, select_images
-from pervl_assets.io_managers.base import locate_value
-from pervl_assets.io_managers.features import locate_chunks
+from pervl_assets.io_managers.features import FeaturesIOManager
 from pervl_assets.io_managers.tables import declare_columns
 
 INVERSION: Final = "inversion"
@@ -83,9 +81,10 @@ def encode_images(
     Where it is loaded and the shard was stored before, a sample of it is encoded again before any vector is replaced.
     """
     shard = context.partition_key
-    target = locate_value(workspace.root, context.asset_key.path, ".parquet", shard)
+    stored = FeaturesIOManager(data=workspace.data)
     progress = EncodingReport(context.log.info, f"shard {shard}")
-    previous, drifts = _read_stored(target), list[Drift]()
+    previous: Features | None = stored.read_previous(context.asset_key, shard)
+    drifts = list[Drift]()
     assigned = assign_images(coco_object_sentences, count_shards(shard))
     with open_members(coco_train2014) as members:
 
@@ -102,14 +101,14 @@ def encode_images(
             members,
             clip.describe(),
             load,
-            locate_chunks(target),
+            stored.locate_chunks(context.asset_key, shard),
             previous=previous,
             batch_size=clip.batch_size,
             workers=workspace.workers,
             report=progress,
         )
     moved = describe_drift(*drifts, rewritten=features is not previous)
-    return describe_features(features, **{**progress.rates, **moved})
+    return FeaturesIOManager.describe(features, **{**progress.rates, **moved})
 
 
 def describe_drift(*drifts: Drift, rewritten: bool) -> dict[str, Any]:
@@ -124,10 +123,6 @@ def describe_drift(*drifts: Drift, rewritten: bool) -> dict[str, Any]:
             DRIFT: dg.MetadataValue.json(asdict(drift)),
         }
     return metadata
-
-
-def _read_stored(path: Path) -> Features | None:
-    return read_features(path) if path.is_file() else None
 
 
 class EncodingReport:
@@ -203,7 +198,8 @@ def build_text_features(name: str, table: str, description: str) -> dg.AssetsDef
     def text_features(
         context: dg.AssetExecutionContext, workspace: Workspace, clip: Clip, names: pl.DataFrame
     ) -> Iterator[dg.MaterializeResult[Features]]:
-        previous, drifts = _read_stored(locate_value(workspace.root, key.path, ".parquet")), list[Drift]()
+        previous: Features | None = FeaturesIOManager(data=workspace.data).read_previous(key)
+        drifts = list[Drift]()
 
         def load() -> ClipEncoder:
             encoder = clip.load()
@@ -215,7 +211,7 @@ def build_text_features(name: str, table: str, description: str) -> dg.AssetsDef
 
         texts, progress = names["name"].to_list(), EncodingReport(context.log.info, name).count_names
         features = update_names(texts, clip.describe(), load, previous, progress)
-        yield describe_features(
+        yield FeaturesIOManager.describe(
             features,
             checks=[report(NAMES_AND_VECTORS, check_names(features, texts), "error")],
             **describe_drift(*drifts, rewritten=features is not previous),

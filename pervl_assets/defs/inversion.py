@@ -20,7 +20,6 @@ from pervl_assets.defs.features import (
 from pervl_assets.defs.metadata import (
     OWNERS,
     QUARANTINED,
-    describe_table,
     make_check_result,
     preview_table,
     record_duration,
@@ -51,7 +50,7 @@ from pervl_assets.inversion.open_images import (
 )
 from pervl_assets.inversion.sources import ARCHIVES
 from pervl_assets.inversion.text_lines import MALFORMED_LINES, MAX_MALFORMED_SHARE
-from pervl_assets.io_managers.tables import declare_columns
+from pervl_assets.io_managers.tables import TableIOManager, declare_columns
 
 _CLASSES_SHOWN: Final = 30
 """Number of classes whose highest and lowest margin are shown: those with most names."""
@@ -122,7 +121,7 @@ def _table_out(name: str, schema: TableSchema, description: str) -> dg.AssetOut:
 def coco_triplets(coco_svo_triplets: RawArchive) -> Iterator[dg.MaterializeResult[Any]]:
     """Parse the triplet text."""
     triplets = read_triplets(coco_svo_triplets.path)
-    yield describe_table(
+    yield TableIOManager.describe(
         triplets.frame,
         asset_key=_key("coco_triplets"),
         checks=[
@@ -135,7 +134,7 @@ def coco_triplets(coco_svo_triplets: RawArchive) -> Iterator[dg.MaterializeResul
             "images": triplets.frame["image_id"].n_unique(),
         },
     )
-    yield describe_table(triplets.malformed, asset_key=_key("coco_malformed_lines"))
+    yield TableIOManager.describe(triplets.malformed, asset_key=_key("coco_malformed_lines"))
 
 
 def _check_malformed(name: str, malformed: pl.DataFrame, well_formed: int) -> dg.AssetCheckResult:
@@ -171,7 +170,7 @@ def coco_object_classes(
     """
     classes = count_object_classes(coco_triplets, workspace.top_objects)
     number = check_class_number(classes, workspace.top_objects)
-    yield describe_table(classes, checks=[report("as_many_as_asked_for", number, "warning")])
+    yield TableIOManager.describe(classes, checks=[report("as_many_as_asked_for", number, "warning")])
 
 
 @_table_asset(
@@ -192,7 +191,7 @@ def coco_object_sentences(
     """
     sentences = collect_object_sentences(coco_triplets, coco_object_classes)
     sums = report("counts_add_up", check_class_sums(coco_object_classes, sentences), "error")
-    yield describe_table(sentences, checks=[sums], images=sentences["image_id"].n_unique())
+    yield TableIOManager.describe(sentences, checks=[sums], images=sentences["image_id"].n_unique())
 
 
 @dg.multi_asset(
@@ -231,17 +230,17 @@ def openimages_classes(
     """Read the class names."""
     names, malformed = read_class_names(openimages_class_descriptions.path, workspace.openimages_names)
     official = {"names": OPENIMAGES_NAMES + (workspace.openimages_names == "upstream")}
-    yield describe_table(
+    yield TableIOManager.describe(
         names,
         asset_key=_key("openimages_classes"),
         checks=[
             _check_malformed("no_malformed_rows", malformed, names.height),
             *evaluate_checks([REPEATED_NAMES], names["name"].to_list()),
-            evaluate_counts({"names": names.height}, official, drawn=workspace.profile == "demo"),
+            evaluate_counts({"names": names.height}, official, synthetic=workspace.profile == "demo"),
         ],
         **{QUARANTINED: malformed.height, "rule": workspace.openimages_names},
     )
-    yield describe_table(malformed, asset_key=_key("openimages_malformed_rows"))
+    yield TableIOManager.describe(malformed, asset_key=_key("openimages_malformed_rows"))
 
 
 @_table_asset(
@@ -264,7 +263,7 @@ def openimages_matches(
     matches = find_nearest_classes(openimages_text_features, coco_class_text_features)
     sorted_matches = matches.sort("margin", descending=True)
     by_class = tabulate_matches(matches)
-    yield describe_table(
+    yield TableIOManager.describe(
         matches,
         checks=[report("ties", check_ties(matches, coco_class_text_features), "warning")],
         classes_with_names=by_class.height,

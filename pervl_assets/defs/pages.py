@@ -1,13 +1,8 @@
-"""What an asset's page shows that follows from the whole graph: tags, rule, licences of its inputs, links of columns.
+"""The parts of an asset's page that follow from the whole graph: tags, rule, licences of its inputs, column links."""
 
-Belongs here: `complete_pages`, the one place where all assets are given these, and tracing an asset to the raw inputs.
-Does not belong here: what an asset says of itself, and what a materialization tells (`metadata`).
-"""
-
-import re
 from collections.abc import Container, Iterable, Mapping
 from functools import cache
-from typing import Any, Final
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -15,47 +10,39 @@ import polars as pl
 from pervl_assets.archives.official_files import load_manifest
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.benchmarks.benchmark import TableAsset, TreeAsset
+from pervl_assets.core.text import escape_markdown
 from pervl_assets.defs.metadata import preview_table
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW, list_specs
 from pervl_assets.defs.resources import ANNOTATIONS
 from pervl_assets.defs.rules import RULES
+from pervl_assets.io_managers import find_io_managers
 from pervl_assets.io_managers.tables import COLUMN_LINEAGE, COLUMN_SCHEMA
 from pervl_assets.release.parts import Source
 
-VALUES: Final = {
-    "raw_archives": "raw_archive",
-    "tables": "table",
-    "features": "features",
-    "trees": "tree",
-    "training_files": "file",
-}
-"""Kind of value by the key of the IO manager that keeps it; of another manager, it is the key itself."""
-
-_MARKS: Final = re.compile(r"[<>*_`|\[\]\\]")
-"""What means something else in markdown."""
-
 
 def complete_pages(assets: Iterable[dg.AssetsDefinition]) -> list[dg.AssetsDefinition]:
-    """Give every asset its tags, and what its page shows beside what it says of itself.
+    """Return the assets with tags, rules, licences of their inputs, and links in their column descriptions.
 
     Tags: `pervl/value` (kind of value), `pervl/benchmark`, and `pervl/from_<raw input>` for each that it descends from.
     """
     graph = list(assets)
-    managers = {key: asset.get_io_manager_key_for_asset_key(key) for asset in graph for key in asset.keys}
+    stores = {key: asset.get_io_manager_key_for_asset_key(key) for asset in graph for key in asset.keys}
+    managers = find_io_managers()
     origins, sources, benchmarks, rules = trace_sources(graph), list_sources(), list_benchmarks(), list_rules()
 
     def complete(spec: dg.AssetSpec) -> dg.AssetSpec:
         key = spec.key
         inputs = [sources[name] for name in origins[key]]
-        tags = {"pervl/value": VALUES.get(managers[key], managers[key])}
+        manager = managers.get(stores[key])
+        tags = {"pervl/value": manager.kind if manager else stores[key]}
         if key in benchmarks:
             tags["pervl/benchmark"] = benchmarks[key]
         if key.path[0] == RAW:
-            told = describe_source(inputs[0])
+            metadata = describe_source(inputs[0])
         else:
-            told = {"inputs": tabulate_inputs(inputs)}
+            metadata = {"inputs": tabulate_inputs(inputs)}
             tags |= {f"pervl/from_{one.name}": "" for one in inputs}
-        completed = spec.merge_attributes(tags=tags, metadata={**told, **show_columns(spec.metadata)})
+        completed = spec.merge_attributes(tags=tags, metadata={**metadata, **show_columns(spec.metadata)})
         if key not in rules:
             return completed
         return completed.replace_attributes(description=f"{spec.description}\n\n**Rule:** {rules[key]}")
@@ -77,7 +64,7 @@ def trace_sources(assets: Iterable[dg.AssetsDefinition]) -> dict[dg.AssetKey, tu
 
 
 def list_parents(spec: dg.AssetSpec, known: Container[dg.AssetKey]) -> list[dg.AssetKey]:
-    """Return the assets that one is made from; the name of an input means, as in Dagster, one with its own prefix."""
+    """Return the assets that one is made from; as in Dagster, the name of an input means one with its own prefix."""
     keys = [dep.asset_key for dep in spec.deps]
     return [key if key in known else dg.AssetKey([*spec.key.path[:-1], *key.path]) for key in keys]
 
@@ -114,14 +101,14 @@ def _list_results() -> dict[dg.AssetKey, TableAsset | TreeAsset]:
 
 
 def describe_source(source: Source) -> dict[str, dg.MetadataValue]:
-    """Return what the page of a raw input tells of it."""
+    """Return the metadata of a raw input's page."""
     return {"homepage": dg.MetadataValue.url(source.homepage), "licence": dg.MetadataValue.md(_link_licence(source))}
 
 
 def tabulate_inputs(inputs: Iterable[Source]) -> dg.MetadataValue:
     """Return raw inputs and their licences as a table, each with a link to its page."""
     rows = [(link_asset(dg.AssetKey([RAW, one.name]), one.name), _link_licence(one)) for one in inputs]
-    return preview_table(pl.DataFrame(rows, schema=["input", "licence"], orient="row"), longest=None)
+    return preview_table(pl.DataFrame(rows, schema=["input", "licence"], orient="row"), markup=True)
 
 
 def _link_licence(source: Source) -> str:
@@ -132,14 +119,14 @@ def _link_licence(source: Source) -> str:
 
 
 def link_asset(key: dg.AssetKey, text: str) -> str:
-    """Return a link to an asset's page, for markdown in the UI."""
+    """Return a markdown link to an asset's page in the UI."""
     return f"[{text}](/assets/{'/'.join(key.path)})"
 
 
 def show_columns(metadata: Mapping[str, Any]) -> dict[str, dg.TableSchema]:
-    """Return the declared columns as the UI shows them, with links to the tables that each is made from.
+    """Return the declared columns with links to the tables that each is made from.
 
-    Only Dagster+ draws `dagster/column_lineage`; the open-source UI hides it. It takes descriptions for markdown.
+    Only Dagster+ draws `dagster/column_lineage`; the open-source UI hides it. Column descriptions are markdown.
     """
     # Dagster wraps the metadata of some assets, and not of others.
     schema, lineage = (
@@ -153,8 +140,8 @@ def show_columns(metadata: Mapping[str, Any]) -> dict[str, dg.TableSchema]:
         made_from: dict[dg.AssetKey, list[str]] = {}
         for dep in deps.get(column.name, ()):
             made_from.setdefault(dep.asset_key, []).append(f"`{dep.column_name}`")
-        told = "; ".join(f"{link_asset(key, key.path[-1])}: {', '.join(names)}" for key, names in made_from.items())
-        description = _MARKS.sub(r"\\\g<0>", column.description or "") + (f"\n\nFrom {told}" if told else "")
+        sources = "; ".join(f"{link_asset(key, key.path[-1])}: {', '.join(names)}" for key, names in made_from.items())
+        description = escape_markdown(column.description or "") + (f"\n\nFrom {sources}" if sources else "")
         return dg.TableColumn(column.name, column.type, description, column.constraints, column.tags)
 
     return {COLUMN_SCHEMA: dg.TableSchema(columns=[show(column) for column in schema.columns])}

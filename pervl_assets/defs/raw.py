@@ -1,11 +1,10 @@
 """The raw inputs as assets: found, identified, never copied; and the annotations, compared with their manifest."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import dagster as dg
 
-from pervl_assets.archives.inputs import ArchiveSpec, IdentityCard, RawArchive
+from pervl_assets.archives.inputs import ArchiveSpec, RawArchive, identify_contents, list_texts
 from pervl_assets.archives.official_files import (
     FilesReport,
     OfficialFiles,
@@ -14,11 +13,11 @@ from pervl_assets.archives.official_files import (
     require_files,
 )
 from pervl_assets.benchmarks import find_benchmarks
-from pervl_assets.core.files import hash_bytes, hash_file
 from pervl_assets.defs.downloads import Downloads
-from pervl_assets.defs.metadata import OWNERS, describe_archive, describe_download, make_check_result, record_duration
+from pervl_assets.defs.metadata import OWNERS, describe_download, make_check_result, record_duration
 from pervl_assets.defs.resources import ANNOTATIONS, Workspace
 from pervl_assets.inversion.sources import ARCHIVES
+from pervl_assets.io_managers.raw_archives import RawArchiveIOManager
 
 RAW = "raw"
 ANNOTATIONS_KEY = dg.AssetKey([RAW, "pervl_annotations"])
@@ -50,7 +49,7 @@ def build_raw_asset(spec: ArchiveSpec) -> dg.AssetsDefinition:
         fetched = downloads.fetch_input(spec, workspace.root, context.log.info) if workspace.profile == "full" else None
         if fetched and fetched.stale:
             context.log.warning("%s: the earlier download is used, because %s.", spec.title, fetched.stale)
-        return describe_archive(workspace.find_raw(spec), **describe_download(fetched))
+        return RawArchiveIOManager.describe(workspace.find_raw(spec), **describe_download(fetched))
 
     return raw_archive
 
@@ -90,24 +89,11 @@ def pervl_annotations(
     else:
         folder = workspace.annotations_folder / manifest.commit
         report = downloads.fetch_annotations(folder, manifest, context.log.info)
-    archive = identify_annotations(folder)
-    yield describe_archive(
-        archive,
+    yield RawArchiveIOManager.describe(
+        RawArchive(folder, identify_contents(folder)),
         checks=[check_official(report, manifest, demo=workspace.profile == "demo" and not workspace.annotations)],
-        rows={path.relative_to(folder).as_posix(): count_entries(path) for path in _list_files(folder)},
+        rows={name: count_entries(folder / name) for name in list_texts(folder)},
     )
-
-
-def identify_annotations(folder: Path) -> RawArchive:
-    """Return the annotations' folder with an identity card from the files' contents, which are small."""
-    files = {path.relative_to(folder).as_posix(): path for path in _list_files(folder)}
-    digest = hash_bytes("\n".join(f"{name} {hash_file(path)}" for name, path in files.items()).encode())
-    size = sum(path.stat().st_size for path in files.values())
-    return RawArchive(folder, IdentityCard("folder", size, len(files), digest, encrypted=False))
-
-
-def _list_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix in (".csv", ".txt", ".yaml"))
 
 
 def check_official(report: FilesReport, manifest: OfficialFiles, *, demo: bool) -> dg.AssetCheckResult:

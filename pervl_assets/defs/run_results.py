@@ -11,6 +11,7 @@ import dagster as dg
 from dagster import DagsterEventType, DagsterInstance
 from dagster._core.events import RunFailureReason  # not exported at Dagster's top
 
+from pervl_assets.core.text import unescape_markdown
 from pervl_assets.defs.metadata import BYTES, FILES, MISSING, QUARANTINED, ROWS
 
 Severity = Literal["error", "warning"]
@@ -170,7 +171,7 @@ def read_finding(event: dg.DagsterEvent) -> Finding | None:
         if check.passed:
             return None
         severity: Severity = "error" if check.severity == dg.AssetCheckSeverity.ERROR else "warning"
-        text = f"{check.check_name}: {check.description or 'did not pass'}"
+        text = f"{check.check_name}: {unescape_markdown(check.description or 'did not pass')}"
         return Finding(check.asset_key.to_user_string(), severity, text)
     if event.event_type == DagsterEventType.STEP_FAILURE:
         message = explain_failure(event.step_failure_data.error)

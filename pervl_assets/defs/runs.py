@@ -26,7 +26,7 @@ from dagster._core.snap import snapshot_from_execution_plan
 
 from pervl_assets.core.errors import PervlError
 from pervl_assets.core.workers import is_running
-from pervl_assets.defs.tree_checks import SUMS_HOLD
+from pervl_assets.defs.checks import SUMS_HOLD
 
 ALL_ASSETS_JOB: Final = "__ASSET_JOB"
 PROCESS_TAG: Final = "pervl/process"

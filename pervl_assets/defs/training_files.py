@@ -10,17 +10,9 @@ from pervl_assets.clip.features import Features, merge_features
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.tables import hash_frame
 from pervl_assets.defs.features import INVERSION
-from pervl_assets.defs.metadata import (
-    MISSING,
-    OWNERS,
-    QUARANTINED,
-    ROWS,
-    combine_versions,
-    make_check_result,
-    record_duration,
-)
+from pervl_assets.defs.metadata import OWNERS, make_check_result, record_duration
 from pervl_assets.inversion import training_files as palavra
-from pervl_assets.io_managers.training_files import TrainingFile
+from pervl_assets.io_managers.training_files import TrainingFile, TrainingFileIOManager
 
 PALAVRA: Final = "palavra"
 
@@ -48,12 +40,10 @@ def _training_file(**more: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefin
 )
 def object_names(coco_object_classes: pl.DataFrame) -> dg.MaterializeResult[TrainingFile]:
     """`txt_for_training/obj_names_only.npy`: the names of the object classes, in class order (text, shape (N,))."""
-    return dg.MaterializeResult(
-        value=TrainingFile(
-            palavra.OBJECT_NAMES_FILE, lambda target: palavra.write_object_names(coco_object_classes, target)
-        ),
-        data_version=combine_versions({"classes": hash_frame(coco_object_classes)}),
-        metadata={ROWS: coco_object_classes.height},
+    return TrainingFileIOManager.describe(
+        TrainingFile(palavra.OBJECT_NAMES_FILE, lambda target: palavra.write_object_names(coco_object_classes, target)),
+        {"classes": hash_frame(coco_object_classes)},
+        rows=coco_object_classes.height,
     )
 
 
@@ -88,16 +78,16 @@ def object_sentences(
     encoded = [image_id for shard in shards.values() for image_id in shard.ids]
     summary = palavra.summarize_sentences(classes, sentences, encoded)
     images, short = summary.images_left_out, summary.short_classes
-    yield dg.MaterializeResult(
-        value=TrainingFile(
+    yield TrainingFileIOManager.describe(
+        TrainingFile(
             palavra.OBJECT_SENTENCES_FILE,
             lambda target: palavra.write_object_sentences(classes, sentences, encoded, target),
         ),
-        data_version=combine_versions(
-            {"classes": hash_frame(classes), "sentences": hash_frame(sentences), "left out": repr(images)}
-        ),
-        metadata={ROWS: summary.rows, "rows_left_out": summary.rows_left_out, "images_left_out": len(images)},
-        check_results=[
+        {"classes": hash_frame(classes), "sentences": hash_frame(sentences), "left out": repr(images)},
+        rows=summary.rows,
+        rows_left_out=summary.rows_left_out,
+        images_left_out=len(images),
+        checks=[
             make_check_result(
                 "every_image_has_features",
                 not images,
@@ -151,13 +141,13 @@ def visual_features(shards: Mapping[str, Features]) -> Iterator[dg.MaterializeRe
     features = merge_features(list(shards.values()))
     missing, broken = (features.rejected.filter(status=status) for status in ("missing", "quarantined"))
     total = len(features.ids) + features.rejected.height
-    yield dg.MaterializeResult(
-        value=TrainingFile(
-            palavra.VISUAL_FEATURES_FILE, lambda target: palavra.write_visual_features(features, target)
-        ),
-        data_version=combine_versions({"features": features.hash()}),
-        metadata={ROWS: len(features.ids), QUARANTINED: broken.height, MISSING: missing.height},
-        check_results=[
+    yield TrainingFileIOManager.describe(
+        TrainingFile(palavra.VISUAL_FEATURES_FILE, lambda target: palavra.write_visual_features(features, target)),
+        {"features": features.hash()},
+        rows=len(features.ids),
+        quarantined=broken.height,
+        missing=missing.height,
+        checks=[
             make_check_result(
                 "no_image_missing",
                 missing.is_empty(),
@@ -204,10 +194,10 @@ def openimages_map(matches: pl.DataFrame) -> dg.MaterializeResult[TrainingFile]:
 
 
 def _write_matches(file: str, write: Any, matches: pl.DataFrame) -> dg.MaterializeResult[TrainingFile]:
-    return dg.MaterializeResult(
-        value=TrainingFile(file, lambda target: write(matches, target)),
-        data_version=combine_versions({"matches": hash_frame(matches)}),
-        metadata={ROWS: matches.height},
+    return TrainingFileIOManager.describe(
+        TrainingFile(file, lambda target: write(matches, target)),
+        {"matches": hash_frame(matches)},
+        rows=matches.height,
     )
 
 

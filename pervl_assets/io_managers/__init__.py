@@ -1,18 +1,16 @@
-"""One typed IO manager per kind of value: tables, features, folder trees, raw archives, training files.
+"""One IO manager for each kind of value: where it is stored, how it is written, read, verified and described.
 
-Belongs here: how a value is checked, written whole, and read back. Does not belong here: computing it.
+A new kind is a new module with a subclass of `PervlIOManager`; it is found by itself.
 """
 
-from pervl_assets.io_managers.features import FeaturesIOManager
-from pervl_assets.io_managers.raw_archives import RawArchiveIOManager
-from pervl_assets.io_managers.tables import TableIOManager
-from pervl_assets.io_managers.training_files import TrainingFileIOManager
-from pervl_assets.io_managers.trees import TreeIOManager
+import importlib
+import pkgutil
 
-__all__ = [
-    "FeaturesIOManager",
-    "RawArchiveIOManager",
-    "TableIOManager",
-    "TrainingFileIOManager",
-    "TreeIOManager",
-]
+from pervl_assets.io_managers.base import PervlIOManager
+
+
+def find_io_managers() -> dict[str, type[PervlIOManager]]:
+    """Return the IO managers of all modules of this package, by their resource keys, e.g. `tables`."""
+    modules = [importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
+    found = [value for module in modules for value in vars(module).values() if isinstance(value, type)]
+    return {value.key: value for value in found if issubclass(value, PervlIOManager) and value is not PervlIOManager}

@@ -1,30 +1,77 @@
 """Features: ids, vectors and passport in one Parquet file per partition."""
 
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
 from pervl_assets.clip.encode_images import clear_chunks
-from pervl_assets.clip.features import Features, read_features, write_features
+from pervl_assets.clip.features import Features, list_feature_columns, read_passport, verify_features, write_features
 from pervl_assets.core.files import PARTIAL
 from pervl_assets.io_managers.base import PervlIOManager
+from pervl_assets.io_managers.metadata import BYTES, MISSING, QUARANTINED, ROWS, preview_table
+from pervl_assets.io_managers.tables import declare_columns
+from pervl_assets.release.images import Labeller
+from pervl_assets.release.parts import FeaturesPart, Part
 
-
-def locate_chunks(target: Path) -> Path:
-    """Return the folder of the chunks of a features file that is being encoded, beside it."""
-    return target.with_suffix(PARTIAL)
+_REJECTED_ROWS = 50
 
 
 class FeaturesIOManager(PervlIOManager):
-    """Reads and writes `Features`."""
+    """Keeps `Features`."""
 
+    key = "features"
+    kind = "features"
     extension = ".parquet"
 
     def write(self, context: dg.OutputContext, value: Features, path: Path) -> None:
         """Write features whole or not at all, then remove the chunks they were encoded in."""
         write_features(value, path)
-        clear_chunks(locate_chunks(path))
+        clear_chunks(_locate_chunks(path))
 
-    def read(self, context: dg.InputContext, path: Path) -> Features:
-        """Read features with their passport."""
-        return read_features(path)
+    def load(self, path: Path) -> Features:
+        """Read features with their passport. Raises as `verify_features` does."""
+        return verify_features(path)
+
+    def locate_chunks(self, key: dg.AssetKey, partition: str | None = None) -> Path:
+        """Return the folder, beside a features file, of the chunks that are encoded so far."""
+        return _locate_chunks(self.locate(key, partition))
+
+    @staticmethod
+    def describe(
+        features: Features, *, checks: Sequence[dg.AssetCheckResult] = (), **more: Any
+    ) -> dg.MaterializeResult[Features]:
+        """Materialize features: columns, counts and passport as metadata, their hash as data version."""
+        rejected = features.rejected
+        return dg.MaterializeResult(
+            value=features,
+            data_version=dg.DataVersion(features.hash()[:16]),
+            metadata={
+                **declare_columns(list_feature_columns(dimension=features.passport.dimension)),
+                ROWS: len(features.ids),
+                BYTES: features.vectors.nbytes,
+                QUARANTINED: int((rejected["status"] == "quarantined").sum()),
+                MISSING: int((rejected["status"] == "missing").sum()),
+                "rejected": preview_table(rejected, rows=_REJECTED_ROWS),
+                "passport": dg.MetadataValue.json(json.loads(features.passport.to_json())),
+                **more,
+            },
+            check_results=checks,
+        )
+
+    def publish(
+        self, part: Part, paths: Mapping[str | None, Path], columns: Mapping[str, str], label: Labeller
+    ) -> FeaturesPart:
+        """Return the features of all partitions as one part of the release, with their different passports."""
+        passports = [asdict(read_passport(path)) for path in paths.values()]
+        different = [passport for row, passport in enumerate(passports) if passport not in passports[:row]]
+        return FeaturesPart(
+            part.name, part.description, part.sources, tuple(map(self._name, paths.values())), tuple(different)
+        )
+
+
+def _locate_chunks(path: Path) -> Path:
+    return path.with_suffix(PARTIAL)

@@ -1,47 +1,90 @@
-"""Raw archives: nothing is copied; the identity card is kept as JSON and held against the file on every use.
-
-Belongs here: writing and reading the card, and noticing that the file behind it is another one now.
-"""
+"""Raw inputs: nothing is copied; the path and the identity card (size, member count, sha256) are kept as JSON."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
-from pervl_assets.archives.inputs import INDEX_EXTENSION, RawArchive
-from pervl_assets.core.errors import MissingInputError
+from pervl_assets.archives.inputs import INDEX_EXTENSION, RawArchive, identify, identify_contents
+from pervl_assets.core.errors import ArchiveError, MissingInputError
 from pervl_assets.core.files import write_bytes_atomically
-from pervl_assets.io_managers.base import PervlIOManager
+from pervl_assets.io_managers.base import PervlIOManager, VerifyResult
+from pervl_assets.io_managers.metadata import BYTES, FILES
 
 
 class RawArchiveIOManager(PervlIOManager):
-    """Keeps where a raw input is and its identity card; never its bytes."""
+    """Keeps the path of a raw input and its identity card; never its bytes."""
 
+    key = "raw_archives"
+    kind = "raw_archive"
     extension = ".json"
 
     def write(self, context: dg.OutputContext, value: RawArchive, path: Path) -> None:
         """Write the path and the card; an unchanged card rewrites nothing."""
         write_bytes_atomically(path, json.dumps(value.to_json(), indent=1, sort_keys=True).encode() + b"\n")
 
-    def read(self, context: dg.InputContext, path: Path) -> RawArchive:
+    def load(self, path: Path) -> RawArchive:
+        """Read the card; the input itself is not opened."""
+        return RawArchive.from_json(json.loads(path.read_bytes()), path.with_suffix(INDEX_EXTENSION))
+
+    def read(self, key: dg.AssetKey, partition: str | None = None) -> RawArchive:
         """Read the card back.
 
         Raises:
-            MissingInputError: The input is gone, or its size is not the one it had when its card was taken.
+            MissingInputError: The input is gone, or has another size than its card.
+            SchemaError: The card is damaged.
         """
-        archive = RawArchive.from_json(json.loads(path.read_bytes()), path.with_suffix(INDEX_EXTENSION))
-        key = context.asset_key.to_user_string()
-        advice = f"""Materialize it again: pervl materialize --select 'key:"{key}"+'"""
+        archive: RawArchive = super().read(key, partition)
+        name = key.to_user_string()
+        advice = f"""Materialize it again: pervl materialize --select 'key:"{name}"+'"""
         if not archive.path.exists():
-            raise MissingInputError(f"The input {key} was at {archive.path} and is gone.", advice=advice)
+            raise MissingInputError(f"The input {name} was at {archive.path} and is gone.", advice=advice)
         if archive.path.is_file() and (size := archive.path.stat().st_size) != archive.card.bytes:
             raise MissingInputError(
-                f"The input {key} at {archive.path} has changed: {size:,} bytes now, {archive.card.bytes:,} when "
+                f"The input {name} at {archive.path} has changed: {size:,} bytes now, {archive.card.bytes:,} when "
                 "its identity card was taken.",
                 advice=advice,
             )
         return archive
 
-    def get_metadata(self, context: dg.OutputContext, obj: RawArchive) -> dict[str, dg.MetadataValue]:
-        """Show where the input itself is."""
-        return {"input": dg.MetadataValue.path(str(obj.path))}
+    def list_parts(self, path: Path) -> list[Path]:
+        """Return the input."""
+        return [self.load(path).path]
+
+    def compare(self, path: Path) -> VerifyResult:
+        """Take the identity card again and compare it; of a zip this reads its directory, not its members."""
+        archive = self.load(path)
+        shown = self._name(archive.path)
+        if not archive.path.exists():
+            return VerifyResult(archive.card.members, missing=[shown])
+        try:
+            card = identify(archive.path)
+            if card != archive.card and card.kind == "folder":  # annotations are identified by their contents
+                card = identify_contents(archive.path)
+        except ArchiveError:  # an unsafe or damaged zip
+            return VerifyResult(1, changed=[shown])
+        changed = [] if card == archive.card else [shown]
+        return VerifyResult(1 if card.kind != "folder" else card.members, card.bytes, changed=changed)
+
+    @staticmethod
+    def describe(
+        archive: RawArchive, *, checks: Sequence[dg.AssetCheckResult] = (), **more: Any
+    ) -> dg.MaterializeResult[RawArchive]:
+        """Materialize a raw input: its identity card as metadata, the card's hash as data version."""
+        card = archive.card
+        return dg.MaterializeResult(
+            value=archive,
+            data_version=dg.DataVersion(card.sha256[:16]),
+            metadata={
+                BYTES: card.bytes,
+                FILES: card.members,
+                "kind": card.kind,
+                "encrypted": card.encrypted,
+                "identity_sha256": card.sha256,
+                "input": dg.MetadataValue.path(str(archive.path)),
+                **more,
+            },
+            check_results=checks,
+        )

@@ -1,9 +1,6 @@
-"""Tables: polars frames in Parquet, held against their declared columns before anything is written.
+"""Tables: polars frames in Parquet, with exactly the columns that their asset declares."""
 
-Belongs here: the check, the file format, and how columns are declared to Dagster: as the asset's metadata
-`dagster/column_schema` and, where they are made from columns of other tables, `dagster/column_lineage`.
-"""
-
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,8 +8,11 @@ import dagster as dg
 import polars as pl
 
 from pervl_assets.core.errors import SchemaError
-from pervl_assets.core.tables import CONTENT_SHA256, TableSchema, hash_frame, validate_columns, write_parquet
+from pervl_assets.core.tables import TableSchema, hash_frame, read_hashed, validate_columns, write_hashed
 from pervl_assets.io_managers.base import PervlIOManager
+from pervl_assets.io_managers.metadata import BYTES, ROWS, preview_table
+from pervl_assets.release.images import Labeller
+from pervl_assets.release.parts import Part, TablePart
 
 COLUMN_SCHEMA: Final = "dagster/column_schema"
 COLUMN_LINEAGE: Final = "dagster/column_lineage"
@@ -39,8 +39,10 @@ def _find_column(group: str, source: str) -> dg.TableColumnDep:
 
 
 class TableIOManager(PervlIOManager):
-    """Reads and writes `polars.DataFrame` as Parquet; refuses a frame that breaks its declared schema."""
+    """Keeps a `polars.DataFrame`; refuses one that breaks its declared schema."""
 
+    key = "tables"
+    kind = "table"
     extension = ".parquet"
 
     def write(self, context: dg.OutputContext, value: pl.DataFrame, path: Path) -> None:
@@ -53,14 +55,36 @@ class TableIOManager(PervlIOManager):
         declared: Any = context.definition_metadata.get(COLUMN_SCHEMA)
         if declared is None:
             raise SchemaError(
-                f"The table {table} declares no columns.",
-                advice="Give its asset metadata=declare_columns(schema).",
+                f"The table {table} declares no columns.", advice="Give its asset metadata=declare_columns(schema)."
             )
         schema: dg.TableSchema = getattr(declared, "schema", declared)  # Dagster may have wrapped it
         validate_columns(value, {column.name: column.type for column in schema.columns}, table)
-        write_parquet(value, path, {CONTENT_SHA256: hash_frame(value)})
-        context.add_output_metadata({"bytes": path.stat().st_size})
+        write_hashed(value, path)
+        context.add_output_metadata({BYTES: path.stat().st_size})
 
-    def read(self, context: dg.InputContext, path: Path) -> pl.DataFrame:
-        """Read the frame."""
-        return pl.read_parquet(path)
+    def load(self, path: Path) -> pl.DataFrame:
+        """Read the frame. Raises as `read_hashed` does."""
+        return read_hashed(path)[0]
+
+    @staticmethod
+    def describe(
+        frame: pl.DataFrame,
+        *,
+        asset_key: dg.AssetKey | None = None,
+        checks: Sequence[dg.AssetCheckResult] = (),
+        **more: Any,
+    ) -> dg.MaterializeResult[pl.DataFrame]:
+        """Materialize a table: row count and first rows as metadata, the content's hash as data version."""
+        return dg.MaterializeResult(
+            asset_key=asset_key,
+            value=frame,
+            data_version=dg.DataVersion(hash_frame(frame)[:16]),
+            metadata={ROWS: frame.height, "preview": preview_table(frame), **more},
+            check_results=checks,
+        )
+
+    def publish(
+        self, part: Part, paths: Mapping[str | None, Path], columns: Mapping[str, str], label: Labeller
+    ) -> TablePart:
+        """Return the table as a part of the release."""
+        return TablePart(part.name, part.description, part.sources, self._name(next(iter(paths.values()))), columns)

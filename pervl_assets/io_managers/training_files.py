@@ -1,19 +1,21 @@
-"""Training files for PALAVRA: written where it reads them, with a manifest of their own; never read back.
+"""Training files for PALAVRA: written where it reads them, each with a manifest below `assets/`; never read back.
 
-Belongs here: the value `TrainingFile`, and holding a file against its manifest. Does not belong here: the files' bytes,
-which are `pervl_assets.inversion.training_files`'s. Two of them are pickles, and nothing here loads a pickle.
+Two of them are pickles, and nothing here loads a pickle.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from pervl_assets.core.files import hash_file, write_bytes_atomically
-from pervl_assets.io_managers.base import PervlIOManager
+from pervl_assets.core.files import hash_bytes, hash_file, write_bytes_atomically
+from pervl_assets.io_managers.base import PervlIOManager, VerifyResult
+from pervl_assets.io_managers.metadata import BYTES, FILES, ROWS
+from pervl_assets.release.images import Labeller
+from pervl_assets.release.parts import FilePart, Part
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class TrainingFile:
     """A file to be written.
 
     Attributes:
-        file: Its place below `PERVL_DATA`.
+        file: Its path relative to `PERVL_DATA`.
         write: Writes it to a path, whole or not at all.
     """
 
@@ -31,7 +33,7 @@ class TrainingFile:
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """A file that was written: its place below `PERVL_DATA`, its size and sha256."""
+    """The manifest of a file: its path relative to `PERVL_DATA`, its size and sha256."""
 
     file: str
     bytes: int
@@ -39,31 +41,64 @@ class WrittenFile:
 
 
 class TrainingFileIOManager(PervlIOManager):
-    """Writes a `TrainingFile` and its manifest; loads the manifest, never the file."""
+    """Writes a `TrainingFile` and its manifest; reads the manifest, never the file."""
 
+    key = "training_files"
+    kind = "file"
     extension = ".json"
 
     def write(self, context: dg.OutputContext, value: TrainingFile, path: Path) -> None:
         """Write the file, then its manifest; unchanged ones rewrite nothing."""
         target = Path(self.data) / value.file
         value.write(target)
-        written = WrittenFile(value.file, target.stat().st_size, hash_file(target))
+        size = target.stat().st_size
+        written = WrittenFile(value.file, size, hash_file(target))
         write_bytes_atomically(path, json.dumps(asdict(written), indent=1, sort_keys=True).encode() + b"\n")
+        context.add_output_metadata({"file": dg.MetadataValue.path(str(target)), BYTES: size, FILES: 1})
 
-    def read(self, context: dg.InputContext, path: Path) -> WrittenFile:
+    def load(self, path: Path) -> WrittenFile:
         """Read the manifest."""
-        return read_manifest(path)
+        return WrittenFile(**json.loads(path.read_bytes()))
 
-    def get_metadata(self, context: dg.OutputContext, obj: TrainingFile) -> dict[str, Any]:
-        """Tell the file's place and size."""
-        target = Path(self.data) / obj.file
-        return {"file": dg.MetadataValue.path(str(target)), "bytes": target.stat().st_size, "files": 1}
+    def list_parts(self, path: Path) -> list[Path]:
+        """Return the file."""
+        return [Path(self.data) / self.load(path).file]
 
+    def compare(self, path: Path) -> VerifyResult:
+        """Hash the file and compare it with its manifest."""
+        written = self.load(path)
+        target = Path(self.data) / written.file
+        changed = [] if hash_file(target) == written.sha256 else [written.file]
+        return VerifyResult(1, target.stat().st_size, changed=changed)
 
-def read_manifest(path: Path) -> WrittenFile:
-    """Return what the manifest at `path` says of its file.
+    @staticmethod
+    def describe(
+        value: TrainingFile,
+        made_from: Mapping[str, str],
+        *,
+        rows: int | None = None,
+        checks: Sequence[dg.AssetCheckResult] = (),
+        **more: Any,
+    ) -> dg.MaterializeResult[TrainingFile]:
+        """Materialize a file, which is not written yet.
 
-    Raises:
-        FileNotFoundError: There is no manifest.
-    """
-    return WrittenFile(**json.loads(path.read_bytes()))
+        Args:
+            value: The file.
+            made_from: Everything that its bytes depend on, as name to hash: the data version.
+            rows: Number of rows or entries.
+            checks: Check results.
+            more: Metadata.
+        """
+        version = hash_bytes("\n".join(f"{name} {sha256}" for name, sha256 in sorted(made_from.items())).encode())
+        return dg.MaterializeResult(
+            value=value,
+            data_version=dg.DataVersion(version[:16]),
+            metadata={**({} if rows is None else {ROWS: rows}), **more},
+            check_results=checks,
+        )
+
+    def publish(
+        self, part: Part, paths: Mapping[str | None, Path], columns: Mapping[str, str], label: Labeller
+    ) -> FilePart:
+        """Return the file as a part of the release."""
+        return FilePart(part.name, part.description, part.sources, self.load(next(iter(paths.values()))).file)

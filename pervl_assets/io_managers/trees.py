@@ -1,39 +1,79 @@
-"""Folder trees: the staged files are moved into place whole; the ledger is kept beside, in Parquet.
+"""Folder trees: the staged files replace the old ones in one step; the ledger is a Parquet file below `assets/`."""
 
-Belongs here: committing a tree and reading it back. Does not belong here: what stands in a tree.
-"""
-
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Final
 
 import dagster as dg
 import polars as pl
 
-from pervl_assets.core.tables import write_parquet
-from pervl_assets.io_managers.base import PervlIOManager
+from pervl_assets.core.tables import read_hashed, write_hashed
+from pervl_assets.io_managers.base import PervlIOManager, VerifyResult
+from pervl_assets.io_managers.metadata import BYTES, FILES, MISSING, QUARANTINED
+from pervl_assets.release.images import Labeller, label_images
+from pervl_assets.release.parts import Part, Tree, TreePart
 from pervl_assets.trees.build import commit_tree
-from pervl_assets.trees.ledger import FolderTree
+from pervl_assets.trees.ledger import FolderTree, verify_tree
+
+_ROOT: Final = "root"
+"""Key of the ledger's file metadata: the tree's folder, relative to the data root."""
 
 
 class TreeIOManager(PervlIOManager):
-    """Moves a built tree into its place and keeps its ledger (path, bytes, sha256, source member, source CRC)."""
+    """Keeps a built `FolderTree` and its ledger (path, bytes, sha256, source members, source CRCs of every file)."""
 
+    key = "trees"
+    kind = "tree"
     extension = ".parquet"
 
     def write(self, context: dg.OutputContext, value: FolderTree, path: Path) -> None:
         """Write the ledger, then swap the staged files in; an unchanged tree writes nothing."""
-        write_parquet(value.ledger, path, {"root": value.root.relative_to(self.data).as_posix()})
+        write_hashed(value.ledger, path, {_ROOT: value.root.relative_to(self.data).as_posix()})
         commit_tree(value)
 
-    def read(self, context: dg.InputContext, path: Path) -> FolderTree:
-        """Read the ledger and where its tree stands; no file of the tree is opened."""
-        return read_tree(Path(self.data), path)
+    def load(self, path: Path) -> FolderTree:
+        """Read the ledger, which has no hash if an earlier version wrote it; no file of the tree is opened."""
+        ledger, metadata = read_hashed(path, required=False)
+        return FolderTree(Path(self.data) / metadata[_ROOT], ledger, recorded_ns=path.stat().st_mtime_ns)
 
+    def list_parts(self, path: Path) -> list[Path]:
+        """Return the tree's folder."""
+        return [Path(self.data) / pl.read_parquet_metadata(path)[_ROOT]]
 
-def read_tree(data: Path, ledger: Path) -> FolderTree:
-    """Return the committed tree whose ledger stands at a path.
+    def compare(self, path: Path) -> VerifyResult:
+        """Hash all files of the tree, in parallel, and compare them with the ledger."""
+        tree = self.load(path)
+        diff = verify_tree(tree.root, tree.ledger)
+        missing, changed, extra = (
+            [self._name(tree.root / name) for name in names] for names in (diff.missing, diff.changed, diff.extra)
+        )
+        return VerifyResult(tree.written, tree.bytes, missing, changed, extra)
 
-    Raises:
-        FileNotFoundError: There is no ledger.
-    """
-    root = data / pl.read_parquet_metadata(ledger)["root"]
-    return FolderTree(root, pl.read_parquet(ledger, glob=False), recorded_ns=ledger.stat().st_mtime_ns)
+    @staticmethod
+    def describe(
+        tree: FolderTree, *, checks: Sequence[dg.AssetCheckResult] = (), **more: Any
+    ) -> dg.MaterializeResult[FolderTree]:
+        """Materialize a folder tree: counts as metadata, the hash of paths and contents as data version."""
+        return dg.MaterializeResult(
+            value=tree,
+            data_version=dg.DataVersion(tree.content_hash[:16]),
+            metadata={
+                FILES: tree.written,
+                BYTES: tree.bytes,
+                QUARANTINED: tree.quarantined,
+                MISSING: tree.missing,
+                "folder": dg.MetadataValue.path(str(tree.root)),
+                **more,
+            },
+            check_results=checks,
+        )
+
+    def publish(
+        self, part: Part, paths: Mapping[str | None, Path], columns: Mapping[str, str], label: Labeller
+    ) -> TreePart:
+        """Return the trees of all partitions as one part of the release, with a row for every image."""
+        read = {split: self.load(path) for split, path in paths.items()}
+        trees = tuple(
+            Tree(split, self._name(tree.root), self._name(paths[split]), tree.ledger) for split, tree in read.items()
+        )
+        return TreePart(part.name, part.description, part.sources, trees, label_images(part.name, trees, label))

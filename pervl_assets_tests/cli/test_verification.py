@@ -1,4 +1,4 @@
-"""What `pervl verify` finds, kind of value by kind of value: missing, changed, extra, and nothing where nothing is."""
+"""`pervl verify` by kind of value: missing, changed and extra files, and values that are not materialized."""
 
 import json
 import shutil
@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pervl_assets.cli.verification import VerifyResult, verify_values
-from pervl_assets.core.tables import hash_frame
+from pervl_assets.cli.verification import _find_unfinished, verify_values
+from pervl_assets.core.tables import CONTENT_SHA256, hash_frame
 from pervl_assets.definitions import build_definitions
-from pervl_assets.io_managers.tables import CONTENT_SHA256
+from pervl_assets.io_managers.base import VerifyResult
 from pervl_assets.testing.runs import make_settings
 from pervl_assets_tests.core.samples import photograph
 
@@ -27,7 +27,11 @@ CARD = "assets/raw/coco_train2014.json"
 
 
 def verify(data: Path) -> dict[str, VerifyResult]:
-    return {value.asset: value for value in verify_values(build_definitions(make_settings(data)), data)}
+    return dict(verify_values(build_definitions(make_settings(data)), data))
+
+
+def find_differences(data: Path) -> dict[str, VerifyResult]:
+    return {name: value for name, value in verify(data).items() if not value.unchanged}
 
 
 @pytest.fixture
@@ -48,7 +52,7 @@ def flip(path: Path) -> None:
 
 
 def rewrite_table(path: Path) -> None:
-    """Change one value of a table and keep the rest, the stated hash included, as a careless hand would."""
+    """Change one value of a table and keep the rest, the stated hash included, as a careless edit would."""
     stated = pl.read_parquet_metadata(path)[CONTENT_SHA256]
     frame = pl.read_parquet(path).with_columns(pl.col("triplets") + 1)
     frame.write_parquet(path, metadata={CONTENT_SHA256: stated})
@@ -64,30 +68,30 @@ def rewrite_vectors(path: Path) -> None:
     )
 
 
-def test_what_was_just_made_is_as_written_and_reading_changes_nothing(made_world):
+def test_fresh_values_are_unchanged_and_verifying_writes_nothing(made_world):
     before = photograph(made_world.data)
-    verdicts = verify(made_world.data)
-    assert all(value.verdict for value in verdicts.values())
-    made = {name for name, value in verdicts.items() if value.files}
+    results = verify(made_world.data)
+    assert all(value.unchanged for value in results.values())
+    made = {name for name, value in results.items() if value.files}
     # Of YouTube-VOS nothing was made, nor was the release.
-    assert {name for name in verdicts if not name.startswith(("ytvos/", "release/"))} == made
+    assert {name for name in results if not name.startswith(("ytvos/", "release/"))} == made
     assert {"inversion/coco_image_features [0-of-2]", "deep_fashion/personalized [test]"} <= made
-    tree = verdicts["deep_fashion/personalized [test]"]
+    tree = results["deep_fashion/personalized [test]"]
     files = [path for path in (made_world.data / TREE).rglob("*") if path.is_file()]
     assert (tree.files, tree.bytes) == (len(files), sum(path.stat().st_size for path in files))
     assert photograph(made_world.data) == before
 
 
-def test_an_empty_folder_has_nothing_wrong_and_nothing_made(tmp_path):
-    verdicts = verify(tmp_path)
-    assert len(verdicts) > 30
-    assert all(value.verdict and not value.files for value in verdicts.values())
+def test_an_empty_folder_has_no_value_and_no_difference(tmp_path):
+    results = verify(tmp_path)
+    assert len(results) > 30
+    assert all(value.unchanged and not value.files for value in results.values())
 
 
 CHANGES: dict[str, tuple[str, str, Callable[[Path], None]]] = {
     "a table's value": ("inversion/coco_object_classes", TABLE, rewrite_table),
     "a table cut off": ("inversion/coco_object_classes", TABLE, lambda path: path.write_bytes(path.read_bytes()[:-9])),
-    "a table by other hands": ("inversion/coco_object_classes", TABLE, lambda path: pl.DataFrame().write_parquet(path)),
+    "a table without a hash": ("inversion/coco_object_classes", TABLE, lambda path: pl.DataFrame().write_parquet(path)),
     "a feature's value": ("inversion/coco_image_features [1-of-2]", IMAGES, rewrite_vectors),
     "text features' bytes": ("inversion/openimages_text_features", TEXTS, append),
     "a training file": ("palavra/object_names", NAMES, flip),
@@ -106,22 +110,22 @@ CHANGES: dict[str, tuple[str, str, Callable[[Path], None]]] = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_what_changed_is_told_and_nothing_else(data, name):
+def test_a_changed_file_is_reported_and_nothing_else(data, name):
     asset, file, change = CHANGES[name]
     change(data / file)
-    wrong = {name: value.verdict for name, value in verify(data).items() if not value.verdict}
+    wrong = find_differences(data)
     assert list(wrong) == [asset]
     assert (wrong[asset].missing, wrong[asset].changed, wrong[asset].extra) == ([], [file], [])
 
 
-def test_a_changed_raw_input_is_told(data):
+def test_a_changed_raw_input_is_reported(data):
     archive, text = data / RAW / "train2014.zip", next((data / RAW).glob("*.txt"))
     append(text)
     archive.write_bytes(archive.read_bytes()[:-100])  # no zip any more
-    wrong = {name: value.verdict for name, value in verify(data).items() if not value.verdict}
-    assert {name: verdict.changed for name, verdict in wrong.items()} == {
-        "raw/coco_svo_triplets": [str(text)],
-        "raw/coco_train2014": [str(archive)],
+    wrong = find_differences(data)
+    assert {name: result.changed for name, result in wrong.items()} == {
+        "raw/coco_svo_triplets": [text.relative_to(data).as_posix()],
+        "raw/coco_train2014": [archive.relative_to(data).as_posix()],
     }
 
 
@@ -135,9 +139,9 @@ def test_a_changed_raw_input_is_told(data):
         ("raw/coco_train2014", CARD),
     ],
 )
-def test_what_is_missing_is_told(data, asset, file):
+def test_a_missing_file_is_reported(data, asset, file):
     (data / file).unlink()
-    wrong = {name: value.verdict for name, value in verify(data).items() if not value.verdict}
+    wrong = find_differences(data)
     assert list(wrong) == [asset]
     assert (wrong[asset].missing, wrong[asset].changed, wrong[asset].extra) == ([file], [], [])
 
@@ -146,43 +150,54 @@ def test_a_partition_that_was_never_made_is_not_missing(data):
     made = data / "assets/deep_fashion"
     for file in ("personalized/test.parquet", "imagefolder_view/test.parquet"):
         (made / file).unlink()
-    wrong = {name for name, value in verify(data).items() if not value.verdict}
+    wrong = set(find_differences(data))
     assert wrong == {"deep_fashion/personalized [test]"}  # the views of both splits were made of it
     for view in ("polar_view", "concon_chi_view"):
         (made / f"{view}.parquet").unlink()
-    assert all(value.verdict for value in verify(data).values())
+    assert not find_differences(data)
 
 
-def test_a_missing_raw_input_is_told(data):
+def test_a_missing_raw_input_is_reported(data):
     archive = data / RAW / "train2014.zip"
     archive.unlink()
-    assert verify(data)["raw/coco_train2014"].verdict.missing == [str(archive)]
+    assert verify(data)["raw/coco_train2014"].missing == [archive.relative_to(data).as_posix()]
 
 
-def test_a_tree_tells_missing_changed_and_extra_files(data):
+def test_missing_changed_and_extra_files_of_a_tree_are_reported(data):
     files = sorted(path for path in (data / TREE).rglob("*.jpg"))
     files[0].unlink()
     flip(files[1])
     (data / TREE / "eval/test/.hidden").write_bytes(b"")
-    wrong = {name: value.verdict for name, value in verify(data).items() if not value.verdict}
+    wrong = find_differences(data)
     assert list(wrong) == ["deep_fashion/personalized [test]"]
-    (verdict,) = wrong.values()
-    missing, changed = (path.relative_to(data / TREE).as_posix() for path in files[:2])
-    assert (verdict.missing, verdict.changed, verdict.extra) == ([missing], [changed], ["eval/test/.hidden"])
+    (result,) = wrong.values()
+    missing, changed = (path.relative_to(data).as_posix() for path in files[:2])
+    assert (result.missing, result.changed, result.extra) == ([missing], [changed], [f"{TREE}/eval/test/.hidden"])
 
 
 def test_a_whole_tree_that_is_gone_is_missing(data):
     shutil.rmtree(data / TREE)
-    verdict = verify(data)["deep_fashion/personalized [test]"].verdict
-    assert len(verdict.missing) == pl.read_parquet(data / LEDGER).filter(status="written").height
-    assert verdict.missing[0].startswith("codes_infer/")
+    result = verify(data)["deep_fashion/personalized [test]"]
+    assert len(result.missing) == pl.read_parquet(data / LEDGER).filter(status="written").height
+    assert result.missing[0].startswith(f"{TREE}/codes_infer/")
 
 
 def test_unfinished_work_is_extra(data):
     (data / f"{TREE}.partial").mkdir()
     (data / f"{TREE}.partial.jsonl").write_text("")
-    verdict = verify(data)["unfinished work"].verdict
-    assert verdict.extra == [f"{TREE}.partial", f"{TREE}.partial.jsonl"]
+    result = verify(data)["unfinished work"]
+    assert result.extra == [f"{TREE}.partial", f"{TREE}.partial.jsonl"]
+
+
+def test_folders_that_vanish_meanwhile_are_tolerated(tmp_path):
+    """A run beside it makes and removes folders all the time."""
+    for name in ("a.partial", "b", "c"):
+        (tmp_path / name / "d").mkdir(parents=True)
+    found = _find_unfinished(tmp_path)
+    assert next(found) == "a.partial"
+    for name in ("a.partial", "b", "c"):
+        shutil.rmtree(tmp_path / name)
+    assert not list(found)
 
 
 def test_annotations_are_read_again(data, tmp_path):
@@ -191,13 +206,13 @@ def test_annotations_are_read_again(data, tmp_path):
     plain = json.loads(card.read_text())
     shutil.copytree(plain["path"], own)
     card.write_text(json.dumps({**plain, "path": str(own)}))
-    assert verify(data)["raw/pervl_annotations"].verdict
+    assert verify(data)["raw/pervl_annotations"].unchanged
     flip(own / "ytvos/ytvos_joint_captions.csv")
-    assert verify(data)["raw/pervl_annotations"].verdict.changed == [str(own)]
+    assert verify(data)["raw/pervl_annotations"].changed == [str(own)]
 
 
 def test_a_table_written_in_another_way_is_the_same_table(data):
     """The hash is of the content: another compression or row group size changes nothing."""
     frame = pl.read_parquet(data / TABLE)
     frame.write_parquet(data / TABLE, compression="gzip", metadata={CONTENT_SHA256: hash_frame(frame)})
-    assert verify(data)["inversion/coco_object_classes"].verdict
+    assert verify(data)["inversion/coco_object_classes"].unchanged

@@ -8,9 +8,8 @@ import pytest
 
 from pervl_assets.core.checks import CheckResult
 from pervl_assets.definitions import build_definitions
-from pervl_assets.defs.checks import evaluate_counts, report
+from pervl_assets.defs.checks import SUMS_HOLD, evaluate_counts, report
 from pervl_assets.defs.resources import ANNOTATIONS
-from pervl_assets.defs.tree_checks import SUMS_HOLD
 from pervl_assets.testing.runs import explain, list_checks, make_settings, run_selection
 from pervl_assets_tests.benchmarks.worlds import write_ytvos_annotations
 
@@ -71,7 +70,7 @@ def test_sums_are_checked_after_a_materialization_of_one_partition(own_data, ins
     assert 0 < found.metadata["files"].value < count_files(own_data)
 
 
-def test_trees_tell_their_classes_and_the_sizes_of_their_images(own_data):
+def test_trees_record_their_classes_and_the_sizes_of_their_images(own_data):
     results = run_selection(own_data, 'key:"deep_fashion/personalized" or key:"deep_fashion/captions"')
     made = {
         event.partition: event.step_materialization_data.materialization.metadata
@@ -129,13 +128,13 @@ def test_the_paper_is_quoted_where_it_differs():
     assert "252" in spec.description
 
 
-def test_drawn_inputs_are_not_held_against_official_counts():
-    assert evaluate_counts({"concepts": 3}, {"concepts": 246}, drawn=True).passed
-    result = evaluate_counts({"concepts": 3}, {"concepts": 246}, drawn=False)
+def test_synthetic_inputs_are_not_compared_with_official_counts():
+    assert evaluate_counts({"concepts": 3}, {"concepts": 246}, synthetic=True).passed
+    result = evaluate_counts({"concepts": 3}, {"concepts": 246}, synthetic=False)
     assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.WARN)
 
 
-def test_a_judgement_keeps_its_numbers_and_rows():
+def test_a_check_result_keeps_its_numbers_and_rows():
     rows = pl.DataFrame({"scene": ["abc"]})
     result = report("name", CheckResult(False, "one scene", {"scenes": 1}, rows), "error")
     assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.ERROR)

@@ -1,4 +1,4 @@
-"""What a materialization and a check tell: seconds of own work, previews, numbers."""
+"""Metadata of materializations and check results: seconds of own work, previews, numbers, escaped names."""
 
 import time
 
@@ -8,8 +8,10 @@ import polars as pl
 import pytest
 
 from pervl_assets.clip.features import Features
-from pervl_assets.defs.metadata import make_check_result, preview_table, record_duration, summarize_features
-from pervl_assets.io_managers.base import SECONDS, PervlIOManager
+from pervl_assets.defs.metadata import embed_image, make_check_result, preview_table, record_duration
+from pervl_assets.io_managers.base import PervlIOManager
+from pervl_assets.io_managers.features import FeaturesIOManager
+from pervl_assets.io_managers.metadata import SECONDS
 from pervl_assets.io_managers.tables import COLUMN_SCHEMA
 from pervl_assets.testing.fake_clip import issue_fake_passport
 
@@ -39,7 +41,7 @@ class SlowIOManager(PervlIOManager):
         CLOCK.work(10)
         path.write_text(str(value))
 
-    def read(self, context, path):
+    def load(self, path):
         CLOCK.work(1000)
         return path.read_text()
 
@@ -76,7 +78,7 @@ def test_seconds_are_those_of_the_body_and_of_writing(materialize):
     assert made["first"]["rows"].value == 3
 
 
-def test_each_of_several_results_tells_what_was_done_since_the_one_before(materialize):
+def test_each_of_several_results_records_the_seconds_since_the_one_before(materialize):
     @dg.multi_asset(outs={"left": dg.AssetOut(), "right": dg.AssetOut()})
     @record_duration
     def both():
@@ -85,10 +87,13 @@ def test_each_of_several_results_tells_what_was_done_since_the_one_before(materi
         CLOCK.work(0.25)
         yield dg.MaterializeResult(asset_key="right", value=2)
 
-    assert {name: told[SECONDS].value for name, told in materialize(both).items()} == {"left": 15, "right": 10.25}
+    assert {name: metadata[SECONDS].value for name, metadata in materialize(both).items()} == {
+        "left": 15,
+        "right": 10.25,
+    }
 
 
-def test_an_asset_that_tells_no_seconds_gets_none(materialize):
+def test_an_asset_without_seconds_gets_none(materialize):
     @dg.asset
     def plain() -> dg.MaterializeResult[int]:
         return dg.MaterializeResult(value=1)
@@ -100,7 +105,7 @@ def test_a_preview_is_short():
     frame = pl.DataFrame({"name": ["a|b", "x" * 99], "count": [1, 20_000], "distance": [159.14604, 4.7e-12]})
     head, rule, first, second = preview_table(frame).value.splitlines()
     assert (head, rule) == ("| name | count | distance |", "| --- | ---: | ---: |")
-    assert first == "| a\\|b | 1 | 159.1 |"
+    assert first == "| a&#124;b | 1 | 159.1 |"
     assert second == f"| {'x' * 79}… | 20000 | 4.7e-12 |"
     assert preview_table(frame.clear()).value == "*no rows*"
 
@@ -114,9 +119,20 @@ def test_a_check_shows_rows_where_there_are_any():
     }
 
 
-def test_features_tell_the_columns_that_they_are_stored_in():
+def test_names_are_shown_and_not_drawn():
+    name = "![](/graphql?query=mutation)"
+    shown = [
+        preview_table(pl.DataFrame({"name": [name], name: [[name]]})).value,
+        make_check_result(None, passed=False, text=f"1 class: {name}").description,
+        embed_image(b"", name).value.removeprefix("!["),
+    ]
+    assert not any("![" in text or "](/" in text for text in shown)
+    assert preview_table(pl.DataFrame({"link": ["[x](/assets/x)"]}), markup=True).value.endswith("| [x](/assets/x) |")
+
+
+def test_features_record_the_columns_that_they_are_stored_in():
     features = Features(["a"], np.ones((1, 3), np.float32), issue_fake_passport(dimension=3))
-    told = summarize_features(features)[COLUMN_SCHEMA]
-    assert {column.name: column.type for column in told.columns} == {
+    declared = FeaturesIOManager.describe(features).metadata[COLUMN_SCHEMA]
+    assert {column.name: column.type for column in declared.columns} == {
         name: str(dtype) for name, dtype in features.to_frame().schema.items()
     }

@@ -1,7 +1,10 @@
-"""One suite over all IO managers: what every kind of value must do on its way to disk and back."""
+"""One suite over all IO managers: paths, checked reads, verification and stamps of every kind of value."""
 
 import dataclasses
-from collections.abc import Callable
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +18,13 @@ from pervl_assets.archives.members import open_members
 from pervl_assets.clip.features import Features
 from pervl_assets.clip.passport import EmbeddingPassport
 from pervl_assets.core.errors import MissingInputError, SchemaError
-from pervl_assets.core.tables import Column, TableSchema
-from pervl_assets.io_managers import (
-    FeaturesIOManager,
-    RawArchiveIOManager,
-    TableIOManager,
-    TrainingFileIOManager,
-    TreeIOManager,
-)
-from pervl_assets.io_managers.base import locate_value
-from pervl_assets.io_managers.features import locate_chunks
-from pervl_assets.io_managers.tables import declare_columns
+from pervl_assets.core.files import hash_bytes, write_bytes_atomically
+from pervl_assets.core.tables import CONTENT_SHA256, Column, TableSchema, hash_frame, write_hashed
+from pervl_assets.io_managers import find_io_managers
+from pervl_assets.io_managers.base import PervlIOManager
+from pervl_assets.io_managers.features import FeaturesIOManager
+from pervl_assets.io_managers.metadata import STAMP
+from pervl_assets.io_managers.tables import TableIOManager, declare_columns
 from pervl_assets.io_managers.training_files import TrainingFile, WrittenFile
 from pervl_assets.testing.runs import explain
 from pervl_assets.trees.build import build_tree
@@ -59,31 +58,52 @@ def make_archive(data: Path, seed: int) -> RawArchive:
 
 
 def make_training_file(data: Path, seed: int) -> TrainingFile:
-    def write(target: Path) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.is_file() or target.read_text() != str(seed):
-            target.write_text(str(seed))
+    return TrainingFile("train/names.npy", lambda target: write_bytes_atomically(target, str(seed).encode()))
 
-    return TrainingFile("train/names.npy", write)
+
+def make_croissant(data: Path, seed: int) -> TrainingFile:
+    write_bytes_atomically(data / "described.csv", b"x")
+    node = {"contentUrl": "described.csv", "sha256": hash_bytes(b"x"), "seed": seed}
+    text = json.dumps({"distribution": [node, {"contentUrl": "a set of files"}]}).encode()
+    return TrainingFile("croissant.json", lambda target: write_bytes_atomically(target, text))
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A kind of value: its IO manager, a way to make one, and what two of them have in common when equal."""
+    """A kind of value.
 
-    manager: type
-    extension: str
+    Attributes:
+        name: Key of its IO manager.
+        make: Makes one; equal for equal seeds.
+        show: Returns the content of one, for comparison.
+        files: Its files beside the one below `assets/`.
+        metadata: Of its asset.
+    """
+
+    name: str
     make: Callable[[Path, int], Any]
-    show: Callable[[Any], Any]
+    show: Callable[[Any], Any] = repr
+    files: tuple[str, ...] = ()
     metadata: dict = dataclasses.field(default_factory=dict)
+
+    def manage(self, data: Path) -> PervlIOManager:
+        return find_io_managers()[self.name](data=str(data))
+
+
+def show_tree(tree: FolderTree) -> Any:
+    return tree.root, tree.ledger.to_dicts()
 
 
 KINDS = {
-    "table": Kind(TableIOManager, ".parquet", make_table, pl.DataFrame.to_dicts, declare_columns(SCHEMA)),
-    "features": Kind(FeaturesIOManager, ".parquet", make_features, Features.hash),
-    "tree": Kind(TreeIOManager, ".parquet", make_tree, lambda tree: (tree.root, tree.staged, tree.ledger.to_dicts())),
-    "archive": Kind(RawArchiveIOManager, ".json", make_archive, lambda archive: archive),
-    "training_file": Kind(TrainingFileIOManager, ".json", make_training_file, lambda value: value),
+    kind.name: kind
+    for kind in (
+        Kind("tables", make_table, pl.DataFrame.to_dicts, metadata=declare_columns(SCHEMA)),
+        Kind("features", make_features, Features.hash),
+        Kind("trees", make_tree, show_tree, ("tree/class/a.jpg", "tree/class/b.jpg")),
+        Kind("raw_archives", make_archive, files=("in.zip",)),
+        Kind("training_files", make_training_file, files=("train/names.npy",)),
+        Kind("croissant", make_croissant, files=("croissant.json",)),
+    )
 }
 
 
@@ -104,10 +124,32 @@ def store_and_load(kind: Kind, value: Any, data: Path) -> tuple[Any, dg.ExecuteI
     def consumer(value: Any) -> None:
         loaded.append(value)
 
-    result = dg.materialize(
-        [producer, consumer], resources={"manager": kind.manager(data=str(data))}, raise_on_error=False
-    )
+    resources = {"manager": kind.manage(data)}
+    result = dg.materialize([producer, consumer], resources=resources, raise_on_error=False)
     return (loaded[0] if loaded else None), result
+
+
+@pytest.fixture
+def stored(kind, tmp_path) -> PervlIOManager:
+    """The IO manager of a kind, with a value of it on disk."""
+    _, result = store_and_load(kind, kind.make(tmp_path, 0), tmp_path)
+    assert result.success, explain(result)
+    return kind.manage(tmp_path)
+
+
+def corrupt(path: Path) -> None:
+    """Turn over a bit in the middle, and keep size and time."""
+    times = path.stat()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_every_kind_is_found_by_itself_and_tested_here():
+    managers = find_io_managers()
+    assert set(managers) == set(KINDS)
+    assert {manager.kind for manager in managers.values()} == {"table", "features", "tree", "raw_archive", "file"}
 
 
 def test_round_trip(kind, tmp_path):
@@ -115,43 +157,122 @@ def test_round_trip(kind, tmp_path):
     loaded, result = store_and_load(kind, value, tmp_path)
     assert result.success, explain(result)
     if isinstance(loaded, WrittenFile):
-        assert loaded == WrittenFile("train/names.npy", 1, loaded.sha256)
+        assert loaded == WrittenFile(value.file, (tmp_path / value.file).stat().st_size, loaded.sha256)
     else:
-        expected = dataclasses.replace(value, staged=None) if isinstance(value, FolderTree) else value
-        assert kind.show(loaded) == kind.show(expected)
-    assert locate_value(tmp_path, KEY.path, kind.extension).is_file()
+        assert kind.show(loaded) == kind.show(value)
+    assert kind.manage(tmp_path).locate(KEY).is_file()
 
 
-def test_an_unchanged_value_rewrites_nothing_and_a_changed_one_does(kind, tmp_path):
+def test_an_unchanged_value_rewrites_nothing_and_a_changed_one_does(kind, stored, tmp_path):
+    path = stored.locate(KEY)
+    before = path.stat().st_mtime_ns, path.read_bytes(), stored.stamp(KEY)
     store_and_load(kind, kind.make(tmp_path, 0), tmp_path)
-    path = locate_value(tmp_path, KEY.path, kind.extension)
-    before = path.stat().st_mtime_ns, path.read_bytes()
-    store_and_load(kind, kind.make(tmp_path, 0), tmp_path)
-    assert (path.stat().st_mtime_ns, path.read_bytes()) == before
+    assert (path.stat().st_mtime_ns, path.read_bytes()) == before[:2]
+    assert kind.name in ("raw_archives", "trees") or stored.stamp(KEY) == before[2]  # whose files are made again here
     store_and_load(kind, kind.make(tmp_path, 1), tmp_path)
     assert path.read_bytes() != before[1]
+    assert stored.stamp(KEY) != before[2]
 
 
-def test_nothing_unfinished_is_left(kind, tmp_path):
-    store_and_load(kind, kind.make(tmp_path, 0), tmp_path)
+def test_nothing_unfinished_is_left(stored, tmp_path):
     assert not [path for path in tmp_path.rglob("*") if ".partial" in path.name]
 
 
 def test_a_value_that_is_not_there_says_what_to_materialize(kind, tmp_path):
-    @dg.asset(ins={"value": dg.AssetIn(KEY)})
-    def consumer(value: Any) -> None:
-        raise AssertionError("must not run")
+    manager = kind.manage(tmp_path)
+    with pytest.raises(MissingInputError, match="The value of group/value is not on disk") as raised:
+        manager.read(KEY)
+    assert """pervl materialize --select 'key:"group/value"'""" in raised.value.advice
+    assert (manager.read_previous(KEY), manager.stamp(KEY), manager.exists(KEY)) == (None, None, False)
+    assert manager.verify(KEY).files == 0
 
-    source = dg.AssetSpec(KEY).with_io_manager_key("manager")
-    result = dg.materialize(
-        [consumer, source],
-        resources={"manager": kind.manager(data=str(tmp_path))},
-        selection=[consumer],
-        raise_on_error=False,
+
+def test_a_damaged_value_is_refused_and_never_taken_for_an_earlier_one(stored, caplog):
+    path = stored.locate(KEY)
+    assert stored.read_previous(KEY) is not None
+    if path.suffix == ".json":
+        path.write_text("{}")
+    else:
+        path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(SchemaError) as raised:
+        stored.read(KEY)
+    assert str(path) in raised.value.problem
+    assert f"Delete {path} and materialize group/value again" in raised.value.advice
+    assert stored.read_previous(KEY) is None
+    assert "Made again" in caplog.text
+    assert stored.verify(KEY).changed == ["assets/group/value" + stored.extension]
+
+
+def test_verify_and_stamp_see_every_file(kind, stored, tmp_path):
+    assert stored.verify(KEY).unchanged
+    assert stored.verify(KEY).files >= 1
+    stamps = {stored.stamp(KEY)}
+    for name in kind.files:
+        content = (tmp_path / name).read_bytes()
+        corrupt(tmp_path / name)
+        if kind.name != "raw_archives":  # whose card is of its directory
+            assert stored.verify(KEY).changed == [name]
+        assert stored.stamp(KEY) in stamps  # size and time are the same: bytes are not read
+        (tmp_path / name).write_bytes(content)
+        stamps.add(stored.stamp(KEY))
+    assert stored.verify(KEY).unchanged
+    assert len(stamps) == 1 + len(kind.files)
+    for name in kind.files:
+        (tmp_path / name).unlink()
+        assert name in stored.verify(KEY).missing
+        assert stored.stamp(KEY) not in stamps
+    stored.locate(KEY).unlink()
+    assert stored.stamp(KEY) is None
+
+
+def test_the_stamp_of_what_was_written_is_recorded(kind, tmp_path):
+    _, result = store_and_load(kind, kind.make(tmp_path, 0), tmp_path)
+    (made,) = result.asset_materializations_for_node("group__value")
+    assert made.metadata[STAMP].value == kind.manage(tmp_path).stamp(KEY)
+    assert made.metadata["path"].value == str(kind.manage(tmp_path).locate(KEY))
+
+
+def test_a_file_that_a_tree_does_not_know_is_extra(tmp_path):
+    store_and_load(KINDS["trees"], make_tree(tmp_path, 0), tmp_path)
+    trees = KINDS["trees"].manage(tmp_path)
+    before = trees.stamp(KEY)
+    (tmp_path / "tree/.hidden").write_bytes(b"")
+    assert trees.verify(KEY).extra == ["tree/.hidden"]
+    assert trees.stamp(KEY) != before
+
+
+def test_a_ledger_of_an_earlier_version_is_accepted(tmp_path):
+    tree = make_tree(tmp_path, 0)
+    store_and_load(KINDS["trees"], tree, tmp_path)
+    trees = KINDS["trees"].manage(tmp_path)
+    tree.ledger.write_parquet(trees.locate(KEY), metadata={"root": "tree"})
+    assert trees.read_previous(KEY).ledger.equals(tree.ledger)
+    tree.ledger.with_columns(path=pl.col("path").reverse()).write_parquet(
+        trees.locate(KEY), metadata={"root": "tree", CONTENT_SHA256: hash_frame(tree.ledger)}
     )
-    assert not result.success
-    assert "The value of group/value is not on disk" in explain(result)
-    assert """pervl materialize --select 'key:"group/value"'""" in explain(result)
+    assert trees.read_previous(KEY) is None
+
+
+def test_a_name_with_a_pattern_in_it_is_one_file(tmp_path):
+    manager, key = TableIOManager(data=str(tmp_path / "a[1]*")), dg.AssetKey("x")
+    manager.locate(key).parent.mkdir(parents=True)
+    write_hashed(make_table(tmp_path, 0), manager.locate(key))
+    assert manager.read(key).height == 2
+
+
+def test_28_000_files_are_stamped_in_half_a_second(tmp_path):
+    store_and_load(KINDS["trees"], make_tree(tmp_path, 0), tmp_path)
+    for folder in range(28):
+        (tmp_path / f"tree/{folder}").mkdir()
+        for name in range(1000):
+            os.mknod(tmp_path / f"tree/{folder}/{name}.jpg")
+    trees = KINDS["trees"].manage(tmp_path)
+    seconds = []
+    for _ in range(5):
+        start = time.process_time()
+        trees.stamp(KEY)
+        seconds.append(time.process_time() - start)
+    assert min(seconds) < 0.5
 
 
 @pytest.mark.parametrize(
@@ -162,10 +283,10 @@ def test_a_value_that_is_not_there_says_what_to_materialize(kind, tmp_path):
     ],
 )
 def test_a_table_that_breaks_its_schema_is_not_written(tmp_path, frame, words):
-    store_and_load(KINDS["table"], make_table(tmp_path, 0), tmp_path)
-    path = locate_value(tmp_path, KEY.path, ".parquet")
+    store_and_load(KINDS["tables"], make_table(tmp_path, 0), tmp_path)
+    path = KINDS["tables"].manage(tmp_path).locate(KEY)
     before = path.read_bytes()
-    _, result = store_and_load(KINDS["table"], frame, tmp_path)
+    _, result = store_and_load(KINDS["tables"], frame, tmp_path)
     assert not result.success
     assert words in explain(result)
     assert SchemaError.__name__ in explain(result)
@@ -173,7 +294,7 @@ def test_a_table_that_breaks_its_schema_is_not_written(tmp_path, frame, words):
 
 
 def test_a_table_without_declared_columns_is_refused(tmp_path):
-    kind = dataclasses.replace(KINDS["table"], metadata={})
+    kind = dataclasses.replace(KINDS["tables"], metadata={})
     _, result = store_and_load(kind, make_table(tmp_path, 0), tmp_path)
     assert "declares no columns" in explain(result)
 
@@ -189,7 +310,7 @@ def test_an_archive_that_changed_since_is_noticed(tmp_path):
     def consumer(value: Any) -> None:
         pass
 
-    resources = {"manager": RawArchiveIOManager(data=str(tmp_path))}
+    resources = {"manager": KINDS["raw_archives"].manage(tmp_path)}
     instance = dg.DagsterInstance.ephemeral()
     assert dg.materialize([producer], resources=resources, instance=instance).success
 
@@ -207,26 +328,31 @@ def test_an_archive_that_changed_since_is_noticed(tmp_path):
     assert MissingInputError.__name__ in load()
 
 
-def test_features_of_several_partitions(tmp_path):
-    shards = dg.StaticPartitionsDefinition(["0-of-2", "1-of-2"])
-    values = {"0-of-2": make_features(tmp_path, 0), "1-of-2": make_features(tmp_path, 1)}
-    loaded = {}
+@pytest.mark.parametrize("count", [1, 2])
+def test_partitions_come_as_a_mapping_however_many_there_are(tmp_path, count):
+    names = [f"{shard}-of-{count}" for shard in range(count)]
+    shards = dg.StaticPartitionsDefinition(names)
+    values = {name: make_features(tmp_path, seed) for seed, name in enumerate(names)}
+    manager, loaded, single = FeaturesIOManager(data=str(tmp_path)), {}, {}
 
     @dg.asset(key=KEY, io_manager_key="manager", partitions_def=shards)
     def producer(context: dg.AssetExecutionContext) -> Features:
-        locate_chunks(locate_value(tmp_path, KEY.path, ".parquet", context.partition_key)).mkdir(parents=True)
+        manager.locate_chunks(KEY, context.partition_key).mkdir(parents=True)
         return values[context.partition_key]
 
     @dg.asset(ins={"value": dg.AssetIn(KEY)})
-    def consumer(value: dict[str, Features]) -> None:
+    def consumer(value: Mapping[str, Features]) -> None:
         loaded.update(value)
 
-    options = {
-        "resources": {"manager": FeaturesIOManager(data=str(tmp_path))},
-        "instance": dg.DagsterInstance.ephemeral(),
-    }
-    for shard in values:
-        assert dg.materialize([producer], partition_key=shard, **options).success
+    @dg.asset(ins={"value": dg.AssetIn(KEY)}, partitions_def=shards)
+    def same(context: dg.AssetExecutionContext, value: Any) -> None:
+        single[context.partition_key] = value
+
+    options = {"resources": {"manager": manager}, "instance": dg.DagsterInstance.ephemeral()}
+    for name in names:
+        assert dg.materialize([producer, same], partition_key=name, **options).success
     assert dg.materialize([producer, consumer], selection=[consumer], **options).success
-    assert {name: value.hash() for name, value in loaded.items()} == {n: v.hash() for n, v in values.items()}
+    hashes = {name: value.hash() for name, value in values.items()}
+    assert {name: value.hash() for name, value in loaded.items()} == hashes
+    assert {name: value.hash() for name, value in single.items()} == hashes
     assert not list(tmp_path.rglob("*.partial"))

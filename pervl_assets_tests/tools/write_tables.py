@@ -17,7 +17,7 @@ import dagster as dg
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.core.tables import TableSchema
 from pervl_assets.definitions import build_definitions
-from pervl_assets.io_managers.base import locate_value
+from pervl_assets.io_managers import find_io_managers
 from pervl_assets.settings import Settings, get_variable
 
 PAGES: Final = Path(__file__).parents[2] / "docs/assets"
@@ -140,11 +140,9 @@ def make_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str
 
 
 def _locate(node: Any) -> str:
-    """Return the path of a value or of its manifest, with `<partition>` in place of the partition's name."""
-    kind = node.assets_def.get_io_manager_key_for_asset_key(node.key)
-    extension = ".json" if kind in ("raw_archives", "training_files") else ".parquet"
-    partition = "<partition>" if node.partitions_def else None
-    return locate_value(Path(), node.key.path, extension, partition).as_posix()
+    """Return the path of a value or of its manifest, of all partitions by one name."""
+    manager = find_io_managers()[node.assets_def.get_io_manager_key_for_asset_key(node.key)]
+    return manager(data=".").locate(node.key, "<partition>" if node.partitions_def else None).as_posix()
 
 
 def _name_partitions(keys: Sequence[str]) -> str:

@@ -1,0 +1,39 @@
+r"""Untrusted text on its way to the Dagster UI and to a terminal.
+
+Names come from archives, CSV files and folders of unknown origin. The UI draws markdown: a name
+`![](/graphql?query=…)` would send a request for everyone who opens the page. A terminal obeys `\x1b[2J`.
+"""
+
+import html
+import re
+from typing import Final
+
+_CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but tab and newline, marks that turn the direction of text, and bytes that are no UTF-8."""
+
+_BREAK: Final = re.compile(r"\s*[\t\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
+
+_MARKUP: Final = re.compile(r"[&<>\[\]|`*~\\]|(?<![^\W_])_|_(?![^\W_])")
+"""Characters that begin markup. `(` and `!` do not without `[`, and `_` does not between letters."""
+
+
+def escape_terminal(text: str) -> str:
+    r"""Return text that a terminal shows and does not obey: `a\x1b[2Jb` becomes the visible characters `a\x1b[2Jb`.
+
+    Newlines and tabs stay. Markup of rich is not escaped; `rich.markup.escape` does that.
+    """
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def escape_markdown(text: str) -> str:
+    """Return text that the Dagster UI shows literally, in one line: `[x](y)` becomes `&#91;x&#93;(y)`.
+
+    For table cells, check results, and every other markdown text that holds names. `unescape_markdown` reverses it.
+    """
+    line = escape_terminal(_BREAK.sub(" ", text))
+    return _MARKUP.sub(lambda match: f"&#{ord(match[0])};", line)
+
+
+def unescape_markdown(text: str) -> str:
+    """Return the text that `escape_markdown` was called with, but for newlines and control characters."""
+    return html.unescape(text)

@@ -1,0 +1,50 @@
+"""Names of the metadata that materializations record, and previews of tables as markdown.
+
+Numbers keep their names from run to run, because the UI plots them over time.
+"""
+
+from typing import Final
+
+import dagster as dg
+import polars as pl
+
+from pervl_assets.core.text import escape_markdown
+
+ROWS: Final = "dagster/row_count"
+FILES: Final = "files"
+BYTES: Final = "bytes"
+QUARANTINED: Final = "quarantined"
+MISSING: Final = "missing"
+
+SECONDS: Final = "seconds"
+"""Duration of an asset's own work, without loading its inputs."""
+
+STAMP: Final = "stamp"
+"""`PervlIOManager.stamp` of the value right after it was written."""
+
+_PREVIEW_ROWS: Final = 8
+_LONGEST_CELL: Final = 80
+
+
+def preview_table(frame: pl.DataFrame, rows: int = _PREVIEW_ROWS, *, markup: bool = False) -> dg.MetadataValue:
+    """Return a table's first rows as markdown: numbers right-aligned with four significant figures.
+
+    Args:
+        frame: The table.
+        rows: Number of rows shown.
+        markup: Whether cells are markdown already, e.g. links; else they are escaped, and cut at 80 characters.
+    """
+    if frame.is_empty():
+        return dg.MetadataValue.md("*no rows*")
+    rule = "".join(" ---: |" if dtype.is_numeric() else " --- |" for dtype in frame.dtypes)
+    lines = ["| " + " | ".join(map(escape_markdown, frame.columns)) + " |", f"|{rule}"]
+    for row in frame.head(rows).iter_rows():
+        lines.append("| " + " | ".join(str(cell) if markup else _show(cell) for cell in row) + " |")
+    return dg.MetadataValue.md("\n".join(lines))
+
+
+def _show(cell: object) -> str:
+    if isinstance(cell, float):
+        return f"{cell:.4g}"
+    text = ", ".join(map(str, cell)) if isinstance(cell, list) else "" if cell is None else str(cell)
+    return escape_markdown(text if len(text) <= _LONGEST_CELL else text[: _LONGEST_CELL - 1] + "…")
