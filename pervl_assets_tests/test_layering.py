@@ -23,10 +23,11 @@ LAYERS = {
     "demo": {"core", "upstream"},
     "release": {"core", "trees", "upstream"},
     "settings": {"core", "archives", "trees", "benchmarks", "clip", "inversion", "demo"},
+    "dagster_private": {"core"},
     "io_managers": set(DOMAIN),
-    "defs": {*DOMAIN, "upstream", "settings", "io_managers"},
+    "defs": {*DOMAIN, "upstream", "settings", "dagster_private", "io_managers"},
     "definitions": {*DOMAIN, "settings", "io_managers", "defs"},
-    "cli": {*DOMAIN, "upstream", "settings", "io_managers", "defs", "definitions"},
+    "cli": {*DOMAIN, "upstream", "settings", "dagster_private", "io_managers", "defs", "definitions"},
     # Tools for tests: they use everything, and nothing uses them.
     "testing": {*DOMAIN, "upstream", "settings", "io_managers", "defs", "definitions", "cli"},
 }

@@ -29,6 +29,7 @@ from pervl_assets.defs.features import (
 from pervl_assets.defs.metadata import make_check_result
 from pervl_assets.defs.raw import RAW
 from pervl_assets.defs.resources import Clip, Workspace
+from pervl_assets.defs.steps import record_step
 from pervl_assets.inversion.checks import check_ids
 from pervl_assets.inversion.sources import assign_images, locate_image, select_images
 from pervl_assets.io_managers.features import FeaturesIOManager
@@ -65,6 +66,7 @@ def build_ids_check(shards: int) -> dg.AssetChecksDefinition:
         description="Every image that the sentences name occurs once in its shard, with a finite vector or, with a "
         "reason, among the rejected; no other image does; and each file is as it was written. Loads no model.",
     )
+    @record_step
     def ids_and_vectors(workspace: Workspace, coco_object_sentences: pl.DataFrame) -> dg.AssetCheckResult:
         unreadable, stored = list[str](), FeaturesIOManager(data=workspace.data)
 
@@ -100,6 +102,7 @@ def build_image_drift_check(shards: int) -> dg.AssetChecksDefinition:
         pool="gpu",
         op_tags=GPU_TAGS,
     )
+    @record_step
     def drift_probe(
         context: dg.AssetCheckExecutionContext, workspace: Workspace, clip: Clip, coco_train2014: RawArchive
     ) -> dg.AssetCheckResult:
@@ -117,6 +120,7 @@ def build_name_drift_check(key: dg.AssetKey) -> dg.AssetChecksDefinition:
     """Return the drift check of text features."""
 
     @dg.asset_check(asset=key, name=DRIFT_PROBE, description=_DRIFT, pool="gpu", op_tags=GPU_TAGS)
+    @record_step
     def drift_probe(context: dg.AssetCheckExecutionContext, workspace: Workspace, clip: Clip) -> dg.AssetCheckResult:
         def probe(sample: Features) -> Drift:
             again = encode_names(clip.load(), sample.ids)
