@@ -15,6 +15,7 @@ from pervl_assets.archives.members import open_members
 from pervl_assets.clip.drift import SAMPLE_SIZE, Drift, encode_again, measure_drift, take_sample
 from pervl_assets.clip.features import Features, encode_names, merge_features
 from pervl_assets.core.errors import PervlError, SchemaError
+from pervl_assets.dagster_private import read_check_history
 from pervl_assets.defs.checks import report
 from pervl_assets.defs.features import (
     CLASS_FEATURES_KEY,
@@ -179,8 +180,7 @@ def _review_run(context: dg.AssetCheckExecutionContext, key: dg.AssetKey) -> dg.
 
 def _find_last(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> Drift | None:
     """Return the last drift of the vectors that are stored now from an encoder of their own passport."""
-    # The UI reads the same: Dagster exports no other way to a check's history.
-    for record in instance.event_log_storage.get_asset_check_execution_history(check, limit=_HISTORY):
+    for record in read_check_history(instance, check, _HISTORY):
         metadata = getattr(record.evaluation, "metadata", {})  # none while the check is only planned
         if DRIFT in metadata and not _read_drift(metadata).passport_differences:
             return _read_drift(metadata)
