@@ -67,7 +67,6 @@ def materialize(select: str, *, force: bool) -> None:
 def demo() -> None:
     """Make the demo data, materialize the whole graph on it, and verify the results."""
     os.environ["PERVL_PROFILE"] = "demo"
-    os.environ.setdefault("PERVL_EXECUTOR", "in_process")  # starting processes would take longer than the work
     passed = run_graph("*") and run_verification()
     if passed:
         from pervl_assets.cli.printing import make_console, print_paths
