@@ -1,7 +1,9 @@
 """The code location: assets, resources, IO managers and executor, assembled from the environment.
 
-Belongs here: assembly only. Loading it imports no torch: the Dagster UI and daemon load it often.
+Loading it imports no torch: the Dagster UI and daemon load it often.
 """
+
+from typing import Any
 
 import dagster as dg
 
@@ -10,7 +12,6 @@ from pervl_assets.defs.automation import add_automation_conditions, add_freshnes
 from pervl_assets.defs.benchmarks import build_benchmark_assets
 from pervl_assets.defs.checks import SUMS_HOLD, build_sums_check
 from pervl_assets.defs.downloads import Downloads
-from pervl_assets.defs.failures import show_errors_of
 from pervl_assets.defs.feature_checks import IDS_AND_VECTORS, build_feature_checks
 from pervl_assets.defs.inversion import build_inversion_assets
 from pervl_assets.defs.jobs import build_jobs
@@ -22,7 +23,12 @@ from pervl_assets.defs.training_files import PALAVRA_ASSETS
 from pervl_assets.io_managers import find_io_managers
 from pervl_assets.settings import Settings
 
-EXECUTORS = {"in_process": dg.in_process_executor, "multiprocess": dg.multiprocess_executor}
+_PRELOADED = {"start_method": {"forkserver": {"preload_modules": ["pervl_assets.definitions"]}}}
+EXECUTORS = {
+    "in_process": dg.in_process_executor,
+    # Every step is forked from a process that has loaded this module: loading it for each takes longer than most steps.
+    "multiprocess": dg.multiprocess_executor.configured(_PRELOADED),
+}
 
 
 def build_definitions(settings: Settings) -> dg.Definitions:
@@ -42,17 +48,17 @@ def build_definitions(settings: Settings) -> dg.Definitions:
     ]
     graph = add_automation_conditions(complete_pages(assets))
     graph = add_freshness_policies(graph, list_specs(), settings)
-    show_errors_of([*graph, *checks])
+    resources: dict[str, Any] = {
+        "workspace": Workspace.from_settings(settings),
+        "clip": Clip.from_settings(settings),
+        "downloads": Downloads.from_settings(settings),
+        **{key: manager(data=str(settings.data)) for key, manager in find_io_managers().items()},
+    }
     definitions = dg.Definitions(
         assets=graph,
         asset_checks=checks,
-        jobs=build_jobs(),
-        resources={
-            "workspace": Workspace.from_settings(settings),
-            "clip": Clip.from_settings(settings),
-            "downloads": Downloads.from_settings(settings),
-            **{key: manager(data=str(settings.data)) for key, manager in find_io_managers().items()},
-        },
+        jobs=build_jobs(resources),
+        resources=resources,
         executor=EXECUTORS[settings.executor],
     )
     verified = [key for check in checks for key in check.check_keys if key.name in (SUMS_HOLD, IDS_AND_VECTORS)]

@@ -173,7 +173,9 @@ class Settings(BaseModel):
         9, "days a public input is fresh after it was last checked; a warning comes a day earlier", most=36_500
     )
     executor: Executor = _setting(
-        "multiprocess", "`multiprocess` or `in_process`", "`multiprocess` (`pervl demo`: `in_process`)"
+        "in_process",
+        "how a run executes its steps. `in_process`: one after another in its own process, the large ones with worker "
+        "processes; `multiprocess`: each step in a process, several at once",
     )
 
     @classmethod

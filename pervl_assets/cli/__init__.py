@@ -1,4 +1,1 @@
-"""What `pervl` does behind its options: run the graph, verify what is on disk, tell what state it is in, print it.
-
-Belongs here: everything of the command line but the options. Does not belong here: what an asset does.
-"""
+"""The command line `pervl`: run the graph, verify, show the state, preview a concept."""

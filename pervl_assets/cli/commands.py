@@ -1,7 +1,6 @@
 """The command line: `pervl demo`, `pervl materialize`, `pervl verify`, `pervl status`, `pervl preview`.
 
-Belongs here: options, progress, errors. Does not belong here: running, verifying and printing, which are `headless`'s,
-and everything that an asset does. Dagster is loaded inside the commands: `--help` comes at once.
+Dagster is imported inside the commands, so that `--help` is printed at once.
 """
 
 import os
@@ -29,10 +28,10 @@ _POLL_SECONDS = 0.3
 
 
 class PervlGroup(click.Group):
-    """Shows a `PervlError` as what it is: a message for a person, without a stack."""
+    """Prints a `PervlError` without a stack."""
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the command; exit with 1 after an error a person can act on."""
+        """Run the command; exit with 1 after a `PervlError`."""
         try:
             return super().invoke(ctx)
         except PervlError as error:
@@ -53,40 +52,41 @@ def main() -> None:
 
 @main.command()
 @click.option("--select", default="*", show_default=True, help="""Dagster selection: group:ytvos, +key:"palavra/…" """)
-def materialize(select: str) -> None:
-    """Materialize the graph or a part of it, every partition of what is selected.
+@click.option("--force", is_flag=True, help="Run every step, also of what is up to date.")
+def materialize(select: str, *, force: bool) -> None:
+    """Materialize what is not up to date in the graph or in a part of it, every partition of what is selected.
 
-    What is unchanged is left as it is. Exits with 0 only if every asset materialized and every check of error severity
-    passed.
+    Up to date means: inputs, code and settings are those of the last materialization, its files have the sizes and
+    times they had, and none of its checks failed. Exits with 0 only if every asset is materialized and every check of
+    error severity passed.
     """
-    sys.exit(0 if run_graph(select) else 1)
+    sys.exit(0 if run_graph(select, force=force) else 1)
 
 
 @main.command()
 def demo() -> None:
-    """Draw the miniature world, materialize the whole graph on it, and verify the results."""
+    """Make the demo data, materialize the whole graph on it, and verify the results."""
     os.environ["PERVL_PROFILE"] = "demo"
-    os.environ.setdefault("PERVL_EXECUTOR", "in_process")  # starting processes would take longer than the work
     passed = run_graph("*") and run_verification()
     if passed:
-        from pervl_assets.cli.printing import make_console, say_where_to_look
+        from pervl_assets.cli.printing import make_console, print_paths
 
-        say_where_to_look(make_console(), Settings.from_env().data)
+        print_paths(make_console(), Settings.from_env().data)
     sys.exit(0 if passed else 1)
 
 
 @main.command()
 def verify() -> None:
-    """Re-read what is on disk and hold it against its manifests: missing, changed, extra."""
+    """Read what is on disk again and compare it with its manifests: missing, changed, extra files."""
     sys.exit(0 if run_verification() else 1)
 
 
 @main.command()
 @click.option("--check", is_flag=True, help="Exit with 1 if anything is missing, stale, failed or no longer fresh.")
 def status(*, check: bool) -> None:
-    """Show what is up to date, stale or missing, what checks and freshness say, and which raw inputs are found.
+    """Show what is up to date, stale or missing, the state of checks and freshness, and which raw inputs are found.
 
-    The Dagster UI says the same of the same folder.
+    The Dagster UI shows the same for the same folder.
     """
     from pervl_assets.cli import printing
     from pervl_assets.cli.health import explain_failed_runs, read_health
@@ -100,52 +100,59 @@ def status(*, check: bool) -> None:
         failures = explain_failed_runs(instance, healths)
     printing.print_status(console, settings, list_inputs(settings), states, healths)
     printing.print_causes(console, states, healths, failures)
-    sound = printing.print_verdict_of_status(console, states, healths)
-    sys.exit(1 if check and not sound else 0)
+    healthy = printing.print_status_result(console, states, healths)
+    sys.exit(1 if check and not healthy else 0)
 
 
 @main.command()
 @click.argument("asset")
 @click.option("--concept", required=True, help="Name of the concept, which is the name of its class folder.")
-@click.option("--split", help="Partition of the tree; without it, whichever has the concept.")
+@click.option("--split", help="Partition of the tree; without it, the one that has the concept.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="PNG to write.  [default: CONCEPT.png]")
 def preview(asset: str, concept: str, split: str | None, out: Path | None) -> None:
     """Draw everything about one concept of the folder tree ASSET, e.g. ytvos/fsl_seg.
 
-    All its few-shot images, its evaluation images with box and mask, and what the annotations say of it.
+    All its few-shot images, its evaluation images with box and mask, and its annotations.
     """
     from pervl_assets.cli.preview import preview_concept
 
     target = out or Path(f"{concept}.png")
-    picture = preview_concept(Settings.from_env().data, asset, concept, split)
-    write_bytes_atomically(target.absolute(), picture)
+    image = preview_concept(Settings.from_env().data, asset, concept, split)
+    write_bytes_atomically(target.absolute(), image)
     Console().print(str(target), highlight=False, soft_wrap=True)
 
 
-def run_graph(selection: str) -> bool:
-    """Materialize a selection with a progress bar and an end table; return whether all of it passed."""
+def run_graph(selection: str, *, force: bool = False) -> bool:
+    """Materialize what is not up to date in a selection, with a progress bar and an end table.
+
+    Returns:
+        Whether everything is materialized and every check of error severity passed.
+    """
     from pervl_assets.cli.printing import make_console, print_run_result
     from pervl_assets.cli.runs import load_repository, open_instance
     from pervl_assets.definitions import defs
     from pervl_assets.defs.run_results import RunResult, read_run_result
-    from pervl_assets.defs.runs import Launch, fail_dead_runs, plan_runs, select_assets
+    from pervl_assets.defs.runs import Launch, Plan, fail_dead_runs, select_assets
 
     settings, console, graph = Settings.from_env(), make_console(), defs.resolve_asset_graph()
-    waves = plan_runs(graph, select_assets(graph, selection))
-    total = sum(wave.size for wave in waves)
-    start, outcome = time.monotonic(), RunResult()
-    with open_instance(settings.data) as instance, show_progress(console, total) as progress:
+    keys = select_assets(graph, selection)
+    start, result, total = time.monotonic(), RunResult(), 0
+    with open_instance(settings.data) as instance:
         fail_dead_runs(instance)
-        launch = Launch(load_repository(), instance)
-        for wave in waves:
-            run = launch.create_run(wave)
-            with follow(instance, run.run_id, progress):
-                launch.execute(run)
-            outcome.add(read_run_result(instance, run.run_id))
-            if not outcome.succeeded:
-                break
-    print_run_result(console, outcome, time.monotonic() - start, total - len(outcome.made))
-    return outcome.passed
+        plan = Plan(graph, instance, keys, defs.resources or {}, force=force)
+        with show_progress(console) as progress:
+            launch = Launch(load_repository(), instance)
+            for planned in plan:
+                total = len(result.made) + len(plan.todo)
+                progress.update(progress.tasks[0].id, total=total)
+                run = launch.create_run(planned)
+                with follow(instance, run.run_id, progress):
+                    launch.execute(run)
+                result.add(read_run_result(instance, run.run_id))
+                if not result.succeeded:
+                    break
+    print_run_result(console, result, time.monotonic() - start, left=total - len(result.made), skipped=plan.skipped)
+    return result.passed
 
 
 def run_verification() -> bool:
@@ -161,8 +168,8 @@ def run_verification() -> bool:
 
 
 @contextmanager
-def show_progress(console: Console, total: int) -> Iterator[Progress]:
-    """Show a bar that counts assets; where there is no terminal, a line for each."""
+def show_progress(console: Console) -> Iterator[Progress]:
+    """Show a bar that counts assets; without a terminal, print one line per asset."""
     bar = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -175,13 +182,13 @@ def show_progress(console: Console, total: int) -> Iterator[Progress]:
         transient=True,
     )
     with bar:
-        bar.add_task("materializing", total=total, news="")
+        bar.add_task("materializing", total=None, news="")
         yield bar
 
 
 @contextmanager
 def follow(instance: "DagsterInstance", run_id: str, progress: Progress) -> Iterator[None]:
-    """Let the bar follow the events of a run while it goes on."""
+    """Update the bar from the events of a run while it executes."""
     over = threading.Event()
     watcher = threading.Thread(target=_watch, args=(instance, run_id, progress, over), daemon=True)
     watcher.start()

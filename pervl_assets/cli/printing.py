@@ -1,7 +1,4 @@
-"""The tables that `pervl` ends with.
-
-Belongs here: columns, units and colours. Does not belong here: finding out what is to be printed.
-"""
+"""The tables that `pervl` prints at its end."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -9,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+import rich.filesize
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -28,8 +26,7 @@ _COLOURS: Final = {"up to date": "green", "stale": "yellow", "missing": "red"}
 _FRESHNESS_COLOURS: Final = {"passing": "green", "warning": "yellow", "failing": "red", "unknown": "dim"}
 _DIFFERENCES: Final = ("missing", "changed", "extra")
 _SHORT_ID: Final = 8
-_THOUSAND: Final = 1000
-_VERDICT_COLOURS: Final = {
+_STATUS_COLOURS: Final = {
     "passed": "none",
     "warned": "yellow",
     "failed": "bold red",
@@ -45,10 +42,23 @@ def make_console() -> Console:
     return console if console.is_terminal else Console(width=_WIDTH_OF_A_FILE)
 
 
-def print_run_result(console: Console, outcome: RunResult, seconds: float, left: int) -> None:
-    """Print what was materialized, what was found wrong, and the sum of it."""
+def print_run_result(console: Console, result: RunResult, seconds: float, *, left: int, skipped: int) -> None:
+    """Print what was materialized, what was skipped, the findings, and the sum of it.
+
+    Args:
+        console: Where it is printed.
+        result: Of all runs.
+        seconds: Wall time of all runs.
+        left: How many assets and partitions were to be made and are not.
+        skipped: How many were up to date.
+    """
+    if not result.made and not result.findings and not left:
+        console.print(
+            f"[bold green]{skipped} up to date, nothing to do[/]  [dim]({seconds:,.1f} s)[/]", highlight=False
+        )
+        return
     table = _make_table("asset", ">files or rows", ">seconds", ">bytes", ">quarantined")
-    for made in outcome.made:
+    for made in result.made:
         table.add_row(
             escape(made.name),
             _count(made.files_or_rows),
@@ -58,23 +68,25 @@ def print_run_result(console: Console, outcome: RunResult, seconds: float, left:
         )
     table.add_section()
     table.add_row(
-        f"[bold]{len(outcome.made)} materialized[/]" + (f", [bold red]{left} not[/]" if left else ""),
+        f"[bold]{len(result.made)} materialized[/]"
+        + (f", [bold red]{left} not[/]" if left else "")
+        + (f", {skipped} up to date" if skipped else ""),
         "",
         f"[bold]{seconds:,.1f}[/]",
-        f"[bold]{format_bytes(sum(made.bytes for made in outcome.made))}[/]",
-        f"{sum(made.quarantined for made in outcome.made):,}",
+        f"[bold]{format_bytes(sum(made.bytes for made in result.made))}[/]",
+        f"{sum(made.quarantined for made in result.made):,}",
     )
     console.print(table)
-    print_findings(console, outcome.findings)
+    print_findings(console, result.findings)
     console.print(
         "[bold green]all materialized, no check of error severity failed[/]"
-        if outcome.passed
-        else "[bold red]failed[/]: mend what is named above and run the same command again; finished work is kept"
+        if result.passed
+        else "[bold red]failed[/]: fix what is named above and run the same command again; finished work is kept"
     )
 
 
 def print_findings(console: Console, findings: Iterable[Finding]) -> None:
-    """Print warnings first and errors last, where the eye ends."""
+    """Print warnings first and errors last, beside the prompt."""
     for finding in sorted(findings, key=lambda finding: finding.severity == "error"):
         _print_cause(
             console,
@@ -139,7 +151,7 @@ def print_status(
     states: Iterable[AssetState],
     healths: Iterable[Health],
 ) -> None:
-    """Print which inputs are found, and state and health of every asset; health in the row of its first partition."""
+    """Print inputs that are found, and state and health of every asset; health is in the row of its first partition."""
     console.print(f"profile [bold]{settings.profile}[/], data in [bold]{settings.data}[/]", soft_wrap=True)
     table = _make_table("input", "state", "place below the data folder")
     for one in inputs:
@@ -147,9 +159,9 @@ def print_status(
     console.print(table)
     table = _make_table("asset", "state", "materialized", ">files or rows", ">bytes", "checks", "freshness")
     table.columns[0].no_wrap = True
-    waiting = {health.asset: health for health in healths}
+    unprinted = {health.asset: health for health in healths}
     for state in states:
-        health = waiting.pop(state.asset, None)
+        health = unprinted.pop(state.asset, None)
         failed = health and health.failed_run
         table.add_row(
             escape(name_partition(state.asset, state.partition)),
@@ -169,66 +181,60 @@ def print_causes(
     healths: Iterable[Health],
     failures: Mapping[str, list[Finding]],
 ) -> None:
-    """Print why assets are stale, what checks found that did not pass, and why the last runs failed."""
+    """Print why assets are stale, findings of checks, and why the last runs failed."""
     for state in states:
         if state.why:
             _print_cause(console, "yellow", "stale", name_partition(state.asset, state.partition), state.why)
     print_findings(console, [finding for health in healths for finding in health.findings])
-    runs = {finding: run for run, findings in failures.items() for finding in findings}  # what several say, once
+    runs = {finding: run for run, findings in failures.items() for finding in findings}  # each finding once
     for finding, run in runs.items():
         _print_cause(console, "bold red", f"run {run[:_SHORT_ID]} failed", finding.asset, finding.text)
 
 
-def print_verdict_of_status(console: Console, states: Iterable[AssetState], healths: Iterable[Health]) -> bool:
-    """Print in a line whether anything calls for a person; return whether nothing does."""
+def print_status_result(console: Console, states: Iterable[AssetState], healths: Iterable[Health]) -> bool:
+    """Print one line with the number of problems; return whether there is none."""
     count = Counter(state.state for state in states)
-    unsound = sum(not health.sound for health in healths)
-    wrong = {"missing": count["missing"], "stale": count["stale"], "failed or no longer fresh": unsound}
-    told = ", ".join(f"{number} {what}" for what, number in wrong.items() if number)
+    unhealthy = sum(not health.healthy for health in healths)
+    wrong = {"missing": count["missing"], "stale": count["stale"], "failed or no longer fresh": unhealthy}
+    problems = ", ".join(f"{number} {what}" for what, number in wrong.items() if number)
     console.print(
-        f"[bold red]{told}[/]: run pervl materialize; it makes what is missing or stale, and tells what fails"
-        if told
+        f"[bold red]{problems}[/]: run pervl materialize; it makes what is missing or stale, and reports failures"
+        if problems
         else "[bold green]all up to date, no check of error severity failed[/]"
     )
-    return not told
+    return not problems
 
 
 def _show_checks(health: Health, *, made: bool) -> str:
     counts = health.count()
-    if not made:  # there is nothing to be checked yet
+    if not made:  # there is nothing to check yet
         del counts["not run"]
-    parts = [(count, verdict) for verdict in _VERDICT_COLOURS if (count := counts[verdict])]
-    return ", ".join(f"[{_VERDICT_COLOURS[verdict]}]{count} {verdict}[/]" for count, verdict in parts)
+    parts = [(count, status) for status in _STATUS_COLOURS if (count := counts[status])]
+    return ", ".join(f"[{_STATUS_COLOURS[status]}]{count} {status}[/]" for count, status in parts)
 
 
 def _show_freshness(freshness: str | None) -> str:
     return f"[{_FRESHNESS_COLOURS[freshness]}]{freshness}[/]" if freshness else ""
 
 
-def say_where_to_look(console: Console, data: Path) -> None:
-    """Say what the demo made and where a person may look at it."""
-    console.print("\n[bold]The miniature world is ready. Where to look:[/]")
-    for place, what in (
+def print_paths(console: Console, data: Path) -> None:
+    """Print what the demo made and where it is."""
+    console.print("\n[bold]The demo data is ready. Where to look:[/]")
+    for path, what in (
         ("youtube_vos/ytvos_PerVL/fsl_seg", "few-shot crops and evaluation frames, boxes and masks"),
         (f"youtube_vos/{RETRIVAL_SETS}/validation", "a retrieval set as PALAVRA reads it"),
         ("deep_fashion2/personalized_validation", "few-shot and evaluation images of people's clothes"),
         ("inversion_model_train_data", "the training files of the inversion model"),
         ("assets", "typed tables, features, matches and ledgers in Parquet"),
     ):
-        console.print(f"  {data / place}", highlight=False, soft_wrap=True, end="")
+        console.print(f"  {data / path}", highlight=False, soft_wrap=True, end="")
         console.print(f"  [dim]{what}[/]", highlight=False, soft_wrap=True)
     console.print("  [bold]make ui[/] opens the same graph in the browser at http://127.0.0.1:3000", highlight=False)
 
 
 def format_bytes(count: float | None) -> str:
-    """Return a number of bytes as a person reads it: 1.7 GB."""
-    if count is None:
-        return ""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < _THOUSAND:
-            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
-        count /= _THOUSAND
-    return f"{count:,.1f} TB"
+    """Return a number of bytes: 1.7 GB; nothing where it is not known."""
+    return "" if count is None else rich.filesize.decimal(int(count))
 
 
 def _make_table(*columns: str) -> Table:

@@ -1,8 +1,4 @@
-"""The Dagster instance of the command line, and what a run tells while it goes on.
-
-Belongs here: what only `pervl` needs to run the graph. Does not belong here: planning and running waves, which are
-`defs.waves`, what came of them, which is `defs.outcomes`, and what is printed, which is `printing`.
-"""
+"""The Dagster instance of the command line, and the progress of a run."""
 
 import logging
 import os
@@ -11,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from dagster import DagsterEventType, DagsterInstance
-from dagster._core.definitions.reconstruct import ReconstructableRepository  # not exported at Dagster's top
 
+from pervl_assets.dagster_private import ReconstructableRepository
 from pervl_assets.defs.run_results import read_materialization
 from pervl_assets.settings import is_trusted
 
@@ -56,14 +52,14 @@ def open_instance(data: Path) -> DagsterInstance:
 
 @dataclass(frozen=True)
 class ProgressLine:
-    """Something a run tells while it goes on: an asset that was made, or a line that an op logged."""
+    """Progress of a run: an asset that was made, or a line that an op logged."""
 
     text: str
     made: bool
 
 
 def read_progress(instance: DagsterInstance, run_id: str, cursor: str | None) -> tuple[list[ProgressLine], str | None]:
-    """Return what a run told behind a cursor, and the cursor behind it."""
+    """Return the progress of a run after a cursor, and the next cursor."""
     connection = instance.get_records_for_run(run_id, cursor=cursor)
     news: list[ProgressLine] = []
     for record in connection.records:

@@ -1,8 +1,4 @@
-"""The state of the graph, as the Dagster UI sees it: up to date, stale, missing; and which raw inputs are found.
-
-Belongs here: asking Dagster and looking for inputs. Does not belong here: printing it, and what checks and runs say,
-which is `health`.
-"""
+"""State of the graph as the Dagster UI shows it: up to date, stale, missing; and which raw inputs are found."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,10 +8,7 @@ from typing import Any, Literal
 import dagster as dg
 from dagster import AssetRecordsFilter, DagsterInstance
 
-# Not exported at Dagster's top; it is what the UI asks, so that both say the same.
-from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
-
-from pervl_assets.cli.health import Request
+from pervl_assets.dagster_private import CachingStaleStatusResolver, Request, StaleStatus
 from pervl_assets.defs.raw import list_specs
 from pervl_assets.settings import Settings
 
@@ -29,10 +22,10 @@ class AssetState:
     Attributes:
         asset: Asset key as text.
         partition: Its partition, if it has any.
-        state: Up to date, stale (something it is made from is new), or missing (never materialized).
+        state: Up to date, stale (an input or its code is new), or missing (never materialized).
         when: When it was last materialized.
-        why: What makes it stale.
-        metadata: What its last materialization told.
+        why: Reason why it is stale.
+        metadata: Metadata of its last materialization.
     """
 
     asset: str
@@ -45,7 +38,7 @@ class AssetState:
 
 @dataclass(frozen=True)
 class InputState:
-    """A raw input: where below the data root it is, or is looked for first."""
+    """A raw input: its path below the data root, or the path that is searched first."""
 
     name: str
     place: str
@@ -53,7 +46,7 @@ class InputState:
 
 
 def list_inputs(settings: Settings) -> list[InputState]:
-    """Look for every raw input; nothing is drawn, read or fetched."""
+    """Search every raw input; nothing is made, read or downloaded."""
     states = []
     for spec in list_specs():
         found = next((place for place in (spec.file, *spec.folders) if (settings.data / place).exists()), None)
@@ -70,7 +63,7 @@ def list_states(defs: dg.Definitions, instance: DagsterInstance) -> Iterator[Ass
         for partition in partitioning.get_partition_keys() if partitioning else [None]:
             status = resolver.get_status(key, partition)
             stale = status == StaleStatus.STALE
-            # A cause says that something it needs is new; what that is, its child says.
+            # The child of a cause names the input that is new.
             found = resolver.get_stale_causes(key, partition) if stale else []
             causes = [child for cause in found for child in cause.children or [cause]]
             yield AssetState(
@@ -83,7 +76,7 @@ def list_states(defs: dg.Definitions, instance: DagsterInstance) -> Iterator[Ass
 
 
 def _read_last(instance: DagsterInstance, key: dg.AssetKey, partition: str | None) -> dict[str, Any]:
-    """Return when an asset was last materialized and what it told."""
+    """Return time and metadata of the last materialization of an asset."""
     wanted = AssetRecordsFilter(asset_key=key, asset_partitions=[partition] if partition else None)
     records = instance.fetch_materializations(wanted, limit=1).records
     if not records:

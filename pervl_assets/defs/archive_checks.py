@@ -13,6 +13,7 @@ from pervl_assets.benchmarks.benchmark import Benchmark, name_members
 from pervl_assets.defs.metadata import make_check_result
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW
 from pervl_assets.defs.resources import ANNOTATIONS, Workspace
+from pervl_assets.defs.steps import record_step
 from pervl_assets.inversion.sources import ARCHIVES
 from pervl_assets.io_managers.raw_archives import RawArchiveIOManager
 
@@ -38,6 +39,7 @@ def build_archive_check(spec: ArchiveSpec, benchmark: Benchmark | None = None) -
         "as the official one (if not: a warning). No hash of the official archives is recorded. Reads the directory "
         "only: a second for 10 GB, and no password.",
     )
+    @record_step
     def known_archive(workspace: Workspace, archive: RawArchive) -> dg.AssetCheckResult:
         known = load_known_archives(ANNOTATIONS / "manifest.yaml")
         folder = find_annotations(workspace.root)

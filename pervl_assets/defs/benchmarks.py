@@ -17,10 +17,10 @@ from pervl_assets.defs.metadata import (
     OWNERS,
     embed_image,
     preview_table,
-    record_duration,
 )
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW, build_raw_asset
 from pervl_assets.defs.resources import Workspace
+from pervl_assets.defs.steps import record_step
 from pervl_assets.defs.tree_checks import check_tree, declare_tree_checks
 from pervl_assets.io_managers.tables import TableIOManager, declare_columns
 from pervl_assets.io_managers.trees import TreeIOManager
@@ -65,7 +65,7 @@ def build_table_asset(benchmark: Benchmark, table: TableAsset) -> dg.AssetsDefin
         metadata=declare_columns(table.schema),
         check_specs=declare_benchmark_checks(key, table.checks, table.paper),
     )
-    @record_duration
+    @record_step
     def annotation_table(
         workspace: Workspace, pervl_annotations: RawArchive
     ) -> Iterator[dg.MaterializeResult[pl.DataFrame]]:
@@ -100,7 +100,7 @@ def build_tree_asset(benchmark: Benchmark, tree: TreeAsset) -> dg.AssetsDefiniti
         code_version="1",
         check_specs=[*declare_tree_checks(key), *declare_benchmark_checks(key, tree.checks)],
     )
-    @record_duration
+    @record_step
     def folder_tree(
         context: dg.AssetExecutionContext, workspace: Workspace, **inputs: Any
     ) -> Iterator[dg.MaterializeResult[FolderTree]]:

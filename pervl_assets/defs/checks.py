@@ -9,6 +9,7 @@ from pervl_assets.core.checks import Check, CheckResult, Severity, compare_count
 from pervl_assets.core.errors import name_some
 from pervl_assets.defs.metadata import make_check_result
 from pervl_assets.defs.resources import Workspace
+from pervl_assets.defs.steps import record_step
 from pervl_assets.io_managers import find_io_managers
 from pervl_assets.io_managers.base import PervlIOManager, VerifyResult
 
@@ -91,6 +92,7 @@ def build_sums_check(assets: Iterable[dg.AssetsDefinition]) -> dg.AssetChecksDef
             for key in values
         ],
     )
+    @record_step
     def sums_hold(context: dg.AssetCheckExecutionContext, workspace: Workspace) -> Iterator[dg.AssetCheckResult]:
         own = context.partition_key if context.has_partition_key else None
         for check in sorted(context.selected_asset_check_keys):

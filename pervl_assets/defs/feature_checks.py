@@ -15,6 +15,7 @@ from pervl_assets.archives.members import open_members
 from pervl_assets.clip.drift import SAMPLE_SIZE, Drift, encode_again, measure_drift, take_sample
 from pervl_assets.clip.features import Features, encode_names, merge_features
 from pervl_assets.core.errors import PervlError, SchemaError
+from pervl_assets.dagster_private import read_check_history
 from pervl_assets.defs.checks import report
 from pervl_assets.defs.features import (
     CLASS_FEATURES_KEY,
@@ -29,6 +30,7 @@ from pervl_assets.defs.features import (
 from pervl_assets.defs.metadata import make_check_result
 from pervl_assets.defs.raw import RAW
 from pervl_assets.defs.resources import Clip, Workspace
+from pervl_assets.defs.steps import record_step
 from pervl_assets.inversion.checks import check_ids
 from pervl_assets.inversion.sources import assign_images, locate_image, select_images
 from pervl_assets.io_managers.features import FeaturesIOManager
@@ -65,6 +67,7 @@ def build_ids_check(shards: int) -> dg.AssetChecksDefinition:
         description="Every image that the sentences name occurs once in its shard, with a finite vector or, with a "
         "reason, among the rejected; no other image does; and each file is as it was written. Loads no model.",
     )
+    @record_step
     def ids_and_vectors(workspace: Workspace, coco_object_sentences: pl.DataFrame) -> dg.AssetCheckResult:
         unreadable, stored = list[str](), FeaturesIOManager(data=workspace.data)
 
@@ -100,6 +103,7 @@ def build_image_drift_check(shards: int) -> dg.AssetChecksDefinition:
         pool="gpu",
         op_tags=GPU_TAGS,
     )
+    @record_step
     def drift_probe(
         context: dg.AssetCheckExecutionContext, workspace: Workspace, clip: Clip, coco_train2014: RawArchive
     ) -> dg.AssetCheckResult:
@@ -117,6 +121,7 @@ def build_name_drift_check(key: dg.AssetKey) -> dg.AssetChecksDefinition:
     """Return the drift check of text features."""
 
     @dg.asset_check(asset=key, name=DRIFT_PROBE, description=_DRIFT, pool="gpu", op_tags=GPU_TAGS)
+    @record_step
     def drift_probe(context: dg.AssetCheckExecutionContext, workspace: Workspace, clip: Clip) -> dg.AssetCheckResult:
         def probe(sample: Features) -> Drift:
             again = encode_names(clip.load(), sample.ids)
@@ -175,8 +180,7 @@ def _review_run(context: dg.AssetCheckExecutionContext, key: dg.AssetKey) -> dg.
 
 def _find_last(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> Drift | None:
     """Return the last drift of the vectors that are stored now from an encoder of their own passport."""
-    # The UI reads the same: Dagster exports no other way to a check's history.
-    for record in instance.event_log_storage.get_asset_check_execution_history(check, limit=_HISTORY):
+    for record in read_check_history(instance, check, _HISTORY):
         metadata = getattr(record.evaluation, "metadata", {})  # none while the check is only planned
         if DRIFT in metadata and not _read_drift(metadata).passport_differences:
             return _read_drift(metadata)

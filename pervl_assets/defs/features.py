@@ -15,9 +15,10 @@ from pervl_assets.clip.encode_images import EncodeProgress, encode_image_shard
 from pervl_assets.clip.encoder import ClipEncoder
 from pervl_assets.clip.features import Features, encode_names, list_feature_columns, update_names
 from pervl_assets.defs.checks import report
-from pervl_assets.defs.metadata import OWNERS, record_duration
+from pervl_assets.defs.metadata import OWNERS
 from pervl_assets.defs.raw import RAW
 from pervl_assets.defs.resources import Clip, Workspace
+from pervl_assets.defs.steps import record_step
 from pervl_assets.inversion.checks import check_names
 from pervl_assets.inversion.sources import assign_images, locate_image, select_images
 from pervl_assets.io_managers.features import FeaturesIOManager
@@ -68,7 +69,7 @@ def count_shards(shard: str) -> int:
     code_version="1",
     out=dg.Out(io_manager_key="features"),
 )
-@record_duration
+@record_step
 def encode_images(
     context: dg.AssetExecutionContext,
     workspace: Workspace,
@@ -194,7 +195,7 @@ def build_text_features(name: str, table: str, description: str) -> dg.AssetsDef
             )
         ],
     )
-    @record_duration
+    @record_step
     def text_features(
         context: dg.AssetExecutionContext, workspace: Workspace, clip: Clip, names: pl.DataFrame
     ) -> Iterator[dg.MaterializeResult[Features]]:

@@ -22,10 +22,10 @@ from pervl_assets.defs.metadata import (
     QUARANTINED,
     make_check_result,
     preview_table,
-    record_duration,
 )
 from pervl_assets.defs.raw import RAW, build_raw_asset
 from pervl_assets.defs.resources import Workspace
+from pervl_assets.defs.steps import record_step
 from pervl_assets.inversion.checks import (
     OPENIMAGES_NAMES,
     REPEATED_NAMES,
@@ -78,7 +78,7 @@ def _table_asset(
         metadata=declare_columns(schema, INVERSION),
         check_specs=checks,
     )
-    return lambda compute: decorate(record_duration(compute))
+    return lambda compute: decorate(record_step(compute))
 
 
 def _table_out(name: str, schema: TableSchema, description: str) -> dg.AssetOut:
@@ -117,7 +117,7 @@ def _table_out(name: str, schema: TableSchema, description: str) -> dg.AssetOut:
         *declare_checks(_key("coco_triplets"), TRIPLET_CHECKS),
     ],
 )
-@record_duration
+@record_step
 def coco_triplets(coco_svo_triplets: RawArchive) -> Iterator[dg.MaterializeResult[Any]]:
     """Parse the triplet text."""
     triplets = read_triplets(coco_svo_triplets.path)
@@ -223,7 +223,7 @@ def coco_object_sentences(
         ),
     ],
 )
-@record_duration
+@record_step
 def openimages_classes(
     workspace: Workspace, openimages_class_descriptions: RawArchive
 ) -> Iterator[dg.MaterializeResult[Any]]:

@@ -1,20 +1,16 @@
-"""A job for each common job: prepare one benchmark, prepare what PALAVRA is trained on, or everything.
-
-Belongs here: the jobs, what a person may set for one run in the launchpad, and what is told of it. Does not belong
-here: planning and running waves, which are `waves`.
+"""Jobs for common tasks: prepare one benchmark, prepare the training files of PALAVRA, or everything.
 
 An asset job of Dagster has one partitioning, and launched for one partition it fails where an asset needs all of them.
-So a job is a job of one op, which materializes its selection in waves of real runs, as `pervl materialize` does. They
-are recorded beside it, hold places in the pools, and end with it; they are not queued, so that a job never waits for
-a place in the queue that it holds itself.
+So a job here has one op, which starts planned runs as `pervl materialize` does. They are recorded beside the job's own
+run, take slots of the pools, and end with it. They are not queued, so that a job never waits for a slot of the queue
+that it holds itself.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal
 
 import dagster as dg
 from dagster import DagsterEventType
-from dagster._utils.hosted_user_process import recon_repository_from_origin  # not exported at Dagster's top
 from pydantic import Field
 
 from pervl_assets.benchmarks import find_benchmarks
@@ -22,9 +18,10 @@ from pervl_assets.benchmarks.benchmark import SplitRule
 from pervl_assets.clip.passport import Precision
 from pervl_assets.clip.preprocessing import PreprocessingRule
 from pervl_assets.core.errors import PervlError
+from pervl_assets.dagster_private import recon_repository_from_origin
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.run_results import Materialized, RunResult, read_finding, read_materialization, read_run_result
-from pervl_assets.defs.runs import Launch, PlannedRun, fail_dead_runs, plan_runs, select_assets
+from pervl_assets.defs.runs import Launch, Plan, PlannedRun, fail_dead_runs, select_assets
 from pervl_assets.inversion.open_images import NamesRule
 from pervl_assets.io_managers.failures import make_failure, show_errors
 from pervl_assets.settings import Settings, get_variable, list_errors
@@ -33,11 +30,12 @@ AS_SET: Final = "environment"
 """Value of the launchpad: what the environment variable says."""
 
 JOB_TAG: Final = "pervl/job"
-"""Name of the job, on its own runs: `dagster.yaml` lets one of them go at a time."""
+"""Name of the job, on its own runs: `dagster.yaml` lets one of them run at a time."""
 
 JOB_RUN_TAG: Final = "pervl/job_run"
-"""Run id of a job, on its own run and on those of its waves: a click on it shows them together."""
+"""Run id of a job, on its own run and on the runs it starts: a click on it shows them together."""
 
+_OP: Final = "materialize"
 _NAMES_SHOWN: Final = 6
 
 
@@ -89,93 +87,116 @@ class JobConfig(dg.Config):
         return {k: v for k, v in self.model_dump(exclude={"selection"}).items() if v not in (None, AS_SET)}
 
 
-def build_jobs() -> list[dg.JobDefinition]:
-    """Return the jobs: one for every benchmark, the training files, and everything."""
-    return [
-        *(
-            build_job(
-                f"prepare_{benchmark.name}",
-                f"+group:{benchmark.name}",
-                f"{benchmark.title} from its archive to the folder trees and views, all splits.",
-            )
-            for benchmark in find_benchmarks()
-        ),
+def build_jobs(resources: Iterable[str]) -> list[dg.JobDefinition]:
+    """Return the jobs: one for every benchmark, the training files, and everything.
+
+    Args:
+        resources: Keys of all resources and IO managers.
+    """
+    op = build_op(frozenset(resources))
+    benchmarks = [
         build_job(
-            "prepare_inversion_training",
-            "+group:palavra",
-            "PALAVRA's training files, with all that they are made from: triplets, classes, CLIP features, matches.",
-        ),
-        build_job("everything", "*", "Every asset of the graph, every partition."),
+            f"prepare_{benchmark.name}",
+            f"+group:{benchmark.name}",
+            f"{benchmark.title} from its archive to the folder trees and views, all splits.",
+            op,
+        )
+        for benchmark in find_benchmarks()
+    ]
+    training = "PALAVRA's training files, with all that they are made from: triplets, classes, CLIP features, matches."
+    return [
+        *benchmarks,
+        build_job("prepare_inversion_training", "+group:palavra", training, op),
+        build_job("everything", "*", "Every asset of the graph, every partition.", op),
     ]
 
 
-def build_job(name: str, selection: str, description: str) -> dg.JobDefinition:
-    """Return a job that materializes a selection, all its partitions, in waves of runs.
+def build_job(name: str, selection: str, description: str, op: dg.OpDefinition) -> dg.JobDefinition:
+    """Return a job that materializes a selection, all its partitions, in planned runs.
 
     Args:
         name: Of the job.
         selection: What it materializes, unless the launchpad says otherwise.
-        description: What a person gets.
+        description: What it makes.
+        op: What it runs, see `build_op`.
     """
 
     @dg.job(
         name=name,
         description=f"{description}\n\nIt starts runs of its own, one after another, tagged `{JOB_RUN_TAG}`. What is "
-        "unchanged is left as it is; after a failure, launch it again: finished work is kept.",
+        "up to date is skipped; after a failure, launch it again: finished work is kept.",
         executor_def=dg.in_process_executor,
-        config={"ops": {materialize.name: {"config": JobConfig(selection=selection).model_dump()}}},
+        config={"ops": {_OP: {"config": JobConfig(selection=selection).model_dump()}}},
         tags={JOB_TAG: name},
     )
     def job() -> None:
-        materialize()
+        op()
 
     return job
 
 
-@dg.op(out=dg.Out(dg.Nothing))
-def materialize(context: dg.OpExecutionContext, config: JobConfig, workspace: Workspace, clip: Clip) -> None:
-    """Materialize a selection in waves of runs; tell what is made while it goes on, and all of it at the end."""
-    with show_errors():
-        config.check()
-        chosen: Any = context.run.run_config.get("resources") or {}
-        materialize_selection(context, config.selection, {"resources": {**chosen, **config.configure(workspace, clip)}})
+def build_op(resources: frozenset[str]) -> dg.OpDefinition:
+    """Return the op of the jobs; it needs all resources, because up to date depends on their settings and files."""
+
+    @dg.op(name=_OP, out=dg.Out(dg.Nothing), required_resource_keys=set(resources))
+    def materialize(context: dg.OpExecutionContext, config: JobConfig) -> None:
+        """Materialize what is not up to date in a selection, in planned runs."""
+        with show_errors():
+            config.check()
+            known = {key: getattr(context.resources, key) for key in resources}
+            changed = config.configure(known["workspace"], known["clip"])
+            known |= {key: type(known[key])(**change["config"]) for key, change in changed.items()}
+            chosen: Any = context.run.run_config.get("resources") or {}
+            materialize_selection(context, config.selection, known, {"resources": {**chosen, **changed}})
+
+    return materialize
 
 
-def materialize_selection(context: dg.OpExecutionContext, selection: str, run_config: Mapping[str, Any]) -> None:
-    """Materialize a selection in waves; tell what is made while it goes on, and all of it at the end.
+def materialize_selection(
+    context: dg.OpExecutionContext, selection: str, resources: Mapping[str, Any], run_config: Mapping[str, Any]
+) -> None:
+    """Materialize what is not up to date; log what is made while it happens, and add all of it as metadata at the end.
+
+    Args:
+        context: Of the job's op.
+        selection: In Dagster's syntax.
+        resources: Resources and IO managers of the runs, by their keys.
+        run_config: Run config of the runs.
 
     Raises:
         dg.Failure: An asset was not made, or a check of error severity did not pass.
-        dg.DagsterExecutionInterruptedError: The run was terminated, and with it the wave that was going on.
+        dg.DagsterExecutionInterruptedError: The job was terminated, and with it the run that it had started.
         PervlError: The selection cannot be used.
     """
     launch = open_launch(context, run_config)
     graph = launch.repository.get_definition().asset_graph
-    waves = plan_runs(graph, select_assets(graph, selection))
-    total, outcome, runs = sum(wave.size for wave in waves), RunResult(), []
     for freed in fail_dead_runs(context.instance):
         context.log.warning("Run %s was left behind by a process that was killed; it is marked as failed.", freed)
-    for number, wave in enumerate(waves, start=1):
-        run = launch.create_run(wave)
+    plan = Plan(graph, context.instance, select_assets(graph, selection), resources)
+    context.log.info(f"{plan.skipped} up to date, {len(plan.todo)} to make")
+    result, runs, total = RunResult(), [], 0
+    for planned in plan:
+        total = len(result.made) + len(plan.todo)
+        run = launch.create_run(planned)
         runs.append(run.run_id)
-        context.log.info(f"PlannedRun {number} of {len(waves)}, run {run.run_id}: {describe_planned_run(wave)}")
+        context.log.info(f"Run {len(runs)}, {run.run_id}: {describe_planned_run(planned)}")
         launch.execute(run, lambda event: log_event(context, event))
-        outcome.add(read_run_result(context.instance, run.run_id))
-        if outcome.interrupted:
+        result.add(read_run_result(context.instance, run.run_id))
+        if result.interrupted:
             raise dg.DagsterExecutionInterruptedError
-        if not outcome.succeeded:
+        if not result.succeeded:
             break
-    told = describe_run_result(outcome, total, runs)
-    if not outcome.passed:
-        raise make_failure(build_failure(context.job_name, outcome, total), **told)
-    context.add_output_metadata(told)
+    metadata = {"up_to_date": plan.skipped, **describe_run_result(result, total, runs)}
+    if not result.passed:
+        raise make_failure(build_failure(context.job_name, result, total), **metadata)
+    context.add_output_metadata(metadata)
 
 
 def open_launch(context: dg.OpExecutionContext, run_config: Mapping[str, Any]) -> Launch:
-    """Return what the waves of a job are run with: the code location and the instance of its own run.
+    """Return how the runs of a job are executed: with the code location and the instance of its own run.
 
     Raises:
-        PervlError: Its run was started from an object in memory, which worker processes cannot load.
+        PervlError: The job was started from an object in memory, which worker processes cannot load.
     """
     origin = context.run.job_code_origin
     if origin is None:
@@ -190,10 +211,10 @@ def open_launch(context: dg.OpExecutionContext, run_config: Mapping[str, Any]) -
     return Launch(repository, context.instance, tags, run_config, context.run)
 
 
-def describe_planned_run(wave: PlannedRun) -> str:
-    """Return what a wave makes, in a line: how many assets, of which partitions, and the names of the first."""
-    names = [key.to_user_string() for key in wave.keys]
-    of = f" of {', '.join(wave.partitions)}" if wave.partitions else ""
+def describe_planned_run(planned: PlannedRun) -> str:
+    """Return what a run makes, in one line: number of assets, their partition, and the names of the first."""
+    names = [key.to_user_string() for key in planned.keys]
+    of = f" of {planned.partition}" if planned.partition else ""
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
     return f"{len(names)} asset{'s' if len(names) > 1 else ''}{of}: {', '.join(names[:_NAMES_SHOWN])}{more}"
 
@@ -209,21 +230,21 @@ def log_event(context: dg.OpExecutionContext, event: dg.DagsterEvent) -> None:
         log(f"{finding.asset}: {finding.text}")
 
 
-def describe_run_result(outcome: RunResult, total: int, runs: list[str]) -> dict[str, Any]:
-    """Return what is told of a job at its end: counts, the table of what was made, what checks found, and the runs."""
-    told: dict[str, Any] = {
-        "materialized": len(outcome.made),
-        "not_materialized": total - len(outcome.made),
-        "quarantined": sum(made.quarantined for made in outcome.made),
-        "errors": len(outcome.errors),
-        "warnings": len(outcome.warnings),
+def describe_run_result(result: RunResult, total: int, runs: list[str]) -> dict[str, Any]:
+    """Return the metadata of a job: counts, the table of what was made, the findings, and links to the runs."""
+    metadata: dict[str, Any] = {
+        "materialized": len(result.made),
+        "not_materialized": total - len(result.made),
+        "quarantined": sum(made.quarantined for made in result.made),
+        "errors": len(result.errors),
+        "warnings": len(result.warnings),
     }
-    if outcome.made:
-        told["assets"] = dg.MetadataValue.md(tabulate(outcome.made))
-    if outcome.findings:
-        lines = [f"- **{finding.severity}** {finding.asset}: {finding.text}" for finding in outcome.findings]
-        told["found"] = dg.MetadataValue.md("\n".join(line.replace("\n", "\n  ") for line in lines))
-    return told | {f"wave {number}": dg.MetadataValue.dagster_run(run) for number, run in enumerate(runs, start=1)}
+    if result.made:
+        metadata["assets"] = dg.MetadataValue.md(tabulate(result.made))
+    if result.findings:
+        lines = [f"- **{finding.severity}** {finding.asset}: {finding.text}" for finding in result.findings]
+        metadata["found"] = dg.MetadataValue.md("\n".join(line.replace("\n", "\n  ") for line in lines))
+    return metadata | {f"run {number}": dg.MetadataValue.dagster_run(run) for number, run in enumerate(runs, start=1)}
 
 
 def tabulate(made: list[Materialized]) -> str:
@@ -236,16 +257,16 @@ def tabulate(made: list[Materialized]) -> str:
     return "\n".join(lines)
 
 
-def build_failure(job: str, outcome: RunResult, total: int) -> PervlError:
+def build_failure(job: str, result: RunResult, total: int) -> PervlError:
     """Return the error that says why a job failed: what, where, how many, and what to do."""
-    left = total - len(outcome.made)
+    left = total - len(result.made)
     problem = (
         f"{left:,} of {total:,} assets were not materialized" if left else f"All {total:,} assets are materialized"
     )
-    checks = f"{len(outcome.errors):,} {'step or check' if len(outcome.errors) == 1 else 'steps or checks'} failed"
-    details = [line for finding in outcome.errors for line in f"{finding.asset}: {finding.text}".splitlines()]
+    checks = f"{len(result.errors):,} {'step or check' if len(result.errors) == 1 else 'steps or checks'} failed"
+    details = [line for finding in result.errors for line in f"{finding.asset}: {finding.text}".splitlines()]
     return PervlError(
         f"{problem}; {checks}.",
         details=details,
-        advice=f"Mend what is named above and launch {job} again; finished work is kept.",
+        advice=f"Fix what is named above and launch {job} again; finished work is kept.",
     )

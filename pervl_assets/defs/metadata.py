@@ -4,10 +4,6 @@ What a materialization records of its value itself is `describe` of the value's 
 """
 
 import base64
-import functools
-import inspect
-import time
-from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import dagster as dg
@@ -21,7 +17,6 @@ from pervl_assets.io_managers.metadata import (
     MISSING,
     QUARANTINED,
     ROWS,
-    SECONDS,
     preview_table,
 )
 
@@ -36,7 +31,6 @@ __all__ = [
     "embed_image",
     "make_check_result",
     "preview_table",
-    "record_duration",
 ]
 
 OWNERS: Final = ["team:pervl"]
@@ -44,36 +38,6 @@ OWNERS: Final = ["team:pervl"]
 _CHECKED_ROWS: Final = 50
 _LARGEST_IMAGE: Final = 100_000
 """Bytes of base64. Dagster keeps metadata in its event log, which larger images would slow down."""
-
-
-def record_duration(compute: Callable[..., Any]) -> Callable[..., Any]:
-    """Record the seconds of an asset's own work in its metadata, where the UI plots them over time.
-
-    Own work is the body, and the writing of its value, which `PervlIOManager` adds, without loading inputs. A body that
-    yields several results records in each the seconds since the one before, so that they add up.
-    """
-
-    def add_seconds(result: dg.MaterializeResult[Any], start: float) -> dg.MaterializeResult[Any]:
-        seconds = round(time.perf_counter() - start, 3)
-        return result._replace(metadata={SECONDS: seconds, **(result.metadata or {})})
-
-    if not inspect.isgeneratorfunction(compute):
-
-        @functools.wraps(compute)
-        def time_result(*inputs: Any, **named: Any) -> dg.MaterializeResult[Any]:
-            start = time.perf_counter()
-            return add_seconds(compute(*inputs, **named), start)
-
-        return time_result
-
-    @functools.wraps(compute)
-    def time_results(*inputs: Any, **named: Any) -> Iterator[dg.MaterializeResult[Any]]:
-        start = time.perf_counter()
-        for result in compute(*inputs, **named):
-            yield add_seconds(result, start)
-            start = time.perf_counter()  # what was yielded has been written meanwhile
-
-    return time_results
 
 
 def describe_download(fetched: Fetched | None) -> dict[str, Any]:

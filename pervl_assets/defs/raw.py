@@ -14,8 +14,9 @@ from pervl_assets.archives.official_files import (
 )
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.defs.downloads import Downloads
-from pervl_assets.defs.metadata import OWNERS, describe_download, make_check_result, record_duration
+from pervl_assets.defs.metadata import OWNERS, describe_download, make_check_result
 from pervl_assets.defs.resources import ANNOTATIONS, Workspace
+from pervl_assets.defs.steps import record_step
 from pervl_assets.inversion.sources import ARCHIVES
 from pervl_assets.io_managers.raw_archives import RawArchiveIOManager
 
@@ -42,7 +43,7 @@ def build_raw_asset(spec: ArchiveSpec) -> dg.AssetsDefinition:
         code_version="1",
         metadata={"place": spec.file, "disk": spec.disk},
     )
-    @record_duration
+    @record_step
     def raw_archive(
         context: dg.AssetExecutionContext, workspace: Workspace, downloads: Downloads
     ) -> dg.MaterializeResult[RawArchive]:
@@ -70,7 +71,7 @@ def build_raw_asset(spec: ArchiveSpec) -> dg.AssetsDefinition:
         )
     ],
 )
-@record_duration
+@record_step
 def pervl_annotations(
     context: dg.AssetExecutionContext, workspace: Workspace, downloads: Downloads
 ) -> Iterator[dg.MaterializeResult[RawArchive]]:

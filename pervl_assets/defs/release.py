@@ -17,10 +17,11 @@ import polars as pl
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.files import hash_bytes
-from pervl_assets.defs.metadata import OWNERS, make_check_result, preview_table, record_duration
+from pervl_assets.defs.metadata import OWNERS, make_check_result, preview_table
 from pervl_assets.defs.pages import list_sources, trace_sources
 from pervl_assets.defs.raw import RAW
 from pervl_assets.defs.resources import Workspace
+from pervl_assets.defs.steps import record_step
 from pervl_assets.io_managers import find_io_managers
 from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.io_managers.croissant import CroissantIOManager
@@ -137,7 +138,7 @@ def build_release_asset(assets: Iterable[dg.AssetsDefinition]) -> dg.AssetsDefin
             )
         ],
     )
-    @record_duration
+    @record_step
     def croissant(workspace: Workspace) -> Iterator[dg.MaterializeResult[TrainingFile]]:
         """`croissant.json`: all published files with their sha256, fields, splits, and the licences of the inputs.
 
@@ -200,6 +201,7 @@ def _count_files(release: Release, croissant: Mapping[str, Any]) -> dict[str, in
     asset=CROISSANT_KEY,
     description="mlcroissant loads the description without an error. A recommended field that is missing is a warning.",
 )
+@record_step
 def valid_croissant(workspace: Workspace) -> dg.AssetCheckResult:
     """Validate what was written."""
     file = workspace.root / FILE

@@ -1,7 +1,4 @@
-"""What came of a run: what it made, what its checks found, why a step failed.
-
-Belongs here: reading a run's events back. Does not belong here: starting runs, which is `waves`, and printing.
-"""
+"""Results of runs, read back from their events: what was made, what checks found, why a step failed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -9,9 +6,9 @@ from typing import Any, Literal
 
 import dagster as dg
 from dagster import DagsterEventType, DagsterInstance
-from dagster._core.events import RunFailureReason  # not exported at Dagster's top
 
 from pervl_assets.core.text import unescape_markdown
+from pervl_assets.dagster_private import RunFailureReason
 from pervl_assets.defs.metadata import BYTES, FILES, MISSING, QUARANTINED, ROWS
 
 Severity = Literal["error", "warning"]
@@ -25,7 +22,7 @@ class Materialized:
         asset: Its key as text.
         partition: Its partition, if it has any.
         seconds: Time its step took; for a step that makes several partitions, the whole step's.
-        metadata: What the materialization tells.
+        metadata: Metadata of the materialization.
     """
 
     asset: str
@@ -35,27 +32,27 @@ class Materialized:
 
     @property
     def name(self) -> str:
-        """How it is written: `ytvos/retrieval_set [test]`."""
+        """Its name with the partition: `ytvos/retrieval_set [test]`."""
         return name_partition(self.asset, self.partition)
 
     @property
     def files_or_rows(self) -> int | None:
-        """How large it is, if it tells."""
+        """Its number of files or rows, if recorded."""
         return count_files_or_rows(self.metadata)
 
     @property
     def bytes(self) -> int:
-        """Its size, if it tells."""
+        """Its size, 0 if not recorded."""
         return self.metadata.get(BYTES) or 0
 
     @property
     def quarantined(self) -> int:
-        """How many of its parts have a source that is no good."""
+        """Number of outputs whose source is unusable."""
         return self.metadata.get(QUARANTINED) or 0
 
     @property
     def missing(self) -> int:
-        """How many of its parts have no source."""
+        """Number of outputs whose source is missing."""
         return self.metadata.get(MISSING) or 0
 
 
@@ -65,7 +62,7 @@ class Finding:
 
     Attributes:
         asset: Key of the asset or step; the run's id where no step failed.
-        severity: A warning does not keep anything from being made.
+        severity: A warning keeps nothing from being made.
         text: What is wrong, where, how many, and what to do.
     """
 
@@ -76,13 +73,13 @@ class Finding:
 
 @dataclass
 class RunResult:
-    """What came of one wave or of all.
+    """The result of one run or of several.
 
     Attributes:
         made: What was materialized.
         findings: What failed, and the checks that did not pass.
-        succeeded: Whether every run went through.
-        interrupted: Whether one was terminated, by a person or because its process was told to end.
+        succeeded: Whether every run succeeded.
+        interrupted: Whether a run was terminated, by a user or with its process.
     """
 
     made: list[Materialized] = field(default_factory=list)
@@ -106,7 +103,7 @@ class RunResult:
         return [finding for finding in self.findings if finding.severity == "warning"]
 
     def add(self, other: "RunResult") -> None:
-        """Take over what another wave gave."""
+        """Add the result of another run."""
         self.made += other.made
         self.findings += other.findings
         self.succeeded &= other.succeeded
@@ -114,12 +111,12 @@ class RunResult:
 
 
 def name_partition(asset: str, partition: str | None) -> str:
-    """Return how an asset, or one partition of it, is written: `ytvos/retrieval_set [test]`."""
+    """Return the name of an asset or of one partition of it: `ytvos/retrieval_set [test]`."""
     return f"{asset} [{partition}]" if partition else asset
 
 
 def count_files_or_rows(metadata: Mapping[str, Any]) -> int | None:
-    """Return how large a materialization says it is: rows of a table, files of a tree or an archive."""
+    """Return the recorded size of a value: rows of a table, files of a tree or an archive."""
     count = metadata.get(ROWS, metadata.get(FILES))
     return None if count is None else int(count)
 
@@ -139,33 +136,33 @@ def read_run_result(instance: DagsterInstance, run_id: str) -> RunResult:
         DagsterEventType.RUN_CANCELED,
         DagsterEventType.RUN_SUCCESS,
     }
-    outcome = RunResult(succeeded=False)
+    result = RunResult(succeeded=False)
     for record in instance.get_records_for_run(run_id, of_type=wanted).records:
         event = record.event_log_entry.get_dagster_event()
-        outcome.succeeded |= event.event_type == DagsterEventType.RUN_SUCCESS
-        outcome.interrupted |= _is_interruption(event)
+        result.succeeded |= event.event_type == DagsterEventType.RUN_SUCCESS
+        result.interrupted |= _is_interruption(event)
         if event.event_type == DagsterEventType.ASSET_MATERIALIZATION:
             made = read_materialization(event)
-            outcome.made.append(replace(made, seconds=seconds.get(event.step_key or "", 0.0)))
+            result.made.append(replace(made, seconds=seconds.get(event.step_key or "", 0.0)))
         elif (finding := read_finding(event)) is not None:
-            outcome.findings.append(finding)
-        elif event.event_type == DagsterEventType.RUN_FAILURE and not outcome.errors:
-            outcome.findings.append(Finding(f"run {run_id}", "error", _explain_run_failure(event)))
-    # Dagster tells the partitions of one step in no order; the assets themselves stay in that of their steps.
-    steps = list(dict.fromkeys(made.asset for made in outcome.made))
-    outcome.made.sort(key=lambda made: (steps.index(made.asset), made.partition or ""))
-    return outcome
+            result.findings.append(finding)
+        elif event.event_type == DagsterEventType.RUN_FAILURE and not result.errors:
+            result.findings.append(Finding(f"run {run_id}", "error", _explain_run_failure(event)))
+    # Dagster records the partitions of one step in no order; assets stay in the order of their steps.
+    steps = list(dict.fromkeys(made.asset for made in result.made))
+    result.made.sort(key=lambda made: (steps.index(made.asset), made.partition or ""))
+    return result
 
 
 def read_materialization(event: dg.DagsterEvent) -> Materialized:
-    """Return what a materialization tells; the seconds are those of its step, which are not known before its end."""
+    """Return what a materialization event records; seconds are 0, because those of its step are not known yet."""
     made = event.step_materialization_data.materialization
     metadata = {name: value.value for name, value in made.metadata.items()}
     return Materialized(made.asset_key.to_user_string(), made.partition, 0.0, metadata)
 
 
 def read_finding(event: dg.DagsterEvent) -> Finding | None:
-    """Return what an event tells of a check that did not pass or a step that failed; None: it tells neither."""
+    """Return the finding of a check that did not pass or a step that failed; None for other events."""
     if event.event_type == DagsterEventType.ASSET_CHECK_EVALUATION:
         check = event.asset_check_evaluation_data
         if check.passed:
@@ -187,11 +184,11 @@ def _is_interruption(event: dg.DagsterEvent) -> bool:
 
 def _explain_run_failure(event: dg.DagsterEvent) -> str:
     error = event.job_failure_data.error
-    return (explain_failure(error) if error else None) or event.message or "It failed, and does not say why."
+    return (explain_failure(error) if error else None) or event.message or "It failed without a message."
 
 
 def explain_failure(error: Any) -> str | None:
-    """Return what a person needs of a step's failure: our own error's message where there is one, without a stack.
+    """Return the message of a step's failure without a stack; the project's own error comes first.
 
     None for a failed blocking check, which is reported as the check itself.
     """

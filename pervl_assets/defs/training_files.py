@@ -10,7 +10,8 @@ from pervl_assets.clip.features import Features, merge_features
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.tables import hash_frame
 from pervl_assets.defs.features import INVERSION
-from pervl_assets.defs.metadata import OWNERS, make_check_result, record_duration
+from pervl_assets.defs.metadata import OWNERS, make_check_result
+from pervl_assets.defs.steps import record_step
 from pervl_assets.inversion import training_files as palavra
 from pervl_assets.io_managers.training_files import TrainingFile, TrainingFileIOManager
 
@@ -31,7 +32,7 @@ def _training_file(**more: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefin
         code_version="1",
         **more,
     )
-    return lambda compute: decorate(record_duration(compute))
+    return lambda compute: decorate(record_step(compute))
 
 
 @_training_file(

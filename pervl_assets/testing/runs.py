@@ -1,10 +1,6 @@
 """Parts of the real graph, materialized in this process with the real IO managers.
 
-Nothing is handed to worker processes: what a test patches is patched, a debugger stops where it is told to, and small
-inputs are done sooner.
-
-Belongs here: settings for a test's data folder, one run or several, and what they tell. Does not belong here: the
-inputs and the values that are there before, which are `worlds`'.
+No worker process is started: a test can patch what it likes, and a debugger stops at its breakpoints.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,11 +12,11 @@ import dagster as dg
 
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.resources import Workspace
-from pervl_assets.defs.runs import plan_runs, select_assets
+from pervl_assets.defs.runs import list_values, plan_runs, select_assets
 from pervl_assets.settings import Settings
 
 _QUIET: Final = {"loggers": {"console": {"config": {"log_level": "WARNING"}}}}
-"""Of a test that fails, pytest shows what was logged: a run tells hundreds of things that are not the reason."""
+"""Pytest shows the log of a failed test; a run logs hundreds of lines that are not the reason."""
 
 Materialize = Callable[..., dg.ExecuteInProcessResult]
 """Type of the fixture `materialize`: `run_assets` with a selection string and the test's data folder."""
@@ -53,7 +49,7 @@ def run_assets(
     Args:
         data: The data folder.
         selection: Assets of one partitioning, their inputs among them or materialized before.
-        instance: Where Dagster keeps what it knows; None: one of the run's own.
+        instance: Where Dagster records the run; None: an instance of its own.
         partition: The partition, for assets that have some.
         tags: Tags of the run.
         assets: Assets and asset checks beside those of the project, e.g. one that is being written.
@@ -77,7 +73,7 @@ def run_selection(
     Args:
         data: The data folder.
         selection: Dagster's selection syntax, e.g. `+group:palavra`.
-        instance: Where Dagster keeps what it knows; None: one for all of these runs.
+        instance: Where Dagster records the runs; None: one instance for all of these runs.
         assets: See `run_assets`.
         resources: See `run_assets`.
         changes: See `make_settings`.
@@ -86,8 +82,8 @@ def run_selection(
     graph = defs.resolve_asset_graph()
     results: list[dg.ExecuteInProcessResult] = []
     with nullcontext(instance) if instance else dg.DagsterInstance.ephemeral() as whole:
-        for wave in plan_runs(graph, select_assets(graph, selection)):
-            results.append(_run(defs, dg.AssetSelection.assets(*wave.keys), whole, None, wave.tags))
+        for run in plan_runs(graph, {*list_values(graph, select_assets(graph, selection))}):
+            results.append(_run(defs, dg.AssetSelection.assets(*run.keys), whole, None, run.tags))
             if not results[-1].success:
                 break
     return results
@@ -99,7 +95,7 @@ def _define(
     resources: Mapping[str, Any] | None,
     changes: Mapping[str, Any],
 ) -> dg.Definitions:
-    """Return the real assets and resources with those of the test; checks that stand alone are left out."""
+    """Return the real assets and resources with those of the test; checks defined by `@dg.asset_check` are left out."""
     real = build_definitions(make_settings(data, **changes))
     known = dict(real.resources or {})
     workspace: Workspace = known["workspace"]
@@ -134,6 +130,6 @@ def list_checks(*results: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckE
 
 
 def explain(*results: dg.ExecuteInProcessResult) -> str:
-    """Return the messages of the failed steps, to stand behind the comma of an `assert result.success`."""
+    """Return the messages of the failed steps, for the message of an `assert result.success`."""
     failures = [event for result in results for event in result.all_events if event.event_type_value == "STEP_FAILURE"]
     return "\n".join(event.step_failure_data.error.to_string() for event in failures if event.step_failure_data.error)

@@ -1,4 +1,4 @@
-"""What `pervl status` says of checks, freshness and failed runs, held against what the UI's own queries answer."""
+"""`pervl status`: checks, freshness and failed runs, compared with the answers to the UI's own queries."""
 
 import asyncio
 import datetime
@@ -17,20 +17,21 @@ from dagster_graphql.test.utils import execute_dagster_graphql
 from rich.console import Console
 
 from pervl_assets.cli.health import explain_failed_runs, read_health
-from pervl_assets.cli.printing import print_causes, print_status, print_verdict_of_status
+from pervl_assets.cli.printing import print_causes, print_status, print_status_result
 from pervl_assets.cli.status import list_states
 from pervl_assets.core.errors import MissingInputError
-from pervl_assets.defs.failures import show_errors_of
+from pervl_assets.defs.steps import record_step
 from pervl_assets.testing.runs import make_settings
 
 WEEK = datetime.timedelta(days=7)
 POLICY = dg.FreshnessPolicy.time_window(fail_window=2 * WEEK, warn_window=WEEK)
 PARTS = dg.StaticPartitionsDefinition(["north", "south"])
 bad: set[str] = set()
-"""What fails in this test's runs."""
+"""Assets, partitions and checks that fail in the next run."""
 
 
 @dg.asset(freshness_policy=POLICY)
+@record_step
 def public() -> None:
     if "public" in bad:
         raise MissingInputError("No zip.", details=["where: here"], advice="Get one.")
@@ -42,6 +43,7 @@ def table() -> None:
 
 
 @dg.asset(partitions_def=PARTS)
+@record_step
 def parts(context) -> None:
     if context.partition_key in bad:
         raise MissingInputError("No part.", advice="Get one.")
@@ -50,18 +52,17 @@ def parts(context) -> None:
 def build_check(name, severity):
     @dg.asset_check(asset=table, name=name)
     def check():
-        return dg.AssetCheckResult(passed=name not in bad, severity=severity, description=f"{name} was looked at")
+        return dg.AssetCheckResult(passed=name not in bad, severity=severity, description=f"{name} was evaluated")
 
     return check
 
 
 CHECKS = [
-    build_check("grave", dg.AssetCheckSeverity.ERROR),
-    build_check("slight", dg.AssetCheckSeverity.WARN),
+    build_check("heavy", dg.AssetCheckSeverity.ERROR),
+    build_check("light", dg.AssetCheckSeverity.WARN),
     build_check("never", dg.AssetCheckSeverity.ERROR),
 ]
 defs = dg.Definitions(assets=[public, table, parts], asset_checks=CHECKS)
-show_errors_of([public, table, parts])
 
 QUERY = """{
   assetNodes {
@@ -88,8 +89,8 @@ def run(instance, *assets, fail=(), partition=None):
     return done.run_id
 
 
-def ask_webserver(instance):
-    """Ask the schema of the webserver about this module's definitions, in this process; answers in our words."""
+def query_webserver(instance):
+    """Query the webserver's schema about this module's definitions, in this process; returns our own words."""
     target = LoadableTargetOrigin(module_name=__name__, attribute="defs")
     location = InProcessWorkspaceLoadTarget(InProcessCodeLocationOrigin(target, location_name="health"))
     with WorkspaceProcessContext(instance, location) as workspace:
@@ -115,30 +116,30 @@ def translate(node, latest):
     return checks, freshness, run.get("status") == "FAILURE" and made.get("runId") != run["id"]
 
 
-def judge(instance):
+def read(instance):
     healths = read_health(defs, instance)
     return {health.asset: (health.count(), health.freshness, health.failed_run is not None) for health in healths}
 
 
-def let_time_pass(monkeypatch, passed):
+def advance_clock(monkeypatch, passed):
     now = time.time() + passed.total_seconds()
     monkeypatch.setattr("dagster._core.definitions.freshness_evaluator.get_current_timestamp", lambda: now)
 
 
 @pytest.fixture
 def stored(tmp_path):
-    """An instance on disk: the webserver takes no other."""
+    """An instance on disk: the webserver accepts no other."""
     with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
         yield instance
 
 
-def test_status_says_what_the_ui_is_told(stored, monkeypatch):
+def test_status_agrees_with_the_ui(stored, monkeypatch):
     instance = stored
 
     def both():
-        said = judge(instance)
-        assert said == ask_webserver(instance)
-        return said
+        found = read(instance)
+        assert found == query_webserver(instance)
+        return found
 
     assert both() == {
         "public": (Counter(), "unknown", False),
@@ -148,30 +149,30 @@ def test_status_says_what_the_ui_is_told(stored, monkeypatch):
 
     run(instance, public, table)
     run(instance, parts, partition="north")
-    said = both()
-    assert said["public"] == (Counter(), "passing", False)
-    assert said["table"] == (Counter({"passed": 2, "not run": 1}), None, False)
-    let_time_pass(monkeypatch, 1.5 * WEEK)
+    found = both()
+    assert found["public"] == (Counter(), "passing", False)
+    assert found["table"] == (Counter({"passed": 2, "not run": 1}), None, False)
+    advance_clock(monkeypatch, 1.5 * WEEK)
     assert both()["public"][1] == "warning"
-    let_time_pass(monkeypatch, 3 * WEEK)
+    advance_clock(monkeypatch, 3 * WEEK)
     assert both()["public"][1] == "failing"
 
-    run(instance, table, fail={"grave", "slight"})
+    run(instance, table, fail={"heavy", "light"})
     assert both()["table"][0] == Counter({"failed": 1, "warned": 1, "not run": 1})
     run(instance, public, table, fail={"public"})
-    said = both()
-    assert said["table"] == (Counter({"unfinished": 2, "not run": 1}), None, True)
-    assert said["public"][2]
+    found = both()
+    assert found["table"] == (Counter({"unfinished": 2, "not run": 1}), None, True)
+    assert found["public"][2]
     run(instance, parts, partition="south", fail={"south"})
     assert both()["parts"][2]
 
 
-def test_what_failed_is_told_with_what_to_do(instance):
-    run(instance, public, table, fail={"slight"})
+def test_failures_are_printed_with_advice(instance):
+    run(instance, public, table, fail={"light"})
     failed = run(instance, public, table, fail={"public"})
     part = run(instance, parts, partition="south", fail={"south"})
     healths = read_health(defs, instance)
-    assert {health.asset: health.sound for health in healths} == {"public": False, "table": False, "parts": False}
+    assert {health.asset: health.healthy for health in healths} == {"public": False, "table": False, "parts": False}
     failures = explain_failed_runs(instance, healths)
     texts = {run: [finding.text for finding in findings] for run, findings in failures.items()}
     assert texts == {
@@ -184,23 +185,23 @@ def test_what_failed_is_told_with_what_to_do(instance):
     assert shown.endswith("False")
 
 
-def test_warnings_are_told_and_call_for_nobody(instance):
-    run(instance, public, table, fail={"slight"})
+def test_warnings_are_printed_and_are_healthy(instance):
+    run(instance, public, table, fail={"light"})
     for partition in ("north", "south"):
         run(instance, parts, partition=partition)
     healths = read_health(defs, instance)
-    assert all(health.sound for health in healths)
+    assert all(health.healthy for health in healths)
     shown = print_all(instance, healths, {})
-    assert "warning table slight: slight was looked at" in shown
+    assert "warning table light: light was evaluated" in shown
     assert "1 passed, 1 warned, 1 not run" in shown
     assert shown.endswith("all up to date, no check of error severity failed\nTrue")
 
 
-def test_a_check_alone_that_fails_makes_its_asset_unsound(instance):
-    run(instance, table, fail={"grave"})
+def test_a_failed_check_makes_its_asset_unhealthy(instance):
+    run(instance, table, fail={"heavy"})
     (table_health,) = [health for health in read_health(defs, instance) if health.asset == "table"]
-    assert not table_health.sound
-    assert [finding.text for finding in table_health.findings] == ["grave: grave was looked at"]
+    assert not table_health.healthy
+    assert [finding.text for finding in table_health.findings] == ["heavy: heavy was evaluated"]
     assert not table_health.failed_runs
 
 
@@ -209,5 +210,5 @@ def print_all(instance, healths, failures):
     states = list(list_states(defs, instance))
     print_status(console, make_settings("nowhere"), [], states, healths)
     print_causes(console, states, healths, failures)
-    console.print(print_verdict_of_status(console, states, healths), end="")
+    console.print(print_status_result(console, states, healths), end="")
     return console.file.getvalue()

@@ -1,4 +1,4 @@
-"""Jobs for the common jobs: which there are, what the launchpad takes, what their runs start, tell and end with."""
+"""Jobs: which there are, what the launchpad takes, what their runs start, log and end with."""
 
 import os
 import signal
@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import dagster as dg
 import pytest
-from dagster._core.definitions.reconstruct import ReconstructableRepository
 
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.core.errors import PervlError
+from pervl_assets.dagster_private import ReconstructableRepository
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs import jobs
 from pervl_assets.defs.jobs import JOB_RUN_TAG, JOB_TAG, JobConfig, build_jobs
@@ -28,8 +28,9 @@ from pathlib import Path
 
 import dagster as dg
 from pervl_assets.core.errors import MissingInputError
+from pervl_assets.dagster_private import ReconstructableRepository
 from pervl_assets.definitions import build_definitions
-from pervl_assets.defs.failures import show_errors_of
+from pervl_assets.defs.steps import record_step
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.testing.runs import make_settings
 
@@ -50,6 +51,7 @@ def enough():
 
 
 @dg.asset(group_name="broken")
+@record_step
 def broken() -> None:
     raise MissingInputError("No zip.", details=["where: here"], advice="Get one.")
 
@@ -71,13 +73,12 @@ def slow() -> None:
 
 
 own = dg.Definitions(assets=[source, parts, broken, behind, slow], asset_checks=[enough, sound])
-show_errors_of(own.assets)
 defs = dg.Definitions.merge(build_definitions(make_settings(Path({folder!r}))), own)
 """
 
 
 class Project:
-    """A code location in a file, with a few assets of its own; jobs are launched in this process."""
+    """A code location in a file, with a few assets of its own; jobs run in this process."""
 
     def __init__(self, folder, instance, *, sound=True):
         self.instance, self.begun = instance, folder / "begun"
@@ -89,7 +90,7 @@ class Project:
         config = {"ops": {"materialize": {"config": config}}} if config else None
         return dg.execute_job(self.repository.get_reconstructable_job(job), self.instance, run_config=config)
 
-    def list_waves(self, run_id):
+    def list_runs(self, run_id):
         runs = self.instance.get_runs(dg.RunsFilter(tags={JOB_RUN_TAG: run_id}))
         return [run for run in reversed(runs) if run.run_id != run_id]
 
@@ -126,19 +127,19 @@ def test_there_is_a_job_for_every_benchmark_the_training_files_and_everything():
 def test_a_further_benchmark_gets_its_job_by_itself(monkeypatch):
     pets = SimpleNamespace(name="pets", title="PerVL-Pets")
     monkeypatch.setattr(jobs, "find_benchmarks", lambda: [*find_benchmarks(), pets])
-    (job,) = (job for job in build_jobs() if job.name == "prepare_pets")
+    (job,) = (job for job in build_jobs(["workspace", "clip"]) if job.name == "prepare_pets")
     assert job.run_config["ops"]["materialize"]["config"]["selection"] == "+group:pets"
     assert "PerVL-Pets" in job.description
 
 
-def test_every_wish_selects_what_its_name_says():
+def test_every_job_selects_what_its_name_promises():
     graph = build_definitions(make_settings("nowhere")).resolve_asset_graph()
     chosen = {
         job.name: {
             key.to_user_string()
             for key in select_assets(graph, job.run_config["ops"]["materialize"]["config"]["selection"])
         }
-        for job in build_jobs()
+        for job in build_jobs(["workspace", "clip"])
     }
     assert chosen["everything"] == {key.to_user_string() for key in graph.materializable_asset_keys}
     assert {"raw/youtube_vos_train", "ytvos/fsl_seg", "ytvos/imagefolder_view"} <= chosen["prepare_ytvos"]
@@ -150,7 +151,7 @@ def test_every_wish_selects_what_its_name_says():
 
 
 def test_the_launchpad_shows_every_value_and_describes_it():
-    job = next(job for job in build_jobs() if job.name == "everything")
+    job = next(job for job in build_jobs(["workspace", "clip"]) if job.name == "everything")
     shown = job.run_config["ops"]["materialize"]["config"]
     assert shown["selection"] == "*"
     assert set(shown) == set(JobConfig.model_fields)
@@ -188,7 +189,7 @@ def test_values_that_mean_nothing_are_all_named():
 
 @pytest.mark.parametrize("wrong", [{"precision": "fp8"}, {"splits": "mine"}, {"top_objects": "many"}, {"data": "/x"}])
 def test_the_launchpad_refuses_what_is_not_offered(wrong):
-    job = next(job for job in build_jobs() if job.name == "everything")
+    job = next(job for job in build_jobs(["workspace", "clip"]) if job.name == "everything")
     (name, value), *_ = wrong.items()
     with pytest.raises(dg.DagsterInvalidConfigError, match=f"{name}.*{value}|unexpected config entry .{name}"):
         dg.validate_run_config(job, {"ops": {"materialize": {"config": {"selection": "*", **wrong}}}})
@@ -197,27 +198,33 @@ def test_the_launchpad_refuses_what_is_not_offered(wrong):
 # ---- what a run does
 
 
-def test_a_wish_starts_runs_and_tells_what_they_made(project):
+def test_a_job_starts_runs_and_reports_what_they_made(project):
     result = project.launch("everything", selection="group:small", top_objects=1234, batch_size=5)
     assert result.success
-    waves = project.list_waves(result.run_id)
-    assert [wave.tags.get("dagster/partition") for wave in waves] == [None, "north", "south"]
-    assert {wave.status for wave in waves} == {dg.DagsterRunStatus.SUCCESS}
-    assert {wave.tags["dagster/max_retries"] for wave in waves} == {"0"}
-    assert [{key.to_user_string() for key in wave.asset_selection} for wave in waves[1:]] == [{"parts"}, {"parts"}]
-    told = get_metadata(result)
-    assert (told["materialized"], told["not_materialized"], told["errors"], told["warnings"]) == (3, 0, 0, 2)
+    runs = project.list_runs(result.run_id)
+    assert [run.tags.get("dagster/partition") for run in runs] == [None, "north", "south"]
+    assert {run.status for run in runs} == {dg.DagsterRunStatus.SUCCESS}
+    assert {run.tags["dagster/max_retries"] for run in runs} == {"0"}
+    assert [{key.to_user_string() for key in run.asset_selection} for run in runs[1:]] == [{"parts"}, {"parts"}]
+    metadata = get_metadata(result)
+    assert (metadata["materialized"], metadata["not_materialized"], metadata["errors"], metadata["warnings"]) == (
+        3,
+        0,
+        0,
+        2,
+    )
     row = "| source | 1,234 | 0.0 | 5 |"  # what was set in the launchpad
-    assert told["assets"].splitlines()[2].replace("0.1", "0.0") == row
-    assert told["found"].splitlines()[0] == "- **warning** parts: enough: 2 of 3"
-    assert [told[f"wave {number}"] for number in (1, 2, 3)] == [wave.run_id for wave in waves]
+    assert metadata["assets"].splitlines()[2].replace("0.1", "0.0") == row
+    assert metadata["found"].splitlines()[0] == "- **warning** parts: enough: 2 of 3"
+    assert [metadata[f"run {number}"] for number in (1, 2, 3)] == [run.run_id for run in runs]
     logs = project.read_logs(result.run_id)
-    assert logs[0] == f"PlannedRun 1 of 3, run {waves[0].run_id}: 1 asset: source"
-    assert f"PlannedRun 3 of 3, run {waves[2].run_id}: 1 asset of south: parts" in logs
+    assert logs[0] == "0 up to date, 3 to make"
+    assert logs[1] == f"Run 1, {runs[0].run_id}: 1 asset: source"
+    assert f"Run 3, {runs[2].run_id}: 1 asset of south: parts" in logs
     assert {"source: 1,234 files or rows", "parts [south]", "parts: enough: 2 of 3"} <= set(logs)
 
 
-def test_a_wish_that_fails_says_why_and_what_to_do(project):
+def test_a_job_that_fails_has_reasons_and_advice(project):
     result = project.launch("everything", selection="group:broken")
     assert not result.success
     failure = get_failure(result)
@@ -226,16 +233,16 @@ def test_a_wish_that_fails_says_why_and_what_to_do(project):
         "  broken: No zip.",
         "    where: here",
         "  What to do: Get one.",
-        "What to do: Mend what is named above and launch everything again; finished work is kept.",
+        "What to do: Fix what is named above and launch everything again; finished work is kept.",
     ]
     metadata = failure.user_failure_data.metadata
     assert (metadata["not_materialized"].value, metadata["errors"].value) == (3, 1)
     assert "- **error** broken: No zip." in metadata["found"].value
-    (wave,) = project.list_waves(result.run_id)  # those behind it were not begun
-    assert wave.status == dg.DagsterRunStatus.FAILURE
+    (run,) = project.list_runs(result.run_id)  # those behind it were not begun
+    assert run.status == dg.DagsterRunStatus.FAILURE
 
 
-def test_a_check_of_error_severity_fails_a_wish_that_made_all(tmp_path, instance):
+def test_a_check_of_error_severity_fails_a_job_that_made_all(tmp_path, instance):
     result = Project(tmp_path, instance, sound=False).launch("everything", selection="group:small")
     lines = get_failure(result).error.message.splitlines()
     assert lines[:2] == [
@@ -244,13 +251,13 @@ def test_a_check_of_error_severity_fails_a_wish_that_made_all(tmp_path, instance
     ]
 
 
-def test_a_wish_that_selects_nothing_says_what_there_is(project):
+def test_a_job_that_selects_nothing_lists_the_groups(project):
     result = project.launch("everything", selection="group:nothing")
     assert "names no asset" in get_failure(result).error.message
     assert "deep_fashion, inversion" in get_failure(result).error.message
 
 
-def test_waves_end_with_the_wish_that_is_terminated(project):
+def test_runs_end_with_the_job_that_is_terminated(project):
     ended = []
 
     def terminate():
@@ -266,18 +273,18 @@ def test_waves_end_with_the_wish_that_is_terminated(project):
     result = project.launch("everything", selection="group:slow")
     thread.join()
     assert time.monotonic() - ended[0] < 20
-    (wave,) = project.list_waves(result.run_id)
+    (run,) = project.list_runs(result.run_id)
     assert project.instance.get_run_by_id(result.run_id).status == dg.DagsterRunStatus.CANCELED
-    assert wave.status == dg.DagsterRunStatus.CANCELED
+    assert run.status == dg.DagsterRunStatus.CANCELED
 
 
-def test_a_wish_in_memory_says_how_to_launch_it():
+def test_a_job_in_memory_says_how_to_launch_it():
     job = build_definitions(make_settings("nowhere")).resolve_job_def("everything")
     result = job.execute_in_process(raise_on_error=False)
     assert "dg launch --job everything" in get_failure(result).error.message
 
 
-def test_the_command_line_launches_a_wish(tmp_path):
+def test_the_command_line_launches_a_job(tmp_path):
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PERVL_", "DAGSTER_"))}
     env |= {"PERVL_DATA": str(tmp_path / "data"), "DAGSTER_HOME": str(tmp_path), "PERVL_EXECUTOR": "in_process"}
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")

@@ -1,3 +1,5 @@
+"""Selections, planned runs, and the runs that killed processes left."""
+
 import os
 import socket
 import subprocess
@@ -8,7 +10,7 @@ import pytest
 
 from pervl_assets.core.errors import PervlError
 from pervl_assets.definitions import build_definitions
-from pervl_assets.defs.runs import PROCESS_TAG, fail_dead_runs, plan_runs, select_assets
+from pervl_assets.defs.runs import PROCESS_TAG, fail_dead_runs, list_values, plan_runs, select_assets
 from pervl_assets.testing.runs import make_settings
 
 
@@ -22,40 +24,38 @@ def graph(defs):
     return defs.resolve_asset_graph()
 
 
-def test_waves_of_the_whole_graph(graph):
-    keys = select_assets(graph, "*")
-    waves = plan_runs(graph, keys)
-    made = [(key, partition) for wave in waves for key in wave.keys for partition in wave.partitions or (None,)]
-    expected = [
-        (key, partition)
-        for key in keys
-        for partition in (
-            graph.get(key).partitions_def.get_partition_keys() if graph.get(key).is_partitioned else (None,)
-        )
-    ]
-    assert sorted(made, key=str) == sorted(expected, key=str)
-    assert sum(wave.size for wave in waves) == len(expected)
+def plan(graph, selection):
+    return plan_runs(graph, {*list_values(graph, select_assets(graph, selection))})
+
+
+def test_runs_of_the_whole_graph(graph):
+    values = list_values(graph, select_assets(graph, "*"))
+    runs = plan(graph, "*")
+    made = [value for run in runs for value in run.values]
+    assert sorted(made, key=str) == sorted(values, key=str)
     done = set()
-    for wave in waves:
-        assert len({graph.get(key).partitions_def for key in wave.keys}) == 1
-        for key in wave.keys:
-            assert graph.get(key).parent_keys <= done | set(wave.keys)
-        done |= set(wave.keys)
-    # Unpartitioned assets, two splits, three shards, and the assets made from all shards.
-    assert [len(wave.partitions) for wave in waves] == [0, 1, 1, 1, 1, 1, 0]
+    for run in runs:
+        assert all(graph.get(key).is_partitioned == (run.partition is not None) for key in run.keys)
+        for value in run.values:
+            assert set(graph.get(value[0]).parent_keys) <= {key for key, _ in done | run.values}
+        done |= run.values
+    # Unpartitioned, two splits, three shards, and what is made from the shards.
+    partitions = [run.partition for run in runs]
+    assert (partitions[0], partitions[-1], len(partitions)) == (None, None, 7)
 
 
-def test_shards_go_into_a_run_each(graph):
-    waves = plan_runs(graph, select_assets(graph, 'key:"inversion/coco_image_features"'))
-    assert [wave.tags for wave in waves] == [{"dagster/partition": f"{number}-of-3"} for number in range(3)]
+def test_a_partition_is_a_run(graph):
+    runs = plan(graph, 'key:"ytvos/retrieval_set"')
+    assert [run.tags for run in runs] == [{"dagster/partition": "validation"}, {"dagster/partition": "test"}]
 
 
-def test_splits_go_into_a_run_each(graph):
-    waves = plan_runs(graph, select_assets(graph, 'key:"ytvos/retrieval_set"'))
-    assert [wave.tags for wave in waves] == [{"dagster/partition": "validation"}, {"dagster/partition": "test"}]
+def test_only_the_values_asked_for_are_planned(graph):
+    concepts, tree = dg.AssetKey(["ytvos", "concepts"]), dg.AssetKey(["ytvos", "retrieval_set"])
+    runs = plan_runs(graph, {(concepts, None), (tree, "test")})
+    assert [(run.keys, run.partition) for run in runs] == [((concepts,), None), ((tree,), "test")]
 
 
-def test_what_a_multi_asset_makes_goes_together(graph):
+def test_the_outputs_of_a_multi_asset_are_selected_together(graph):
     keys = select_assets(graph, 'key:"inversion/coco_triplets"')
     assert {key.to_user_string() for key in keys} == {"inversion/coco_triplets", "inversion/coco_malformed_lines"}
 
@@ -66,7 +66,7 @@ def test_bad_selections_list_the_groups(graph, selection):
         select_assets(graph, selection)
 
 
-def test_a_killed_run_gives_its_pool_slot_back_and_a_living_one_keeps_it(tmp_path, defs):
+def test_the_pool_slot_of_a_killed_run_is_freed_and_that_of_a_running_one_kept(tmp_path, defs):
     finished = subprocess.Popen([sys.executable, "-c", ""])
     finished.wait()
     with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:

@@ -1,0 +1,211 @@
+"""The one place for Dagster's private names: each with what it is for and what public name is missing.
+
+A Dagster release may move any of them. `pervl_assets_tests/test_dagster_private.py` imports each by itself and reports
+which one is gone and what breaks.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, Literal
+
+import dagster as dg
+
+from pervl_assets.core.errors import PervlError
+
+
+@contextmanager
+def _explain_moved_names() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise PervlError(
+            f"Dagster {dg.__version__} has moved a private name that this project uses: {error}.",
+            advice="Install the version of Dagster that constraints.txt names.",
+        ) from error
+
+
+with _explain_moved_names():
+    # Type of `Definitions.resolve_asset_graph()`, which is public and whose class is not exported.
+    from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
+
+    # Up to date, stale or missing, as the UI computes it: public only through GraphQL of a running webserver.
+    from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+
+    # A job that worker processes load by themselves: `dg.reconstructable` takes functions, not code locations.
+    from dagster._core.definitions.reconstruct import ReconstructableRepository
+
+    # Distinguishes a run whose process was killed from one whose step failed.
+    from dagster._core.events import RunFailureReason
+
+    # A run event by event: `dg.execute_job` returns at the end, takes no asset checks and no run made before.
+    from dagster._core.execution.api import create_execution_plan, execute_run_iterator
+
+    # A cache of reads from the instance, which the classes above and below need.
+    from dagster._core.loader import LoadingContext
+
+    # The code location that a run belongs to, without which the UI does not show the run beside its job.
+    from dagster._core.remote_origin import RemoteJobOrigin
+    from dagster._core.snap import snapshot_from_execution_plan
+
+    # The latest evaluation of each asset check, and whether it is of the latest materialization.
+    from dagster._core.storage.asset_check_execution_record import (
+        AssetCheckExecutionRecord,
+        AssetCheckExecutionRecordStatus,
+        AssetCheckExecutionResolvedStatus,
+    )
+
+    # Asset records through the cache above, so that one query reads those of all assets.
+    from dagster._core.storage.event_log.base import AssetRecord
+
+    # The code location of the run that an op belongs to.
+    from dagster._utils.hosted_user_process import recon_repository_from_origin
+
+__all__ = [
+    "AssetCheckExecutionRecord",
+    "AssetCheckExecutionRecordStatus",
+    "AssetCheckExecutionResolvedStatus",
+    "AssetRecord",
+    "BaseAssetGraph",
+    "CachingStaleStatusResolver",
+    "Freshness",
+    "ReconstructableRepository",
+    "Request",
+    "RunFailureReason",
+    "StaleStatus",
+    "create_run",
+    "execute_assets_run",
+    "find_failed_run",
+    "free_pool_slots",
+    "read_check_history",
+    "read_freshness",
+    "read_latest_checks",
+    "recon_repository_from_origin",
+]
+
+Freshness = Literal["passing", "warning", "failing", "unknown"]
+
+_FRESHNESS: Final[dict[str, Freshness]] = {"PASS": "passing", "WARN": "warning", "FAIL": "failing"}
+_ALL_ASSETS_JOB: Final = "__ASSET_JOB"
+"""Dagster's implicit job of all assets, in which "Materialize" of the UI runs its selection."""
+
+
+class Request(LoadingContext):
+    """A cache of reads from one instance: within it, nothing is read twice."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self._instance = instance
+        self._loaders: dict[type, Any] = {}
+
+    @property
+    def instance(self) -> dg.DagsterInstance:
+        """The instance."""
+        return self._instance
+
+    @property
+    def loaders(self) -> dict[type, Any]:
+        """Dagster's cache, by the kind of record."""
+        return self._loaders
+
+
+def create_run(
+    repository: ReconstructableRepository,
+    instance: dg.DagsterInstance,
+    keys: Sequence[dg.AssetKey],
+    checks: Sequence[dg.AssetCheckKey],
+    *,
+    config: Mapping[str, Any],
+    tags: Mapping[str, str],
+    launcher: dg.DagsterRun | None,
+) -> dg.DagsterRun:
+    """Record a run of assets and asset checks, which `execute_assets_run` starts.
+
+    The public ways do not do: `dg.execute_job` has no selection of checks, and gives its run no code location.
+
+    Args:
+        repository: The code location.
+        instance: Where the run is recorded.
+        keys: Assets to materialize.
+        checks: Checks to evaluate.
+        config: Run config.
+        tags: Tags of the run, its partition among them.
+        launcher: A run of the same code location, if one starts this run.
+    """
+    chosen: dict[str, Any] = {"asset_selection": frozenset(keys), "asset_check_selection": frozenset(checks)}
+    whole = repository.get_reconstructable_job(_ALL_ASSETS_JOB)
+    job = whole.get_subset(**chosen).get_definition()
+    origin = launcher.remote_job_origin if launcher else None
+    reference = instance.get_ref() if instance.is_persistent else None
+    plan = create_execution_plan(job, config, instance_ref=reference, tags=tags)
+    return instance.create_run(
+        job_name=job.name,
+        run_id=None,
+        run_config=config,
+        status=None,
+        tags=tags,
+        root_run_id=None,
+        parent_run_id=None,
+        step_keys_to_execute=plan.step_keys_to_execute,
+        execution_plan_snapshot=snapshot_from_execution_plan(plan, job.get_job_snapshot_id()),
+        job_snapshot=job.get_job_snapshot(),
+        parent_job_snapshot=job.get_parent_job_snapshot(),
+        resolved_op_selection=None,
+        op_selection=None,
+        remote_job_origin=RemoteJobOrigin(origin.repository_origin, job.name) if origin else None,
+        job_code_origin=whole.get_python_origin(),
+        asset_graph=repository.get_definition().asset_graph,
+        **chosen,
+    )
+
+
+def execute_assets_run(
+    repository: ReconstructableRepository, instance: dg.DagsterInstance, run: dg.DagsterRun
+) -> Iterator[dg.DagsterEvent]:
+    """Execute a run of `create_run`; yields its events as they happen. A failed run is an event and is not raised."""
+    yield from execute_run_iterator(repository.get_reconstructable_job(_ALL_ASSETS_JOB), run, instance)
+
+
+def free_pool_slots(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Free the pool slots of a run; the daemon does it after a minute, and without a daemon nothing does."""
+    instance.event_log_storage.free_concurrency_slots_for_run(run_id)
+
+
+def read_latest_checks(
+    instance: dg.DagsterInstance, keys: Sequence[dg.AssetCheckKey]
+) -> Mapping[dg.AssetCheckKey, AssetCheckExecutionRecord]:
+    """Return the latest record of every check, in one query."""
+    return instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+
+
+def read_check_history(
+    instance: dg.DagsterInstance, key: dg.AssetCheckKey, limit: int
+) -> Sequence[AssetCheckExecutionRecord]:
+    """Return the latest records of one check, the latest first."""
+    return instance.event_log_storage.get_asset_check_execution_history(key, limit)
+
+
+async def read_freshness(node: Any, request: Request) -> Freshness | None:
+    """Evaluate the freshness policy of an asset now; None: it has none.
+
+    The daemon does the same every 30 seconds, and the UI shows its last evaluation: the public record exists only where
+    a daemon runs.
+    """
+    with _explain_moved_names():  # imported here, because it takes 0.2 s and only `pervl status` needs it
+        from dagster._core.definitions.freshness_evaluator import FRESHNESS_EVALUATORS_BY_POLICY_TYPE
+    if node.freshness_policy is None:
+        return None
+    evaluator = FRESHNESS_EVALUATORS_BY_POLICY_TYPE[type(node.freshness_policy)]()
+    return _FRESHNESS.get((await evaluator.evaluate_freshness(request, node)).name, "unknown")
+
+
+async def find_failed_run(node: Any, request: Request) -> str | None:
+    """Return the id of the last run of an asset or of one of its partitions that failed to materialize it.
+
+    The UI's own state; there is no public query for it.
+    """
+    with _explain_moved_names():
+        from dagster._core.definitions.asset_health.asset_materialization_health import AssetMaterializationHealthState
+    state = await AssetMaterializationHealthState.compute_for_asset(node.key, node.partitions_def, request)
+    if state.failed_subset.is_empty:
+        return None
+    record = await AssetRecord.gen(request, node.key)
+    return state.latest_failed_to_materialize_run_id or (record.asset_entry.last_run_id if record else None)

@@ -1,0 +1,217 @@
+"""`record_step`: seconds and settings of every materialization, and errors without a stack."""
+
+import time
+
+import dagster as dg
+import pytest
+
+from pervl_assets.core.errors import MissingInputError, WriteError
+from pervl_assets.definitions import build_definitions
+from pervl_assets.defs.resources import Clip, Workspace
+from pervl_assets.defs.steps import SETTINGS, describe_settings, list_unrecorded, record_step
+from pervl_assets.io_managers.base import PervlIOManager
+from pervl_assets.io_managers.failures import make_failure, show_errors
+from pervl_assets.io_managers.metadata import SECONDS
+from pervl_assets.settings import Settings
+from pervl_assets.testing.runs import make_settings
+
+TEXT = "No zip.\n  where: here\nWhat to do: Get one."
+
+
+class Clock:
+    """A clock that only `work` advances."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def read(self) -> float:
+        return self.now
+
+    def work(self, seconds: float) -> None:
+        self.now += seconds
+
+
+CLOCK = Clock()
+
+
+class SlowIOManager(PervlIOManager):
+    """Takes 10 seconds to write a value, and 1,000 to read it."""
+
+    extension = ".txt"
+
+    def write(self, context, value, path):
+        CLOCK.work(10)
+        path.write_text(str(value))
+
+    def load(self, path):
+        CLOCK.work(1000)
+        return path.read_text()
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Materialize assets under a fake clock; returns metadata by asset."""
+    monkeypatch.setattr(time, "perf_counter", CLOCK.read)
+
+    def materialize(*assets):
+        result = dg.materialize(list(assets), resources={"io_manager": SlowIOManager(data=str(tmp_path))})
+        events = result.get_asset_materialization_events()
+        return {event.asset_key.to_user_string(): event.materialization.metadata for event in events}
+
+    return materialize
+
+
+def test_seconds_are_those_of_the_body_and_of_writing(run):
+    @dg.asset
+    @record_step
+    def first() -> dg.MaterializeResult[str]:
+        CLOCK.work(1)
+        return dg.MaterializeResult(value="a", metadata={"rows": 3})
+
+    @dg.asset
+    @record_step
+    def second(context: dg.AssetExecutionContext, first: str):
+        assert (context.asset_key.to_user_string(), first) == ("second", "a")
+        CLOCK.work(2)
+        yield dg.MaterializeResult(value="b")
+
+    made = run(first, second)
+    assert {name: metadata[SECONDS].value for name, metadata in made.items()} == {"first": 11, "second": 12}
+    assert made["first"]["rows"].value == 3
+
+
+def test_each_of_several_results_records_the_time_since_the_one_before(run):
+    @dg.multi_asset(outs={"left": dg.AssetOut(), "right": dg.AssetOut()})
+    @record_step
+    def both():
+        CLOCK.work(5)
+        yield dg.MaterializeResult(asset_key="left", value=1)
+        CLOCK.work(0.25)
+        yield dg.MaterializeResult(asset_key="right", value=2)
+
+    assert {name: metadata[SECONDS].value for name, metadata in run(both).items()} == {"left": 15, "right": 10.25}
+
+
+def test_an_asset_that_records_no_seconds_gets_none(run):
+    @dg.asset
+    def plain() -> dg.MaterializeResult[int]:
+        return dg.MaterializeResult(value=1)
+
+    assert SECONDS not in run(plain)["plain"]
+
+
+# ---- settings
+
+
+def test_settings_are_those_of_the_resources_that_the_body_uses(tmp_path):
+    @dg.asset
+    @record_step
+    def table(workspace: Workspace) -> dg.MaterializeResult:
+        return dg.MaterializeResult()
+
+    workspace = Workspace.from_settings(make_settings(tmp_path, top_objects=7))
+    (made,) = dg.materialize([table], resources={"workspace": workspace}).get_asset_materialization_events()
+    settings = made.materialization.metadata[SETTINGS].value
+    assert settings == describe_settings({"workspace": workspace})
+    assert settings["workspace"]["top_objects"] == 7
+    assert not {"data", "workers"} & set(settings["workspace"])
+
+
+def test_settings_that_change_no_result_are_left_out(tmp_path):
+    clip = Clip.from_settings(make_settings(tmp_path))
+    assert describe_settings({"clip": clip.model_copy(update={"batch_size": 3})}) == describe_settings({"clip": clip})
+    assert describe_settings({"clip": clip.model_copy(update={"precision": "fp16"})}) != describe_settings(
+        {"clip": clip}
+    )
+    defs = build_definitions(make_settings(tmp_path))
+    assert describe_settings({"downloads": defs.resources["downloads"]}) == {}
+
+
+def test_another_file_of_weights_is_another_setting(tmp_path):
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"1")
+    settings = Settings.from_env({"PERVL_CLIP_MODEL": "ViT-B-32", "PERVL_CLIP_PRETRAINED": str(weights)})
+    clip = Clip.from_settings(settings)
+    before = describe_settings({"clip": clip})
+    weights.write_bytes(b"22")
+    after = describe_settings({"clip": clip})
+    assert before["clip"]["weights"][0][:2] == ["model.safetensors", 1]
+    assert after["clip"]["weights"][0][:2] == ["model.safetensors", 2]
+
+
+# ---- errors
+
+
+def fail():
+    raise MissingInputError("No zip.", details=["where: here"], advice="Get one.")
+
+
+def read_errors(result):
+    return {event.event_type_value: event.event_specific_data.error for event in result.all_events if event.is_failure}
+
+
+def test_step_and_run_show_the_message_first():
+    @dg.asset
+    @record_step
+    def plain():
+        fail()
+
+    errors = read_errors(dg.materialize([plain], raise_on_error=False))
+    failures = {"STEP_FAILURE", "PIPELINE_FAILURE"}
+    assert set(errors) == failures
+    assert {errors[kind].message for kind in failures} == {f"MissingInputError: {TEXT}\n"}
+    assert "in fail" in "".join(errors["STEP_FAILURE"].cause.stack)  # the origin of the error is kept
+
+
+def test_generators_and_checks_show_it_too():
+    @dg.asset(check_specs=[dg.AssetCheckSpec("fine", asset="stream")])
+    @record_step
+    def stream():
+        yield dg.AssetCheckResult(check_name="fine", passed=True)
+        fail()
+
+    @dg.asset_check(asset="other")
+    @record_step
+    def check():
+        fail()
+
+    @dg.asset
+    @record_step
+    def other():
+        pass
+
+    result = dg.materialize([stream, check, other], raise_on_error=False)
+    failed = {event.step_key: event.step_failure_data.error for event in result.all_events if event.is_step_failure}
+    assert set(failed) == {"stream", "other_check"}
+    assert {error.message for error in failed.values()} == {f"MissingInputError: {TEXT}\n"}
+    assert all(error.cause.cls_name == "MissingInputError" and error.cause.cause is None for error in failed.values())
+
+
+def test_other_errors_pass_unchanged():
+    with pytest.raises(ZeroDivisionError), show_errors():
+        raise ZeroDivisionError
+
+
+def test_a_failure_can_have_numbers():
+    failure = make_failure(WriteError("Full.", advice="Make room."), errors=3)
+    assert isinstance(failure, dg.Failure)
+    assert (failure.description, failure.metadata["errors"].value) == ("Full.\nWhat to do: Make room.", 3)
+
+
+def test_every_asset_and_check_of_the_project_is_decorated(tmp_path):
+    @dg.asset
+    def forgotten() -> None:
+        pass
+
+    defs = build_definitions(make_settings(tmp_path))
+    assert list_unrecorded([*defs.assets, *defs.asset_checks, forgotten]) == ["forgotten"]
+
+
+def test_a_missing_archive_and_a_missing_value_are_reported(materialize, tmp_path):
+    (tmp_path / "data").mkdir()
+    for selection, partition, words in (
+        ('key:"raw/youtube_vos_train"', None, "MissingInputError: YouTube-VOS"),
+        ('key:"deep_fashion/personalized"', "test", "MissingInputError: The value of "),
+    ):
+        result = materialize(selection, partition, data=tmp_path / "data", profile="full")
+        assert {error.message[: len(words)] for error in read_errors(result).values()} == {words}
