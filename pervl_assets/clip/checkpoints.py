@@ -1,11 +1,12 @@
-"""CLIP checkpoints: which file holds the weights of a model, and whether they fit it.
+"""CLIP checkpoints: which file holds the weights of a model, and reading it without running any code in it."""
 
-Belongs here: finding and reading weights without executing or unpickling anything untrusted, and holding them against
-an architecture. Does not belong here: running a model.
-"""
-
+import argparse
 import difflib
+import functools
 import json
+import logging
+import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +20,23 @@ if TYPE_CHECKING:
 
 _CONFIG: Final = "open_clip_config.json"
 _FOLDER_WEIGHTS: Final = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "open_clip_pytorch_model.pt")
+_HF_FILES: Final = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt")
+"""Files of a text tower or tokenizer from Hugging Face, which a model folder may hold."""
+
 _OPENAI_ONLY: Final = ("input_resolution", "context_length", "vocab_size")
+_CONTAINERS: Final = ("state_dict", "model_state_dict", "model")
+"""Keys under which training scripts save the weights."""
+
+_PREFIXES: Final = ("module.", "_orig_mod.", "model.")
+"""Prefixes of names: from DistributedDataParallel, torch.compile and Lightning."""
+
 _FETCH_BY_HAND: Final = (
     "Fetch a checkpoint where there is a network, e.g. open_clip_model.safetensors of "
     "https://huggingface.co/timm/vit_base_patch32_clip_224.openai, and set PERVL_CLIP_PRETRAINED to its path."
 )
+_SAVE_WEIGHTS: Final = "Save its weights alone, e.g. safetensors.torch.save_file(model.state_dict(), path)."
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,11 +45,11 @@ class Checkpoint:
 
     Attributes:
         model: open_clip's name of the model, or the name of its folder.
-        config: The architecture: `embed_dim`, `vision_cfg`, `text_cfg` and `quick_gelu`, as open_clip describes it.
+        config: The architecture as open_clip describes it: `embed_dim`, `vision_cfg`, `text_cfg`, `quick_gelu` etc.
         weights: Path of the weights.
-        folder: The model's folder, where it came as one.
-        bpe: The tokenizer's byte-pair merges, where the folder brings its own (`*.txt.gz`).
-        preprocessing: How images are prepared, as open_clip describes it, as far as it was published with the weights.
+        folder: The model's folder, if it is one.
+        bpe: The folder's own byte-pair merges of the tokenizer (`*.txt.gz`), if it has some.
+        preprocessing: Published `mean`, `std`, `interpolation` and `resize_mode` of images, as far as they are known.
     """
 
     model: str
@@ -48,9 +61,22 @@ class Checkpoint:
 
     @property
     def architecture_sha256(self) -> str:
-        """The sha256 of the architecture and of the folder's own byte-pair merges."""
-        merges = hash_file(self.bpe) if self.bpe else ""
-        return hash_bytes(json.dumps([self.config, merges], sort_keys=True).encode())
+        """The sha256 of the architecture, and of the folder's own byte-pair merges and Hugging Face files."""
+        parts: list[Any] = [self.config, hash_file(self.bpe) if self.bpe else ""]
+        files = [self.folder / name for name in _HF_FILES] if self.folder else []
+        parts += [{path.name: hash_file(path)} for path in files if path.is_file()]
+        return hash_bytes(json.dumps(parts, sort_keys=True).encode())
+
+    @property
+    def weights_sha256(self) -> str:
+        """The sha256 of the weights' file, computed once per process while its size and times stay the same."""
+        state = self.weights.stat()
+        return _hash_once(self.weights, state.st_size, state.st_mtime_ns, state.st_ino)
+
+
+@functools.lru_cache(maxsize=8)
+def _hash_once(path: Path, *state: int) -> str:
+    return hash_file(path)
 
 
 def find_checkpoint(model: str, pretrained: str) -> Checkpoint:
@@ -69,7 +95,7 @@ def find_checkpoint(model: str, pretrained: str) -> Checkpoint:
 
 
 def _find_in_folder(folder: Path, pretrained: str) -> Checkpoint:
-    advice = f"Lay the folder as open_clip's local-dir: {_CONFIG} and {_FOLDER_WEIGHTS[0]}; or name an open_clip model."
+    advice = f"Use open_clip's local-dir layout: {_CONFIG} and {_FOLDER_WEIGHTS[0]}; or name an open_clip model."
     try:
         content = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
         config = {**content["model_cfg"]}
@@ -88,7 +114,7 @@ def _find_in_folder(folder: Path, pretrained: str) -> Checkpoint:
         raise CheckpointError(
             f"The model folder {folder} holds {len(merges)} files of byte-pair merges: "
             f"{name_some([path.name for path in merges])}.",
-            advice="Leave the one its tokenizer was made with.",
+            advice="Keep the one of its tokenizer.",
         )
     bpe = merges[0] if merges else None
     return Checkpoint(folder.name, config, weights, folder, bpe, content.get("preprocess_cfg") or {})
@@ -121,7 +147,17 @@ def _find_by_name(model: str, pretrained: str) -> Checkpoint:
             f"No weights for {model}: {pretrained!r} is neither one of its {len(tags)} pretrained tags nor a file.",
             advice=f"Set PERVL_CLIP_PRETRAINED to the path of a checkpoint, or to a tag: {name_some(tags)}.",
         )
-    return Checkpoint(model, config, path)
+    return Checkpoint(model, config, path, preprocessing=_agree_on_preprocessing(model))
+
+
+def _agree_on_preprocessing(model: str) -> dict[str, Any]:
+    """Return the preprocessing that all pretrained tags of a model share; empty if they differ."""
+    import open_clip
+
+    published = [open_clip.get_pretrained_cfg(model, tag) for tag in open_clip.list_pretrained_tags_by_model(model)]
+    shared = ("mean", "std", "interpolation", "resize_mode")
+    found = {json.dumps({name: each.get(name) for name in shared}) for each in published}
+    return dict(json.loads(found.pop())) if len(found) == 1 else {}
 
 
 def _swap_activation(model: str) -> str:
@@ -139,13 +175,13 @@ def _fetch(model: str, tag: str, description: dict[str, Any]) -> Path:
         return Path(open_clip_pretrained.download_pretrained(description))
     except Exception as error:  # the hub, the network and the cache raise types of their own
         raise CheckpointError(
-            f"The weights {tag!r} of {model} are not in the cache and cannot be fetched: {_say(error)}",
+            f"The weights {tag!r} of {model} are not in the cache and cannot be fetched: {_read_first_line(error)}",
             advice=_FETCH_BY_HAND,
         ) from error
 
 
 def _find_cached(description: dict[str, Any]) -> Path | None:
-    """Look into the hub's cache: without a network the hub would first try for half a minute to reach its server."""
+    """Return the file from the hub's cache: without a network the hub tries to reach its server for half a minute."""
     import huggingface_hub
     from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
@@ -157,53 +193,134 @@ def _find_cached(description: dict[str, Any]) -> Path | None:
     return next((Path(path) for path in paths if isinstance(path, str)), None)
 
 
-def _say(error: Exception) -> str:
-    """Return the first line of a foreign error's message."""
+def _read_first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def read_weights(checkpoint: Checkpoint) -> "dict[str, torch.Tensor]":
-    """Read a state dict: safetensors, or open_clip's or OpenAI's state dict through `torch.load(weights_only=True)`.
+    """Read the weights of a checkpoint, whatever its suffix: safetensors, or a file of `torch.save`.
+
+    Its content may be a state dict, or a training checkpoint that holds one as `state_dict`, `model` or
+    `model_state_dict`. Prefixes that all names have (`module.`, `_orig_mod.`, `model.`) are removed. Files of
+    `torch.save` are read with `weights_only=True`, so no code in them runs; an `argparse.Namespace` beside the weights
+    is ignored.
+
+    Returns:
+        Tensors by name, without OpenAI's numbers `input_resolution`, `context_length` and `vocab_size`.
 
     Raises:
-        CheckpointError: The file is missing or damaged, holds anything but tensors (a TorchScript archive, a pickled
-            model), or is OpenAI's and the model lacks OpenAI's QuickGELU.
+        CheckpointError: The file is missing or damaged, holds other Python objects or a TorchScript archive, or is
+            OpenAI's and the model does not use OpenAI's QuickGELU.
     """
-    import torch
-
     path = checkpoint.weights
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch, pickle and safetensors raise types of their own on damaged bytes
-        script = "torchscript" in str(error).lower()
-        raise CheckpointError(
-            f"The checkpoint {path} cannot be read: "
-            + ("it is a TorchScript archive, whose code this project does not run." if script else _say(error)),
-            advice=_FETCH_BY_HAND if script else "Fetch it again and compare its size and sha256 with its publisher's.",
-        ) from error
-    weights = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(weights, dict) or not weights:
-        raise CheckpointError(f"The checkpoint {path} holds no state dict.", advice=_FETCH_BY_HAND)
-    weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+    content = _load(path)
+    for _ in _CONTAINERS:
+        inner = [
+            content[key] for key in _CONTAINERS if isinstance(content, dict) and isinstance(content.get(key), dict)
+        ]
+        content = inner[0] if inner else content
+    weights = _keep_tensors(content)
+    if not weights:
+        raise CheckpointError(f"The checkpoint {path} holds no state dict.", advice=_SAVE_WEIGHTS)
     if "input_resolution" in weights and not checkpoint.config.get("quick_gelu"):
         raise CheckpointError(
-            f"{path} holds OpenAI's weights, trained with QuickGELU, which {checkpoint.model} has not.",
+            f"{path} holds OpenAI's weights, trained with QuickGELU, which {checkpoint.model} does not use.",
             advice=f"Set PERVL_CLIP_MODEL to {_swap_activation(checkpoint.model)}.",
         )
-    return {name: tensor for name, tensor in weights.items() if name not in _OPENAI_ONLY}
+    weights = {name: tensor for name, tensor in weights.items() if name not in _OPENAI_ONLY}
+    while prefix := next((each for each in _PREFIXES if all(name.startswith(each) for name in weights)), None):
+        weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+    return weights
+
+
+def _keep_tensors(content: Any) -> "dict[str, torch.Tensor]":
+    import torch
+
+    items = content.items() if isinstance(content, dict) else ()
+    return {name: value for name, value in items if isinstance(name, str) and isinstance(value, torch.Tensor)}
+
+
+def _load(path: Path) -> Any:
+    """Read a file of tensors. Raises as `read_weights` does."""
+    import safetensors.torch
+    import torch
+
+    try:
+        if _is_safetensors(path):
+            return safetensors.torch.load_file(path)
+        _check_zip(path)
+        try:
+            return _unpickle(path)
+        except Exception as error:
+            if "argparse.Namespace" not in str(error):
+                raise
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = _unpickle(path)
+        _log.warning("%s also holds training options (argparse.Namespace); only its weights are used.", path)
+        return content
+    except Exception as error:  # torch, pickle and safetensors raise types of their own on damaged bytes
+        text, advice = str(error), "Fetch it again and compare its size and sha256 with its publisher's."
+        problem = _read_first_line(error)
+        if "torchscript" in text.lower():
+            problem, advice = "it is a TorchScript archive, whose code this project does not run.", _FETCH_BY_HAND
+        elif refused := re.search(r"GLOBAL (\S+) (?:was not|whose)", text):
+            problem = f"it holds more than tensors: {refused[1]}, which would have to run code."
+            advice = _SAVE_WEIGHTS
+        elif "weights_only" in problem:  # torch advises to run the code in the file
+            problem = "it is damaged, or no checkpoint."
+        raise CheckpointError(f"The checkpoint {path} cannot be read: {problem}", advice=advice) from error
+
+
+def _unpickle(path: Path) -> Any:
+    import torch
+
+    with path.open("rb") as file:  # by its path, torch would read a file of another suffix as safetensors
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Return whether a file begins as safetensors: the header's length in 8 bytes, and its JSON."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
+
+
+def _check_zip(path: Path) -> None:
+    """Refuse TorchScript archives, and compressed members: `torch.save` writes none, and they may not fit in memory."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+        if any(member.filename.endswith("/constants.pkl") for member in members):
+            raise ValueError("TorchScript")
+        if any(member.file_size != member.compress_size for member in members):
+            raise ValueError("its members are compressed, which torch.save does not do")
+
+
+def convert_weights(model: "torch.nn.Module", weights: "dict[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
+    """Return weights under the names and shapes of open_clip's newest layout, for checkpoints of older ones."""
+    from open_clip.convert import convert_state_dict
+    from open_clip.model import convert_to_custom_text_state_dict
+
+    expected = model.state_dict()
+    weights = convert_state_dict(model, weights)
+    if "positional_embedding" in weights and "positional_embedding" not in expected:
+        weights = convert_to_custom_text_state_dict(weights)
+    for name in ("logit_scale", "logit_bias"):
+        if name in weights and name in expected and weights[name].numel() == expected[name].numel():
+            weights[name] = weights[name].reshape(expected[name].shape)
+    if "logit_bias" in expected and "logit_bias" not in weights and "logit_scale" in weights:
+        weights["logit_bias"] = expected["logit_bias"]  # a number of the loss, which no feature depends on
+    unused = "text.transformer.embeddings.position_ids"
+    return {name: tensor for name, tensor in weights.items() if name != unused or name in expected}
 
 
 def fill_model(model: "torch.nn.Module", weights: "dict[str, torch.Tensor]", checkpoint: Checkpoint) -> None:
-    """Copy the weights into the model, if they are exactly the model's.
+    """Copy weights into the model if they have exactly its names and shapes.
 
     Raises:
         CheckpointError: Tensors are missing, unexpected or of other shapes; counts them and names the first ten.
     """
+    weights = convert_weights(model, weights)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     actual = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     missing = [name for name in expected if name not in actual]

@@ -1,11 +1,10 @@
-"""CLIP as this project runs it: images and texts to feature vectors, and issuing the passport that says with what.
+"""CLIP: images and texts to feature vectors, and the passport of the encoder."""
 
-Belongs here: device, precision, batches and forward passes. Does not belong here: where weights come from
-(`checkpoints`), decoding images (`clip_preprocess`), and what becomes of the vectors (`clip_features`).
-"""
-
+import importlib.util
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
@@ -13,26 +12,24 @@ import numpy as np
 import numpy.typing as npt
 
 from pervl_assets.clip.checkpoints import Checkpoint, fill_model, find_checkpoint, read_weights
-from pervl_assets.clip.context_length import count_tokens, cut_context
 from pervl_assets.clip.passport import EmbeddingPassport, Precision
 from pervl_assets.clip.preprocessing import UPSTREAM, Preprocessing, PreprocessingRule, choose_preprocessing
 from pervl_assets.core.errors import CheckpointError, PervlError
-from pervl_assets.core.files import hash_file
 
 if TYPE_CHECKING:
     import torch
 
 PROMPT: Final = "This is a photo of a "
-"""What stands before a class name whose text feature is taken (upstream rule F5)."""
+"""Text before a class name, e.g. `This is a photo of a dog` (upstream rule F5)."""
 
 TEXT_BATCH: Final = 256
 
 
 def choose_device(device: str) -> str:
-    """Resolve `auto`, `cpu`, `cuda` or `cuda:n` to a device that is there.
+    """Resolve `auto`, `cpu`, `cuda` or `cuda:n` to a device that exists.
 
     Raises:
-        PervlError: CUDA was asked for by name and is not there, or has no device of that number.
+        PervlError: There is no CUDA device of that number.
     """
     import torch
 
@@ -41,7 +38,7 @@ def choose_device(device: str) -> str:
     wanted = torch.device(device)
     if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
         raise PervlError(
-            f"The device {device} is not there: torch {torch.__version__} sees "
+            f"The device {device} does not exist: torch {torch.__version__} sees "
             f"{torch.cuda.device_count()} CUDA devices.",
             advice="Set PERVL_DEVICE to auto or cpu, or run where there is a GPU and a driver.",
         )
@@ -88,7 +85,7 @@ def _issue_passport(
     return EmbeddingPassport(
         model=checkpoint.model,
         architecture_sha256=checkpoint.architecture_sha256,
-        weights_sha256=hash_file(checkpoint.weights),
+        weights_sha256=checkpoint.weights_sha256,
         preprocessing=preprocessing.describe(),
         precision=precision or ("fp16" if kind == "cuda" else "fp32"),
         device=kind,
@@ -113,33 +110,108 @@ def load_encoder(
             the preprocessing makes.
         PervlError: The device is not there.
     """
-    import open_clip
     import torch
 
     checkpoint = find_checkpoint(model, pretrained)
     chosen = _choose_preprocessing(checkpoint, preprocessing)
     passport = _issue_passport(checkpoint, choose_device(device), precision, chosen)
     weights = read_weights(checkpoint)
-    try:
-        clip = open_clip.CLIP(**checkpoint.config, cast_dtype=open_clip.get_cast_dtype(passport.precision))
-    except (TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(
-            f"{checkpoint.model} is not a plain CLIP of an image and a text tower: {error}",
-            advice="Choose a model of OpenAI's kind, e.g. ViT-B-32-quickgelu or ViT-L-14-quickgelu.",
-        ) from error
-    if passport.precision != "fp32":
-        open_clip.convert_weights_to_lp(clip, torch.float16 if passport.precision == "fp16" else torch.bfloat16)
+    clip = _build_model(checkpoint, passport.precision)
     fill_model(clip, weights, checkpoint)
-    source = f"local-dir:{checkpoint.folder}" if checkpoint.folder else checkpoint.model
+    size = getattr(clip.visual, "image_size", chosen.crop)
+    if size not in (chosen.crop, (chosen.crop, chosen.crop)):
+        raise CheckpointError(
+            f"{checkpoint.model} takes images of {size} pixels, its configuration says {chosen.crop}.",
+            advice="Correct image_size in vision_cfg of its configuration.",
+        )
+    tokenizer = _load_tokenizer(checkpoint, getattr(clip, "text", clip))
+    return ClipEncoder(clip, tokenizer, passport, torch.device(choose_device(device)), chosen)
+
+
+def _build_model(checkpoint: Checkpoint, precision: Precision) -> Any:
+    """Build the architecture with random weights; no weights are fetched.
+
+    Raises:
+        CheckpointError: open_clip cannot build it, or needs a package that is not installed.
+    """
+    import open_clip
+
+    text = checkpoint.config.get("text_cfg", {})
+    options: dict[str, Any] = {}
+    if checkpoint.folder and "hf_model_name" in text and (checkpoint.folder / "config.json").is_file():
+        options["text_cfg"] = {**text, "hf_model_name": str(checkpoint.folder), "hf_model_pretrained": False}
+    if "multimodal_cfg" in checkpoint.config:
+        precision = "fp32"  # open_clip cannot convert all of a CoCa; the encoder runs it under autocast
+    try:
+        with _quiet():
+            return open_clip.create_model(
+                _name_source(checkpoint),
+                load_weights=False,
+                pretrained_image=False,
+                pretrained_text=False,
+                precision=precision,
+                **options,
+            )
+    except Exception as error:  # open_clip, timm and transformers raise types of their own
+        raise _explain(f"open_clip cannot build {checkpoint.model}", error) from error
+
+
+def _load_tokenizer(checkpoint: Checkpoint, text_tower: Any) -> Callable[[list[str]], "torch.Tensor"]:
+    """Return the model's tokenizer; one that cannot be loaded raises when it is first used, as images need none.
+
+    Raises:
+        CheckpointError: It has more tokens than the model embeds.
+    """
+    import open_clip
+
     merges = {"bpe_path": str(checkpoint.bpe)} if checkpoint.bpe else {}
-    tokenizer = open_clip.get_tokenizer(source, **merges)
-    words, known = tokenizer.vocab_size, clip.vocab_size
-    if words > known:
+    try:
+        with _quiet():
+            tokenizer = open_clip.get_tokenizer(_name_source(checkpoint), **merges)
+    except Exception as error:  # transformers and the hub raise types of their own
+        explained = _explain(f"The tokenizer of {checkpoint.model} cannot be loaded", error)
+
+        def refuse(texts: list[str]) -> "torch.Tensor":
+            raise explained
+
+        return refuse
+    words, known = getattr(tokenizer, "vocab_size", 0), getattr(text_tower, "vocab_size", 0)
+    if known and words > known:
         raise CheckpointError(
             f"The tokenizer of {checkpoint.model} has {words:,} tokens, its model embeds {known:,}.",
-            advice="Lay the byte-pair merges the model was trained with beside its configuration, as *.txt.gz.",
+            advice="Add the byte-pair merges of its training to its folder, as *.txt.gz.",
         )
-    return ClipEncoder(clip, tokenizer, passport, torch.device(choose_device(device)), chosen)
+    return cast("Callable[[list[str]], torch.Tensor]", tokenizer)
+
+
+def _name_source(checkpoint: Checkpoint) -> str:
+    return f"local-dir:{checkpoint.folder}" if checkpoint.folder else checkpoint.model
+
+
+def _explain(problem: str, error: Exception) -> CheckpointError:
+    """Return the error of a model or tokenizer that cannot be loaded, naming a package that is not installed."""
+    for package in ("transformers", "sentencepiece"):
+        if package in str(error) and importlib.util.find_spec(package) is None:
+            return CheckpointError(
+                f"{problem}: it needs the package {package}, which is not installed.",
+                advice="Install the extra: pip install 'pervl_assets[hf]'.",
+            )
+    return CheckpointError(
+        f"{problem}: {' '.join(str(error).split())[:300] or type(error).__name__}",
+        advice="Check its open_clip_config.json. Without a network, config.json and tokenizer.json of a text tower of "
+        "Hugging Face are read from the model's folder.",
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence open_clip, which warns that a model without weights has none."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 _last: "tuple[EmbeddingPassport, str, ClipEncoder] | None" = None
@@ -165,19 +237,19 @@ def reuse_encoder(
 
 
 class ClipEncoder:
-    """Images and texts to feature vectors: float32, not normalised (upstream rules E2 and F3).
+    """Turns images and texts into feature vectors: float32, not normalised (upstream rules E2 and F3).
 
     A batch that does not fit into the device's memory is halved, and so are those after it.
 
     Args:
-        model: A CLIP with `encode_image` and `encode_text`, its weights loaded.
+        model: A CLIP with `encode_image` and `encode_text`, with its weights.
         tokenizer: Texts to a tensor of token numbers (M, context length).
-        passport: What the vectors will depend on.
-        device: Where the model goes.
-        preprocessing: What is done to an image, by whoever decodes it and here.
+        passport: Everything the vectors depend on.
+        device: The device the model is moved to.
+        preprocessing: How images are prepared.
 
     Attributes:
-        passport: What the vectors depend on.
+        passport: Everything the vectors depend on.
         preprocessing: How images must be prepared.
     """
 
@@ -198,6 +270,8 @@ class ClipEncoder:
         self._device = device
         self._largest_batch = sys.maxsize
         self._dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[passport.precision]
+        dtypes = {parameter.dtype for parameter in model.parameters()}
+        self._autocast = passport.precision != "fp32" and dtypes == {torch.float32}
         self._mean = torch.tensor(preprocessing.mean, device=device).view(3, 1, 1)
         self._std = torch.tensor(preprocessing.std, device=device).view(3, 1, 1)
 
@@ -218,7 +292,7 @@ class ClipEncoder:
         def forward(part: npt.NDArray[Any]) -> "torch.Tensor":
             pixels = self._move(torch.from_numpy(part))
             scaled = pixels.permute(0, 3, 1, 2).contiguous().float().div_(255).sub_(self._mean).div_(self._std)
-            return cast("torch.Tensor", self._model.encode_image(scaled.to(self._dtype)))
+            return cast("torch.Tensor", self._model.encode_image(scaled.to(self._dtype), normalize=False))
 
         return self._encode(np.ascontiguousarray(images), forward)
 
@@ -230,12 +304,12 @@ class ClipEncoder:
     ) -> npt.NDArray[np.float32]:
         """Encode texts, `batch_size` at a time.
 
-        Texts of the same tokens (CLIP lower-cases) are encoded once, so that their vectors are equal to the last bit
-        and the lowest index wins among them (upstream rule F4).
+        Texts with the same tokens (CLIP lower-cases) are encoded once, so that their vectors are equal to the last bit
+        and the lowest index is the nearest of them (upstream rule F4).
 
         Args:
             texts: Any number of texts.
-            batch_size: How many are encoded at once.
+            batch_size: Texts in one forward pass.
             report: Called after every batch with the number of different texts done and their total.
 
         Returns:
@@ -247,20 +321,23 @@ class ClipEncoder:
         import torch
 
         def forward(part: npt.NDArray[Any]) -> "torch.Tensor":
-            length = int(count_tokens(part).max())
-            with cut_context(self._model, length):
-                return cast("torch.Tensor", self._model.encode_text(self._move(torch.from_numpy(part[:, :length]))))
+            length = int(_count_tokens(part).max()) if can_cut else part.shape[1]
+            tokens = self._move(torch.from_numpy(part[:, :length]))
+            with _cut_context(tower, length):
+                return cast("torch.Tensor", self._model.encode_text(tokens, normalize=False))
 
         if not texts:
             return self._no_vectors()
+        tower = getattr(self._model, "text", self._model)
+        can_cut = _can_cut_context(tower)
         tokens, rows = np.unique(self._tokenizer(texts).numpy(), axis=0, return_inverse=True)
-        order = np.argsort(count_tokens(tokens), kind="stable")  # short texts together, so that each batch is cut short
-        tokens, places = tokens[order], np.argsort(order)
+        if can_cut:  # short texts together, so that each batch is cut short
+            tokens, rows = _sort_by_length(tokens, rows)
         batches = []
         for start in range(0, len(tokens), batch_size):
             batches.append(self._encode(tokens[start : start + batch_size], forward))
             report(min(start + batch_size, len(tokens)), len(tokens))
-        return np.concatenate(batches)[places[rows.ravel()]]
+        return np.concatenate(batches)[rows.ravel()]
 
     def _move(self, tensor: "torch.Tensor") -> "torch.Tensor":
         if self._device.type == "cuda":
@@ -277,7 +354,7 @@ class ClipEncoder:
         while start < len(inputs):
             part = inputs[start : start + self._largest_batch]
             try:
-                with torch.inference_mode():
+                with torch.inference_mode(), torch.autocast(self._device.type, self._dtype, self._autocast):
                     vectors.append(forward(part).float().cpu().numpy())
             except torch.OutOfMemoryError as error:
                 if len(part) == 1:
@@ -304,3 +381,41 @@ class ClipEncoder:
 
     def _no_vectors(self) -> npt.NDArray[np.float32]:
         return np.empty((0, self.passport.dimension), dtype=np.float32)
+
+
+def _can_cut_context(tower: Any) -> bool:
+    """Return whether a text tower is open_clip's own, with a causal mask and its feature at the end-of-text token."""
+    pooling = getattr(tower, "text_pool_type", getattr(tower, "pool_type", None))
+    has_class_token = getattr(tower, "cls_emb", None) is not None
+    return pooling == "argmax" and getattr(tower, "attn_mask", None) is not None and not has_class_token
+
+
+@contextmanager
+def _cut_context(tower: Any, length: int) -> Iterator[None]:
+    """Run a text tower on its first positions only.
+
+    With a causal mask, and the feature taken at the end-of-text token, the padding after it changes nothing: a prompt
+    of 9 tokens takes a ninth of the 77 positions.
+    """
+    if not _can_cut_context(tower):
+        yield
+        return
+    positions, mask = tower.positional_embedding.data, tower.attn_mask
+    tower.positional_embedding.data, tower.attn_mask = positions[:length], mask[:length, :length]
+    try:
+        yield
+    finally:
+        tower.positional_embedding.data, tower.attn_mask = positions, mask
+
+
+def _count_tokens(tokens: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+    """Return how many tokens each text has, with the end-of-text token, which has the highest number of all."""
+    return np.asarray(tokens.argmax(axis=1) + 1)
+
+
+def _sort_by_length(
+    tokens: npt.NDArray[Any], rows: npt.NDArray[np.intp]
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
+    """Sort tokenized texts by their number of tokens; return them and the new `rows` that point to them."""
+    order = np.argsort(_count_tokens(tokens), kind="stable")
+    return tokens[order], np.argsort(order)[rows]

@@ -104,7 +104,7 @@ def choose_preprocessing(
 
 def _read_triple(value: Any) -> Triple | None:
     """Return a number for each channel: from three, or from one for all; None where there is none."""
-    if not value:
+    if value is None:
         return None
     first, second, third = value if isinstance(value, list | tuple) else [value] * 3
     return float(first), float(second), float(third)

@@ -93,7 +93,7 @@ class SmallDevice(torch.nn.Module):
         super().__init__()
         self.fits, self.batches = fits, []
 
-    def encode_image(self, images):
+    def encode_image(self, images, normalize):
         self.batches.append(len(images))
         if len(images) > self.fits:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -124,7 +124,7 @@ def test_a_device_too_small_for_one_image_is_an_error():
 
 def test_vectors_that_are_not_finite_are_an_error():
     model = SmallDevice()
-    model.encode_image = lambda images: images.mean(dim=(2, 3)) / 0
+    model.encode_image = lambda images, normalize: images.mean(dim=(2, 3)) / 0
     with pytest.raises(PervlError, match=r"2 of 2 vectors of fake in fp32 are not finite(.|\n)*PERVL_PRECISION=fp32"):
         make_small_encoder(model).encode_images(np.full((2, 224, 224, 3), 255, np.uint8))
 
@@ -143,5 +143,5 @@ def test_a_device_that_is_not_there_is_an_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert choose_device("auto") == "cpu"
     for device in ("cuda", "cuda:1"):
-        with pytest.raises(PervlError, match=f"device {device} is not there"):
+        with pytest.raises(PervlError, match=f"device {device} does not exist"):
             choose_device(device)
