@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from pervl_assets.clip.checkpoints import parse_encoders
 from pervl_assets.defs.archive_checks import build_archive_checks
 from pervl_assets.defs.automation import add_automation_conditions, add_freshness_policies, build_refreshes
 from pervl_assets.defs.benchmarks import build_benchmark_assets
@@ -33,16 +34,17 @@ EXECUTORS = {
 
 def build_definitions(settings: Settings) -> dg.Definitions:
     """Return everything Dagster needs to know, for these settings."""
+    encoders = parse_encoders(settings.encoders)
     assets = [
         pervl_annotations,
         *build_benchmark_assets(),
-        *build_inversion_assets(settings.feature_shards),
+        *build_inversion_assets(settings.feature_shards, encoders),
         *PALAVRA_ASSETS,
     ]
     assets.append(build_release_asset(assets))
     checks = [
         *build_archive_checks(),
-        *build_feature_checks(settings.feature_shards),
+        *(check for encoder in (None, *encoders) for check in build_feature_checks(settings.feature_shards, encoder)),
         valid_croissant,
         build_sums_check(assets),
     ]

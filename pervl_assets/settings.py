@@ -21,6 +21,7 @@ from dotenv import dotenv_values
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from pervl_assets.benchmarks.benchmark import SplitRule
+from pervl_assets.clip.checkpoints import parse_encoders
 from pervl_assets.clip.passport import DEVICES, Precision, is_device
 from pervl_assets.clip.preprocessing import PreprocessingRule
 from pervl_assets.core.errors import PervlError
@@ -48,6 +49,11 @@ def _parse_folder(value: object) -> Path:
 def _check_device(value: str) -> str:
     if not is_device(value):
         raise ValueError(f"must be {DEVICES}")
+    return value
+
+
+def _check_encoders(value: str) -> str:
+    parse_encoders(value)
     return value
 
 
@@ -127,6 +133,12 @@ class Settings(BaseModel):
         lambda values: "" if Path(values["clip_model"]).is_dir() else "openai",
         "pretrained tag, or path of a checkpoint (open_clip's or OpenAI's state dict, or safetensors)",
         "`openai` (none for a model folder, which has its own weights)",
+    )
+    encoders: Annotated[str, AfterValidator(_check_encoders)] = _setting(
+        "",
+        "further encoders, each with features of its own, images prepared as the model was published: `MODEL=WEIGHTS`, "
+        "separated by commas, e.g. `ViT-L-14-quickgelu=openai`",
+        "none",
     )
     device: Annotated[str, AfterValidator(_check_device)] = _setting(
         "auto", "device on which CLIP encodes: `auto`, `cpu`, `cuda`, `cuda:n`"

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import functools
+import importlib.util
 import json
 import logging
 import re
@@ -77,6 +78,45 @@ class Checkpoint:
 @functools.lru_cache(maxsize=8)
 def _hash_once(path: Path, *state: int) -> str:
     return hash_file(path)
+
+
+def parse_encoders(text: str) -> dict[str, tuple[str, str]]:
+    """Parse a list of further encoders, `MODEL=WEIGHTS,…`, without loading open_clip.
+
+    `ViT-L-14-quickgelu=openai` is `{"ViT-L-14-quickgelu_openai": ("ViT-L-14-quickgelu", "openai")}`. The weights of a
+    model folder may be empty.
+
+    Returns:
+        Model and weights, as `find_checkpoint` takes them, by a name that is safe in asset keys and paths.
+
+    Raises:
+        ValueError: A model is unknown, or an encoder has no weights or occurs twice.
+    """
+    encoders: dict[str, tuple[str, str]] = {}
+    for part in filter(None, (each.strip() for each in text.split(","))):
+        model, separator, weights = (each.strip() for each in part.partition("="))
+        is_folder = Path(model).expanduser().is_dir()
+        if not is_folder and model not in _list_models():
+            close = name_some(difflib.get_close_matches(model, _list_models(), n=5, cutoff=0.3))
+            raise ValueError(
+                f"{model!r} is neither a folder nor a model of open_clip" + (f"; {close}" if close else "")
+            )
+        if not separator or not (weights or is_folder):
+            raise ValueError(f"{part!r} has no weights; write MODEL=WEIGHTS, e.g. ViT-L-14-quickgelu=openai")
+        own = f"_{Path(weights).stem}" if weights else ""
+        name = re.sub(r"[^A-Za-z0-9_-]+", "-", (Path(model).name if is_folder else model) + own)
+        # Dagster's op names and some file systems take - for _, and capitals for small letters.
+        if name.lower().replace("-", "_") in {other.lower().replace("-", "_") for other in encoders}:
+            raise ValueError(f"{name} occurs twice; name the files of different weights differently")
+        encoders[name] = model, weights
+    return encoders
+
+
+@functools.cache
+def _list_models() -> list[str]:
+    spec = importlib.util.find_spec("open_clip")  # finds the package without loading it, and torch with it
+    folders = (spec and spec.submodule_search_locations) or []
+    return [path.stem for folder in folders for path in Path(folder, "model_configs").glob("*.json")]
 
 
 def find_checkpoint(model: str, pretrained: str) -> Checkpoint:

@@ -18,13 +18,15 @@ from pervl_assets.core.errors import PervlError, SchemaError
 from pervl_assets.dagster_private import read_check_history
 from pervl_assets.defs.checks import report
 from pervl_assets.defs.features import (
-    CLASS_FEATURES_KEY,
     DRIFT,
     GPU_TAGS,
-    IMAGE_FEATURES_KEY,
+    IMAGE_FEATURES,
     INVERSION,
     REWRITTEN,
+    TEXT_FEATURES,
     describe_drift,
+    find_encoder,
+    name_key,
     name_shards,
 )
 from pervl_assets.defs.metadata import make_check_result
@@ -47,21 +49,21 @@ _DRIFT: Final = (
 _HISTORY: Final = 20
 
 
-def build_feature_checks(shards: int) -> list[dg.AssetChecksDefinition]:
-    """Return the checks of the image features, which have so many shards, and of both text features."""
-    texts = (CLASS_FEATURES_KEY, dg.AssetKey([INVERSION, "openimages_text_features"]))
+def build_feature_checks(shards: int, encoder: str | None = None) -> list[dg.AssetChecksDefinition]:
+    """Return the checks of the features of an encoder. Arguments as of `build_features`."""
+    images, *texts = (name_key(name, encoder) for name in (IMAGE_FEATURES, *TEXT_FEATURES))
     return [
-        build_ids_check(shards),
-        build_image_drift_check(shards),
+        build_ids_check(images, shards),
+        build_image_drift_check(images, shards),
         *(build_name_drift_check(key) for key in texts),
     ]
 
 
-def build_ids_check(shards: int) -> dg.AssetChecksDefinition:
+def build_ids_check(key: dg.AssetKey, shards: int) -> dg.AssetChecksDefinition:
     """Return the check that ids and vectors of the image features belong together."""
 
     @dg.asset_check(
-        asset=IMAGE_FEATURES_KEY,
+        asset=key,
         name=IDS_AND_VECTORS,
         additional_ins={"coco_object_sentences": dg.AssetIn([INVERSION, "coco_object_sentences"])},
         description="Every image that the sentences name occurs once in its shard, with a finite vector or, with a "
@@ -74,10 +76,10 @@ def build_ids_check(shards: int) -> dg.AssetChecksDefinition:
         def read() -> Iterator[tuple[str, Features, list[str]]]:
             assigned = assign_images(coco_object_sentences, shards)
             for number, shard in enumerate(name_shards(shards)):
-                if not stored.exists(IMAGE_FEATURES_KEY, shard):
+                if not stored.exists(key, shard):
                     continue
                 try:
-                    features = stored.read(IMAGE_FEATURES_KEY, shard)
+                    features = stored.read(key, shard)
                     yield shard, features, [one for one, _ in select_images(assigned, number)]
                 except SchemaError as error:
                     unreadable.append(str(error))
@@ -92,11 +94,11 @@ def build_ids_check(shards: int) -> dg.AssetChecksDefinition:
     return ids_and_vectors
 
 
-def build_image_drift_check(shards: int) -> dg.AssetChecksDefinition:
+def build_image_drift_check(key: dg.AssetKey, shards: int) -> dg.AssetChecksDefinition:
     """Return the drift check of the image features, over all shards that are materialized."""
 
     @dg.asset_check(
-        asset=IMAGE_FEATURES_KEY,
+        asset=key,
         name=DRIFT_PROBE,
         additional_ins={"coco_train2014": dg.AssetIn([RAW, "coco_train2014"])},
         description=_DRIFT,
@@ -110,9 +112,9 @@ def build_image_drift_check(shards: int) -> dg.AssetChecksDefinition:
         def probe(sample: Features) -> Drift:
             names = [locate_image(image_id) for image_id in sample.ids]
             with open_members(coco_train2014) as members:
-                return encode_again(sample, names, members, clip.load(), clip.batch_size)
+                return encode_again(sample, names, members, clip.load(find_encoder(key)), clip.batch_size)
 
-        return _check_drift(context, workspace, IMAGE_FEATURES_KEY, name_shards(shards), probe)
+        return _check_drift(context, workspace, key, name_shards(shards), probe)
 
     return drift_probe
 
@@ -124,7 +126,7 @@ def build_name_drift_check(key: dg.AssetKey) -> dg.AssetChecksDefinition:
     @record_step
     def drift_probe(context: dg.AssetCheckExecutionContext, workspace: Workspace, clip: Clip) -> dg.AssetCheckResult:
         def probe(sample: Features) -> Drift:
-            again = encode_names(clip.load(), sample.ids)
+            again = encode_names(clip.load(find_encoder(key)), sample.ids)
             return measure_drift(sample, again.vectors, again.passport)
 
         return _check_drift(context, workspace, key, [None], probe)

@@ -25,8 +25,13 @@ from pervl_assets.io_managers.features import FeaturesIOManager
 from pervl_assets.io_managers.tables import declare_columns
 
 INVERSION: Final = "inversion"
-IMAGE_FEATURES_KEY: Final = dg.AssetKey([INVERSION, "coco_image_features"])
-CLASS_FEATURES_KEY: Final = dg.AssetKey([INVERSION, "coco_class_text_features"])
+IMAGE_FEATURES: Final = "coco_image_features"
+TEXT_FEATURES: Final = {
+    "coco_class_text_features": ("coco_object_classes", "object classes", "class"),
+    "openimages_text_features": ("openimages_classes", "OpenImages names", "file"),
+}
+"""Table whose names are encoded, what they are, and their order, by the name of the asset."""
+
 NAMES_AND_VECTORS: Final = "names_and_vectors"
 
 DRIFT: Final = "drift"
@@ -42,7 +47,6 @@ GPU_TAGS: Final = {
     "dagster-ray/config": {"num_cpus": 2, "num_gpus": 1},
 }
 
-
 _IMAGE_FEATURES: Final = """\
 CLIP features of the images that the object classes name: id text, vector (D float32, not normalised).
 
@@ -50,6 +54,16 @@ Unless `PERVL_PREPROCESSING` says otherwise, the shorter side is resized to 300 
 the centre 224 x 224 cropped, then RGB, CLIP mean and deviation, `encode_image`. Each shard carries its embedding
 passport: model, sha256 of the weights, preprocessing, precision, device, versions. An image belongs to the same shard
 on every machine."""
+
+
+def name_key(name: str, encoder: str | None) -> dg.AssetKey:
+    """Return the key of features: `inversion/<name>`, or `inversion/<encoder>/<name>` of a further encoder."""
+    return dg.AssetKey([INVERSION, *([encoder] if encoder else []), name])
+
+
+def find_encoder(key: dg.AssetKey) -> str | None:
+    """Return the encoder of a key that `name_key` returned; None: the default one."""
+    return key.path[1] if len(key.path) > 2 else None
 
 
 def name_shards(shards: int) -> list[str]:
@@ -81,7 +95,7 @@ def encode_images(
 
     Where it is loaded and the shard was stored before, a sample of it is encoded again before any vector is replaced.
     """
-    shard = context.partition_key
+    shard, encoder_name = context.partition_key, find_encoder(context.asset_key)
     stored = FeaturesIOManager(data=workspace.data)
     progress = EncodingReport(context.log.info, f"shard {shard}")
     previous: Features | None = stored.read_previous(context.asset_key, shard)
@@ -90,7 +104,7 @@ def encode_images(
     with open_members(coco_train2014) as members:
 
         def load() -> ClipEncoder:
-            encoder = clip.load()
+            encoder = clip.load(encoder_name)
             if previous is not None:
                 sample = take_sample(previous)
                 names = [locate_image(image_id) for image_id in sample.ids]
@@ -100,7 +114,7 @@ def encode_images(
         features = encode_image_shard(
             select_images(assigned, int(shard.partition("-of-")[0])),
             members,
-            clip.describe(),
+            clip.describe(encoder_name),
             load,
             stored.locate_chunks(context.asset_key, shard),
             previous=previous,
@@ -149,19 +163,34 @@ class EncodingReport:
             self._log(f"{self._title}: {done:,} of {total:,} {rest}")
 
 
-def build_image_features(shards: int) -> dg.AssetsDefinition:
-    """Return the asset of the image features, with one partition per shard."""
+def build_features(shards: int, encoder: str | None = None) -> list[dg.AssetsDefinition]:
+    """Return the assets of the features of an encoder, with one partition of the image features per shard.
+
+    Args:
+        shards: Number of shards.
+        encoder: Name of a further encoder; None: the default one.
+    """
+    return [build_image_features(shards, encoder), *(build_text_features(name, encoder) for name in TEXT_FEATURES)]
+
+
+def build_image_features(shards: int, encoder: str | None = None) -> dg.AssetsDefinition:
+    """Return the asset of the image features. Arguments as of `build_features`."""
+    description = _IMAGE_FEATURES
+    if encoder:
+        description = (
+            f"As `{INVERSION}/{IMAGE_FEATURES}`, with the encoder {encoder}; images prepared as it was published."
+        )
     asset = dg.AssetsDefinition.from_op(
         encode_images,
         keys_by_input_name={
             "coco_train2014": dg.AssetKey([RAW, "coco_train2014"]),
             "coco_object_sentences": dg.AssetKey([INVERSION, "coco_object_sentences"]),
         },
-        keys_by_output_name={"result": IMAGE_FEATURES_KEY},
+        keys_by_output_name={"result": name_key(IMAGE_FEATURES, encoder)},
         group_name=INVERSION,
         partitions_def=dg.StaticPartitionsDefinition(name_shards(shards)),
         backfill_policy=dg.BackfillPolicy.multi_run(1),
-        descriptions_by_output_name={"result": _IMAGE_FEATURES},
+        descriptions_by_output_name={"result": description},
         metadata_by_output_name={
             "result": declare_columns(list_feature_columns("coco_object_sentences.image_id"), INVERSION)
         },
@@ -171,16 +200,22 @@ def build_image_features(shards: int) -> dg.AssetsDefinition:
     )
 
 
-def build_text_features(name: str, table: str, description: str) -> dg.AssetsDefinition:
-    """Return the asset of the text features of a table's names."""
-    key = dg.AssetKey([INVERSION, name])
+def build_text_features(name: str, encoder: str | None = None) -> dg.AssetsDefinition:
+    """Return the asset of the text features of a table's names.
+
+    Args:
+        name: One of `TEXT_FEATURES`.
+        encoder: Name of a further encoder; None: the default one.
+    """
+    key, (table, names_of, order) = name_key(name, encoder), TEXT_FEATURES[name]
 
     @dg.asset(
         key=key,
         group_name=INVERSION,
         ins={"names": dg.AssetIn([INVERSION, table])},
         io_manager_key="features",
-        description=description,
+        description=f"CLIP text features of the {names_of}, prompt `This is a photo of a <name>`, not normalised, in "
+        f"{order} order" + (f", with the encoder {encoder}." if encoder else "."),
         metadata=declare_columns(list_feature_columns(f"{table}.name"), INVERSION),
         kinds={"torch", "parquet"},
         owners=OWNERS,
@@ -203,15 +238,15 @@ def build_text_features(name: str, table: str, description: str) -> dg.AssetsDef
         drifts = list[Drift]()
 
         def load() -> ClipEncoder:
-            encoder = clip.load()
+            loaded = clip.load(encoder)
             if previous is not None:
                 sample = take_sample(previous)
-                again = encode_names(encoder, sample.ids)
+                again = encode_names(loaded, sample.ids)
                 drifts.append(measure_drift(sample, again.vectors, again.passport))
-            return encoder
+            return loaded
 
         texts, progress = names["name"].to_list(), EncodingReport(context.log.info, name).count_names
-        features = update_names(texts, clip.describe(), load, previous, progress)
+        features = update_names(texts, clip.describe(encoder), load, previous, progress)
         yield FeaturesIOManager.describe(
             features,
             checks=[report(NAMES_AND_VECTORS, check_names(features, texts), "error")],
@@ -219,16 +254,3 @@ def build_text_features(name: str, table: str, description: str) -> dg.AssetsDef
         )
 
     return text_features
-
-
-coco_class_text_features = build_text_features(
-    "coco_class_text_features",
-    "coco_object_classes",
-    "CLIP text features of the object classes, prompt `This is a photo of a <name>`, not normalised: in class order.",
-)
-
-openimages_text_features = build_text_features(
-    "openimages_text_features",
-    "openimages_classes",
-    "CLIP text features of the OpenImages names, prompt `This is a photo of a <name>`, not normalised: in file order.",
-)

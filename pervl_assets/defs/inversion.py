@@ -1,6 +1,6 @@
 """The tables of the inversion model as assets: triplets, classes, sentences, names and matches."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import dagster as dg
@@ -13,9 +13,7 @@ from pervl_assets.core.tables import TableSchema
 from pervl_assets.defs.checks import OFFICIAL_COUNTS, declare_checks, evaluate_checks, evaluate_counts, report
 from pervl_assets.defs.features import (
     INVERSION,
-    build_image_features,
-    coco_class_text_features,
-    openimages_text_features,
+    build_features,
 )
 from pervl_assets.defs.metadata import (
     OWNERS,
@@ -65,9 +63,9 @@ def _raw(name: str) -> dg.AssetIn:
 
 
 def _table_asset(
-    schema: TableSchema, *checks: dg.AssetCheckSpec
+    schema: TableSchema, *checks: dg.AssetCheckSpec, inputs: Iterable[str] = ()
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """Return the decorator of an asset whose value is a table."""
+    """Return the decorator of an asset whose value is a table; `inputs` have the names of several assets."""
     decorate: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(
         key_prefix=INVERSION,
         group_name=INVERSION,
@@ -77,6 +75,7 @@ def _table_asset(
         code_version="1",
         metadata=declare_columns(schema, INVERSION),
         check_specs=checks,
+        ins={name: dg.AssetIn(_key(name)) for name in inputs},
     )
     return lambda compute: decorate(record_step(compute))
 
@@ -251,6 +250,7 @@ def openimages_classes(
         description="Number of names with two equally near classes, the first of which is the match. A warning if the "
         "two have different vectors. Class names that differ only in case have the same vector.",
     ),
+    inputs=("openimages_text_features", "coco_class_text_features"),
 )
 def openimages_matches(
     openimages_text_features: Features, coco_class_text_features: Features
@@ -273,16 +273,14 @@ def openimages_matches(
     )
 
 
-def build_inversion_assets(shards: int) -> list[dg.AssetsDefinition]:
+def build_inversion_assets(shards: int, encoders: Iterable[str] = ()) -> list[dg.AssetsDefinition]:
     """Return all assets of the group, with the image features in `shards` partitions."""
     return [
         *(build_raw_asset(spec) for spec in ARCHIVES),
         coco_triplets,
         coco_object_classes,
         coco_object_sentences,
-        build_image_features(shards),
+        *(asset for encoder in (None, *encoders) for asset in build_features(shards, encoder)),
         openimages_classes,
-        coco_class_text_features,
-        openimages_text_features,
         openimages_matches,
     ]

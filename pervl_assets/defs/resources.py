@@ -12,6 +12,7 @@ from pydantic import Field
 
 from pervl_assets.archives.inputs import ArchiveSpec, RawArchive, find_archive
 from pervl_assets.benchmarks.benchmark import SplitRule
+from pervl_assets.clip.checkpoints import parse_encoders
 from pervl_assets.clip.passport import Precision
 from pervl_assets.clip.preprocessing import PreprocessingRule
 from pervl_assets.demo import DEMO_PASSWORD, RAW_NAMES, draw_raw
@@ -95,23 +96,26 @@ class Clip(SettingsResource):
 
     model: str = from_setting("clip_model")
     pretrained: str = from_setting("clip_pretrained")
+    encoders: str = from_setting("encoders")
     device: str = from_setting("device")
     precision: str | None = from_setting("precision")
     preprocessing: PreprocessingRule = from_setting("preprocessing")
     batch_size: int | None = from_setting("batch_size")
 
-    def describe(self) -> "EmbeddingPassport":
-        """Return what features of this model depend on, without loading it."""
+    def describe(self, encoder: str | None = None) -> "EmbeddingPassport":
+        """Return the passport of an encoder without loading it; None: the default encoder."""
         from pervl_assets.clip.encoder import describe_encoder
 
-        return describe_encoder(*self._choose())
+        return describe_encoder(*self._choose(encoder))
 
-    def load(self) -> "ClipEncoder":
-        """Load the model onto its device, unless this process loaded it last."""
+    def load(self, encoder: str | None = None) -> "ClipEncoder":
+        """Load an encoder onto its device, unless this process loaded it last; None: the default encoder."""
         from pervl_assets.clip.encoder import reuse_encoder
 
-        return reuse_encoder(*self._choose())
+        return reuse_encoder(*self._choose(encoder))
 
-    def _choose(self) -> "tuple[str, str, str, Precision | None, PreprocessingRule]":
+    def _choose(self, encoder: str | None) -> "tuple[str, str, str, Precision | None, PreprocessingRule]":
         precision = cast("Precision | None", self.precision)  # Dagster 1.13 supports no optional Literal
-        return self.model, self.pretrained, self.device, precision, self.preprocessing
+        if encoder is None:
+            return self.model, self.pretrained, self.device, precision, self.preprocessing
+        return *parse_encoders(self.encoders)[encoder], self.device, precision, "model"

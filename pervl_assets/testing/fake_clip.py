@@ -122,11 +122,11 @@ class FakeClip:
         self.passport, self.batch_size = passport, batch_size
         self.encoders: list[FakeEncoder] = []
 
-    def describe(self) -> EmbeddingPassport:
-        """Return what the vectors depend on, as `Clip.describe` does."""
+    def describe(self, encoder: str | None = None) -> EmbeddingPassport:
+        """Return the passport, as `Clip.describe` does; further encoders are the same one."""
         return self.passport
 
-    def load(self) -> FakeEncoder:
+    def load(self, encoder: str | None = None) -> FakeEncoder:
         """Return the encoder of the current passport, as `Clip.load` does."""
         if not self.encoders or self.encoders[-1].passport != self.passport:
             self.encoders.append(FakeEncoder(self.passport))

@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from pervl_assets.clip.checkpoints import find_checkpoint, read_weights
+from pervl_assets.clip.checkpoints import find_checkpoint, parse_encoders, read_weights
 from pervl_assets.clip.encoder import describe_encoder, load_encoder
 from pervl_assets.core.errors import CheckpointError
 from pervl_assets_tests.inversion.kit import TINY_CONFIG
@@ -238,3 +238,28 @@ def test_an_incomplete_folder_says_what_is_missing(tmp_path):
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY_CONFIG}))
     with pytest.raises(CheckpointError, match="No weights for the model folder"):
         find_checkpoint(str(tmp_path), "")
+
+
+def test_encoders_have_names_that_are_safe_in_paths(tiny_folder):
+    text = f"ViT-L-14-quickgelu=openai, ViT-B-16=/weights/my run.v2.pt,{tiny_folder}=,"
+    assert parse_encoders(text) == {
+        "ViT-L-14-quickgelu_openai": ("ViT-L-14-quickgelu", "openai"),
+        "ViT-B-16_my-run-v2": ("ViT-B-16", "/weights/my run.v2.pt"),
+        "tiny": (str(tiny_folder), ""),
+    }
+    assert parse_encoders(" ") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("ViT-B/32=openai", r"'ViT-B/32' is neither a folder nor a model of open_clip; .*ViT-B-32"),
+        ("ViT-B-32", "'ViT-B-32' has no weights"),
+        ("ViT-B-32=", "'ViT-B-32=' has no weights"),
+        ("ViT-B-32=a/w.pt,ViT-B-32=b/w.pt", "ViT-B-32_w occurs twice"),
+        ("ViT-B-32=a-w.pt,ViT-B-32=A_W.pt", "ViT-B-32_A_W occurs twice"),
+    ],
+)
+def test_encoders_that_are_unknown_or_occur_twice_are_refused_by_name(text, named):
+    with pytest.raises(ValueError, match=named):
+        parse_encoders(text)

@@ -15,6 +15,7 @@ from pervl_assets.clip.drift import SAMPLE_SIZE, choose_sample
 from pervl_assets.clip.features import Features, read_features, write_features
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.feature_checks import DRIFT_PROBE, IDS_AND_VECTORS
+from pervl_assets.demo import TINY_CLIP
 from pervl_assets.io_managers.base import locate_value
 from pervl_assets.testing.hostile_archives import change_members
 from pervl_assets.testing.runs import explain, list_checks, make_settings, run_selection
@@ -62,8 +63,6 @@ def loads(monkeypatch) -> list[str]:
 def other_weights(tmp_path_factory) -> Path:
     """A checkpoint of the demo's CLIP with other weights."""
     from safetensors.torch import save_file
-
-    from pervl_assets.demo import TINY_CLIP
 
     path = tmp_path_factory.mktemp("weights") / "other.safetensors"
     config = json.loads((TINY_CLIP / "open_clip_config.json").read_text())["model_cfg"]
@@ -320,6 +319,29 @@ def test_the_probes_are_tagged_for_the_gpu(tmp_path):
         (op,) = probes[dg.AssetCheckKey(key, DRIFT_PROBE)].node_def.iterate_op_defs()
         assert op.pool == "gpu"
         assert op.tags["pervl/device"] == "gpu"
+
+
+# ---- further encoders
+
+
+def test_two_encoders_stand_side_by_side(own_data, instance, other_weights, loads):
+    before = read_features(locate(own_data, SHARDS[0]))
+    few = {**FEW, "encoders": f"{TINY_CLIP}={other_weights}"}
+    name = "tiny_clip_other"
+    results = run_selection(own_data, f'key:"inversion/{name}/*"', instance, **few)
+    assert all(result.success for result in results), explain(*results)
+    assert loads == [str(TINY_CLIP)]
+    folder = own_data / "assets/inversion" / name
+    own = read_features(folder / "coco_image_features" / f"{SHARDS[0]}.parquet")
+    assert own.ids == before.ids
+    assert own.passport.weights_sha256 != before.passport.weights_sha256
+    assert own.passport.preprocessing.startswith("resize 224 bicubic")  # as published, not as upstream
+    assert read_features(locate(own_data, SHARDS[0])).hash() == before.hash()
+    classes, names = (read_features(folder / f"{key}.parquet") for key in ("coco_class_text_features", NAMES.path[-1]))
+    assert own.passport == classes.passport == names.passport
+    for key, check in (("coco_image_features", IDS_AND_VECTORS), ("coco_image_features", DRIFT_PROBE)):
+        found = probe(own_data, instance, dg.AssetKey(["inversion", name, key]), check, encoders=few["encoders"])
+        assert found.passed, found.description
 
 
 # ---- ids and vectors
