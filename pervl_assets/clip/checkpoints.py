@@ -242,7 +242,7 @@ def read_weights(checkpoint: Checkpoint) -> "dict[str, torch.Tensor]":
 
     Its content may be a state dict, or a training checkpoint that holds one as `state_dict`, `model` or
     `model_state_dict`. Prefixes that all names have (`module.`, `_orig_mod.`, `model.`) are removed. Files of
-    `torch.save` are read with `weights_only=True`, so no code in them runs; an `argparse.Namespace` beside the weights
+    `torch.save` are read with `weights_only=True`, so no code in them runs; an `argparse.Namespace` next to the weights
     is ignored.
 
     Returns:

@@ -121,7 +121,7 @@ def load_encoder(
     size = getattr(clip.visual, "image_size", chosen.crop)
     if size not in (chosen.crop, (chosen.crop, chosen.crop)):
         raise CheckpointError(
-            f"{checkpoint.model} takes images of {size} pixels, its configuration says {chosen.crop}.",
+            f"{checkpoint.model} takes images of {size} pixels, not {chosen.crop} as in its configuration.",
             advice="Correct image_size in vision_cfg of its configuration.",
         )
     tokenizer = _load_tokenizer(checkpoint, getattr(clip, "text", clip))

@@ -44,8 +44,8 @@ def list_feature_columns(encoded: str | None = None, dimension: int | None = Non
             Column(
                 "vector",
                 pl.Array(pl.Float32, dimension) if dimension else pl.Array,
-                "CLIP features: as many float32 numbers as the model has dimensions (ViT-B/32: 512). They have no unit "
-                "and are not normalised",
+                "CLIP features: one float32 number per dimension of the model (ViT-B/32: 512). They have no unit and "
+                "are not normalised",
                 made_from,
             ),
         )
@@ -55,7 +55,7 @@ def list_feature_columns(encoded: str | None = None, dimension: int | None = Non
 MISSING: Final = "missing"
 QUARANTINED: Final = "quarantined"
 
-"""Key of the file's own metadata under which `Features.hash` stands, so that a file can be verified by itself."""
+"""Key of `Features.hash` in the file's own metadata, with which a file is verified."""
 
 _PASSPORT: Final = "pervl_passport"
 _REJECTED: Final = "pervl_rejected"
@@ -70,9 +70,9 @@ class Features:
     """Feature vectors of images or texts.
 
     Attributes:
-        ids: What each vector belongs to: image id texts, or names. Texts may repeat.
+        ids: Image id texts, or names, one per vector. Names may repeat.
         vectors: Float32 of shape (N, D), not normalised.
-        passport: What the vectors depend on.
+        passport: Everything the vectors depend on.
         crc32s: CRC-32 of the member each image was decoded from; None for texts.
         rejected: Images that have no vector, as `REJECTED_IMAGES`; empty for texts.
     """
@@ -88,7 +88,7 @@ class Features:
         crc32s = len(self.ids) if self.crc32s is None else len(self.crc32s)
         if self.vectors.shape != wanted or self.vectors.dtype != np.float32 or crc32s != len(self.ids):
             raise SchemaError(
-                f"{len(self.ids)} ids and {crc32s} CRCs stand beside vectors of {self.vectors.dtype} "
+                f"{len(self.ids)} ids and {crc32s} CRCs do not fit vectors of {self.vectors.dtype} "
                 f"{self.vectors.shape}; expected float32 {wanted}.",
                 advice="Change the function that computes the vectors; nothing was written.",
             )
@@ -168,7 +168,7 @@ def read_passport(path: Path) -> EmbeddingPassport:
 
 
 def verify_features(path: Path) -> Features:
-    """Read features and hold them against the hash that was written with them. Raises as `read_features` does."""
+    """Read features and compare them with the hash that was written with them. Raises as `read_features` does."""
     features = read_features(path)
     if pl.read_parquet_metadata(path).get(CONTENT_SHA256) != features.hash():
         raise SchemaError(
@@ -182,7 +182,7 @@ def merge_features(shards: Sequence[Features]) -> Features:
     """Merge the shards of the image features into one value, ids in text order (upstream rule E3).
 
     Raises:
-        PervlError: The shards' passports differ, or an image stands in two shards; names both.
+        PervlError: The shards' passports differ, or an image occurs in two shards; names both.
     """
     if not shards:
         raise PervlError("There are no features to merge.", advice="Materialize at least one shard.")
@@ -199,7 +199,7 @@ def merge_features(shards: Sequence[Features]) -> Features:
     twice = sorted({one for one, other in pairwise(merged) if one == other})
     if twice:
         raise PervlError(
-            f"{len(twice)} images stand in two shards: {name_some([repr(i) for i in twice])}.",
+            f"{len(twice)} images occur in two shards: {name_some([repr(i) for i in twice])}.",
             advice="Materialize all shards again; PERVL_FEATURE_SHARDS was changed in between.",
         )
     crc32s = [crc for shard in shards for crc in shard.crc32s or [0] * len(shard.ids)]
@@ -238,7 +238,7 @@ def update_names(
 
     Args:
         names: Names in order; ids of the result.
-        passport: What the vectors shall depend on, from `describe_encoder`.
+        passport: The encoder's passport, from `describe_encoder`.
         load_encoder: Loads the encoder.
         previous: The features as they were stored last.
         report: Called after every batch with the number of different texts done and their total.

@@ -20,16 +20,16 @@ CLIP_STD: Final[Triple] = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What is done to an image: resize in its own mode, crop the centre, convert to RGB, scale to [0, 1], normalise.
+    """The steps of preparing an image: resize in its own mode, crop the centre, convert to RGB, scale, normalise.
 
     Attributes:
-        rule: Which rule it follows.
-        resize: Length in pixels that the shorter side is brought to; of a squashed image, both.
-        crop: Side in pixels of the square cut from the centre: what the model takes.
-        filter: Pillow's filter to resize with.
-        squash: Whether both sides are brought to `resize`, whatever their ratio.
+        rule: `upstream` or `model`.
+        resize: Length in pixels of the shorter side after resizing; of a squashed image, of both.
+        crop: Side in pixels of the square cropped from the centre, the model's input.
+        filter: Pillow's filter for resizing.
+        squash: Whether both sides are resized to `resize`, without keeping their ratio.
         mean: Subtracted from the RGB channels in [0, 1].
-        std: What the channels are divided by then.
+        std: Divisor of the channels after that.
     """
 
     rule: PreprocessingRule
@@ -41,7 +41,7 @@ class Preprocessing:
     std: Triple = CLIP_STD
 
     def describe(self) -> str:
-        """Return it in words; a part of every embedding passport."""
+        """Return it in words for the passport, e.g. `resize 300 bicubic (PIL, own mode) > centre crop 224 > RGB`."""
         size = f"{self.resize} x {self.resize}" if self.squash else str(self.resize)
         plain = (self.mean, self.std) == (CLIP_MEAN, CLIP_STD)
         steps = [
@@ -68,11 +68,10 @@ def choose_preprocessing(
             model was published with, as open_clip's `image_transform` does it for evaluation.
         model: The model's name, for messages.
         vision: The image tower's part of the model's architecture, as open_clip describes it.
-        published: What was published with the weights: `mean`, `std`, `interpolation`, `resize_mode`, as far as they
-            are not OpenAI's.
+        published: `mean`, `std`, `interpolation` and `resize_mode` published with the weights; OpenAI's where missing.
 
     Raises:
-        CheckpointError: The model takes other pixels than the rule makes, or wants what this project does not do.
+        CheckpointError: The model takes other pixels than the rule's, or needs steps this project does not support.
     """
     try:
         size = vision.get("image_size", UPSTREAM.crop)
@@ -80,8 +79,8 @@ def choose_preprocessing(
         mean, std = _read_triple(published.get("mean")) or CLIP_MEAN, _read_triple(published.get("std")) or CLIP_STD
     except (TypeError, ValueError) as error:
         raise CheckpointError(
-            f"The configuration of {model} says nothing usable of image size, mean or deviation: {error}.",
-            advice="Give image_size as one number or two, mean and std as one number or three.",
+            f"The configuration of {model} has no usable image size, mean or deviation: {error}.",
+            advice="Write image_size as one number or two, mean and std as one number or three.",
         ) from error
     if rule != "model":
         if (width, height, mean, std) == (UPSTREAM.crop, UPSTREAM.crop, UPSTREAM.mean, UPSTREAM.std):
@@ -95,8 +94,8 @@ def choose_preprocessing(
     kernel, mode = published.get("interpolation") or "bicubic", published.get("resize_mode") or "shortest"
     if width != height or kernel not in get_args(Filter) or mode not in ("shortest", "squash"):
         raise CheckpointError(
-            f"{model} wants images of {width} x {height} pixels, resized by {mode!r} with {kernel!r}; this "
-            "project makes squares, by 'shortest' or 'squash', with 'bicubic' or 'bilinear'.",
+            f"{model} takes images of {width} x {height} pixels, resized by {mode!r} with {kernel!r}; this "
+            "project supports squares, by 'shortest' or 'squash', with 'bicubic' or 'bilinear'.",
             advice="Choose another model, e.g. ViT-B-32-quickgelu.",
         )
     return Preprocessing(rule, width, width, cast("Filter", kernel), mode == "squash", mean, std)

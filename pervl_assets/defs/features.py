@@ -48,9 +48,9 @@ GPU_TAGS: Final = {
 }
 
 _IMAGE_FEATURES: Final = """\
-CLIP features of the images that the object classes name: id text, vector (D float32, not normalised).
+CLIP features of the images of the object classes: id text, vector (D float32, not normalised).
 
-Unless `PERVL_PREPROCESSING` says otherwise, the shorter side is resized to 300 (PIL bicubic, in the image's own mode),
+Unless `PERVL_PREPROCESSING` is `model`, the shorter side is resized to 300 (PIL bicubic, in the image's own mode),
 the centre 224 x 224 cropped, then RGB, CLIP mean and deviation, `encode_image`. Each shard carries its embedding
 passport: model, sha256 of the weights, preprocessing, precision, device, versions. An image belongs to the same shard
 on every machine."""

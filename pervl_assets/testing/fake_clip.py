@@ -1,8 +1,4 @@
-"""A CLIP without a model, whose vectors can be told by hand.
-
-Belongs here: the encoder, its passport, and the double of the `clip` resource that hands it out. Does not belong here:
-anything that loads torch.
-"""
+"""A CLIP without a model or torch, whose vectors can be computed by hand."""
 
 import string
 from collections.abc import Callable
@@ -17,7 +13,7 @@ from pervl_assets.clip.passport import EmbeddingPassport
 from pervl_assets.clip.preprocessing import UPSTREAM, Preprocessing
 
 COLOURS: Final = 3
-"""Where in a vector the letters begin."""
+"""Index of the first letter in a vector."""
 
 FAKE_PASSPORT: Final = EmbeddingPassport(
     model="fake",
@@ -31,7 +27,7 @@ FAKE_PASSPORT: Final = EmbeddingPassport(
     open_clip="none",
     pillow="none",
 )
-"""The passport of vectors that no model computed; every asset made of them carries it."""
+"""The passport of vectors that no model computed."""
 
 
 def issue_fake_passport(**changes: Any) -> EmbeddingPassport:
@@ -45,28 +41,27 @@ def measure_colours(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 
 
 def count_letters(name: str) -> npt.NDArray[np.float32]:
-    """Return how often `a` to `z` stand in a name, capitals counted as small letters: float32 (26,)."""
+    """Count the letters `a` to `z` of a name, capitals as small letters: float32 (26,)."""
     return np.array([name.lower().count(letter) for letter in string.ascii_lowercase], np.float32)
 
 
 class FakeEncoder:
     """Encodes like a `ClipEncoder`, without a model.
 
-    A vector has 29 numbers. The first three are the mean red, green and blue of an image, in [0, 1]; the others count
-    the letters `a` to `z` of a name. So an image has no letters and a name no colours; names that differ in case alone
-    have the same vector, as with CLIP; and of two names, that is nearer which takes fewer letters to get to. The
-    prompt `This is a photo of a ` before a name counts for nothing. Vectors of another length, where the passport
-    says so, lack the last letters, or end in zeros.
+    A vector has 29 numbers: the mean red, green and blue of an image, in [0, 1], and the counts of the letters `a` to
+    `z` of a name. An image has no letters and a name no colours. Names that differ in case alone have the same vector,
+    as with CLIP, and the nearest of two names is the one with fewer different letters. The prompt before a name is
+    ignored. If the passport has another dimension, the last numbers are missing, or zeros follow.
 
     Args:
-        passport: What the vectors claim to depend on.
-        preprocessing: What is asked of whoever decodes the images.
+        passport: The passport of the vectors.
+        preprocessing: How images must be prepared.
 
     Attributes:
         passport: See above.
         preprocessing: See above.
-        batches: How many images were encoded at once, one number a batch.
-        texts: Every text that was encoded, its prompt included.
+        batches: Number of images in each forward pass.
+        texts: Every text that was encoded, with its prompt.
     """
 
     def __init__(self, passport: EmbeddingPassport = FAKE_PASSPORT, preprocessing: Preprocessing = UPSTREAM) -> None:
@@ -76,7 +71,7 @@ class FakeEncoder:
 
     @property
     def images(self) -> int:
-        """How many images were encoded."""
+        """Number of encoded images."""
         return sum(self.batches)
 
     def encode_images(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -106,11 +101,11 @@ class FakeEncoder:
 
 
 class FakeClip:
-    """Stands for the resource `clip`: `materialize(…, resources={"clip": FakeClip()})`.
+    """Replaces the resource `clip`: `materialize(…, resources={"clip": FakeClip()})`.
 
     Args:
         passport: The passport of its encoders.
-        batch_size: Images or names encoded at once.
+        batch_size: Images or names in one forward pass.
 
     Attributes:
         passport: See above.

@@ -7,7 +7,7 @@ from pervl_assets_tests.inversion.kit import TINY_CONFIG, make_tiny_clip
 
 @pytest.fixture(scope="session")
 def tiny_clip():
-    """A CLIP small enough for tests, its weights drawn from a seed."""
+    """A CLIP small enough for tests, with random weights of a fixed seed."""
     return make_tiny_clip(TINY_CONFIG)
 
 
@@ -25,7 +25,7 @@ def tiny_folder(tiny_clip, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_name(tmp_path_factory):
-    """The tiny CLIP's architecture, registered with open_clip under a name, and once more without QuickGELU."""
+    """The tiny CLIP's architecture, registered with open_clip under a name, and once without QuickGELU."""
     import open_clip
 
     folder = tmp_path_factory.mktemp("configs")

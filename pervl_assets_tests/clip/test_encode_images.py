@@ -64,8 +64,8 @@ def test_images_that_cannot_be_used_are_rejected_with_a_reason(tmp_path, work):
     del damaged[IDS[5]]
     coco = write_coco(tmp_path / "train2014.zip", damaged)
     data = bytearray((tmp_path / "train2014.zip").read_bytes())
-    place = data.index(PHOTOS[IDS[20]])
-    data[place + 300] ^= 255  # one member whose CRC no longer holds
+    start = data.index(PHOTOS[IDS[20]])
+    data[start + 300] ^= 255  # one member with a wrong CRC
     (tmp_path / "train2014.zip").write_bytes(data)
     features, encoder = encode(coco, work)
     rejected = {row["id"]: (row["status"], row["reason"]) for row in features.rejected.iter_rows(named=True)}

@@ -112,7 +112,7 @@ def test_merged_shards_are_in_text_order():
 def test_shards_that_do_not_go_together_are_refused():
     with pytest.raises(PervlError, match=r"Shards 0 and 1 .*differently: precision fp32 / fp16"):
         merge_features([make_features(["1 "]), make_features(["2 "], precision="fp16")])
-    with pytest.raises(PervlError, match="1 images stand in two shards: '1 '"):
+    with pytest.raises(PervlError, match="1 images occur in two shards: '1 '"):
         merge_features([make_features(["1 "]), make_features(["1 ", "2 "])])
     with pytest.raises(PervlError, match="no features to merge"):
         merge_features([])

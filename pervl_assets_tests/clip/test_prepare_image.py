@@ -193,9 +193,9 @@ def assert_damaged_as_with_pillow(data: bytes) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, len(WHOLE) - 1), st.integers(0, 255))
-def test_damaged_bytes_give_pixels_or_a_reason_as_pillow_does(place, value):
+def test_damaged_bytes_return_pixels_or_a_reason_as_pillow_does(position, value):
     damaged = bytearray(WHOLE)
-    damaged[place] = value
+    damaged[position] = value
     assert_damaged_as_with_pillow(bytes(damaged))
 
 

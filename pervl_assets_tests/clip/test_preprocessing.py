@@ -51,7 +51,7 @@ def test_the_models_own_rule_is_read_from_what_was_published():
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(vision, published, named):
-    with pytest.raises(CheckpointError, match=f"Some-Model wants (.|\n)*{named}"):
+    with pytest.raises(CheckpointError, match=f"Some-Model takes (.|\n)*{named}"):
         choose("model", vision, **published)
 
 

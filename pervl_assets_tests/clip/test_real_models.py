@@ -1,7 +1,7 @@
-"""Models of their real size, with weights drawn from a seed: what tiny ones cannot show.
+"""Models of real size with random weights of a fixed seed, for what tiny ones cannot show.
 
-ViT-B/32 is held against open_clip's own model and transform, one image at a time. ViT-L/14 has 428 million weights: it
-is drawn, loaded and run in bf16, with two images, in about 20 seconds.
+ViT-B/32 is compared with open_clip's own model and transform, one image at a time. ViT-L/14 has 428 million weights: it
+is created, loaded and run in bf16, with two images, in about 20 seconds.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ PHOTOS = [draw_jpeg(seed, size) for seed, size in enumerate([(640, 480), (427, 6
 
 
 def draw_weights(config, dtype):
-    """Draw a model's weights without building it: small numbers, and ones where layers scale."""
+    """Create a model's random weights without building it: small numbers, and ones where layers scale."""
     with torch.device("meta"):
         shapes = open_clip.CLIP(**config).state_dict()
     generator = torch.Generator().manual_seed(0)

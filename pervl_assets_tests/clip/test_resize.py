@@ -33,7 +33,7 @@ def test_rows_that_are_called_needless_change_nothing(height, target, bilinear):
 
 @pytest.mark.parametrize("preprocessing", [UPSTREAM, Preprocessing("model", 336, 336, squash=True)], ids=str)
 def test_where_rows_are_said_to_come_first_they_do(preprocessing):
-    """The order changed with Pillow 13; should it change again, this is the place to look."""
+    """The order changed with Pillow 13; should it change again, change `_goes_rows_first`."""
     random = np.random.default_rng(0)
     taken = 0
     for width, height in random.integers(200, 1000, (150, 2)).tolist():

@@ -91,7 +91,7 @@ def probe(data, instance, key=IMAGES, name=DRIFT_PROBE, **changes) -> dg.AssetCh
 
 
 def materialize(data, instance, key=IMAGES, **changes):
-    """Materialize features together with their drift probe; return what was told, by shard, and the check."""
+    """Materialize features together with their drift probe; return its metadata by shard, and the check."""
     made = {}
     for tags in [{"dagster/partition": shard} for shard in SHARDS] if key == IMAGES else [None]:
         result = run(data, instance, [key], None, tags, **changes)
@@ -254,12 +254,12 @@ def test_another_passport_tells_how_far_the_vectors_moved_before_they_are_replac
         assert after.passport.precision == "bf16"
         rows = [before[shard].ids.index(one) for one in sample]
         moved = np.abs(before[shard].vectors[rows] - after.vectors[rows]).max()
-        told = made[shard]
-        assert told["probed"].value == len(sample)
-        assert told["largest_difference"].value == pytest.approx(moved, rel=0.5)
-        assert 0 < told["largest_relative_difference"].value < 0.04
-        assert told["drift"].value["passport_differences"] == ["precision fp32 / bf16"]
-        assert told["rewritten"].value is True
+        metadata = made[shard]
+        assert metadata["probed"].value == len(sample)
+        assert metadata["largest_difference"].value == pytest.approx(moved, rel=0.5)
+        assert 0 < metadata["largest_relative_difference"].value < 0.04
+        assert metadata["drift"].value["passport_differences"] == ["precision fp32 / bf16"]
+        assert metadata["rewritten"].value is True
     assert check.metadata["probed"].value == made[SHARDS[-1]]["probed"].value
     assert check.severity == dg.AssetCheckSeverity.WARN
 
@@ -282,7 +282,7 @@ def test_stored_vectors_that_stay_are_probed_when_others_are_encoded(own_data, i
     kept = dataclasses.replace(
         features, ids=features.ids[1:], vectors=-features.vectors[1:], crc32s=(features.crc32s or [])[1:]
     )
-    write_features(kept, path)  # one image is to be encoded; the others are spoilt, and would be taken over
+    write_features(kept, path)  # one image is to be encoded; the others are corrupt, and would be reused
     made, check = materialize(own_data, instance)
     assert "drift" in made[SHARDS[0]]
     assert "drift" not in made[SHARDS[1]]  # nothing was encoded there
@@ -324,7 +324,7 @@ def test_the_probes_are_tagged_for_the_gpu(tmp_path):
 # ---- further encoders
 
 
-def test_two_encoders_stand_side_by_side(own_data, instance, other_weights, loads):
+def test_two_encoders_are_stored_side_by_side(own_data, instance, other_weights, loads):
     before = read_features(locate(own_data, SHARDS[0]))
     few = {**FEW, "encoders": f"{TINY_CLIP}={other_weights}"}
     name = "tiny_clip_other"

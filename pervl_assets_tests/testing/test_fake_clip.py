@@ -1,4 +1,4 @@
-"""The fake CLIP: its vectors are told by hand, and everything behind it is real."""
+"""The fake CLIP: its vectors are computed by hand; all other code is real."""
 
 import io
 import zipfile
@@ -24,7 +24,7 @@ def spell(word: str) -> list[int]:
     return [word.count(letter) for letter in "abcdefghijklmnopqrstuvwxyz"]
 
 
-def test_a_picture_is_its_mean_colour_and_a_name_its_letters():
+def test_an_image_is_its_mean_colour_and_a_name_its_letters():
     left, right = np.full((4, 2, 3), (255, 0, 51), np.uint8), np.full((4, 2, 3), (0, 0, 51), np.uint8)
     encoder = FakeEncoder()
     vectors = encoder.encode_images(np.stack([np.concatenate([left, right], axis=1), np.zeros((4, 4, 3), np.uint8)]))
@@ -51,16 +51,16 @@ def test_vectors_are_as_long_as_the_passport_says(dimension):
         assert short[0].tolist() == [*long[0], *[0] * 20][:dimension]
 
 
-def test_nothing_to_encode_gives_no_vectors():
+def test_nothing_to_encode_returns_no_vectors():
     encoder = FakeEncoder()
     assert encoder.encode_texts([]).shape == (0, 29)
     assert encoder.encode_images(np.empty((0, 224, 224, 3), np.uint8)).shape == (0, 29)
 
 
-def test_progress_is_told():
-    told = []
-    FakeEncoder().encode_texts(["a", "b"], report=lambda *numbers: told.append(numbers))
-    assert told == [(2, 2)]
+def test_progress_is_reported():
+    calls = []
+    FakeEncoder().encode_texts(["a", "b"], report=lambda *numbers: calls.append(numbers))
+    assert calls == [(2, 2)]
 
 
 def test_matches_are_known_before_they_are_made(materialize, data, fake_clip):
@@ -82,7 +82,7 @@ def test_matches_are_known_before_they_are_made(materialize, data, fake_clip):
     assert len(fake_clip.encoders) == 1
 
 
-def test_image_features_are_stored_and_taken_over_as_real_ones_are(data, fake_clip):
+def test_image_features_are_stored_and_reused_as_real_ones_are(data, fake_clip):
     few = {"resources": {"clip": fake_clip}, "top_objects": 2}
     results = run_selection(data, f'+key:"{"/".join(SHARD)}"', **few)
     assert all(result.success for result in results), explain(*results)
