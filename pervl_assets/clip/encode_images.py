@@ -25,6 +25,7 @@ from pervl_assets.clip.features import (
     REJECTED_IMAGES,
     Features,
     read_features,
+    verify_features,
     write_features,
 )
 from pervl_assets.clip.image_decoding import Decoded, decode_images
@@ -206,7 +207,7 @@ def _find_finished(chunks: list[_Chunk], work: Path) -> set[_Chunk]:
     for file in sorted(work.glob("*")) if work.is_dir() else []:
         try:
             if file in wanted:
-                read_features(file)
+                verify_features(file)
                 finished.add(wanted[file])
                 continue
             reason = "other model, precision, device, versions or images"

@@ -145,7 +145,7 @@ def read_features(path: Path) -> Features:
         metadata = pl.read_parquet_metadata(path)
         passport = EmbeddingPassport.from_json(metadata[_PASSPORT])
         rejected = pl.DataFrame(json.loads(metadata[_REJECTED]), schema=REJECTED_IMAGES.to_polars())
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)
         crc32s = None if frame["crc32"].null_count() else frame["crc32"].to_list()
         vectors = frame["vector"].to_numpy().reshape(-1, passport.dimension)
         return Features(frame["id"].to_list(), vectors, passport, crc32s, rejected)

@@ -10,8 +10,11 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
+from pervl_assets.archives.inputs import RawArchive, identify
+from pervl_assets.archives.members import open_members
 from pervl_assets.clip.encode_images import clear_chunks, encode_image_shard
 from pervl_assets.clip.encoder import describe_encoder
 from pervl_assets.clip.prepare_image import prepare_image
@@ -62,11 +65,12 @@ def test_every_image_is_encoded_in_text_order_in_fixed_batches(coco, work):
 def test_images_that_cannot_be_used_are_rejected_with_a_reason(tmp_path, work):
     damaged = {**PHOTOS, IDS[2]: PHOTOS[IDS[2]][:900], IDS[9]: b"", IDS[10]: draw_jpeg(1, (9000, 10))}
     del damaged[IDS[5]]
-    coco = write_coco(tmp_path / "train2014.zip", damaged)
-    data = bytearray((tmp_path / "train2014.zip").read_bytes())
-    start = data.index(PHOTOS[IDS[20]])
-    data[start + 300] ^= 255  # one member with a wrong CRC
-    (tmp_path / "train2014.zip").write_bytes(data)
+    path = tmp_path / "train2014.zip"
+    write_coco(path, damaged)
+    data = bytearray(path.read_bytes())
+    data[data.index(PHOTOS[IDS[20]]) + 300] ^= 255  # one member with a wrong CRC
+    path.write_bytes(data)
+    coco = open_members(RawArchive(path, identify(path)))
     features, encoder = encode(coco, work)
     rejected = {row["id"]: (row["status"], row["reason"]) for row in features.rejected.iter_rows(named=True)}
     assert list(rejected) == sorted(IDS[row] for row in (2, 5, 9, 10, 20))
@@ -176,13 +180,17 @@ def test_chunks_of_another_passport_are_dropped_with_a_reason(coco, work, caplog
 
 def test_damaged_chunks_and_foreign_files_are_dropped(coco, work, caplog):
     whole, _ = encode(coco, work)
-    victim = sorted(work.iterdir())[1]
-    victim.write_bytes(victim.read_bytes()[:100])
+    _, short, rotten, _ = sorted(work.iterdir())
+    short.write_bytes(short.read_bytes()[:100])
+    frame, metadata = pl.read_parquet(rotten), pl.read_parquet_metadata(rotten)
+    kept = {name: text for name, text in metadata.items() if name.startswith("pervl_")}
+    frame.with_columns(pl.col("vector").reverse()).write_parquet(rotten, metadata=kept)
     (work / ".00009.parquet.partial-123").write_bytes(b"half")
     again, encoder = encode(coco, work)
     assert again.hash() == whole.hash()
-    assert encoder.images == 8
+    assert encoder.images == 16
     assert "does not hold features" in caplog.text
+    assert "does not hold the features that were written to it" in caplog.text
     assert len(list(work.iterdir())) == 4
 
 
