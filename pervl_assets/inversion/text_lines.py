@@ -7,7 +7,7 @@ from typing import Final
 
 import polars as pl
 
-from pervl_assets.core.errors import AnnotationError
+from pervl_assets.core.errors import AnnotationError, list_some
 from pervl_assets.core.tables import Column, TableSchema
 
 MALFORMED_LINES: Final = TableSchema(
@@ -97,12 +97,10 @@ def refuse_too_many(malformed: pl.DataFrame, lines: int, path: Path, max_share: 
     """
     if malformed.height <= max(_ALWAYS_TOLERATED, int(max_share * lines)):
         return
-    shown = [f"line {line}: {reason}: {text!r}" for line, reason, text in malformed.head(10).iter_rows()]
-    if malformed.height > len(shown):
-        shown.append(f"and {malformed.height - len(shown):,} more")
+    faults = [f"line {line}: {reason}: {text!r}" for line, reason, text in malformed.iter_rows()]
     raise AnnotationError(
         f"{malformed.height:,} of {lines:,} lines of {path} are malformed ({malformed.height / lines:.1%}; "
         f"at most {max_share:.1%}, or {_ALWAYS_TOLERATED} lines, are tolerated).",
-        details=shown,
+        details=list_some(faults),
         advice=advice,
     )

@@ -60,7 +60,7 @@ class RawArchiveIOManager(PervlIOManager):
         if not archive.path.exists():
             return VerifyResult(archive.card.members, missing=[shown])
         try:
-            card = identify(archive.path)
+            card = identify(archive.path, archive.index)
             if card != archive.card and card.kind == "folder":  # annotations are identified by their contents
                 card = identify_contents(archive.path)
         except ArchiveError:  # an unsafe or damaged zip
