@@ -191,18 +191,18 @@ def plan_personalized(tables: Mapping[str, pl.DataFrame], split: str | None) -> 
         if output.path not in outputs:  # an image can have several captions
             outputs[output.path] = output
             sources.setdefault(f"train/image/{image}", []).append(output)
-    jobs = tuple(RenderTask((member,), tuple(made)) for member, made in sorted(sources.items()))
-    return TreePlan(_locate_personalized(split), jobs, _copy_image, rules=1)
+    tasks = tuple(RenderTask((member,), tuple(made)) for member, made in sorted(sources.items()))
+    return TreePlan(_locate_personalized(split), tasks, _copy_image, rules=1)
 
 
-def _copy_image(job: RenderTask, blobs: list[bytes]) -> Iterator[Rendered]:
+def _copy_image(task: RenderTask, blobs: list[bytes]) -> Iterator[Rendered]:
     """Copy an image byte for byte after checking that it decodes, because consumers stop at one that does not.
 
     Raises:
         ImageError: It does not decode.
     """
     width, height = measure_image(blobs[0])
-    for output in job.outputs:
+    for output in task.outputs:
         yield Rendered(output, blobs[0], None, width, height)
 
 

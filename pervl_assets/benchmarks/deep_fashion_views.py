@@ -145,7 +145,7 @@ def _iterate_sources(sources: Mapping[str, TreePlan]) -> Iterator[tuple[str, str
     """Yield split, member (it starts with the name of the tree) and output of every file of the sources."""
     for split, plan in sources.items():
         tree = PurePosixPath(plan.folder).name
-        for output in (output for job in plan.tasks for output in job.outputs):
+        for output in (output for task in plan.tasks for output in task.outputs):
             yield split, f"{tree}/{output.path}", output
 
 

@@ -63,30 +63,30 @@ def plan_fsl_seg(tables: Mapping[str, pl.DataFrame], split: str | None = None) -
             Output(f"eval/retrieval/{name}.jpg", concept, "retrieval_crop", (instance,)),
             Output(f"eval/images_with_bbox/{name}.jpg", concept, "evaluation_box", (instance,)),
         ]
-    jobs = tuple(
+    tasks = tuple(
         RenderTask((f"train/JPEGImages/{scene}/{frame}.jpg", f"train/Annotations/{scene}/{frame}.png"), tuple(made))
         for (scene, frame), made in sorted(outputs.items())
     )
-    return TreePlan("youtube_vos/ytvos_PerVL/fsl_seg", jobs, _render_frame, rules=1, finish=_list_boxes)
+    return TreePlan("youtube_vos/ytvos_PerVL/fsl_seg", tasks, _render_frame, rules=1, finish=_list_boxes)
 
 
-def _render_frame(job: RenderTask, blobs: list[bytes]) -> Iterator[Rendered | Quarantined]:
+def _render_frame(task: RenderTask, blobs: list[bytes]) -> Iterator[Rendered | Quarantined]:
     """Render all outputs of one frame and its mask.
 
     Raises:
         ImageError: Frame or mask is unusable (upstream rule A11).
     """
     indices = decode_mask(blobs[1])
-    masks = {instance: indices == instance for instance in {int(output.params[0]) for output in job.outputs}}
+    masks = {instance: indices == instance for instance in {int(output.params[0]) for output in task.outputs}}
     boxes = {instance: find_box(mask) for instance, mask in masks.items()}
-    pixels = decode_frame(blobs[0], _count_rows(job, boxes))
+    pixels = decode_frame(blobs[0], _count_rows(task, boxes))
     height, width = indices.shape
     if pixels.shape[:2] != (height, width):
         raise ImageError(
             f"the mask has {width} x {height} pixels, the frame {pixels.shape[1]} x {pixels.shape[0]} (width x height)"
         )
     whole_frame = cache(lambda: encode_jpeg(pixels))  # the same bytes for every concept in the frame
-    for output in job.outputs:
+    for output in task.outputs:
         instance = int(output.params[0])
         mask, box = masks[instance], boxes[instance]
         try:
@@ -95,9 +95,9 @@ def _render_frame(job: RenderTask, blobs: list[bytes]) -> Iterator[Rendered | Qu
             yield Quarantined(output, str(error))
 
 
-def _count_rows(job: RenderTask, boxes: Mapping[int, Box | None]) -> int | None:
+def _count_rows(task: RenderTask, boxes: Mapping[int, Box | None]) -> int | None:
     """Return the number of pixel rows of the frame that are needed; None for all."""
-    if any(output.rule != "few_shot_crop" for output in job.outputs):
+    if any(output.rule != "few_shot_crop" for output in task.outputs):
         return None
     return max((box.y1 for box in boxes.values() if box), default=None)
 
@@ -154,14 +154,14 @@ def plan_retrieval_set(tables: Mapping[str, pl.DataFrame], split: str | None) ->
             f"{name_some(unknown)}.",
             advice="Use caption files and concepts of the same release.",
         )
-    jobs = []
+    tasks = []
     for concept, image_name in captions.select("concept", "image_name").iter_rows():
         for frame in frames[concept]:
             name = f"{concept}/{concept}_{frame}.jpg"
-            jobs.append(RenderTask((f"train/{name}",), (Output(f"codes_infer/{name}", concept, "few_shot_copy"),)))
+            tasks.append(RenderTask((f"train/{name}",), (Output(f"codes_infer/{name}", concept, "few_shot_copy"),)))
         crop = f"eval/retrieval/{Path(image_name).name}"
-        jobs.append(RenderTask((crop,), (Output(f"eval/test/{concept}.jpg", concept, "evaluation_copy"),)))
-    return TreePlan(_locate_retrieval_set(split), tuple(jobs), copy_member, rules=1, link=True)
+        tasks.append(RenderTask((crop,), (Output(f"eval/test/{concept}.jpg", concept, "evaluation_copy"),)))
+    return TreePlan(_locate_retrieval_set(split), tuple(tasks), copy_member, rules=1, link=True)
 
 
 def plan_images(tables: Mapping[str, pl.DataFrame], split: str | None) -> TreePlan:

@@ -73,8 +73,8 @@ def draw_contact_sheet(tree: FolderTree, rules: SheetRules, concepts: int = 6, s
         tiles = [*_spread(shots, _FEW_SHOT), *[None] * (_FEW_SHOT - len(shots)), *shown[:_EVALUATION]]
         for column, row in enumerate(tiles):
             if row is not None:
-                picture = load_picture(tree.root, row, mask, _TILE)
-                tile = ImageOps.pad(picture, (_TILE, _TILE), color=_BACKGROUND)
+                image = load_image(tree.root, row, mask, _TILE)
+                tile = ImageOps.pad(image, (_TILE, _TILE), color=_BACKGROUND)
                 sheet.paste(tile, (_GAP + column * (_TILE + _GAP), top + _LABEL))
     return _encode(sheet)
 
@@ -83,31 +83,31 @@ def _spread(rows: list[Row], count: int) -> Iterable[Row]:
     return (rows[index * len(rows) // count] for index in range(count)) if len(rows) > count else rows
 
 
-def load_picture(root: Path, row: Row, mask: Row | None, side: int | None = None) -> Image.Image:
-    """Read an image of a tree; where it is the frame that the row's box belongs to, draw box and mask over it.
+def load_image(root: Path, row: Row, mask: Row | None, side: int | None = None) -> Image.Image:
+    """Read an image of a tree. If it is the frame of the box in its row, box and mask are drawn over it.
 
     Args:
-        root: The tree's root.
-        row: The image's row in the ledger.
-        mask: The row of its mask, if there is one.
-        side: Pixels that its longer side needs; a larger JPEG without a box is decoded at a fraction of its size.
+        root: Root of the tree.
+        row: Row of the image in the ledger.
+        mask: Row of its mask; None if it has none.
+        side: Pixels needed for the longer side; a larger JPEG without a box is decoded at a fraction of its size.
 
     Raises:
-        OSError: The file is not there, or does not decode.
+        OSError: The file does not exist, or does not decode.
     """
-    with Image.open(root / row["path"], formats=("JPEG", "PNG")) as image:
+    with Image.open(root / row["path"], formats=("JPEG", "PNG")) as file:
         if side and not row["box"]:
-            image.draft("RGB", (2 * side, 2 * side))
-        picture = image.convert("RGB")
-    if row["box"] and picture.size == (row["width"], row["height"]):
+            file.draft("RGB", (2 * side, 2 * side))
+        image = file.convert("RGB")
+    if row["box"] and image.size == (row["width"], row["height"]):
         if mask is not None and mask["source_members"] == row["source_members"]:
-            with Image.open(root / mask["path"], formats=("PNG",)) as image:
-                shade = Image.fromarray(np.asarray(image) * np.uint8(110))
-            picture.paste(_MASK, mask=shade)
-        line = max(2, max(picture.size) // _TILE)
+            with Image.open(root / mask["path"], formats=("PNG",)) as file:
+                shade = Image.fromarray(np.asarray(file) * np.uint8(110))
+            image.paste(_MASK, mask=shade)
+        line = max(2, max(image.size) // _TILE)
         x0, y0, x1, y1 = row["box"]  # outside the object, so that a small one is not hidden
-        ImageDraw.Draw(picture).rectangle((x0 - line, y0 - line, x1 + line, y1 + line), outline=_BOX, width=line)
-    return picture
+        ImageDraw.Draw(image).rectangle((x0 - line, y0 - line, x1 + line, y1 + line), outline=_BOX, width=line)
+    return image
 
 
 def _encode(sheet: Image.Image) -> bytes:

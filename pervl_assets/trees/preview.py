@@ -9,7 +9,7 @@ from typing import Final
 
 from PIL import Image, ImageDraw, ImageFont
 
-from pervl_assets.trees.contact_sheet import SheetRules, load_picture
+from pervl_assets.trees.contact_sheet import SheetRules, load_image
 from pervl_assets.trees.ledger import FolderTree, Row
 
 _WIDTH: Final = 1200
@@ -130,7 +130,7 @@ def _make_tile(root: Path, row: Row, mask: Row | None, height: int) -> _Tile:
     reason = row["reason"]
     if row["status"] == "written":
         try:
-            image = load_picture(root, row, mask)
+            image = load_image(root, row, mask)
         except OSError:
             reason = "the file was removed or cannot be read. Materialize the tree again to repair it"
         else:

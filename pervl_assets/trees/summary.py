@@ -73,7 +73,7 @@ def tabulate_sizes(tree: FolderTree, rules: Sequence[str]) -> pl.DataFrame:
 
 
 def _measure_shorter_side(file: Path) -> int:
-    try:  # nearly all are JPEGs with a short header; Pillow takes ten times as long for each
+    try:  # nearly all files are JPEGs with a short header; Pillow takes ten times as long
         with file.open("rb", buffering=0) as head:
             height, width, *_ = simplejpeg.decode_jpeg_header(head.read(_HEADER_BYTES))
             return int(min(width, height))

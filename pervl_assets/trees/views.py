@@ -39,8 +39,8 @@ def plan_view(
     outputs: dict[str, tuple[str, Output]] = {}
     for member, output in files:
         outputs.setdefault(output.path, (member, output))
-    jobs = tuple(RenderTask((member,), (output,)) for member, output in outputs.values())
-    return TreePlan(folder, jobs, copy_member, rules=1, finish=finish, link=True)
+    tasks = tuple(RenderTask((member,), (output,)) for member, output in outputs.values())
+    return TreePlan(folder, tasks, copy_member, rules=1, finish=finish, link=True)
 
 
 def plan_image_folder(
@@ -66,8 +66,8 @@ def plan_image_folder(
             output.path,
             Output(f"{_SUBSETS[role]}/{output.concept}/{PurePosixPath(output.path).name}", output.concept, role),
         )
-        for job in source.tasks
-        for output in job.outputs
+        for task in source.tasks
+        for output in task.outputs
         if (role := roles.get(output.rule))
     ]
 
