@@ -109,21 +109,26 @@ def test_the_folders_contain_only_the_training_files(made_world):
     assert {file for file in found if "/" in file.removeprefix(f"{RAW}/")} == set(FILES)
 
 
+def photograph_values(data: Path) -> dict:
+    """Return the files of a data root without the indexes of zips, which depend on the inode and thus on the copy."""
+    return {name: content for name, content in photograph(data).items() if not name.endswith(".members.parquet")}
+
+
 def test_an_unchanged_second_run_rewrites_nothing(made_world, tmp_path):
     data = made_world.copy_to(tmp_path / "data")
-    before = photograph(data)
+    before = photograph_values(data)
     assert set(FILES) <= set(before)
     results = run_selection(data, "+group:palavra")
     assert all(result.success for result in results), explain(results[-1])
-    assert photograph(data) == before
+    assert photograph_values(data) == before
 
 
 def run_changed(data: Path) -> set[str]:
     """Run everything again; return which training files were written."""
-    before = photograph(data)
+    before = photograph_values(data)
     results = run_selection(data, "+group:palavra")
     assert all(result.success for result in results), explain(results[-1])
-    after = photograph(data)
+    after = photograph_values(data)
     assert not [name for name in after if ".partial" in name]
     return {file for file in FILES if after[file][1] != before[file][1]}
 
@@ -143,9 +148,9 @@ def test_only_a_corrupted_file_is_written_again(made_world, tmp_path):
     good = (data / DICTIONARY).read_bytes()
     (data / DICTIONARY).write_bytes(good[:-5])
     shutil.rmtree(data / RAW / "visual_features")
-    before = photograph(data)
+    before = photograph_values(data)
     assert all(result.success for result in run_selection(data, "+group:palavra"))
-    after = photograph(data)
+    after = photograph_values(data)
     assert (data / DICTIONARY).read_bytes() == good
     assert set(after) - set(before) == {VISUAL}
     assert {name for name in before if after[name] != before[name]} == {DICTIONARY}
