@@ -1,4 +1,4 @@
-"""The instance's settings: Dagster accepts them, they say what they are for, and they do what they say."""
+"""`dagster.yaml`: Dagster accepts it, every setting is explained, and the settings have their effect."""
 
 import shutil
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_every_setting_is_explained():
     assert unexplained == []
 
 
-def test_the_daemon_does_what_the_settings_ask_for(instance):
+def test_the_daemon_has_the_configured_parts(instance):
     daemons = set(instance.get_required_daemon_types())
     assert {"MONITORING", "EVENT_LOG_CONSUMER", "QUEUED_RUN_COORDINATOR", "FRESHNESS_DAEMON"} <= daemons
     assert not instance.telemetry_enabled
@@ -39,7 +39,7 @@ def test_pools_and_queue(instance):
     concurrency = instance.get_concurrency_config()
     assert concurrency.pool_config.default_pool_limit == 1
     assert concurrency.pool_config.pool_granularity.value == "op"
-    # A job and the wave that it started count as two: there must be room for both, and for another run.
+    # A job and the run that it started count as two: there must be room for both and for another run.
     assert concurrency.run_queue_config.max_concurrent_runs > 2
     assert concurrency.run_queue_config.tag_concurrency_limits == [{"key": JOB_TAG, "limit": 1}]
 
@@ -50,7 +50,11 @@ def test_pools_and_queue(instance):
         (RunFailureReason.UNEXPECTED_TERMINATION, {}, True),
         (None, {}, True),  # the process was killed
         (RunFailureReason.STEP_FAILURE, {}, False),
-        (RunFailureReason.UNEXPECTED_TERMINATION, {"dagster/max_retries": "0"}, False),  # a wave: its job is retried
+        (
+            RunFailureReason.UNEXPECTED_TERMINATION,
+            {"dagster/max_retries": "0"},
+            False,
+        ),  # planned run: its job is retried
     ],
 )
 def test_runs_that_were_cut_off_are_tried_again_and_others_are_not(instance, reason, tags, retried):

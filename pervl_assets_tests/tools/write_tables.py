@@ -64,32 +64,32 @@ def list_parts(text: str) -> list[tuple[str, str]]:
 
 
 def describe_asset(graph: Any, key: dg.AssetKey) -> Iterable[str]:
-    """Describe an asset: its description, inputs, path, columns and the names of its checks."""
+    """Describe an asset: its description, inputs, paths and columns."""
     node = graph.get(key)
     yield from (node.description or "").splitlines()
     yield ""
     parents = sorted(parent.to_user_string() for parent in node.parent_keys)
     facts = {
         # Only the release has more inputs than fit in a list: it includes every published asset.
-        "made from": ", ".join(map(_code, parents)) if len(parents) <= _LISTED else "all that is published",
+        "made from": ", ".join(map(_code, parents)) if len(parents) <= _LISTED else "everything that is published",
         "partitions": _name_partitions(node.partitions_def.get_partition_keys()) if node.partitions_def else "",
         **{label: _code(node.metadata[label]) for label in ("path", "place") if label in node.metadata},
         "folder": ", ".join(map(_code, list_folders(key))),
-        "kept in": _code(_locate(node)),
+        "stored in": _code(_locate(node)),
         "pool": ", ".join(map(_code, sorted(node.pools or ()))),
-        "checks": ", ".join(_name_check(graph, check) for check in sorted(node.check_keys)),
     }
-    yield from make_table(["", ""], [[label, text] for label, text in facts.items() if text])
+    yield from (f"- {label}: {text}" for label, text in facts.items() if text)
     schema = node.metadata.get("dagster/column_schema")
     if schema is not None:
         yield ""
-        # `defs.pages` appends the lineage of a column to its description, as a paragraph of its own.
-        rows = [
-            [_code(column.name), _code(column.type), *(column.description or "").split("\n\nFrom ", 1)]
-            for column in getattr(schema, "schema", schema).columns
-        ]
-        header = ["column", "type", "holds", "from"][: max(map(len, rows))]
-        yield from make_table(header, [row + [""] * (len(header) - len(row)) for row in rows])
+        yield from make_table(
+            ["column", "type", "holds"],
+            [
+                # `defs.pages` appends the lineage of a column to its description, for the UI.
+                [_code(column.name), _code(column.type), (column.description or "").partition("\n\nFrom ")[0]]
+                for column in getattr(schema, "schema", schema).columns
+            ],
+        )
 
 
 def describe_checks(graph: Any, keys: Collection[dg.AssetKey]) -> Iterable[str]:
