@@ -336,7 +336,7 @@ def _check_zip(path: Path) -> None:
             raise ValueError("its members are compressed, which torch.save does not do")
 
 
-def convert_weights(model: "torch.nn.Module", weights: "dict[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
+def _convert_weights(model: "torch.nn.Module", weights: "dict[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
     """Return weights under the names and shapes of open_clip's newest layout, for checkpoints of older ones."""
     from open_clip.convert import convert_state_dict
     from open_clip.model import convert_to_custom_text_state_dict
@@ -360,7 +360,7 @@ def fill_model(model: "torch.nn.Module", weights: "dict[str, torch.Tensor]", che
     Raises:
         CheckpointError: Tensors are missing, unexpected or of other shapes; counts them and names the first ten.
     """
-    weights = convert_weights(model, weights)
+    weights = _convert_weights(model, weights)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     actual = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     missing = [name for name in expected if name not in actual]

@@ -142,14 +142,9 @@ def encode_image_shard(
                 f"The loaded encoder differs from its description: {'; '.join(differences)}.",
                 advice="Do not change checkpoint or device during a run; run again.",
             )
-        if passport.device == "cpu" and workers != 0:
-            workers = 1  # decoding takes a twentieth of the time; more processes would take cores from the encoder
         meter = _Meter(len(ids), len(ids) - sum(len(chunk.ids) for chunk in pending), report)
-        wanted = [names[i] for chunk in pending for i in chunk.ids]
-        decoded = decode_images(members, wanted, workers, encoder.preprocessing)
         size = batch_size or BATCHES[passport.device]
-        for chunk in pending:
-            write_features(_encode_chunk(chunk, names, decoded, encoder, size, meter), chunk.file)
+        _encode_chunks(pending, names, members, encoder, size, workers, meter)
     saved = (read_features(chunk.file) for chunk in chunks)  # one at a time in memory
     features = _assemble(ids, passport, itertools.chain([kept.features], saved), missing)
     return previous if previous is not None and features.hash() == previous.hash() else features
@@ -219,6 +214,24 @@ def _find_finished(chunks: list[_Chunk], work: Path) -> set[_Chunk]:
         images = sum(len(chunk.ids) for chunk in finished)
         _log.info("Resumed: %d of %d chunks (%d images) were encoded before.", len(finished), len(chunks), images)
     return finished
+
+
+def _encode_chunks(
+    chunks: Sequence[_Chunk],
+    names: Mapping[str, str],
+    members: Members,
+    encoder: ImageEncoder,
+    batch_size: int,
+    workers: int | None,
+    meter: "_Meter",
+) -> None:
+    """Encode chunks, and save each as soon as it is done."""
+    if encoder.passport.device == "cpu" and workers != 0:
+        workers = 1  # decoding takes a twentieth of the time; more processes would take cores from the encoder
+    wanted = [names[image_id] for chunk in chunks for image_id in chunk.ids]
+    decoded = decode_images(members, wanted, workers, encoder.preprocessing)
+    for chunk in chunks:
+        write_features(_encode_chunk(chunk, names, decoded, encoder, batch_size, meter), chunk.file)
 
 
 def _encode_chunk(

@@ -11,10 +11,10 @@ from pervl_assets.core.errors import CheckpointError
 
 PreprocessingRule = Literal["upstream", "model"]
 Filter = Literal["bicubic", "bilinear"]
-Triple = tuple[float, float, float]
+_Triple = tuple[float, float, float]
 
-CLIP_MEAN: Final[Triple] = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD: Final[Triple] = (0.26862954, 0.26130258, 0.27577711)
+CLIP_MEAN: Final[_Triple] = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD: Final[_Triple] = (0.26862954, 0.26130258, 0.27577711)
 """Mean and deviation of the RGB channels in [0, 1] that OpenAI's CLIP was trained with."""
 
 
@@ -37,8 +37,8 @@ class Preprocessing:
     crop: int
     filter: Filter = "bicubic"
     squash: bool = False
-    mean: Triple = CLIP_MEAN
-    std: Triple = CLIP_STD
+    mean: _Triple = CLIP_MEAN
+    std: _Triple = CLIP_STD
 
     def describe(self) -> str:
         """Return it in words for the passport, e.g. `resize 300 bicubic (PIL, own mode) > centre crop 224 > RGB`."""
@@ -101,7 +101,7 @@ def choose_preprocessing(
     return Preprocessing(rule, width, width, cast("Filter", kernel), mode == "squash", mean, std)
 
 
-def _read_triple(value: Any) -> Triple | None:
+def _read_triple(value: Any) -> _Triple | None:
     """Return a number for each channel: from three, or from one for all; None where there is none."""
     if value is None:
         return None

@@ -53,13 +53,13 @@ def build_feature_checks(shards: int, encoder: str | None = None) -> list[dg.Ass
     """Return the checks of the features of an encoder. Arguments as of `build_features`."""
     images, *texts = (name_key(name, encoder) for name in (IMAGE_FEATURES, *TEXT_FEATURES))
     return [
-        build_ids_check(images, shards),
-        build_image_drift_check(images, shards),
-        *(build_name_drift_check(key) for key in texts),
+        _build_ids_check(images, shards),
+        _build_image_drift_check(images, shards),
+        *(_build_name_drift_check(key) for key in texts),
     ]
 
 
-def build_ids_check(key: dg.AssetKey, shards: int) -> dg.AssetChecksDefinition:
+def _build_ids_check(key: dg.AssetKey, shards: int) -> dg.AssetChecksDefinition:
     """Return the check that ids and vectors of the image features belong together."""
 
     @dg.asset_check(
@@ -94,7 +94,7 @@ def build_ids_check(key: dg.AssetKey, shards: int) -> dg.AssetChecksDefinition:
     return ids_and_vectors
 
 
-def build_image_drift_check(key: dg.AssetKey, shards: int) -> dg.AssetChecksDefinition:
+def _build_image_drift_check(key: dg.AssetKey, shards: int) -> dg.AssetChecksDefinition:
     """Return the drift check of the image features, over all shards that are materialized."""
 
     @dg.asset_check(
@@ -119,7 +119,7 @@ def build_image_drift_check(key: dg.AssetKey, shards: int) -> dg.AssetChecksDefi
     return drift_probe
 
 
-def build_name_drift_check(key: dg.AssetKey) -> dg.AssetChecksDefinition:
+def _build_name_drift_check(key: dg.AssetKey) -> dg.AssetChecksDefinition:
     """Return the drift check of text features."""
 
     @dg.asset_check(asset=key, name=DRIFT_PROBE, description=_DRIFT, pool="gpu", op_tags=GPU_TAGS)

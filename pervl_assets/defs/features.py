@@ -32,7 +32,7 @@ TEXT_FEATURES: Final = {
 }
 """Table whose names are encoded, what they are, and their order, by the name of the asset."""
 
-NAMES_AND_VECTORS: Final = "names_and_vectors"
+_NAMES_AND_VECTORS: Final = "names_and_vectors"
 
 DRIFT: Final = "drift"
 REWRITTEN: Final = "rewritten"
@@ -72,7 +72,7 @@ def name_shards(shards: int) -> list[str]:
     return [f"{shard:0{width}d}-of-{shards}" for shard in range(shards)]
 
 
-def count_shards(shard: str) -> int:
+def _count_shards(shard: str) -> int:
     """Return the number of shards from the name of one."""
     return int(shard.rpartition("-")[2])
 
@@ -97,10 +97,10 @@ def encode_images(
     """
     shard, encoder_name = context.partition_key, find_encoder(context.asset_key)
     stored = FeaturesIOManager(data=workspace.data)
-    progress = EncodingReport(context.log.info, f"shard {shard}")
+    progress = _EncodingReport(context.log.info, f"shard {shard}")
     previous: Features | None = stored.read_previous(context.asset_key, shard)
     drifts = list[Drift]()
-    assigned = assign_images(coco_object_sentences, count_shards(shard))
+    assigned = assign_images(coco_object_sentences, _count_shards(shard))
     with open_members(coco_train2014) as members:
 
         def load() -> ClipEncoder:
@@ -140,7 +140,7 @@ def describe_drift(*drifts: Drift, rewritten: bool) -> dict[str, Any]:
     return metadata
 
 
-class EncodingReport:
+class _EncodingReport:
     """Logs the progress of encoding at most once in two seconds and at its end, and keeps the last rates."""
 
     def __init__(self, log: Callable[[str], None], title: str) -> None:
@@ -170,10 +170,10 @@ def build_features(shards: int, encoder: str | None = None) -> list[dg.AssetsDef
         shards: Number of shards.
         encoder: Name of a further encoder; None: the default one.
     """
-    return [build_image_features(shards, encoder), *(build_text_features(name, encoder) for name in TEXT_FEATURES)]
+    return [_build_image_features(shards, encoder), *(_build_text_features(name, encoder) for name in TEXT_FEATURES)]
 
 
-def build_image_features(shards: int, encoder: str | None = None) -> dg.AssetsDefinition:
+def _build_image_features(shards: int, encoder: str | None = None) -> dg.AssetsDefinition:
     """Return the asset of the image features. Arguments as of `build_features`."""
     description = _IMAGE_FEATURES
     if encoder:
@@ -200,7 +200,7 @@ def build_image_features(shards: int, encoder: str | None = None) -> dg.AssetsDe
     )
 
 
-def build_text_features(name: str, encoder: str | None = None) -> dg.AssetsDefinition:
+def _build_text_features(name: str, encoder: str | None = None) -> dg.AssetsDefinition:
     """Return the asset of the text features of a table's names.
 
     Args:
@@ -224,7 +224,7 @@ def build_text_features(name: str, encoder: str | None = None) -> dg.AssetsDefin
         op_tags=GPU_TAGS,
         check_specs=[
             dg.AssetCheckSpec(
-                NAMES_AND_VECTORS,
+                _NAMES_AND_VECTORS,
                 asset=key,
                 description="The vectors are those of the table's names, in its order, and finite.",
             )
@@ -245,11 +245,11 @@ def build_text_features(name: str, encoder: str | None = None) -> dg.AssetsDefin
                 drifts.append(measure_drift(sample, again.vectors, again.passport))
             return loaded
 
-        texts, progress = names["name"].to_list(), EncodingReport(context.log.info, name).count_names
+        texts, progress = names["name"].to_list(), _EncodingReport(context.log.info, name).count_names
         features = update_names(texts, clip.describe(encoder), load, previous, progress)
         yield FeaturesIOManager.describe(
             features,
-            checks=[report(NAMES_AND_VECTORS, check_names(features, texts), "error")],
+            checks=[report(_NAMES_AND_VECTORS, check_names(features, texts), "error")],
             **describe_drift(*drifts, rewritten=features is not previous),
         )
 
