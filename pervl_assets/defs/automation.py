@@ -1,11 +1,9 @@
-"""When things are refreshed: two schedules, a sensor on the data folder, how a change spreads, what counts as fresh.
+"""Refreshes: two schedules, a sensor on the data folder, automation conditions and freshness policies.
 
-Belongs here: Dagster's schedules, sensors, jobs of them, automation conditions and freshness policies. Does not belong
-here: fetching and verifying themselves. All of it ships stopped: a person starts it in the UI, or with
-`dagster schedule start` and `dagster sensor start`.
+All of it is stopped at first: start it in the UI, or by `dagster schedule start` and `dagster sensor start`.
 
-A change spreads by data version, which is a content hash: an input that is the same as before refreshes nothing, and
-neither does a table that comes out as it was.
+A change spreads by data version, which is a content hash. An unchanged input refreshes nothing, and neither does a
+table whose content is unchanged.
 """
 
 import json
@@ -26,14 +24,14 @@ from pervl_assets.settings import Settings
 
 _WARN_BEFORE: Final = timedelta(days=1)
 _DEPTH: Final = 8
-"""Levels above an asset that are looked at before it is refreshed; the graph has seven."""
+"""Levels above an asset that are evaluated before it is refreshed; the graph has seven."""
 
 
 def build_automation_condition() -> dg.AutomationCondition[Any]:
     """Return the condition under which an asset is refreshed: a dependency has another data version than before.
 
-    It waits until nothing above it is still to change, so that an asset that two changes reach is made once; and it
-    asks nothing of an asset whose dependencies were never materialized.
+    It waits until nothing above it will still change, so that an asset that two changes reach is made once. It is never
+    true for an asset with a dependency that was never materialized.
     """
     condition = dg.AutomationCondition
     handled = condition.newly_requested() | condition.newly_updated()
@@ -42,11 +40,11 @@ def build_automation_condition() -> dg.AutomationCondition[Any]:
     above = reduce(lambda inner, _: unsettled | condition.any_deps_match(inner), range(_DEPTH), unsettled)
     return (
         changed & ~condition.any_deps_missing() & ~condition.in_progress() & ~condition.any_deps_match(above)
-    ).with_label("a dependency holds something else than before")
+    ).with_label("the data of a dependency changed")
 
 
 def add_automation_conditions(assets: Iterable[dg.AssetsDefinition]) -> list[dg.AssetsDefinition]:
-    """Give every asset that is made from others the condition of `build_automation_condition`."""
+    """Add the condition of `build_automation_condition` to every asset that has dependencies."""
     condition = build_automation_condition()
 
     def add_condition(spec: dg.AssetSpec) -> dg.AssetSpec:
@@ -56,16 +54,16 @@ def add_automation_conditions(assets: Iterable[dg.AssetsDefinition]) -> list[dg.
 
 
 def list_public_inputs(specs: Iterable[ArchiveSpec]) -> list[dg.AssetKey]:
-    """Return the inputs that are fetched: the annotations, and the raw inputs that have an address."""
+    """Return the inputs that are downloaded: the annotations, and the raw inputs with a URL."""
     return [ANNOTATIONS_KEY, *(dg.AssetKey([RAW, spec.name]) for spec in specs if spec.url)]
 
 
 def add_freshness_policies(
     assets: Iterable[dg.AssetsDefinition], specs: Iterable[ArchiveSpec], settings: Settings
 ) -> list[dg.AssetsDefinition]:
-    """Give every public input a freshness policy: its server is asked after it, or its file looked at, in so many days.
+    """Add a freshness policy to every public input: it must be revalidated, or its file checked, every N days.
 
-    Fresh is not "as new as the server's": that is what the look finds out, and what the data version tells.
+    Fresh means recently checked, not newest: whether the content changed shows in the data version.
     """
     days = timedelta(days=settings.fresh_days)
     policy = dg.FreshnessPolicy.time_window(fail_window=days, warn_window=days - _WARN_BEFORE)
@@ -85,12 +83,12 @@ def build_refreshes(
     Args:
         settings: For cron strings, the time zone and the interval.
         specs: The raw inputs.
-        verified: Checks that hold what stands on disk against its manifest.
+        verified: Checks that compare values on disk with their manifests.
     """
     revalidate = dg.define_asset_job(
         "revalidate_public_inputs",
         selection=dg.AssetSelection.assets(*list_public_inputs(specs)),
-        description="Ask the servers of the public inputs whether there is something new; fetch only what there is.",
+        description="Revalidate the public inputs with their servers; download only what changed.",
     )
     verify = dg.define_asset_job(
         "verify_results",
@@ -122,22 +120,22 @@ def build_refreshes(
                 target=dg.AssetSelection.all(),
                 default_status=dg.DefaultSensorStatus.STOPPED,
                 minimum_interval_seconds=settings.watch_seconds,
-                description="Refresh every asset of which a dependency holds something else than before.",
+                description="Re-materialize assets whose upstream data changed.",
             ),
         ],
     )
 
 
 def build_input_sensor(specs: Sequence[ArchiveSpec], seconds: int) -> dg.SensorDefinition:
-    """Return the sensor that notices raw inputs put into the data folder by hand, or changed there."""
+    """Return the sensor for raw inputs that a user adds to the data folder or changes there."""
 
     @dg.sensor(
         name="notice_inputs",
         target=dg.AssetSelection.assets(ANNOTATIONS_KEY, *(dg.AssetKey([RAW, spec.name]) for spec in specs)),
         minimum_interval_seconds=seconds,
-        description="Look at size and modification time of every raw input in the data folder, and materialize those "
-        "that are new or changed, once they stay the same between two looks (a copy may be under way). Whether the "
-        "content changed is told by its hash, as data version.",
+        description="Compare size and modification time of every raw input in the data folder, and materialize those "
+        "that are new or changed, once they are the same in two evaluations (a copy may be in progress). Whether the "
+        "content changed shows in its data version, a hash.",
     )
     def notice_inputs(context: dg.SensorEvaluationContext, workspace: Workspace) -> dg.SensorResult:
         cursor = json.loads(context.cursor or "{}")
@@ -145,7 +143,7 @@ def build_input_sensor(specs: Sequence[ArchiveSpec], seconds: int) -> dg.SensorD
         now = stat_inputs(specs, workspace.root)
         if workspace.annotations:
             now[ANNOTATIONS_KEY.path[-1]] = _stat_input(Path(workspace.annotations))
-        settled = [name for name, look in now.items() if look == seen.get(name) and look != handled.get(name)]
+        settled = [name for name, state in now.items() if state == seen.get(name) and state != handled.get(name)]
         handled |= {name: now[name] for name in settled}
         requests = [
             dg.RunRequest(run_key=f"{name} {now[name]}", asset_selection=[key])
@@ -154,7 +152,7 @@ def build_input_sensor(specs: Sequence[ArchiveSpec], seconds: int) -> dg.SensorD
         ]
         return dg.SensorResult(
             run_requests=requests,
-            skip_reason=None if requests else f"{len(now)} inputs are there by hand, and none is new.",
+            skip_reason=None if requests else f"{len(now)} inputs were added by hand, and none is new.",
             cursor=json.dumps({"seen": now, "handled": handled}),
         )
 
@@ -162,27 +160,27 @@ def build_input_sensor(specs: Sequence[ArchiveSpec], seconds: int) -> dg.SensorD
 
 
 def is_newer(instance: dg.DagsterInstance, key: dg.AssetKey, mtime_ns: int) -> bool:
-    """Tell whether a file was changed after its asset was last materialized."""
+    """Return whether a file was changed after its asset was last materialized."""
     event = instance.get_latest_materialization_event(key)
     return event is None or event.timestamp * 1e9 < mtime_ns
 
 
 def stat_inputs(specs: Sequence[ArchiveSpec], root: Path) -> dict[str, list[int]]:
-    """Return size and modification time (in ns) of every raw input that was put there by hand."""
-    looks = {}
+    """Return size and modification time (ns) of every raw input that a user added by hand."""
+    states = {}
     for spec in specs:
-        there = [path for place in (spec.file, *spec.folders) if (path := root / place).exists()]
-        if not there:
+        found = [path for name in (spec.file, *spec.folders) if (path := root / name).exists()]
+        if not found:
             continue
-        look = _stat_input(there[0])
+        state = _stat_input(found[0])
         record = read_record(locate_record(spec, root))
-        if record is None or look != [record.bytes, record.mtime_ns]:
-            looks[spec.name] = look
-    return looks
+        if record is None or state != [record.bytes, record.mtime_ns]:
+            states[spec.name] = state
+    return states
 
 
 def _stat_input(path: Path) -> list[int]:
-    """Return size and time of a file; of a folder, the latest time of what is in it and in the folders right below."""
+    """Return size and time of a file; for a folder, number and latest time of its entries, two levels deep."""
     if path.is_file():
         return [path.stat().st_size, path.stat().st_mtime_ns]
     parts = [path, *path.glob("*"), *path.glob("*/*")]

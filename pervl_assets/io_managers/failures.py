@@ -1,8 +1,6 @@
-"""How an error of the project reaches the person who reads a run: its message first, and the stack below.
+"""A `PervlError` as `dg.Failure`, where Dagster calls the project: the message comes first, the stack below it.
 
-Belongs here: turning a `PervlError` into Dagster's `Failure` where Dagster calls the project. Does not belong here: the
-errors themselves, which are `core.errors`. Without it Dagster shows "Error occurred while executing op …" and a stack
-before it tells what is missing, and a failed run does not tell it at all.
+Without it a step shows "Error occurred while executing op …" and a stack first, and a failed run no message at all.
 """
 
 from collections.abc import Iterator
@@ -17,7 +15,7 @@ from pervl_assets.core.errors import PervlError
 def make_failure(error: PervlError, **metadata: Any) -> dg.Failure:
     """Return an error as Dagster's `Failure`: what is wrong, where, how many, and what to do, line by line.
 
-    Its class has the name of the error's and no module, for Dagster prints both before the message.
+    Its class has the name of the error and no module, because Dagster prints both before the message.
     """
     kind = type(type(error).__name__, (dg.Failure,), {"__module__": "builtins"})
     failure: dg.Failure = kind(str(error), metadata)

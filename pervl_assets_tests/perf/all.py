@@ -18,6 +18,7 @@ from rich.console import Console
 from pervl_assets_tests.perf.figures import SCRATCH
 
 BENCHMARKS = {
+    "runs": ("--kit", "--work"),
     "trees": ("--kit", "--work"),
     "triplets": ("--kit", "--work", "--full"),
     "preprocessing": ("--kit",),
