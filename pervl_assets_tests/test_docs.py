@@ -205,7 +205,6 @@ import dagster as dg
 from pathlib import Path
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.checks import SUMS_HOLD, build_sums_check
-from pervl_assets.defs.pages import complete_pages
 from pervl_assets.io_managers import find_io_managers
 from pervl_assets.release.parts import Part
 from pervl_assets.testing.runs import make_settings
@@ -227,7 +226,8 @@ assert [check.passed for check in run.get_asset_check_evaluations()] == [True, T
 assert (data / "assets/copy.txt").read_text(encoding="utf-8").endswith("FlüffyFlüffy")
 texts, key = resources["texts"], dg.AssetKey("copy")
 assert texts.verify(key).unchanged and texts.stamp(key)
-assert texts.publish(Part("copy", "", ()), {None: texts.locate(key)}, {}, ()).file == "assets/copy.txt"
+part = texts.publish(Part("copy", "", ()), {None: texts.locate(key)}, {}, lambda images: images)
+assert part.file == "assets/copy.txt"
 (data / "assets/copy.txt").write_text("damaged")
 assert texts.verify(key).changed == ["assets/copy.txt"] and texts.read_previous(key) is None
 """

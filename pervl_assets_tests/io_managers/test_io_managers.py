@@ -100,7 +100,7 @@ KINDS = {
         Kind("tables", make_table, pl.DataFrame.to_dicts, metadata=declare_columns(SCHEMA)),
         Kind("features", make_features, Features.hash),
         Kind("trees", make_tree, show_tree, ("tree/class/a.jpg", "tree/class/b.jpg")),
-        Kind("raw_archives", make_archive, files=("in.zip",)),
+        Kind("raw_archives", make_archive, RawArchive.to_json, ("in.zip",)),
         Kind("training_files", make_training_file, files=("train/names.npy",)),
         Kind("croissant", make_croissant, files=("croissant.json",)),
     )
@@ -260,11 +260,11 @@ def test_a_name_with_a_pattern_in_it_is_one_file(tmp_path):
     assert manager.read(key).height == 2
 
 
-def test_28_000_files_are_stamped_in_half_a_second(tmp_path):
+def test_2_800_files_are_stamped_in_a_twentieth_of_a_second(tmp_path):
     store_and_load(KINDS["trees"], make_tree(tmp_path, 0), tmp_path)
     for folder in range(28):
         (tmp_path / f"tree/{folder}").mkdir()
-        for name in range(1000):
+        for name in range(100):
             os.mknod(tmp_path / f"tree/{folder}/{name}.jpg")
     trees = KINDS["trees"].manage(tmp_path)
     seconds = []
@@ -272,7 +272,7 @@ def test_28_000_files_are_stamped_in_half_a_second(tmp_path):
         start = time.process_time()
         trees.stamp(KEY)
         seconds.append(time.process_time() - start)
-    assert min(seconds) < 0.5
+    assert min(seconds) < 0.05  # of 28,000 in half a second
 
 
 @pytest.mark.parametrize(
