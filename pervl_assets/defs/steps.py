@@ -83,7 +83,7 @@ def describe_settings(resources: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _stat_weights(clip: Mapping[str, Any]) -> list[list[Any]]:
-    """Return name, bytes and modification time (ns) of the files of all models; none of those that open_clip downloads."""
+    """Return name, bytes and modification time (ns) of the files of models, but of those that open_clip downloads."""
     named = [clip.get("model"), clip.get("pretrained")]
     named += [text for pair in parse_encoders(clip.get("encoders") or "").values() for text in pair]
     places = [Path(text).expanduser() for text in named if text]
