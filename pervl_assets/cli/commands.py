@@ -128,7 +128,7 @@ def run_graph(selection: str, *, force: bool = False) -> bool:
     Returns:
         Whether everything is materialized and every check of error severity passed.
     """
-    from pervl_assets.cli.printing import make_console, print_run_result
+    from pervl_assets.cli.printing import make_console, print_reasons, print_run_result
     from pervl_assets.cli.runs import load_repository, open_instance
     from pervl_assets.definitions import defs
     from pervl_assets.defs.run_results import RunResult, read_run_result
@@ -140,6 +140,8 @@ def run_graph(selection: str, *, force: bool = False) -> bool:
     with open_instance(settings.data) as instance:
         fail_dead_runs(instance)
         plan = Plan(graph, instance, keys, defs.resources or {}, force=force)
+        if plan.skipped:
+            print_reasons(console, plan.todo)
         with show_progress(console) as progress:
             launch = Launch(load_repository(), instance)
             for planned in plan:

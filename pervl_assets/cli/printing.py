@@ -18,6 +18,7 @@ from pervl_assets.core.errors import name_some
 from pervl_assets.core.text import escape_terminal
 from pervl_assets.defs.metadata import BYTES, QUARANTINED
 from pervl_assets.defs.run_results import Finding, Materialized, RunResult, count_files_or_rows, name_partition
+from pervl_assets.defs.up_to_date import Value
 from pervl_assets.io_managers.base import VerifyResult
 from pervl_assets.settings import Settings
 from pervl_assets.upstream import RETRIVAL_SETS
@@ -40,6 +41,15 @@ def make_console() -> Console:
     """Return a console as wide as the terminal; where the output is not one, wide enough for every table."""
     console = Console()
     return console if console.is_terminal else Console(width=_WIDTH_OF_A_FILE)
+
+
+def print_reasons(console: Console, reasons: Mapping[Value, str]) -> None:
+    """Print why values are made, one line per reason."""
+    by_reason: dict[str, list[str]] = {}
+    for (key, partition), reason in reasons.items():
+        by_reason.setdefault(reason, []).append(name_partition(key.to_user_string(), partition))
+    for reason, names in by_reason.items():
+        console.print(f"[dim]{_escape(reason)}:[/] {_escape(name_some(names))}", highlight=False, soft_wrap=True)
 
 
 def print_run_result(console: Console, result: RunResult, seconds: float, *, left: int, skipped: int) -> None:
@@ -153,9 +163,9 @@ def print_status(
 ) -> None:
     """Print inputs that are found, and state and health of every asset; health is in the row of its first partition."""
     console.print(f"profile [bold]{settings.profile}[/], data in [bold]{settings.data}[/]", soft_wrap=True)
-    table = _make_table("input", "state", "place below the data folder")
+    table = _make_table("input", "state", "path below the data folder")
     for one in inputs:
-        table.add_row(one.name, "[green]found[/]" if one.found else "[yellow]not found[/]", one.place)
+        table.add_row(one.name, "[green]found[/]" if one.found else "[yellow]not found[/]", one.path)
     console.print(table)
     table = _make_table("asset", "state", "materialized", ">files or rows", ">bytes", "checks", "freshness")
     table.columns[0].no_wrap = True

@@ -41,7 +41,7 @@ class InputState:
     """A raw input: its path below the data root, or the path that is searched first."""
 
     name: str
-    place: str
+    path: str
     found: bool
 
 
@@ -49,7 +49,7 @@ def list_inputs(settings: Settings) -> list[InputState]:
     """Search every raw input; nothing is made, read or downloaded."""
     states = []
     for spec in list_specs():
-        found = next((place for place in (spec.file, *spec.folders) if (settings.data / place).exists()), None)
+        found = next((path for path in (spec.file, *spec.folders) if (settings.data / path).exists()), None)
         states.append(InputState(spec.name, found or spec.file, found is not None))
     return states
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import dagster as dg
 
+from pervl_assets.clip.checkpoints import parse_encoders
 from pervl_assets.io_managers.failures import show_errors
 from pervl_assets.io_managers.metadata import SECONDS
 
@@ -82,7 +83,9 @@ def describe_settings(resources: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _stat_weights(clip: Mapping[str, Any]) -> list[list[Any]]:
-    """Return name, bytes and modification time (ns) of the files of a model; none of one that open_clip fetches."""
-    places = [Path(clip[field]).expanduser() for field in ("model", "pretrained") if clip.get(field)]
+    """Return name, bytes and modification time (ns) of the files of models, but of those that open_clip downloads."""
+    named = [clip.get("model"), clip.get("pretrained")]
+    named += [text for pair in parse_encoders(clip.get("encoders") or "").values() for text in pair]
+    places = [Path(text).expanduser() for text in named if text]
     files = [file for place in places for file in (sorted(place.iterdir()) if place.is_dir() else [place])]
     return [[file.name, (stat := file.stat()).st_size, stat.st_mtime_ns] for file in files if file.is_file()]
