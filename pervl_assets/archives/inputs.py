@@ -63,7 +63,7 @@ class RawArchive:
     card: IdentityCard
     prefix: str = ""
     password_variable: str | None = None
-    index: Path | None = dataclasses.field(default=None, compare=False)
+    index: Path | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return a plain dictionary, without `index`."""
