@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,9 @@ from pervl_assets.core.files import write_bytes_atomically
 from pervl_assets.settings import Settings, load_env_file
 
 if TYPE_CHECKING:
-    from dagster import DagsterInstance
+    from dagster import DagsterEvent, DagsterInstance
+
+    from pervl_assets.defs.run_results import RunResult
 
 _POLL_SECONDS = 0.3
 
@@ -88,19 +90,17 @@ def status(*, check: bool) -> None:
 
     The Dagster UI shows the same for the same folder.
     """
-    from pervl_assets.cli import printing
     from pervl_assets.cli.health import explain_failed_runs, read_health
+    from pervl_assets.cli.printing import make_console, print_status
     from pervl_assets.cli.runs import open_instance
     from pervl_assets.cli.status import list_inputs, list_states
     from pervl_assets.definitions import defs
 
-    settings, console = Settings.from_env(), printing.make_console()
+    settings = Settings.from_env()
     with open_instance(settings.data) as instance:
         states, healths = list(list_states(defs, instance)), read_health(defs, instance)
         failures = explain_failed_runs(instance, healths)
-    printing.print_status(console, settings, list_inputs(settings), states, healths)
-    printing.print_causes(console, states, healths, failures)
-    healthy = printing.print_status_result(console, states, healths)
+    healthy = print_status(make_console(), settings, list_inputs(settings), states, healths, failures)
     sys.exit(1 if check and not healthy else 0)
 
 
@@ -129,31 +129,21 @@ def run_graph(selection: str, *, force: bool = False) -> bool:
         Whether everything is materialized and every check of error severity passed.
     """
     from pervl_assets.cli.printing import make_console, print_reasons, print_run_result
-    from pervl_assets.cli.runs import load_repository, open_instance
+    from pervl_assets.cli.runs import open_instance
+    from pervl_assets.dagster_private import ReconstructableRepository
     from pervl_assets.definitions import defs
-    from pervl_assets.defs.run_results import RunResult, read_run_result
-    from pervl_assets.defs.runs import Launch, Plan, fail_dead_runs, select_assets
+    from pervl_assets.defs.runs import Launch, fail_dead_runs
 
-    settings, console, graph = Settings.from_env(), make_console(), defs.resolve_asset_graph()
-    keys = select_assets(graph, selection)
-    start, result, total = time.monotonic(), RunResult(), 0
+    settings, console, start = Settings.from_env(), make_console(), time.monotonic()
     with open_instance(settings.data) as instance:
         fail_dead_runs(instance)
-        plan = Plan(graph, instance, keys, defs.resources or {}, force=force)
+        launch = Launch(ReconstructableRepository.for_module("pervl_assets.definitions", "defs"), instance)
+        plan = launch.plan(selection, defs.resources or {}, force=force)
         if plan.skipped:
             print_reasons(console, plan.todo)
         with show_progress(console) as progress:
-            launch = Launch(load_repository(), instance)
-            for planned in plan:
-                total = len(result.made) + len(plan.todo)
-                progress.update(progress.tasks[0].id, total=total)
-                run = launch.create_run(planned)
-                with follow(instance, run.run_id, progress):
-                    launch.execute(run)
-                result.add(read_run_result(instance, run.run_id))
-                if not result.succeeded:
-                    break
-    print_run_result(console, result, time.monotonic() - start, left=total - len(result.made), skipped=plan.skipped)
+            result = launch.execute(plan, lambda _, result: follow(instance, result, progress))
+    print_run_result(console, result, time.monotonic() - start)
     return result.passed
 
 
@@ -189,32 +179,32 @@ def show_progress(console: Console) -> Iterator[Progress]:
 
 
 @contextmanager
-def follow(instance: "DagsterInstance", run_id: str, progress: Progress) -> Iterator[None]:
-    """Update the bar from the events of a run while it executes."""
-    over = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(instance, run_id, progress, over), daemon=True)
+def follow(
+    instance: "DagsterInstance", result: "RunResult", progress: Progress
+) -> Iterator[Callable[["DagsterEvent"], None]]:
+    """Update the bar from the events and logs of the run that executes, those of its worker processes included."""
+    from pervl_assets.cli.runs import read_progress
+
+    over, task = threading.Event(), progress.tasks[0].id
+    progress.update(task, total=result.total)
+
+    def watch() -> None:
+        cursor, last = None, False
+        while not last:
+            last = over.wait(_POLL_SECONDS)
+            news, cursor = read_progress(instance, result.runs[-1], cursor)
+            for text, made in news:
+                progress.update(task, advance=int(made), news=escape(text))
+                if made and progress.disable:
+                    progress.console.print(f"  {escape(text)}", highlight=False)
+
+    watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        yield
+        yield lambda _: None
     finally:
         over.set()
         watcher.join()
-
-
-def _watch(instance: "DagsterInstance", run_id: str, progress: Progress, over: threading.Event) -> None:
-    from pervl_assets.cli.runs import read_progress
-
-    cursor: str | None = None
-    task = progress.tasks[0].id
-    while True:
-        last = over.wait(_POLL_SECONDS)
-        news, cursor = read_progress(instance, run_id, cursor)
-        for item in news:
-            progress.update(task, advance=1 if item.made else 0, news=escape(item.text))
-            if item.made and progress.disable:
-                progress.console.print(f"  {escape(item.text)}", highlight=False)
-        if last:
-            return
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -23,17 +22,17 @@ from pervl_assets.io_managers.base import VerifyResult
 from pervl_assets.settings import Settings
 from pervl_assets.upstream import RETRIVAL_SETS
 
-_COLOURS: Final = {"up to date": "green", "stale": "yellow", "missing": "red"}
-_FRESHNESS_COLOURS: Final = {"passing": "green", "warning": "yellow", "failing": "red", "unknown": "dim"}
+_COLOURS: Final = {
+    **{"up to date": "green", "stale": "yellow", "missing": "red"},
+    **{"passed": "none", "warned": "yellow", "failed": "bold red", "unfinished": "bold red", "not run": "dim"},
+    **{"passing": "green", "warning": "yellow", "failing": "red", "unknown": "dim"},
+    **{"error": "bold red"},
+}
+"""Of states, check statuses, freshness and severities."""
+
+_CHECK_STATUSES: Final = ("passed", "warned", "failed", "unfinished", "not run")
 _DIFFERENCES: Final = ("missing", "changed", "extra")
 _SHORT_ID: Final = 8
-_STATUS_COLOURS: Final = {
-    "passed": "none",
-    "warned": "yellow",
-    "failed": "bold red",
-    "unfinished": "bold red",
-    "not run": "dim",
-}
 _WIDTH_OF_A_FILE: Final = 140
 
 
@@ -52,19 +51,11 @@ def print_reasons(console: Console, reasons: Mapping[Value, str]) -> None:
         console.print(f"[dim]{_escape(reason)}:[/] {_escape(name_some(names))}", highlight=False, soft_wrap=True)
 
 
-def print_run_result(console: Console, result: RunResult, seconds: float, *, left: int, skipped: int) -> None:
-    """Print what was materialized, what was skipped, the findings, and the sum of it.
-
-    Args:
-        console: Where it is printed.
-        result: Of all runs.
-        seconds: Wall time of all runs.
-        left: How many assets and partitions were to be made and are not.
-        skipped: How many were up to date.
-    """
-    if not result.made and not result.findings and not left:
+def print_run_result(console: Console, result: RunResult, seconds: float) -> None:
+    """Print what was materialized, what was skipped, the findings, and the sum of it; `seconds` is the wall time."""
+    if not result.total:
         console.print(
-            f"[bold green]{skipped} up to date, nothing to do[/]  [dim]({seconds:,.1f} s)[/]", highlight=False
+            f"[bold green]{result.skipped} up to date, nothing to do[/]  [dim]({seconds:,.1f} s)[/]", highlight=False
         )
         return
     table = _make_table("asset", ">files or rows", ">seconds", ">bytes", ">quarantined")
@@ -79,8 +70,8 @@ def print_run_result(console: Console, result: RunResult, seconds: float, *, lef
     table.add_section()
     table.add_row(
         f"[bold]{len(result.made)} materialized[/]"
-        + (f", [bold red]{left} not[/]" if left else "")
-        + (f", {skipped} up to date" if skipped else ""),
+        + (f", [bold red]{result.left} not[/]" if result.left else "")
+        + (f", {result.skipped} up to date" if result.skipped else ""),
         "",
         f"[bold]{seconds:,.1f}[/]",
         f"[bold]{format_bytes(sum(made.bytes for made in result.made))}[/]",
@@ -98,13 +89,7 @@ def print_run_result(console: Console, result: RunResult, seconds: float, *, lef
 def print_findings(console: Console, findings: Iterable[Finding]) -> None:
     """Print warnings first and errors last, beside the prompt."""
     for finding in sorted(findings, key=lambda finding: finding.severity == "error"):
-        _print_cause(
-            console,
-            "bold red" if finding.severity == "error" else "yellow",
-            finding.severity,
-            finding.asset,
-            finding.text,
-        )
+        _print_cause(console, _COLOURS[finding.severity], finding.severity, finding.asset, finding.text)
 
 
 def _print_cause(console: Console, colour: str, kind: str, asset: str, text: str) -> None:
@@ -113,40 +98,33 @@ def _print_cause(console: Console, colour: str, kind: str, asset: str, text: str
 
 def print_verification(console: Console, results: Mapping[str, VerifyResult], data: Path) -> bool:
     """Print the differences between values and their manifests; return whether there are values and no difference."""
+    found = {name: value for name, value in results.items() if value.files}
+    differing = {
+        name: {what: names for what in _DIFFERENCES if (names := getattr(value, what))}
+        for name, value in found.items()
+        if not value.unchanged
+    }
     table = _make_table("asset", ">files", ">bytes", "result")
     for name, value in results.items():
-        table.add_row(_escape(name), *_show_size(value), _summarize(value))
+        size = (f"{value.files:,}", format_bytes(value.bytes)) if value.files else ("", "")
+        counts = ", ".join(f"{len(names):,} {what}" for what, names in differing.get(name, {}).items())
+        result = f"[red]{counts}[/]" if counts else "[green]as written[/]" if value.files else "[dim]not materialized[/]"
+        table.add_row(_escape(name), *size, result)
     console.print(table)
-    differing = {name: value for name, value in results.items() if not value.unchanged}
-    for name, value in differing.items():
-        for what in _DIFFERENCES:
-            if files := getattr(value, what):
-                console.print(
-                    f"[red]{what}[/] in [bold]{_escape(name)}[/]: {_escape(name_some(files))}", soft_wrap=True
-                )
-    found = sum(1 for value in results.values() if value.files)
+    for name, differences in differing.items():
+        for what, names in differences.items():
+            console.print(f"[red]{what}[/] in [bold]{_escape(name)}[/]: {_escape(name_some(names))}", soft_wrap=True)
     if not found:
         console.print(f"[red]nothing to verify below {data}[/]: run pervl materialize first")
     elif differing:
         console.print(
-            f"[bold red]{len(differing)} of {found} values differ from their manifests[/]: pervl materialize repairs "
-            "missing and changed files, and nothing else"
+            f"[bold red]{len(differing)} of {len(found)} values differ from their manifests[/]: pervl materialize "
+            "repairs missing and changed files, and nothing else"
         )
     else:
-        files = sum(value.files for value in results.values())
-        console.print(f"[bold green]verified[/]: {files:,} files in {found} values match their manifests")
+        files = sum(value.files for value in found.values())
+        console.print(f"[bold green]verified[/]: {files:,} files in {len(found)} values match their manifests")
     return bool(found) and not differing
-
-
-def _show_size(value: VerifyResult) -> tuple[str, str]:
-    return (f"{value.files:,}", format_bytes(value.bytes)) if value.files else ("", "")
-
-
-def _summarize(value: VerifyResult) -> str:
-    if not value.files:
-        return "[dim]not materialized[/]"
-    counts = [f"{len(names):,} {what}" for what in _DIFFERENCES if (names := getattr(value, what))]
-    return f"[red]{', '.join(counts)}[/]" if counts else "[green]as written[/]"
 
 
 def _escape(text: str) -> str:
@@ -160,49 +138,35 @@ def print_status(
     inputs: Iterable[InputState],
     states: Iterable[AssetState],
     healths: Iterable[Health],
-) -> None:
-    """Print inputs that are found, and state and health of every asset; health is in the row of its first partition."""
+    failures: Mapping[str, list[Finding]],
+) -> bool:
+    """Print inputs, state and health of every asset, the causes, and the number of problems.
+
+    Args:
+        console: Where it is printed.
+        settings: For the profile and the data root.
+        inputs: Raw inputs, found or not.
+        states: States of all assets and partitions.
+        healths: Health of all assets, which is in the row of its first partition.
+        failures: Why the last runs failed, by run id.
+
+    Returns:
+        Whether there is no problem.
+    """
     console.print(f"profile [bold]{settings.profile}[/], data in [bold]{settings.data}[/]", soft_wrap=True)
     table = _make_table("input", "state", "path below the data folder")
     for one in inputs:
         table.add_row(one.name, "[green]found[/]" if one.found else "[yellow]not found[/]", one.path)
     console.print(table)
-    table = _make_table("asset", "state", "materialized", ">files or rows", ">bytes", "checks", "freshness")
-    table.columns[0].no_wrap = True
-    unprinted = {health.asset: health for health in healths}
-    for state in states:
-        health = unprinted.pop(state.asset, None)
-        failed = health and health.failed_run
-        table.add_row(
-            escape(name_partition(state.asset, state.partition)),
-            f"[{_COLOURS[state.state]}]{state.state}[/]" + (", [bold red]run failed[/]" if failed else ""),
-            _show_time(state.when),
-            _count(count_files_or_rows(state.metadata)),
-            format_bytes(state.metadata.get(BYTES)),
-            _show_checks(health, made=state.when is not None) if health else "",
-            _show_freshness(health.freshness) if health else "",
-        )
-    console.print(table)
-
-
-def print_causes(
-    console: Console,
-    states: Iterable[AssetState],
-    healths: Iterable[Health],
-    failures: Mapping[str, list[Finding]],
-) -> None:
-    """Print why assets are stale, findings of checks, and why the last runs failed."""
+    states, healths = list(states), list(healths)
+    console.print(_tabulate_states(states, healths))
     for state in states:
         if state.why:
-            _print_cause(console, "yellow", "stale", name_partition(state.asset, state.partition), state.why)
+            _print_cause(console, _COLOURS["stale"], "stale", state.name, state.why)
     print_findings(console, [finding for health in healths for finding in health.findings])
     runs = {finding: run for run, findings in failures.items() for finding in findings}  # each finding once
     for finding, run in runs.items():
-        _print_cause(console, "bold red", f"run {run[:_SHORT_ID]} failed", finding.asset, finding.text)
-
-
-def print_status_result(console: Console, states: Iterable[AssetState], healths: Iterable[Health]) -> bool:
-    """Print one line with the number of problems; return whether there is none."""
+        _print_cause(console, _COLOURS["failed"], f"run {run[:_SHORT_ID]} failed", finding.asset, finding.text)
     count = Counter(state.state for state in states)
     unhealthy = sum(not health.healthy for health in healths)
     wrong = {"missing": count["missing"], "stale": count["stale"], "failed or no longer fresh": unhealthy}
@@ -215,16 +179,32 @@ def print_status_result(console: Console, states: Iterable[AssetState], healths:
     return not problems
 
 
+def _tabulate_states(states: Iterable[AssetState], healths: Iterable[Health]) -> Table:
+    table = _make_table("asset", "state", "materialized", ">files or rows", ">bytes", "checks", "freshness")
+    table.columns[0].no_wrap = True
+    unprinted = {health.asset: health for health in healths}
+    for state in states:
+        health = unprinted.pop(state.asset, None)
+        table.add_row(
+            escape(state.name),
+            _paint(state.state) + (", [bold red]run failed[/]" if health and health.failed_run else ""),
+            state.when.astimezone().strftime("%Y-%m-%d %H:%M") if state.when else "",
+            _count(count_files_or_rows(state.metadata)),
+            format_bytes(state.metadata.get(BYTES)),
+            _show_checks(health, made=state.when is not None) if health else "",
+            _paint(health.freshness) if health and health.freshness else "",
+        )
+    return table
+
+
 def _show_checks(health: Health, *, made: bool) -> str:
-    counts = health.count()
-    if not made:  # there is nothing to check yet
-        del counts["not run"]
-    parts = [(count, status) for status in _STATUS_COLOURS if (count := counts[status])]
-    return ", ".join(f"[{_STATUS_COLOURS[status]}]{count} {status}[/]" for count, status in parts)
+    """Return the number of checks by status; before there is a value, none is shown as not run."""
+    shown = _CHECK_STATUSES if made else _CHECK_STATUSES[:-1]
+    return ", ".join(_paint(status, f"{count} ") for status in shown if (count := health.checks[status]))
 
 
-def _show_freshness(freshness: str | None) -> str:
-    return f"[{_FRESHNESS_COLOURS[freshness]}]{freshness}[/]" if freshness else ""
+def _paint(word: str, before: str = "") -> str:
+    return f"[{_COLOURS[word]}]{before}{word}[/]"
 
 
 def print_paths(console: Console, data: Path) -> None:
@@ -262,7 +242,3 @@ def _count(count: int | None) -> str:
 def _show_quarantined(made: Materialized) -> str:
     shown = f"[yellow]{made.quarantined:,}[/]" if made.quarantined else "0" if QUARANTINED in made.metadata else ""
     return f"{shown} [red]+ {made.missing:,} missing[/]" if made.missing else shown
-
-
-def _show_time(when: datetime | None) -> str:
-    return when.astimezone().strftime("%Y-%m-%d %H:%M") if when else ""

@@ -2,13 +2,11 @@
 
 import logging
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from dagster import DagsterEventType, DagsterInstance
 
-from pervl_assets.dagster_private import ReconstructableRepository
 from pervl_assets.defs.run_results import read_materialization
 from pervl_assets.settings import is_trusted
 
@@ -16,11 +14,6 @@ _log = logging.getLogger(__name__)
 
 _INSTANCE: Final = "telemetry: {enabled: false}\npython_logs: {python_log_level: INFO}\n"
 """For a Dagster home that has no `dagster.yaml`; the project's own says more."""
-
-
-def load_repository() -> ReconstructableRepository:
-    """Return the project's code location, as worker processes can load it by themselves."""
-    return ReconstructableRepository.for_module("pervl_assets.definitions", "defs")
 
 
 def find_dagster_home(data: Path) -> Path:
@@ -50,22 +43,17 @@ def open_instance(data: Path) -> DagsterInstance:
     return DagsterInstance.get()
 
 
-@dataclass(frozen=True)
-class ProgressLine:
-    """Progress of a run: an asset that was made, or a line that an op logged."""
+def read_progress(instance: DagsterInstance, run_id: str, cursor: str | None) -> tuple[list[tuple[str, bool]], str | None]:
+    """Return the progress of a run after a cursor, and the next cursor.
 
-    text: str
-    made: bool
-
-
-def read_progress(instance: DagsterInstance, run_id: str, cursor: str | None) -> tuple[list[ProgressLine], str | None]:
-    """Return the progress of a run after a cursor, and the next cursor."""
+    Progress is assets that were made (True) and lines that ops logged (False).
+    """
     connection = instance.get_records_for_run(run_id, cursor=cursor)
-    news: list[ProgressLine] = []
+    news: list[tuple[str, bool]] = []
     for record in connection.records:
         entry = record.event_log_entry
         if not entry.is_dagster_event:
-            news.append(ProgressLine(f"{(entry.step_key or '').replace('__', '/')}: {entry.user_message}", made=False))
+            news.append((f"{(entry.step_key or '').replace('__', '/')}: {entry.user_message}", False))
         elif entry.get_dagster_event().event_type == DagsterEventType.ASSET_MATERIALIZATION:
-            news.append(ProgressLine(read_materialization(entry.get_dagster_event()).name, made=True))
+            news.append((read_materialization(entry.get_dagster_event()).name, True))
     return news, connection.cursor

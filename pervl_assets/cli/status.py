@@ -8,11 +8,12 @@ from typing import Any, Literal
 import dagster as dg
 from dagster import AssetRecordsFilter, DagsterInstance
 
-from pervl_assets.dagster_private import CachingStaleStatusResolver, Request, StaleStatus
+from pervl_assets.dagster_private import CachingStaleStatusResolver, Request
 from pervl_assets.defs.raw import list_specs
+from pervl_assets.defs.run_results import name_partition
+from pervl_assets.defs.runs import list_values
+from pervl_assets.defs.up_to_date import explain_stale
 from pervl_assets.settings import Settings
-
-State = Literal["up to date", "stale", "missing"]
 
 
 @dataclass(frozen=True)
@@ -22,18 +23,26 @@ class AssetState:
     Attributes:
         asset: Asset key as text.
         partition: Its partition, if it has any.
-        state: Up to date, stale (an input or its code is new), or missing (never materialized).
-        when: When it was last materialized.
-        why: Reason why it is stale.
+        when: When it was last materialized; None: never.
+        why: Reasons why it is stale (an input or its code is new); empty: it is not.
         metadata: Metadata of its last materialization.
     """
 
     asset: str
     partition: str | None
-    state: State
     when: datetime | None
     why: str
     metadata: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Its name with the partition: `ytvos/retrieval_set [test]`."""
+        return name_partition(self.asset, self.partition)
+
+    @property
+    def state(self) -> Literal["up to date", "stale", "missing"]:
+        """Whether it is up to date, stale or was never materialized."""
+        return "missing" if self.when is None else "stale" if self.why else "up to date"
 
 
 @dataclass(frozen=True)
@@ -58,30 +67,14 @@ def list_states(defs: dg.Definitions, instance: DagsterInstance) -> Iterator[Ass
     """Return the state of every asset and partition, in topological order."""
     graph = defs.resolve_asset_graph()
     resolver = CachingStaleStatusResolver(instance, graph, Request(instance))
-    for key in (key for level in graph.toposorted_asset_keys_by_level for key in sorted(level)):
-        partitioning = graph.get(key).partitions_def
-        for partition in partitioning.get_partition_keys() if partitioning else [None]:
-            status = resolver.get_status(key, partition)
-            stale = status == StaleStatus.STALE
-            # The child of a cause names the input that is new.
-            found = resolver.get_stale_causes(key, partition) if stale else []
-            causes = [child for cause in found for child in cause.children or [cause]]
-            yield AssetState(
-                asset=key.to_user_string(),
-                partition=partition,
-                state="missing" if status == StaleStatus.MISSING else "stale" if stale else "up to date",
-                why="; ".join(sorted({f"{cause.asset_key.to_user_string()}: {cause.reason}" for cause in causes})),
-                **_read_last(instance, key, partition),
-            )
-
-
-def _read_last(instance: DagsterInstance, key: dg.AssetKey, partition: str | None) -> dict[str, Any]:
-    """Return time and metadata of the last materialization of an asset."""
-    wanted = AssetRecordsFilter(asset_key=key, asset_partitions=[partition] if partition else None)
-    records = instance.fetch_materializations(wanted, limit=1).records
-    if not records:
-        return {"when": None, "metadata": {}}
-    last = records[0]
-    made = last.asset_materialization
-    metadata = {name: value.value for name, value in made.metadata.items()} if made else {}
-    return {"when": datetime.fromtimestamp(last.timestamp, UTC), "metadata": metadata}
+    for key, partition in list_values(graph, graph.materializable_asset_keys):
+        wanted = AssetRecordsFilter(asset_key=key, asset_partitions=[partition] if partition else None)
+        last = next(iter(instance.fetch_materializations(wanted, limit=1).records), None)
+        made = last.asset_materialization if last else None
+        yield AssetState(
+            asset=key.to_user_string(),
+            partition=partition,
+            when=datetime.fromtimestamp(last.timestamp, UTC) if last else None,
+            why=explain_stale(resolver, key, partition),
+            metadata={name: value.value for name, value in made.metadata.items()} if made else {},
+        )

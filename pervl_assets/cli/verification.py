@@ -3,13 +3,13 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 
 from pervl_assets.core.files import PARTIAL
 from pervl_assets.defs.release import CROISSANT_KEY
 from pervl_assets.defs.run_results import name_partition
+from pervl_assets.defs.runs import list_values
 from pervl_assets.io_managers import find_io_managers
 from pervl_assets.io_managers.base import PervlIOManager, VerifyResult
 
@@ -33,26 +33,18 @@ def verify_values(defs: dg.Definitions, data: Path) -> Iterator[tuple[str, Verif
         partitioning = graph.get(key).partitions_def
         return any(
             find_manager(child).locate(child, other).is_file()
-            for child in graph.get(key).child_keys - {CROISSANT_KEY}
-            for other in _list_partitions(graph, child)
+            for child, other in list_values(graph, graph.get(key).child_keys - {CROISSANT_KEY})
             if graph.get(child).partitions_def != partitioning or other == partition
         )
 
-    for key in sorted(graph.materializable_asset_keys):
+    for key, partition in sorted(list_values(graph, graph.materializable_asset_keys), key=lambda value: value[0]):
         manager = find_manager(key)
-        for partition in _list_partitions(graph, key):
-            result = manager.verify(key, partition)
-            if not result.files and is_used(key, partition):
-                result = VerifyResult(1, missing=[manager.locate(key, partition).relative_to(data).as_posix()])
-            yield name_partition(key.to_user_string(), partition), result
+        result = manager.verify(key, partition)
+        if not result.files and is_used(key, partition):
+            result = VerifyResult(1, missing=[manager.locate(key, partition).relative_to(data).as_posix()])
+        yield name_partition(key.to_user_string(), partition), result
     if left := sorted(_find_unfinished(data)):
         yield "unfinished work", VerifyResult(len(left), extra=left)
-
-
-def _list_partitions(graph: Any, key: dg.AssetKey) -> list[str | None]:
-    """Return an asset's partitions; None stands for the one value of an asset without partitions."""
-    partitioning = graph.get(key).partitions_def
-    return [*partitioning.get_partition_keys()] if partitioning else [None]
 
 
 def _find_unfinished(data: Path) -> Iterator[str]:

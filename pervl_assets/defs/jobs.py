@@ -6,7 +6,8 @@ run, take slots of the pools, and end with it. They are not queued, so that a jo
 that it holds itself.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final, Literal
 
 import dagster as dg
@@ -20,8 +21,8 @@ from pervl_assets.clip.preprocessing import PreprocessingRule
 from pervl_assets.core.errors import PervlError
 from pervl_assets.dagster_private import recon_repository_from_origin
 from pervl_assets.defs.resources import Clip, Workspace
-from pervl_assets.defs.run_results import Materialized, RunResult, read_finding, read_materialization, read_run_result
-from pervl_assets.defs.runs import Launch, Plan, PlannedRun, fail_dead_runs, select_assets
+from pervl_assets.defs.run_results import RunResult, read_finding, read_materialization
+from pervl_assets.defs.runs import Launch, PlannedRun, fail_dead_runs
 from pervl_assets.inversion.open_images import NamesRule
 from pervl_assets.io_managers.failures import make_failure, show_errors
 from pervl_assets.settings import Settings, get_variable, list_errors
@@ -36,7 +37,6 @@ JOB_RUN_TAG: Final = "pervl/job_run"
 """Run id of a job, on its own run and on the runs it starts: a click on it shows them together."""
 
 _OP: Final = "materialize"
-_NAMES_SHOWN: Final = 6
 
 
 def _override(name: str, unset: str | None = None) -> Any:
@@ -93,33 +93,21 @@ def build_jobs(resources: Iterable[str]) -> list[dg.JobDefinition]:
     Args:
         resources: Keys of all resources and IO managers.
     """
-    op = build_op(frozenset(resources))
-    benchmarks = [
-        build_job(
-            f"prepare_{benchmark.name}",
-            f"+group:{benchmark.name}",
-            f"{benchmark.title} from its archive to the folder trees and views, all splits.",
-            op,
-        )
-        for benchmark in find_benchmarks()
-    ]
+    op = _build_op(frozenset(resources))
     training = "PALAVRA's training files, with all that they are made from: triplets, classes, CLIP features, matches."
+    benchmarks = [
+        (f"prepare_{one.name}", f"+group:{one.name}", f"{one.title} from its archive to the trees and views, all splits.")
+        for one in find_benchmarks()
+    ]
     return [
-        *benchmarks,
-        build_job("prepare_inversion_training", "+group:palavra", training, op),
-        build_job("everything", "*", "Every asset of the graph, every partition.", op),
+        *(_build_job(*benchmark, op) for benchmark in benchmarks),
+        _build_job("prepare_inversion_training", "+group:palavra", training, op),
+        _build_job("everything", "*", "Every asset of the graph, every partition.", op),
     ]
 
 
-def build_job(name: str, selection: str, description: str, op: dg.OpDefinition) -> dg.JobDefinition:
-    """Return a job that materializes a selection, all its partitions, in planned runs.
-
-    Args:
-        name: Of the job.
-        selection: What it materializes, unless the launchpad says otherwise.
-        description: What it makes.
-        op: What it runs, see `build_op`.
-    """
+def _build_job(name: str, selection: str, description: str, op: dg.OpDefinition) -> dg.JobDefinition:
+    """Return a job that materializes a selection, unless the launchpad has another."""
 
     @dg.job(
         name=name,
@@ -135,7 +123,7 @@ def build_job(name: str, selection: str, description: str, op: dg.OpDefinition) 
     return job
 
 
-def build_op(resources: frozenset[str]) -> dg.OpDefinition:
+def _build_op(resources: frozenset[str]) -> dg.OpDefinition:
     """Return the op of the jobs; it needs all resources, because up to date depends on their settings and files."""
 
     @dg.op(name=_OP, out=dg.Out(dg.Nothing), required_resource_keys=set(resources))
@@ -147,52 +135,13 @@ def build_op(resources: frozenset[str]) -> dg.OpDefinition:
             changed = config.configure(known["workspace"], known["clip"])
             known |= {key: type(known[key])(**change["config"]) for key, change in changed.items()}
             chosen: Any = context.run.run_config.get("resources") or {}
-            materialize_selection(context, config.selection, known, {"resources": {**chosen, **changed}})
+            launch = _open_launch(context, {"resources": {**chosen, **changed}})
+            _materialize_selection(context, launch, config.selection, known)
 
     return materialize
 
 
-def materialize_selection(
-    context: dg.OpExecutionContext, selection: str, resources: Mapping[str, Any], run_config: Mapping[str, Any]
-) -> None:
-    """Materialize what is not up to date; log what is made while it happens, and add all of it as metadata at the end.
-
-    Args:
-        context: Of the job's op.
-        selection: In Dagster's syntax.
-        resources: Resources and IO managers of the runs, by their keys.
-        run_config: Run config of the runs.
-
-    Raises:
-        dg.Failure: An asset was not made, or a check of error severity did not pass.
-        dg.DagsterExecutionInterruptedError: The job was terminated, and with it the run that it had started.
-        PervlError: The selection cannot be used.
-    """
-    launch = open_launch(context, run_config)
-    graph = launch.repository.get_definition().asset_graph
-    for freed in fail_dead_runs(context.instance):
-        context.log.warning("Run %s was left behind by a process that was killed; it is marked as failed.", freed)
-    plan = Plan(graph, context.instance, select_assets(graph, selection), resources)
-    context.log.info(f"{plan.skipped} up to date, {len(plan.todo)} to make")
-    result, runs, total = RunResult(), [], 0
-    for planned in plan:
-        total = len(result.made) + len(plan.todo)
-        run = launch.create_run(planned)
-        runs.append(run.run_id)
-        context.log.info(f"Run {len(runs)}, {run.run_id}: {describe_planned_run(planned)}")
-        launch.execute(run, lambda event: log_event(context, event))
-        result.add(read_run_result(context.instance, run.run_id))
-        if result.interrupted:
-            raise dg.DagsterExecutionInterruptedError
-        if not result.succeeded:
-            break
-    metadata = {"up_to_date": plan.skipped, **describe_run_result(result, total, runs)}
-    if not result.passed:
-        raise make_failure(build_failure(context.job_name, result, total), **metadata)
-    context.add_output_metadata(metadata)
-
-
-def open_launch(context: dg.OpExecutionContext, run_config: Mapping[str, Any]) -> Launch:
+def _open_launch(context: dg.OpExecutionContext, run_config: Mapping[str, Any]) -> Launch:
     """Return how the runs of a job are executed: with the code location and the instance of its own run.
 
     Raises:
@@ -211,62 +160,74 @@ def open_launch(context: dg.OpExecutionContext, run_config: Mapping[str, Any]) -
     return Launch(repository, context.instance, tags, run_config, context.run)
 
 
-def describe_planned_run(planned: PlannedRun) -> str:
-    """Return what a run makes, in one line: number of assets, their partition, and the names of the first."""
-    names = [key.to_user_string() for key in planned.keys]
-    of = f" of {planned.partition}" if planned.partition else ""
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return f"{len(names)} asset{'s' if len(names) > 1 else ''}{of}: {', '.join(names[:_NAMES_SHOWN])}{more}"
+def _materialize_selection(
+    context: dg.OpExecutionContext, launch: Launch, selection: str, resources: Mapping[str, Any]
+) -> None:
+    """Materialize what is not up to date; log what is made while it happens, and add all of it as metadata at the end.
+
+    Raises:
+        dg.Failure: An asset was not made, or a check of error severity did not pass.
+        dg.DagsterExecutionInterruptedError: The job was terminated, and with it the run that it had started.
+        PervlError: The selection cannot be used.
+    """
+    for freed in fail_dead_runs(context.instance):
+        context.log.warning("Run %s was left behind by a process that was killed; it is marked as failed.", freed)
+    plan = launch.plan(selection, resources)
+    context.log.info(f"{plan.skipped} up to date, {len(plan.todo)} to make")
+
+    @contextmanager
+    def follow(planned: PlannedRun, result: RunResult) -> Iterator[Callable[[dg.DagsterEvent], None]]:
+        context.log.info(f"Run {len(result.runs)}, {result.runs[-1]}: {planned}")
+        yield lambda event: _log_event(context.log, event)
+
+    result = launch.execute(plan, follow)
+    if result.interrupted:
+        raise dg.DagsterExecutionInterruptedError
+    if not result.passed:
+        raise make_failure(_explain_failure(context.job_name, result), **_describe(result))
+    context.add_output_metadata(_describe(result))
 
 
-def log_event(context: dg.OpExecutionContext, event: dg.DagsterEvent) -> None:
+def _log_event(log: dg.DagsterLogManager, event: dg.DagsterEvent) -> None:
     """Log an asset that was made, a check that did not pass, or a step that failed."""
     if event.event_type == DagsterEventType.ASSET_MATERIALIZATION:
         made = read_materialization(event)
-        count = "" if made.files_or_rows is None else f": {made.files_or_rows:,} files or rows"
-        context.log.info(f"{made.name}{count}")
+        count = made.files_or_rows
+        log.info(made.name if count is None else f"{made.name}: {count:,} files or rows")
     elif (finding := read_finding(event)) is not None:
-        log = context.log.error if finding.severity == "error" else context.log.warning
-        log(f"{finding.asset}: {finding.text}")
+        write = log.error if finding.severity == "error" else log.warning
+        write(f"{finding.asset}: {finding.text}")
 
 
-def describe_run_result(result: RunResult, total: int, runs: list[str]) -> dict[str, Any]:
+def _describe(result: RunResult) -> dict[str, Any]:
     """Return the metadata of a job: counts, the table of what was made, the findings, and links to the runs."""
     metadata: dict[str, Any] = {
+        "up_to_date": result.skipped,
         "materialized": len(result.made),
-        "not_materialized": total - len(result.made),
+        "not_materialized": result.left,
         "quarantined": sum(made.quarantined for made in result.made),
         "errors": len(result.errors),
-        "warnings": len(result.warnings),
+        "warnings": len(result.findings) - len(result.errors),
     }
     if result.made:
-        metadata["assets"] = dg.MetadataValue.md(tabulate(result.made))
+        lines = ["| asset | files or rows | seconds | quarantined |", "| --- | ---: | ---: | ---: |"]
+        for one in result.made:
+            count = "" if one.files_or_rows is None else f"{one.files_or_rows:,}"
+            quarantined = f"{one.quarantined:,}" + (f" + {one.missing:,} missing" if one.missing else "")
+            lines.append(f"| {one.name} | {count} | {one.seconds:,.1f} | {quarantined} |")
+        metadata["assets"] = dg.MetadataValue.md("\n".join(lines))
     if result.findings:
         lines = [f"- **{finding.severity}** {finding.asset}: {finding.text}" for finding in result.findings]
         metadata["found"] = dg.MetadataValue.md("\n".join(line.replace("\n", "\n  ") for line in lines))
-    return metadata | {f"run {number}": dg.MetadataValue.dagster_run(run) for number, run in enumerate(runs, start=1)}
+    return metadata | {f"run {number}": dg.MetadataValue.dagster_run(run) for number, run in enumerate(result.runs, 1)}
 
 
-def tabulate(made: list[Materialized]) -> str:
-    """Return a markdown table of what was made: asset, files or rows, seconds, quarantined."""
-    lines = ["| asset | files or rows | seconds | quarantined |", "| --- | ---: | ---: | ---: |"]
-    for one in made:
-        count = "" if one.files_or_rows is None else f"{one.files_or_rows:,}"
-        quarantined = f"{one.quarantined:,}" + (f" + {one.missing:,} missing" if one.missing else "")
-        lines.append(f"| {one.name} | {count} | {one.seconds:,.1f} | {quarantined} |")
-    return "\n".join(lines)
-
-
-def build_failure(job: str, result: RunResult, total: int) -> PervlError:
-    """Return the error that says why a job failed: what, where, how many, and what to do."""
-    left = total - len(result.made)
-    problem = (
-        f"{left:,} of {total:,} assets were not materialized" if left else f"All {total:,} assets are materialized"
-    )
-    checks = f"{len(result.errors):,} {'step or check' if len(result.errors) == 1 else 'steps or checks'} failed"
-    details = [line for finding in result.errors for line in f"{finding.asset}: {finding.text}".splitlines()]
+def _explain_failure(job: str, result: RunResult) -> PervlError:
+    """Return why a job failed: what, where, how many, and what to do."""
+    made = f"{result.left:,} of {result.total:,} assets were not materialized"
+    failed = f"{len(result.errors):,} {'step or check' if len(result.errors) == 1 else 'steps or checks'} failed"
     return PervlError(
-        f"{problem}; {checks}.",
-        details=details,
+        f"{made if result.left else f'All {result.total:,} assets are materialized'}; {failed}.",
+        details=[line for finding in result.errors for line in f"{finding.asset}: {finding.text}".splitlines()],
         advice=f"Fix what is named above and launch {job} again; finished work is kept.",
     )

@@ -80,12 +80,23 @@ class RunResult:
         findings: What failed, and the checks that did not pass.
         succeeded: Whether every run succeeded.
         interrupted: Whether a run was terminated, by a user or with its process.
+        runs: Ids of planned runs.
+        total: How many values were to be made.
+        skipped: How many were up to date.
     """
 
     made: list[Materialized] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     succeeded: bool = True
     interrupted: bool = False
+    runs: list[str] = field(default_factory=list)
+    total: int = 0
+    skipped: int = 0
+
+    @property
+    def left(self) -> int:
+        """How many values were to be made and are not."""
+        return self.total - len(self.made)
 
     @property
     def passed(self) -> bool:

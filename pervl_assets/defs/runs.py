@@ -8,13 +8,14 @@ import os
 import socket
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import dagster as dg
 from dagster import DagsterEventType, DagsterInstance, RunsFilter
 
-from pervl_assets.core.errors import PervlError
+from pervl_assets.core.errors import PervlError, name_some
 from pervl_assets.core.workers import is_running
 from pervl_assets.dagster_private import (
     BaseAssetGraph,
@@ -24,6 +25,7 @@ from pervl_assets.dagster_private import (
     free_pool_slots,
 )
 from pervl_assets.defs.checks import SUMS_HOLD
+from pervl_assets.defs.run_results import RunResult, read_run_result
 from pervl_assets.defs.up_to_date import Value, explain_outdated
 
 PROCESS_TAG: Final = "pervl/process"
@@ -36,7 +38,7 @@ _WHERE_INTERRUPTED: Final = (DagsterEventType.ENGINE_EVENT, DagsterEventType.STE
 """Events of an executor that is interrupted, before its run ends."""
 
 _NO_RETRIES: Final = {"dagster/max_retries": "0"}
-_PARTITION: Final = "dagster/partition"
+_NAMES_SHOWN: Final = 6
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,13 @@ class PlannedRun:
     @property
     def tags(self) -> dict[str, str]:
         """Run tags that name the partition."""
-        return {} if self.partition is None else {_PARTITION: self.partition}
+        return {} if self.partition is None else {"dagster/partition": self.partition}
+
+    def __str__(self) -> str:
+        """Return what it makes in one line: `1 asset of test: ytvos/retrieval_set`."""
+        count = f"{len(self.keys)} asset{'s' if len(self.keys) > 1 else ''}"
+        names = name_some([key.to_user_string() for key in self.keys], _NAMES_SHOWN)
+        return f"{count}{f' of {self.partition}' if self.partition else ''}: {names}"
 
 
 def select_assets(graph: BaseAssetGraph[Any], selection: str) -> frozenset[dg.AssetKey]:
@@ -141,7 +149,7 @@ class Plan:
         *,
         force: bool = False,
     ) -> None:
-        """Plan the first run.
+        """Plan the first run of a selection.
 
         Args:
             graph: The asset graph.
@@ -152,12 +160,7 @@ class Plan:
         """
         self._graph, self._instance, self._resources, self._force = graph, instance, resources, force
         self._left = list_values(graph, keys)
-        self.todo = self._find_todo()
-
-    @property
-    def skipped(self) -> int:
-        """How many values of the selection are up to date."""
-        return len(self._left) - len(self.todo)
+        self._find_todo()
 
     def __iter__(self) -> Iterator[PlannedRun]:
         """Yield the runs one by one; each must have been executed before the next is planned."""
@@ -165,17 +168,22 @@ class Plan:
             run = plan_runs(self._graph, self.todo.keys())[0]
             yield run
             self._left = [value for value in self._left if value not in run.values]
-            self.todo = self._find_todo()
+            self._find_todo()
 
-    def _find_todo(self) -> dict[Value, str]:
+    def _find_todo(self) -> None:
         if self._force:
-            return dict.fromkeys(self._left, "everything is made")
-        outdated = explain_outdated(self._graph, self._instance, self._left, self._resources)
-        for (key, partition), reason in [*outdated.items()]:  # what one step makes is made together
-            for other in self._graph.get(key).execution_set_asset_keys:
-                if (other, partition) in self._left:
-                    outdated.setdefault((other, partition), reason)
-        return outdated
+            self.todo = dict.fromkeys(self._left, "everything is made")
+        else:
+            self.todo = explain_outdated(self._graph, self._instance, self._left, self._resources)
+            for (key, partition), reason in [*self.todo.items()]:  # what one step makes is made together
+                for other in self._graph.get(key).execution_set_asset_keys:
+                    if (other, partition) in self._left:
+                        self.todo.setdefault((other, partition), reason)
+        self.skipped = len(self._left) - len(self.todo)
+
+
+Follow = Callable[[PlannedRun, RunResult], AbstractContextManager[Callable[[dg.DagsterEvent], None]]]
+"""A context around each run, before which the result has its id and the total; its value is called with each event."""
 
 
 @dataclass(frozen=True)
@@ -196,44 +204,52 @@ class Launch:
     run_config: Mapping[str, Any] = field(default_factory=dict)
     launcher: dg.DagsterRun | None = None
 
-    def create_run(self, planned: PlannedRun) -> dg.DagsterRun:
+    def plan(self, selection: str, resources: Mapping[str, Any], *, force: bool = False) -> Plan:
+        """Plan the runs of a selection string. Raises as `select_assets` does."""
+        graph = self.repository.get_definition().asset_graph
+        return Plan(graph, self.instance, select_assets(graph, selection), resources, force=force)
+
+    def execute(self, plan: Plan, follow: Follow) -> RunResult:
+        """Execute planned runs, with the executor of the definitions, up to one that fails; nothing is raised for it."""
+        result = RunResult()
+        for planned in plan:
+            run = self._create_run(planned)
+            result.runs.append(run.run_id)
+            result.total = len(result.made) + len(plan.todo)
+            with follow(planned, result) as watch:
+                for event in execute_assets_run(self.repository, self.instance, run):
+                    if event.event_type in _WHERE_INTERRUPTED:
+                        self._pass_termination_on(run)
+                    watch(event)
+            result.add(read_run_result(self.instance, run.run_id))
+            if not result.succeeded:
+                break
+        result.skipped = plan.skipped
+        return result
+
+    def _create_run(self, planned: PlannedRun) -> dg.DagsterRun:
         """Record a planned run, which has not begun yet.
 
         Trees are not hashed again right after they were built: building hashes every file, and `pervl verify` does it
         again. Dagster's daemon does not retry it after an interruption: the command or job that started it does.
         """
         checks = self.repository.get_definition().asset_graph.get_check_keys_for_assets({*planned.keys})
+        process = {PROCESS_TAG: f"{socket.gethostname()}/{os.getpid()}"}
         return create_run(
             self.repository,
             self.instance,
             planned.keys,
             [check for check in checks if check.name != SUMS_HOLD],
             config={**_QUIET, **self.run_config},
-            tags={**planned.tags, **self.tags, **_NO_RETRIES, PROCESS_TAG: _name_process(os.getpid())},
+            tags={**planned.tags, **self.tags, **_NO_RETRIES, **process},
             launcher=self.launcher,
         )
 
-    def execute(self, run: dg.DagsterRun, watch: Callable[[dg.DagsterEvent], None] = lambda _: None) -> None:
-        """Execute a run with the executor of the definitions; its failure is one of its events, and is not raised.
-
-        Args:
-            run: What `create_run` returned.
-            watch: Called with every event as it comes.
-        """
-        for event in execute_assets_run(self.repository, self.instance, run):
-            if event.event_type in _WHERE_INTERRUPTED:
-                self._pass_termination_on(run)
-            watch(event)
-
     def _pass_termination_on(self, run: dg.DagsterRun) -> None:
         """Mark a run as being terminated if the job that started it is; otherwise it would end as failed."""
-        terminated = self.launcher and self._is(self.launcher, dg.DagsterRunStatus.CANCELING)
-        if terminated and self._is(run, dg.DagsterRunStatus.STARTED):
+        runs = [self.instance.get_run_by_id(one.run_id) for one in (self.launcher, run) if one]
+        if [one.status for one in runs if one] == [dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.STARTED]:
             self.instance.report_run_canceling(run)
-
-    def _is(self, run: dg.DagsterRun, status: dg.DagsterRunStatus) -> bool:
-        now = self.instance.get_run_by_id(run.run_id)
-        return now is not None and now.status == status
 
 
 def fail_dead_runs(instance: DagsterInstance) -> list[str]:
@@ -252,7 +268,3 @@ def fail_dead_runs(instance: DagsterInstance) -> list[str]:
             free_pool_slots(instance, run.run_id)
             dead.append(run.run_id)
     return dead
-
-
-def _name_process(pid: int) -> str:
-    return f"{socket.gethostname()}/{pid}"
