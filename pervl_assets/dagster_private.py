@@ -28,8 +28,8 @@ with _explain_moved_names():
     # Type of `Definitions.resolve_asset_graph()`, which is public and whose class is not exported.
     from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 
-    # Up to date, stale or missing, as the UI computes it: public only through GraphQL of a running webserver.
-    from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+    # Why a value is stale, as the UI computes it: public only through GraphQL of a running webserver.
+    from dagster._core.definitions.data_version import CachingStaleStatusResolver
 
     # A job that worker processes load by themselves: `dg.reconstructable` takes functions, not code locations.
     from dagster._core.definitions.reconstruct import ReconstructableRepository
@@ -71,7 +71,6 @@ __all__ = [
     "ReconstructableRepository",
     "Request",
     "RunFailureReason",
-    "StaleStatus",
     "create_run",
     "execute_assets_run",
     "find_failed_run",

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 import rich.filesize
 from rich import box
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pervl_assets.cli.health import Health
+from pervl_assets.cli.health import CheckStatus, Health
 from pervl_assets.cli.status import AssetState, InputState
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.text import escape_terminal
@@ -30,7 +30,6 @@ _COLOURS: Final = {
 }
 """Of states, check statuses, freshness and severities."""
 
-_CHECK_STATUSES: Final = ("passed", "warned", "failed", "unfinished", "not run")
 _DIFFERENCES: Final = ("missing", "changed", "extra")
 _SHORT_ID: Final = 8
 _WIDTH_OF_A_FILE: Final = 140
@@ -108,7 +107,9 @@ def print_verification(console: Console, results: Mapping[str, VerifyResult], da
     for name, value in results.items():
         size = (f"{value.files:,}", format_bytes(value.bytes)) if value.files else ("", "")
         counts = ", ".join(f"{len(names):,} {what}" for what, names in differing.get(name, {}).items())
-        result = f"[red]{counts}[/]" if counts else "[green]as written[/]" if value.files else "[dim]not materialized[/]"
+        result = (
+            f"[red]{counts}[/]" if counts else "[green]as written[/]" if value.files else "[dim]not materialized[/]"
+        )
         table.add_row(_escape(name), *size, result)
     console.print(table)
     for name, differences in differing.items():
@@ -199,8 +200,8 @@ def _tabulate_states(states: Iterable[AssetState], healths: Iterable[Health]) ->
 
 def _show_checks(health: Health, *, made: bool) -> str:
     """Return the number of checks by status; before there is a value, none is shown as not run."""
-    shown = _CHECK_STATUSES if made else _CHECK_STATUSES[:-1]
-    return ", ".join(_paint(status, f"{count} ") for status in shown if (count := health.checks[status]))
+    shown = [one for one in get_args(CheckStatus) if health.checks[one] and (made or one != "not run")]
+    return ", ".join(_paint(status, f"{health.checks[status]} ") for status in shown)
 
 
 def _paint(word: str, before: str = "") -> str:

@@ -43,7 +43,9 @@ def open_instance(data: Path) -> DagsterInstance:
     return DagsterInstance.get()
 
 
-def read_progress(instance: DagsterInstance, run_id: str, cursor: str | None) -> tuple[list[tuple[str, bool]], str | None]:
+def read_progress(
+    instance: DagsterInstance, run_id: str, cursor: str | None
+) -> tuple[list[tuple[str, bool]], str | None]:
     """Return the progress of a run after a cursor, and the next cursor.
 
     Progress is assets that were made (True) and lines that ops logged (False).

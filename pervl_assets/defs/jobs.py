@@ -96,7 +96,11 @@ def build_jobs(resources: Iterable[str]) -> list[dg.JobDefinition]:
     op = _build_op(frozenset(resources))
     training = "PALAVRA's training files, with all that they are made from: triplets, classes, CLIP features, matches."
     benchmarks = [
-        (f"prepare_{one.name}", f"+group:{one.name}", f"{one.title} from its archive to the trees and views, all splits.")
+        (
+            f"prepare_{one.name}",
+            f"+group:{one.name}",
+            f"{one.title} from its archive to the trees and views, all splits.",
+        )
         for one in find_benchmarks()
     ]
     return [

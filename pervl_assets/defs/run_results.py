@@ -108,11 +108,6 @@ class RunResult:
         """Failed steps, and checks of error severity that did not pass."""
         return [finding for finding in self.findings if finding.severity == "error"]
 
-    @property
-    def warnings(self) -> list[Finding]:
-        """Checks that did not pass, and are no errors."""
-        return [finding for finding in self.findings if finding.severity == "warning"]
-
     def add(self, other: "RunResult") -> None:
         """Add the result of another run."""
         self.made += other.made

@@ -210,7 +210,7 @@ class Launch:
         return Plan(graph, self.instance, select_assets(graph, selection), resources, force=force)
 
     def execute(self, plan: Plan, follow: Follow) -> RunResult:
-        """Execute planned runs, with the executor of the definitions, up to one that fails; nothing is raised for it."""
+        """Execute planned runs with the executor of the definitions, up to one that fails; a failure is not raised."""
         result = RunResult()
         for planned in plan:
             run = self._create_run(planned)

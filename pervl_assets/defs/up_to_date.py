@@ -4,10 +4,8 @@ Example: `explain_outdated(...)` returns `{(ytvos/fsl_seg, None): "its files hav
 is up to date. Nothing is read from results but sizes and times.
 """
 
-import math
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import dagster as dg
@@ -20,7 +18,6 @@ from pervl_assets.dagster_private import (
     BaseAssetGraph,
     CachingStaleStatusResolver,
     Request,
-    StaleStatus,
     read_check_history,
     read_latest_checks,
 )
@@ -36,74 +33,6 @@ _EVALUATIONS_PER_PARTITION: Final = 4
 _EVALUATED: Final = (AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED)
 
 
-@dataclass(frozen=True)
-class CheckState:
-    """The latest evaluation of a check for one materialization.
-
-    Attributes:
-        name: Name of the check.
-        evaluated: Whether it has been evaluated for this materialization.
-        failed: Whether it failed with error severity.
-    """
-
-    name: str
-    evaluated: bool
-    failed: bool
-
-
-@dataclass(frozen=True)
-class ValueState:
-    """What is known of a value that has been materialized.
-
-    Attributes:
-        stale: Why Dagster calls it stale: a data version above it or its code version changed. Empty: fresh.
-        last_run_made_it: Whether the last run that planned to materialize it did.
-        age: Seconds since its materialization.
-        largest_age: Age at which a public input must be looked at again; infinite for other values.
-        made_with: Settings recorded by its materialization; None: an earlier version of the project recorded none.
-        settings: The same settings today.
-        recorded_stamp: Stamp recorded by its materialization.
-        stamp: Stamp of its files today; None: a file is missing.
-        checks: Its checks.
-    """
-
-    stale: str
-    last_run_made_it: bool
-    age: float
-    largest_age: float
-    made_with: Mapping[str, Any] | None
-    settings: Mapping[str, Any]
-    recorded_stamp: str | None
-    stamp: str | None
-    checks: tuple[CheckState, ...]
-
-
-def find_reason(state: ValueState | None) -> str | None:
-    """Return why a value is not up to date; None: it is up to date.
-
-    Args:
-        state: What is known of it; None: it was never materialized.
-    """
-    if state is None:
-        return "it was never materialized"
-    unchanged = state.recorded_stamp is not None and state.recorded_stamp == state.stamp
-    reasons = [
-        (not state.last_run_made_it, "the last run did not materialize it"),
-        (state.stale != "", state.stale),
-        (state.made_with != state.settings, "it was made with other settings"),
-        (not unchanged, "its files have changed on disk"),
-        (state.age > state.largest_age, "its source was not looked at for too long (PERVL_FRESH_DAYS)"),
-        *((check.failed, f"its check {check.name} failed") for check in state.checks),
-        # `sums_hold` reads every byte: schedules, buttons and `pervl verify` evaluate it, materializing runs do not.
-        *(
-            (not check.evaluated, f"its check {check.name} was not evaluated")
-            for check in state.checks
-            if check.name != SUMS_HOLD
-        ),
-    ]
-    return next((reason for holds, reason in reasons if holds), None)
-
-
 def explain_outdated(
     graph: BaseAssetGraph[Any], instance: DagsterInstance, values: Iterable[Value], resources: Mapping[str, Any]
 ) -> dict[Value, str]:
@@ -116,8 +45,15 @@ def explain_outdated(
         resources: Resources and IO managers of the run to come, by their keys.
     """
     reader = _Reader(graph, instance, resources, values := list(values))
-    reasons = ((value, find_reason(reader.read(value))) for value in values)
+    reasons = ((value, next(reader.list_reasons(*value), None)) for value in values)
     return {value: reason for value, reason in reasons if reason is not None}
+
+
+def explain_stale(resolver: CachingStaleStatusResolver, key: dg.AssetKey, partition: str | None) -> str:
+    """Return why Dagster calls a value stale: a data version above it or its code version changed. Empty: fresh."""
+    causes = resolver.get_stale_causes(key, partition)
+    leaves = [child for cause in causes for child in cause.children or [cause]]  # a child names the input that is new
+    return "; ".join(sorted({f"{cause.asset_key.to_user_string()}: {cause.reason}" for cause in leaves}))
 
 
 class _Reader:
@@ -141,51 +77,48 @@ class _Reader:
                     check: [*read_check_history(instance, check, limit)] for check in self._checks[key]
                 }
 
-    def read(self, value: Value) -> ValueState | None:
-        key, partition = value
-        if (asset := self._records[key]) is None:
-            return None
-        made = asset.asset_entry.last_materialization_record
-        if partition is not None:
-            wanted = AssetRecordsFilter(asset_key=key, asset_partitions=[partition])
-            made = next(iter(self._instance.fetch_materializations(wanted, limit=1).records), None)
-        if made is None or made.asset_materialization is None:
-            return None
+    def list_reasons(self, key: dg.AssetKey, partition: str | None) -> Iterator[str]:
+        """Yield the reasons why a value is not up to date, the cheapest to find first."""
+        asset, node = self._records[key], self._graph.get(key)
+        made = self._read_last(key, partition)
+        if asset is None or made is None or made.asset_materialization is None:
+            yield "it was never materialized"
+            return
+        if partition is None and asset.asset_entry.last_run_id not in (None, made.run_id):
+            yield "the last run did not materialize it"
+        if stale := explain_stale(self._resolver, key, partition):
+            yield stale
         metadata: dict[str, Any] = {name: one.value for name, one in made.asset_materialization.metadata.items()}
-        node, made_with = self._graph.get(key), metadata.get(SETTINGS)
+        made_with = metadata.get(SETTINGS)  # an earlier version of the project recorded none
         used = {name: self._resources[name] for name in made_with or {} if name in self._resources}
+        if made_with != describe_settings(used):
+            yield "it was made with other settings"
+        manager = self._resources.get(node.assets_def.get_io_manager_key_for_asset_key(key))
+        stamp = manager.stamp(key, partition) if isinstance(manager, PervlIOManager) else None
+        if stamp is None or stamp != metadata.get(STAMP):
+            yield "its files have changed on disk"
         policy = node.freshness_policy
-        checks = (self._read_check(check, made) for check in self._checks[key])
-        return ValueState(
-            stale=self._explain_stale(key, partition),
-            last_run_made_it=partition is not None or asset.asset_entry.last_run_id in (None, made.run_id),
-            age=time.time() - made.timestamp,
-            largest_age=policy.fail_window.to_timedelta().total_seconds() if policy else math.inf,
-            made_with=made_with,
-            settings=describe_settings(used),
-            recorded_stamp=metadata.get(STAMP),
-            stamp=self._stamp(key, partition),
-            checks=tuple(checks),
-        )
+        if policy is not None and time.time() - made.timestamp > policy.fail_window.to_timedelta().total_seconds():
+            yield "its source was not checked for too long (PERVL_FRESH_DAYS)"
+        for check in self._checks[key]:
+            yield from self._explain_check(check, made)
 
-    def _explain_stale(self, key: dg.AssetKey, partition: str | None) -> str:
-        if self._resolver.get_status(key, partition) == StaleStatus.FRESH:
-            return ""
-        causes = self._resolver.get_stale_causes(key, partition)
-        leaves = [child for cause in causes for child in cause.children or [cause]]
-        return "; ".join(sorted({f"{cause.asset_key.to_user_string()} {cause.reason}" for cause in leaves}))
+    def _read_last(self, key: dg.AssetKey, partition: str | None) -> Any:
+        """Return the record of the last materialization."""
+        if partition is None:
+            asset = self._records[key]
+            return asset and asset.asset_entry.last_materialization_record
+        wanted = AssetRecordsFilter(asset_key=key, asset_partitions=[partition])
+        return next(iter(self._instance.fetch_materializations(wanted, limit=1).records), None)
 
-    def _stamp(self, key: dg.AssetKey, partition: str | None) -> str | None:
-        manager = self._resources.get(self._graph.get(key).assets_def.get_io_manager_key_for_asset_key(key))
-        return manager.stamp(key, partition) if isinstance(manager, PervlIOManager) else None
-
-    def _read_check(self, check: dg.AssetCheckKey, made: Any) -> CheckState:
+    def _explain_check(self, check: dg.AssetCheckKey, made: Any) -> Iterator[str]:
         record = next((one for one in self._evaluations.get(check, ()) if _is_of(one, made)), None)
         if record is None or record.status not in _EVALUATED:
-            return CheckState(check.name, evaluated=False, failed=False)
-        found = record.evaluation
-        failed = found is not None and not found.passed and found.severity == dg.AssetCheckSeverity.ERROR
-        return CheckState(check.name, evaluated=True, failed=failed)
+            # `sums_hold` reads every byte: schedules, buttons and `pervl verify` evaluate it, materializing does not.
+            if check.name != SUMS_HOLD:
+                yield f"its check {check.name} was not evaluated"
+        elif (found := record.evaluation) and not found.passed and found.severity == dg.AssetCheckSeverity.ERROR:
+            yield f"its check {check.name} failed"
 
 
 def _is_of(record: AssetCheckExecutionRecord, made: Any) -> bool:

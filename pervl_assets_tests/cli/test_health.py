@@ -17,7 +17,7 @@ from dagster_graphql.test.utils import execute_dagster_graphql
 from rich.console import Console
 
 from pervl_assets.cli.health import explain_failed_runs, read_health
-from pervl_assets.cli.printing import print_causes, print_status, print_status_result
+from pervl_assets.cli.printing import print_status
 from pervl_assets.cli.status import list_states
 from pervl_assets.core.errors import MissingInputError
 from pervl_assets.defs.steps import record_step
@@ -118,7 +118,7 @@ def translate(node, latest):
 
 def read(instance):
     healths = read_health(defs, instance)
-    return {health.asset: (health.count(), health.freshness, health.failed_run is not None) for health in healths}
+    return {health.asset: (health.checks, health.freshness, health.failed_run is not None) for health in healths}
 
 
 def advance_clock(monkeypatch, passed):
@@ -202,13 +202,11 @@ def test_a_failed_check_makes_its_asset_unhealthy(instance):
     (table_health,) = [health for health in read_health(defs, instance) if health.asset == "table"]
     assert not table_health.healthy
     assert [finding.text for finding in table_health.findings] == ["heavy: heavy was evaluated"]
-    assert not table_health.failed_runs
+    assert (table_health.failed_run, table_health.unfinished_runs) == (None, set())
 
 
 def print_all(instance, healths, failures):
     console = Console(file=io.StringIO(), width=200)
     states = list(list_states(defs, instance))
-    print_status(console, make_settings("nowhere"), [], states, healths)
-    print_causes(console, states, healths, failures)
-    console.print(print_status_result(console, states, healths), end="")
+    console.print(print_status(console, make_settings("nowhere"), [], states, healths, failures), end="")
     return console.file.getvalue()

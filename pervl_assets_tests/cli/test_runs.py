@@ -31,19 +31,19 @@ def test_a_home_that_others_can_write_is_ignored(tmp_path, monkeypatch, caplog, 
     assert f"{tmp_path / 'dagster.yaml'} is ignored" in caplog.text
 
 
-def test_a_home_of_its_own_tells_nobody(tmp_path, monkeypatch):
+def test_telemetry_is_off_in_a_home_without_dagster_yaml(tmp_path, monkeypatch):
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
     with open_instance(tmp_path) as instance:
         assert not instance.telemetry_enabled
         assert instance.root_directory == str(tmp_path / "home")
 
 
-def test_news_are_what_was_logged_and_what_was_made(instance):
+def test_progress_is_logged_lines_and_materializations(instance):
     @dg.asset(key_prefix="raw")
     def archive(context) -> None:
         context.log.info("half of it")
 
     run = dg.materialize([archive], instance=instance).run_id
     news, cursor = read_progress(instance, run, None)
-    assert [(item.text, item.made) for item in news] == [("raw/archive: half of it", False), ("raw/archive", True)]
+    assert news == [("raw/archive: half of it", False), ("raw/archive", True)]
     assert read_progress(instance, run, cursor)[0] == []

@@ -101,13 +101,13 @@ def test_inputs_are_found_as_archive_or_as_folder(data):
     found = {one.name: one for one in list_inputs(make_settings(data))}
     assert set(found) == set(RAW_NAMES)
     assert all(one.found for one in found.values())
-    assert found["youtube_vos_train"].place == "youtube_vos/train.zip"
+    assert found["youtube_vos_train"].path == "youtube_vos/train.zip"
     (data / "youtube_vos/train.zip").unlink()
     (data / TRIPLETS).unlink()
     found = {one.name: one for one in list_inputs(make_settings(data))}
     assert {name for name, one in found.items() if not one.found} == {"youtube_vos_train", "coco_svo_triplets"}
-    assert found["youtube_vos_train"].place == "youtube_vos/train.zip"
+    assert found["youtube_vos_train"].path == "youtube_vos/train.zip"
     (data / "youtube_vos/train").mkdir()
     found = {one.name: one for one in list_inputs(make_settings(data))}
-    assert (found["youtube_vos_train"].found, found["youtube_vos_train"].place) == (True, "youtube_vos/train")
+    assert (found["youtube_vos_train"].found, found["youtube_vos_train"].path) == (True, "youtube_vos/train")
     assert not (data / TRIPLETS).exists()  # looking draws nothing

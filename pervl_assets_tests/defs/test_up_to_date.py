@@ -1,7 +1,8 @@
 """What is up to date, and that nothing else is made: a small graph of a source, a table, two parts and their sum."""
 
-import dataclasses
-import math
+import time
+from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -11,51 +12,7 @@ from pydantic import Field
 from pervl_assets.defs.checks import SUMS_HOLD
 from pervl_assets.defs.runs import Plan
 from pervl_assets.defs.steps import record_step
-from pervl_assets.defs.up_to_date import CheckState, ValueState, find_reason
 from pervl_assets.io_managers.base import PervlIOManager
-
-FRESH = ValueState(
-    stale="",
-    last_run_made_it=True,
-    age=60.0,
-    largest_age=math.inf,
-    made_with={"workspace": {"top_objects": 30}},
-    settings={"workspace": {"top_objects": 30}},
-    recorded_stamp="a",
-    stamp="a",
-    checks=(CheckState("counts", evaluated=True, failed=False), CheckState(SUMS_HOLD, evaluated=False, failed=False)),
-)
-
-
-def test_a_value_that_nothing_happened_to_is_up_to_date():
-    assert find_reason(FRESH) is None
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"stale": "raw/x has a new data version"}, "raw/x has a new data version"),
-        ({"last_run_made_it": False}, "the last run did not"),
-        ({"largest_age": 59.0}, "not looked at for too long"),
-        ({"settings": {"workspace": {"top_objects": 31}}}, "other settings"),
-        ({"made_with": None, "settings": {}}, "other settings"),
-        ({"stamp": "b"}, "files have changed"),
-        ({"stamp": None}, "files have changed"),
-        ({"stamp": None, "recorded_stamp": None}, "files have changed"),
-        ({"checks": (CheckState("counts", evaluated=False, failed=False),)}, "counts was not evaluated"),
-        ({"checks": (CheckState("counts", evaluated=True, failed=True),)}, "counts failed"),
-        ({"checks": (CheckState(SUMS_HOLD, evaluated=True, failed=True),)}, "sums_hold failed"),
-    ],
-)
-def test_every_change_is_a_reason(change, reason):
-    assert reason in find_reason(dataclasses.replace(FRESH, **change))
-
-
-def test_a_value_that_was_never_made_is_not_up_to_date():
-    assert find_reason(None) == "it was never materialized"
-
-
-# ---- a small graph
 
 
 class TextIOManager(PervlIOManager):
@@ -81,7 +38,7 @@ CONTENT = {"source": "s", "failing": ""}
 PARTS = dg.StaticPartitionsDefinition(["north", "south"])
 
 
-@dg.asset
+@dg.asset(freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=9)))
 @record_step
 def source() -> dg.MaterializeResult[str]:
     return result(CONTENT["source"])
@@ -91,6 +48,8 @@ def source() -> dg.MaterializeResult[str]:
 @record_step
 def table(source: str, workspace: Workspace):
     check = dg.AssetCheckResult(check_name="short", passed=CONTENT["failing"] != "table")
+    if CONTENT["failing"] == "table itself":
+        raise ValueError
     yield result(source[0] + workspace.suffix)._replace(check_results=[check])
 
 
@@ -112,6 +71,15 @@ def total(part: dict[str, str]) -> dg.MaterializeResult[str]:
     return result(" ".join(sorted(part.values())))
 
 
+@dg.asset_check(asset=total, name=SUMS_HOLD)
+@record_step
+def sums_hold() -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(passed=CONTENT["failing"] != "sums")
+
+
+ASSETS = [source, table, part, total]
+
+
 class Graph:
     """The small graph, materialized in this process."""
 
@@ -119,23 +87,30 @@ class Graph:
         self.instance, self.io_manager = instance, TextIOManager(data=str(folder))
         CONTENT.update(source="s", failing="")
 
+    def plan(self, suffix="", **options):
+        self.resources = {"io_manager": self.io_manager, "workspace": Workspace(data="anywhere", suffix=suffix)}
+        graph = dg.Definitions(
+            assets=ASSETS, asset_checks=[named, sums_hold], resources=self.resources
+        ).resolve_asset_graph()
+        return Plan(graph, self.instance, graph.materializable_asset_keys, self.resources, **options)
+
+    def execute(self, selection, checks=(named,), **options):
+        options |= {"resources": self.resources, "instance": self.instance, "raise_on_error": False}
+        return dg.materialize([*ASSETS, *checks], selection=selection, **options)
+
     def make(self, suffix="", **options):
         """Bring the graph up to date; returns names of what each run made, and how many were skipped."""
-        resources = {"io_manager": self.io_manager, "workspace": Workspace(data="anywhere", suffix=suffix)}
-        assets = [source, table, part, total]
-        defs = dg.Definitions(assets=assets, asset_checks=[named], resources=resources)
-        graph = defs.resolve_asset_graph()
-        plan = Plan(graph, self.instance, graph.materializable_asset_keys, resources, **options)
-        made = []
+        plan, made = self.plan(suffix, **options), []
         for run in plan:
-            chosen = dg.AssetSelection.assets(*run.keys)
-            dg.materialize(
-                [*assets, named], selection=chosen, resources=resources, instance=self.instance, tags=run.tags
-            )
+            self.execute(dg.AssetSelection.assets(*run.keys), tags=run.tags)
             made.append(
                 " ".join(sorted(key.to_user_string() for key in run.keys)) + (f" {run.partition or ''}").rstrip()
             )
         return made, plan.skipped
+
+    def explain(self):
+        """Return the reason why each value is not up to date, by the name of its asset."""
+        return {key.to_user_string(): reason for (key, _), reason in self.plan().todo.items()}
 
 
 @pytest.fixture
@@ -181,3 +156,32 @@ def test_a_failed_check_is_evaluated_again_and_a_warning_is_not(graph):
     CONTENT["failing"] = ""
     assert graph.make() == (["part north", "part south"], 3)
     assert graph.make() == ([], 5)
+
+
+def test_what_was_never_made_is_not_up_to_date(tmp_path, instance):
+    assert {*Graph(tmp_path, instance).explain().values()} == {"it was never materialized"}
+
+
+def test_a_value_whose_last_run_failed_is_made_again(graph):
+    CONTENT["failing"] = "table itself"
+    assert not graph.execute(dg.AssetSelection.assets("table")).success
+    assert graph.explain() == {"table": "the last run did not materialize it"}
+
+
+def test_a_missing_file_and_a_source_not_checked_for_days_are_reasons(graph, monkeypatch):
+    graph.io_manager.locate(table.key).unlink()
+    later = time.time() + timedelta(days=9).total_seconds()
+    monkeypatch.setattr("pervl_assets.defs.up_to_date.time", SimpleNamespace(time=lambda: later))
+    reasons = graph.explain()
+    assert reasons.pop("source").startswith("its source was not checked for too long")
+    assert reasons == {"table": "its files have changed on disk"}
+
+
+def test_a_check_that_was_not_evaluated_is_a_reason_unless_it_reads_every_byte(graph):
+    assert graph.execute(dg.AssetSelection.assets("part"), checks=(), partition_key="north").success
+    reasons = graph.explain()
+    assert reasons["part"] == "its check named was not evaluated"
+    assert "sums_hold" not in str(reasons)
+    CONTENT["failing"] = "sums"
+    graph.execute(dg.AssetSelection.checks(sums_hold), checks=[sums_hold])
+    assert "its check sums_hold failed" in graph.explain()["total"]
