@@ -40,8 +40,9 @@ with _explain_moved_names():
     # A run event by event: `dg.execute_job` returns at the end, takes no asset checks and no run made before.
     from dagster._core.execution.api import create_execution_plan, execute_run_iterator
 
-    # A cache of reads from the instance, which the classes above and below need.
-    from dagster._core.loader import LoadingContext
+    # A cache of reads from one instance, which the classes above and below need: within it, nothing is read twice.
+    # Dagster names it after unit tests; the others belong to its webserver and daemon.
+    from dagster._core.loader import LoadingContextForTest as Request
 
     # The code location that a run belongs to, without which the UI does not show the run beside its job.
     from dagster._core.remote_origin import RemoteJobOrigin
@@ -50,7 +51,6 @@ with _explain_moved_names():
     # The latest evaluation of each asset check, and whether it is of the latest materialization.
     from dagster._core.storage.asset_check_execution_record import (
         AssetCheckExecutionRecord,
-        AssetCheckExecutionRecordStatus,
         AssetCheckExecutionResolvedStatus,
     )
 
@@ -62,7 +62,6 @@ with _explain_moved_names():
 
 __all__ = [
     "AssetCheckExecutionRecord",
-    "AssetCheckExecutionRecordStatus",
     "AssetCheckExecutionResolvedStatus",
     "AssetRecord",
     "BaseAssetGraph",
@@ -86,24 +85,6 @@ Freshness = Literal["passing", "warning", "failing", "unknown"]
 _FRESHNESS: Final[dict[str, Freshness]] = {"PASS": "passing", "WARN": "warning", "FAIL": "failing"}
 _ALL_ASSETS_JOB: Final = "__ASSET_JOB"
 """Dagster's implicit job of all assets, in which "Materialize" of the UI runs its selection."""
-
-
-class Request(LoadingContext):
-    """A cache of reads from one instance: within it, nothing is read twice."""
-
-    def __init__(self, instance: dg.DagsterInstance) -> None:
-        self._instance = instance
-        self._loaders: dict[type, Any] = {}
-
-    @property
-    def instance(self) -> dg.DagsterInstance:
-        """The instance."""
-        return self._instance
-
-    @property
-    def loaders(self) -> dict[type, Any]:
-        """Dagster's cache, by the kind of record."""
-        return self._loaders
 
 
 def create_run(

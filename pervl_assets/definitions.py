@@ -9,7 +9,7 @@ import dagster as dg
 
 from pervl_assets.clip.checkpoints import parse_encoders
 from pervl_assets.defs.archive_checks import build_archive_checks
-from pervl_assets.defs.automation import add_automation_conditions, add_freshness_policies, build_refreshes
+from pervl_assets.defs.automation import add_refreshes, build_refreshes
 from pervl_assets.defs.benchmarks import build_benchmark_assets
 from pervl_assets.defs.checks import SUMS_HOLD, build_sums_check
 from pervl_assets.defs.downloads import Downloads
@@ -48,8 +48,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         valid_croissant,
         build_sums_check(assets),
     ]
-    graph = add_automation_conditions(complete_pages(assets))
-    graph = add_freshness_policies(graph, list_specs(), settings)
+    graph = add_refreshes(complete_pages(assets), list_specs(), settings)
     resources: dict[str, Any] = {
         "workspace": Workspace.from_settings(settings),
         "clip": Clip.from_settings(settings),

@@ -20,7 +20,7 @@ from pervl_assets.archives.inputs import ArchiveSpec
 from pervl_assets.defs.downloads import locate_record
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW
 from pervl_assets.defs.resources import Workspace
-from pervl_assets.settings import Settings
+from pervl_assets.settings import Settings, get_variable
 
 _WARN_BEFORE: Final = timedelta(days=1)
 _DEPTH: Final = 8
@@ -43,14 +43,24 @@ def build_automation_condition() -> dg.AutomationCondition[Any]:
     ).with_label("the data of a dependency changed")
 
 
-def add_automation_conditions(assets: Iterable[dg.AssetsDefinition]) -> list[dg.AssetsDefinition]:
-    """Add the condition of `build_automation_condition` to every asset that has dependencies."""
-    condition = build_automation_condition()
+def add_refreshes(
+    assets: Iterable[dg.AssetsDefinition], specs: Iterable[ArchiveSpec], settings: Settings
+) -> list[dg.AssetsDefinition]:
+    """Add the automation condition to every asset that has dependencies, and a freshness policy to every public input.
 
-    def add_condition(spec: dg.AssetSpec) -> dg.AssetSpec:
+    A public input must be revalidated, or its file checked, every N days. Fresh means recently checked, not newest:
+    whether the content changed shows in the data version.
+    """
+    days = timedelta(days=settings.fresh_days)
+    policy = dg.FreshnessPolicy.time_window(fail_window=days, warn_window=days - _WARN_BEFORE)
+    condition, public = build_automation_condition(), {*list_public_inputs(specs)}
+
+    def add(spec: dg.AssetSpec) -> dg.AssetSpec:
+        if spec.key in public:
+            spec = spec.replace_attributes(freshness_policy=policy)
         return spec.replace_attributes(automation_condition=condition) if [*spec.deps] else spec
 
-    return [*dg.map_asset_specs(add_condition, assets)]
+    return [*dg.map_asset_specs(add, assets)]
 
 
 def list_public_inputs(specs: Iterable[ArchiveSpec]) -> list[dg.AssetKey]:
@@ -58,33 +68,10 @@ def list_public_inputs(specs: Iterable[ArchiveSpec]) -> list[dg.AssetKey]:
     return [ANNOTATIONS_KEY, *(dg.AssetKey([RAW, spec.name]) for spec in specs if spec.url)]
 
 
-def add_freshness_policies(
-    assets: Iterable[dg.AssetsDefinition], specs: Iterable[ArchiveSpec], settings: Settings
-) -> list[dg.AssetsDefinition]:
-    """Add a freshness policy to every public input: it must be revalidated, or its file checked, every N days.
-
-    Fresh means recently checked, not newest: whether the content changed shows in the data version.
-    """
-    days = timedelta(days=settings.fresh_days)
-    policy = dg.FreshnessPolicy.time_window(fail_window=days, warn_window=days - _WARN_BEFORE)
-    public = {*list_public_inputs(specs)}
-
-    def add_policy(spec: dg.AssetSpec) -> dg.AssetSpec:
-        return spec.replace_attributes(freshness_policy=policy) if spec.key in public else spec
-
-    return [*dg.map_asset_specs(add_policy, assets)]
-
-
 def build_refreshes(
     settings: Settings, specs: Sequence[ArchiveSpec], verified: Iterable[dg.AssetCheckKey]
 ) -> dg.Definitions:
-    """Return schedules, sensors and their jobs.
-
-    Args:
-        settings: For cron strings, the time zone and the interval.
-        specs: The raw inputs.
-        verified: Checks that compare values on disk with their manifests.
-    """
+    """Return schedules, sensors and their jobs; `verified` are the checks that compare values with their manifests."""
     revalidate = dg.define_asset_job(
         "revalidate_public_inputs",
         selection=dg.AssetSelection.assets(*list_public_inputs(specs)),
@@ -95,26 +82,21 @@ def build_refreshes(
         selection=dg.AssetSelection.checks(*verified),
         description="Read every value again and compare it with its manifest. Changes nothing.",
     )
+    jobs = {"revalidate": (revalidate, "weekly"), "verify": (verify, "nightly")}
     return dg.Definitions(
         jobs=[revalidate, verify],
         schedules=[
             dg.ScheduleDefinition(
-                name="revalidate_public_inputs_weekly",
-                job=revalidate,
-                cron_schedule=settings.revalidate_cron,
+                name=f"{job.name}_{how_often}",
+                job=job,
+                cron_schedule=getattr(settings, f"{name}_cron"),
                 execution_timezone=settings.timezone,
-                description="PERVL_REVALIDATE_CRON, in the time zone PERVL_TIMEZONE.",
-            ),
-            dg.ScheduleDefinition(
-                name="verify_results_nightly",
-                job=verify,
-                cron_schedule=settings.verify_cron,
-                execution_timezone=settings.timezone,
-                description="PERVL_VERIFY_CRON, in the time zone PERVL_TIMEZONE.",
-            ),
+                description=f"{get_variable(f'{name}_cron')}, in the time zone {get_variable('timezone')}.",
+            )
+            for name, (job, how_often) in jobs.items()
         ],
         sensors=[
-            build_input_sensor(specs, settings.watch_seconds),
+            _build_input_sensor(specs, settings.watch_seconds),
             dg.AutomationConditionSensorDefinition(
                 "refresh_what_changed",
                 target=dg.AssetSelection.all(),
@@ -126,7 +108,7 @@ def build_refreshes(
     )
 
 
-def build_input_sensor(specs: Sequence[ArchiveSpec], seconds: int) -> dg.SensorDefinition:
+def _build_input_sensor(specs: Sequence[ArchiveSpec], seconds: int) -> dg.SensorDefinition:
     """Return the sensor for raw inputs that a user adds to the data folder or changes there."""
 
     @dg.sensor(
@@ -145,11 +127,12 @@ def build_input_sensor(specs: Sequence[ArchiveSpec], seconds: int) -> dg.SensorD
             now[ANNOTATIONS_KEY.path[-1]] = _stat_input(Path(workspace.annotations))
         settled = [name for name, state in now.items() if state == seen.get(name) and state != handled.get(name)]
         handled |= {name: now[name] for name in settled}
-        requests = [
-            dg.RunRequest(run_key=f"{name} {now[name]}", asset_selection=[key])
-            for name in settled
-            if is_newer(context.instance, key := dg.AssetKey([RAW, name]), now[name][1])
-        ]
+        requests = []
+        for name in settled:
+            key = dg.AssetKey([RAW, name])
+            last = context.instance.get_latest_materialization_event(key)
+            if last is None or last.timestamp * 1e9 < now[name][1]:  # changed after the asset was made
+                requests.append(dg.RunRequest(run_key=f"{name} {now[name]}", asset_selection=[key]))
         return dg.SensorResult(
             run_requests=requests,
             skip_reason=None if requests else f"{len(now)} inputs were added by hand, and none is new.",
@@ -157,12 +140,6 @@ def build_input_sensor(specs: Sequence[ArchiveSpec], seconds: int) -> dg.SensorD
         )
 
     return notice_inputs
-
-
-def is_newer(instance: dg.DagsterInstance, key: dg.AssetKey, mtime_ns: int) -> bool:
-    """Return whether a file was changed after its asset was last materialized."""
-    event = instance.get_latest_materialization_event(key)
-    return event is None or event.timestamp * 1e9 < mtime_ns
 
 
 def stat_inputs(specs: Sequence[ArchiveSpec], root: Path) -> dict[str, list[int]]:

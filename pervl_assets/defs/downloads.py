@@ -65,6 +65,11 @@ class Downloads(SettingsResource):
             return None
         if not (root / spec.file).exists() and any((root / folder).is_dir() for folder in spec.folders):
             return None
+
+        def check(path: Path) -> None:
+            if spec.file.endswith(".zip"):
+                read_index(path)
+
         with self.open_client() as client:
             try:
                 return fetch_file(
@@ -72,9 +77,9 @@ class Downloads(SettingsResource):
                     root / spec.file,
                     locate_record(spec, root),
                     client,
-                    check=lambda path: check_download(spec, path),
+                    check=check,
                     attempts=self.attempts,
-                    report=ProgressReport(spec.title, log),
+                    report=_build_report(spec.title, log),
                 )
             except MissingInputError as error:
                 raise MissingInputError(
@@ -89,25 +94,14 @@ def locate_record(spec: ArchiveSpec, root: Path) -> Path:
     return root / "assets" / "downloads" / f"{spec.name}.json"
 
 
-def check_download(spec: ArchiveSpec, path: Path) -> None:
-    """Check a downloaded file before it is put in place.
+def _build_report(title: str, log: Callable[[str], None]) -> Callable[[int, int | None], None]:
+    """Return a function that logs the progress of a large download, every 256 MB."""
+    logged = 0
 
-    Raises:
-        ArchiveError: It is a damaged or unsafe zip.
-    """
-    if spec.file.endswith(".zip"):
-        read_index(path)
+    def report(done: int, total: int | None) -> None:
+        nonlocal logged
+        if done >= logged + _REPORT_BYTES:
+            logged = done
+            log(f"{title}: {done / 1e6:,.0f}{f' of {total / 1e6:,.0f}' if total else ''} MB")
 
-
-class ProgressReport:
-    """Logs the progress of a large download, every 256 MB."""
-
-    def __init__(self, title: str, log: Callable[[str], None]) -> None:
-        self._title, self._log, self._next = title, log, _REPORT_BYTES
-
-    def __call__(self, done: int, total: int | None) -> None:
-        """Log the bytes that were received."""
-        if done >= self._next:
-            self._next = done + _REPORT_BYTES
-            whole = f" of {total / 1e6:,.0f}" if total else ""
-            self._log(f"{self._title}: {done / 1e6:,.0f}{whole} MB")
+    return report

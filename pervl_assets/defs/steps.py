@@ -17,7 +17,9 @@ from pervl_assets.io_managers.metadata import SECONDS
 SETTINGS: Final = "settings"
 """Metadata of a materialization: the settings it was made with, see `describe_settings`."""
 
-_RECORDS_STEP: Final = "_records_step"
+RECORDS_STEP: Final = "_records_step"
+"""Attribute of decorated functions."""
+
 _WITHOUT_EFFECT: Final = {"workspace": {"data", "workers"}, "clip": {"batch_size"}, "downloads": {"*"}}
 """Fields of resources that change no result, by the key of the resource; `*`: all of its fields."""
 _CLIP_LIBRARIES: Final = ("torch", "open_clip_torch", "pillow")
@@ -54,14 +56,8 @@ def record_step(compute: Callable[..., Any]) -> Callable[..., Any]:
                 start = time.perf_counter()  # Dagster wrote the result before it asked for the next one
 
     recorded = generate if inspect.isgeneratorfunction(compute) else call
-    setattr(recorded, _RECORDS_STEP, True)
+    setattr(recorded, RECORDS_STEP, True)
     return recorded
-
-
-def list_unrecorded(assets: Any) -> list[str]:
-    """Return the names of the ops of assets and asset checks whose bodies lack `record_step`."""
-    ops = [op for one in assets for op in one.node_def.iterate_op_defs()]
-    return [op.name for op in ops if not hasattr(op.compute_fn.decorated_fn, _RECORDS_STEP)]
 
 
 def describe_settings(resources: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from dagster import AssetRecordsFilter, DagsterInstance
 
 from pervl_assets.dagster_private import (
     AssetCheckExecutionRecord,
-    AssetCheckExecutionRecordStatus,
     AssetRecord,
     BaseAssetGraph,
     CachingStaleStatusResolver,
@@ -30,7 +29,6 @@ Value = tuple[dg.AssetKey, str | None]
 """An asset and the partition of it; None for an asset without partitions."""
 
 _EVALUATIONS_PER_PARTITION: Final = 4
-_EVALUATED: Final = (AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED)
 
 
 def explain_outdated(
@@ -53,7 +51,7 @@ def explain_stale(resolver: CachingStaleStatusResolver, key: dg.AssetKey, partit
     """Return why Dagster calls a value stale: a data version above it or its code version changed. Empty: fresh."""
     causes = resolver.get_stale_causes(key, partition)
     leaves = [child for cause in causes for child in cause.children or [cause]]  # a child names the input that is new
-    return "; ".join(sorted({f"{cause.asset_key.to_user_string()}: {cause.reason}" for cause in leaves}))
+    return "; ".join(sorted({f"{cause.asset_key.to_user_string()} {cause.reason}" for cause in leaves}))
 
 
 class _Reader:
@@ -113,11 +111,12 @@ class _Reader:
 
     def _explain_check(self, check: dg.AssetCheckKey, made: Any) -> Iterator[str]:
         record = next((one for one in self._evaluations.get(check, ()) if _is_of(one, made)), None)
-        if record is None or record.status not in _EVALUATED:
+        found = _read_evaluation(record) if record else None
+        if found is None:
             # `sums_hold` reads every byte: schedules, buttons and `pervl verify` evaluate it, materializing does not.
             if check.name != SUMS_HOLD:
                 yield f"its check {check.name} was not evaluated"
-        elif (found := record.evaluation) and not found.passed and found.severity == dg.AssetCheckSeverity.ERROR:
+        elif not found.passed and found.severity == dg.AssetCheckSeverity.ERROR:
             yield f"its check {check.name} failed"
 
 
@@ -125,7 +124,14 @@ def _is_of(record: AssetCheckExecutionRecord, made: Any) -> bool:
     """Return whether a check ran in the run of a materialization, or was evaluated for it later."""
     if record.run_id == made.run_id:
         return True
+    if (found := _read_evaluation(record)) is None:
+        return False
     if record.key.name == SUMS_HOLD:  # of all partitions at once
-        return record.create_timestamp > made.timestamp and record.status in _EVALUATED
-    target = getattr(record.evaluation, "target_materialization_data", None)  # planned, not evaluated: it has none
+        return bool(record.create_timestamp > made.timestamp)
+    target = found.target_materialization_data
     return target is not None and target.storage_id == made.storage_id
+
+
+def _read_evaluation(record: AssetCheckExecutionRecord) -> dg.AssetCheckEvaluation | None:
+    """Return the evaluation of a record; None for a check that was planned and not evaluated: it has another event."""
+    return record.evaluation if isinstance(record.evaluation, dg.AssetCheckEvaluation) else None
