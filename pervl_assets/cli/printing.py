@@ -15,8 +15,8 @@ from pervl_assets.cli.health import CheckStatus, Health
 from pervl_assets.cli.status import AssetState, InputState
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.text import escape_terminal
-from pervl_assets.defs.metadata import BYTES, QUARANTINED
-from pervl_assets.defs.run_results import Finding, Materialized, RunResult, count_files_or_rows, name_partition
+from pervl_assets.defs.metadata import QUARANTINED
+from pervl_assets.defs.run_results import Finding, Materialized, RunResult, name_partition
 from pervl_assets.defs.up_to_date import Value
 from pervl_assets.io_managers.base import VerifyResult
 from pervl_assets.settings import Settings
@@ -63,7 +63,7 @@ def print_run_result(console: Console, result: RunResult, seconds: float) -> Non
             escape(made.name),
             _count(made.files_or_rows),
             f"{made.seconds:,.1f}",
-            format_bytes(made.metadata.get(BYTES)),
+            _format_bytes(made.bytes),
             _show_quarantined(made),
         )
     table.add_section()
@@ -73,7 +73,7 @@ def print_run_result(console: Console, result: RunResult, seconds: float) -> Non
         + (f", {result.skipped} up to date" if result.skipped else ""),
         "",
         f"[bold]{seconds:,.1f}[/]",
-        f"[bold]{format_bytes(sum(made.bytes for made in result.made))}[/]",
+        f"[bold]{_format_bytes(sum(made.bytes or 0 for made in result.made))}[/]",
         f"{sum(made.quarantined for made in result.made):,}",
     )
     console.print(table)
@@ -105,7 +105,7 @@ def print_verification(console: Console, results: Mapping[str, VerifyResult], da
     }
     table = _make_table("asset", ">files", ">bytes", "result")
     for name, value in results.items():
-        size = (f"{value.files:,}", format_bytes(value.bytes)) if value.files else ("", "")
+        size = (f"{value.files:,}", _format_bytes(value.bytes)) if value.files else ("", "")
         counts = ", ".join(f"{len(names):,} {what}" for what, names in differing.get(name, {}).items())
         result = (
             f"[red]{counts}[/]" if counts else "[green]as written[/]" if value.files else "[dim]not materialized[/]"
@@ -190,8 +190,8 @@ def _tabulate_states(states: Iterable[AssetState], healths: Iterable[Health]) ->
             escape(state.name),
             _paint(state.state) + (", [bold red]run failed[/]" if health and health.failed_run else ""),
             state.when.astimezone().strftime("%Y-%m-%d %H:%M") if state.when else "",
-            _count(count_files_or_rows(state.metadata)),
-            format_bytes(state.metadata.get(BYTES)),
+            _count(state.files_or_rows),
+            _format_bytes(state.bytes),
             _show_checks(health, made=state.when is not None) if health else "",
             _paint(health.freshness) if health and health.freshness else "",
         )
@@ -223,7 +223,7 @@ def print_paths(console: Console, data: Path) -> None:
     console.print("  [bold]make ui[/] opens the same graph in the browser at http://127.0.0.1:3000", highlight=False)
 
 
-def format_bytes(count: float | None) -> str:
+def _format_bytes(count: float | None) -> str:
     """Return a number of bytes: 1.7 GB; nothing where it is not known."""
     return "" if count is None else rich.filesize.decimal(int(count))
 

@@ -3,41 +3,30 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 import dagster as dg
 from dagster import AssetRecordsFilter, DagsterInstance
 
 from pervl_assets.dagster_private import CachingStaleStatusResolver, Request
 from pervl_assets.defs.raw import list_specs
-from pervl_assets.defs.run_results import name_partition
+from pervl_assets.defs.run_results import Materialized
 from pervl_assets.defs.runs import list_values
 from pervl_assets.defs.up_to_date import explain_stale
 from pervl_assets.settings import Settings
 
 
 @dataclass(frozen=True)
-class AssetState:
-    """An asset, or one partition of it.
+class AssetState(Materialized):
+    """An asset, or one partition of it, and its last materialization.
 
     Attributes:
-        asset: Asset key as text.
-        partition: Its partition, if it has any.
         when: When it was last materialized; None: never.
         why: Reasons why it is stale (an input or its code is new); empty: it is not.
-        metadata: Metadata of its last materialization.
     """
 
-    asset: str
-    partition: str | None
-    when: datetime | None
-    why: str
-    metadata: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """Its name with the partition: `ytvos/retrieval_set [test]`."""
-        return name_partition(self.asset, self.partition)
+    when: datetime | None = None
+    why: str = ""
 
     @property
     def state(self) -> Literal["up to date", "stale", "missing"]:
@@ -74,7 +63,7 @@ def list_states(defs: dg.Definitions, instance: DagsterInstance) -> Iterator[Ass
         yield AssetState(
             asset=key.to_user_string(),
             partition=partition,
+            metadata={name: value.value for name, value in made.metadata.items()} if made else {},
             when=datetime.fromtimestamp(last.timestamp, UTC) if last else None,
             why=explain_stale(resolver, key, partition),
-            metadata={name: value.value for name, value in made.metadata.items()} if made else {},
         )

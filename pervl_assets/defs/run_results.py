@@ -1,6 +1,5 @@
 """Results of runs, read back from their events: what was made, what checks found, why a step failed."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -21,14 +20,14 @@ class Materialized:
     Attributes:
         asset: Its key as text.
         partition: Its partition, if it has any.
-        seconds: Time its step took; for a step that makes several partitions, the whole step's.
         metadata: Metadata of the materialization.
+        seconds: Time its step took; for a step that makes several partitions, the whole step's.
     """
 
     asset: str
     partition: str | None
-    seconds: float
     metadata: dict[str, Any]
+    seconds: float = 0.0
 
     @property
     def name(self) -> str:
@@ -37,13 +36,14 @@ class Materialized:
 
     @property
     def files_or_rows(self) -> int | None:
-        """Its number of files or rows, if recorded."""
-        return count_files_or_rows(self.metadata)
+        """Rows of a table, files of a tree or an archive; None if not recorded."""
+        count = self.metadata.get(ROWS, self.metadata.get(FILES))
+        return None if count is None else int(count)
 
     @property
-    def bytes(self) -> int:
-        """Its size, 0 if not recorded."""
-        return self.metadata.get(BYTES) or 0
+    def bytes(self) -> int | None:
+        """Its size, None if not recorded."""
+        return self.metadata.get(BYTES)
 
     @property
     def quarantined(self) -> int:
@@ -121,12 +121,6 @@ def name_partition(asset: str, partition: str | None) -> str:
     return f"{asset} [{partition}]" if partition else asset
 
 
-def count_files_or_rows(metadata: Mapping[str, Any]) -> int | None:
-    """Return the recorded size of a value: rows of a table, files of a tree or an archive."""
-    count = metadata.get(ROWS, metadata.get(FILES))
-    return None if count is None else int(count)
-
-
 def read_run_result(instance: DagsterInstance, run_id: str) -> RunResult:
     """Return what a finished run made and found."""
     seconds = {
@@ -146,14 +140,18 @@ def read_run_result(instance: DagsterInstance, run_id: str) -> RunResult:
     for record in instance.get_records_for_run(run_id, of_type=wanted).records:
         event = record.event_log_entry.get_dagster_event()
         result.succeeded |= event.event_type == DagsterEventType.RUN_SUCCESS
-        result.interrupted |= _is_interruption(event)
+        result.interrupted |= event.event_type == DagsterEventType.RUN_CANCELED
         if event.event_type == DagsterEventType.ASSET_MATERIALIZATION:
             made = read_materialization(event)
             result.made.append(replace(made, seconds=seconds.get(event.step_key or "", 0.0)))
         elif (finding := read_finding(event)) is not None:
             result.findings.append(finding)
-        elif event.event_type == DagsterEventType.RUN_FAILURE and not result.errors:
-            result.findings.append(Finding(f"run {run_id}", "error", _explain_run_failure(event)))
+        elif event.event_type == DagsterEventType.RUN_FAILURE:
+            failure = event.job_failure_data
+            result.interrupted |= failure.failure_reason == RunFailureReason.UNEXPECTED_TERMINATION
+            if not result.errors:
+                text = (explain_failure(failure.error) if failure.error else None) or event.message
+                result.findings.append(Finding(f"run {run_id}", "error", text or "It failed without a message."))
     # Dagster records the partitions of one step in no order; assets stay in the order of their steps.
     steps = list(dict.fromkeys(made.asset for made in result.made))
     result.made.sort(key=lambda made: (steps.index(made.asset), made.partition or ""))
@@ -164,7 +162,7 @@ def read_materialization(event: dg.DagsterEvent) -> Materialized:
     """Return what a materialization event records; seconds are 0, because those of its step are not known yet."""
     made = event.step_materialization_data.materialization
     metadata = {name: value.value for name, value in made.metadata.items()}
-    return Materialized(made.asset_key.to_user_string(), made.partition, 0.0, metadata)
+    return Materialized(made.asset_key.to_user_string(), made.partition, metadata)
 
 
 def read_finding(event: dg.DagsterEvent) -> Finding | None:
@@ -180,17 +178,6 @@ def read_finding(event: dg.DagsterEvent) -> Finding | None:
         message = explain_failure(event.step_failure_data.error)
         return None if message is None else Finding((event.step_key or "").replace("__", "/"), "error", message)
     return None
-
-
-def _is_interruption(event: dg.DagsterEvent) -> bool:
-    if event.event_type == DagsterEventType.RUN_FAILURE:
-        return event.job_failure_data.failure_reason == RunFailureReason.UNEXPECTED_TERMINATION
-    return event.event_type == DagsterEventType.RUN_CANCELED
-
-
-def _explain_run_failure(event: dg.DagsterEvent) -> str:
-    error = event.job_failure_data.error
-    return (explain_failure(error) if error else None) or event.message or "It failed without a message."
 
 
 def explain_failure(error: Any) -> str | None:
