@@ -1,4 +1,4 @@
-"""The one place for Dagster's private names: each with what it is for and what public name is missing.
+"""The one module that imports Dagster's private names, each with its purpose and the public name that is missing.
 
 A Dagster release may move any of them. `pervl_assets_tests/test_dagster_private.py` imports each by itself and reports
 which one is gone and what breaks.
@@ -51,7 +51,6 @@ with _explain_moved_names():
     # The latest evaluation of each asset check, and whether it is of the latest materialization.
     from dagster._core.storage.asset_check_execution_record import (
         AssetCheckExecutionRecord,
-        AssetCheckExecutionResolvedStatus,
     )
 
     # Asset records through the cache above, so that one query reads those of all assets.
@@ -62,7 +61,6 @@ with _explain_moved_names():
 
 __all__ = [
     "AssetCheckExecutionRecord",
-    "AssetCheckExecutionResolvedStatus",
     "AssetRecord",
     "BaseAssetGraph",
     "CachingStaleStatusResolver",

@@ -178,7 +178,7 @@ class Settings(BaseModel):
         "is laid out like `PERVL_DATA`, with `annotations/` in it",
     )
     timezone: Annotated[str, AfterValidator(_check_timezone)] = _setting("UTC", "time zone of the schedules")
-    revalidate_cron: _Cron = _setting("0 3 * * 1", "when the servers of the public inputs are asked for news")
+    revalidate_cron: _Cron = _setting("0 3 * * 1", "when the public inputs are revalidated with their servers")
     verify_cron: _Cron = _setting("0 2 * * *", "when results are hashed again and compared")
     watch_seconds: int = _setting(300, "seconds between two evaluations of the sensors", most=31_536_000)
     fresh_days: int = _setting(

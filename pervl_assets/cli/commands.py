@@ -148,7 +148,7 @@ def run_graph(selection: str, *, force: bool = False) -> bool:
 
 
 def run_verification() -> bool:
-    """Verify what is on disk with an end table; return whether all of it is as its manifests say."""
+    """Verify what is on disk with an end table; return whether all of it matches its manifests."""
     from pervl_assets.cli.printing import make_console, print_verification
     from pervl_assets.cli.verification import verify_values
     from pervl_assets.definitions import defs
@@ -205,7 +205,3 @@ def follow(
     finally:
         over.set()
         watcher.join()
-
-
-if __name__ == "__main__":
-    main()

@@ -15,7 +15,6 @@ from dagster import DagsterInstance
 from pervl_assets.core.text import unescape_markdown
 from pervl_assets.dagster_private import (
     AssetCheckExecutionRecord,
-    AssetCheckExecutionResolvedStatus,
     Freshness,
     Request,
     find_failed_run,
@@ -25,13 +24,12 @@ from pervl_assets.defs.run_results import Finding, read_run_result
 
 CheckStatus = Literal["passed", "warned", "failed", "unfinished", "not run"]
 
-_CHECK_STATUS: Final[dict[AssetCheckExecutionResolvedStatus, CheckStatus]] = {
-    AssetCheckExecutionResolvedStatus.SUCCEEDED: "passed",
-    AssetCheckExecutionResolvedStatus.FAILED: "failed",
-    AssetCheckExecutionResolvedStatus.EXECUTION_FAILED: "unfinished",
-    AssetCheckExecutionResolvedStatus.IN_PROGRESS: "not run",
-    AssetCheckExecutionResolvedStatus.SKIPPED: "not run",
+_CHECK_STATUS: Final[dict[str, CheckStatus]] = {
+    "SUCCEEDED": "passed",
+    "FAILED": "failed",
+    "EXECUTION_FAILED": "unfinished",
 }
+"""By the name of Dagster's status; in progress and skipped are `not run`."""
 
 
 @dataclass
@@ -84,7 +82,7 @@ async def _add_check(health: Health, key: dg.AssetCheckKey, request: Request) ->
     status: CheckStatus = "not run"
     record = await AssetCheckExecutionRecord.gen(request, key)
     if record is not None and await record.targets_latest_materialization(request):
-        status = _CHECK_STATUS[await record.resolve_status(request)]
+        status = _CHECK_STATUS.get((await record.resolve_status(request)).name, "not run")
         if status == "unfinished":
             health.unfinished_runs.add(record.run_id)
         if status == "failed":

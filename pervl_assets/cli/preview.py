@@ -5,11 +5,11 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import dagster as dg
-import polars as pl
 
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.benchmarks.benchmark import Benchmark, TreeAsset
 from pervl_assets.core.errors import MissingInputError, PervlError, name_some
+from pervl_assets.defs.run_results import name_partition
 from pervl_assets.io_managers.tables import TableIOManager
 from pervl_assets.io_managers.trees import TreeIOManager
 from pervl_assets.trees.ledger import FolderTree
@@ -37,14 +37,19 @@ def preview_concept(data: Path, asset: str, concept: str, split: str | None = No
         partitions = f"its splits are {', '.join(tree.splits)}" if tree.splits else "it has no splits"
         raise PervlError(f"{asset} has no split {split!r}.", advice=f"Omit --split, or choose another: {partitions}.")
     chosen: Sequence[str | None] = [split] if split else tree.splits or [None]
-    found = {part: _read(data, benchmark, tree, part) for part in chosen}
+    stored, key = TreeIOManager(data=str(data)), dg.AssetKey([benchmark.name, tree.name])
+    found: dict[str | None, FolderTree | None] = {part: stored.read_previous(key, part) for part in chosen}
     present = {part: value for part, value in found.items() if value}
     if not present:
-        raise _not_materialized(f"{asset} [{split}]" if split else asset, asset)
+        raise MissingInputError(
+            f"{name_partition(asset, split)} is not materialized.",
+            advice=f"""Materialize it first: pervl materialize --select '+key:"{asset}"'""",
+        )
     for part, value in present.items():
         if concept in value.ledger["concept"]:
-            tables = {name: _read_table(data, benchmark, name, asset) for name in tree.tables}
-            texts = [("tree", f"{asset} [{part}]" if part else asset), *tree.describe(tables, concept)]
+            tables = TableIOManager(data=str(data))
+            read = {name: tables.read(dg.AssetKey([benchmark.name, name])) for name in tree.tables}
+            texts = [("tree", name_partition(asset, part)), *tree.describe(read, concept)]
             return draw_concept(value, tree.sheet, concept, texts)
     where = asset if None in present else f"{asset} [{', '.join(str(part) for part in present)}]"
     absent = [str(part) for part in found if part not in present]
@@ -69,26 +74,6 @@ def _find_tree(asset: str) -> tuple[Benchmark, TreeAsset]:
     if asset not in trees:
         raise PervlError(f"There is no folder tree {asset!r}.", advice=_suggest(asset, trees))
     return trees[asset]
-
-
-def _read(data: Path, benchmark: Benchmark, tree: TreeAsset, split: str | None) -> FolderTree | None:
-    key = dg.AssetKey([benchmark.name, tree.name])
-    stored: FolderTree | None = TreeIOManager(data=str(data)).read_previous(key, split)
-    return stored
-
-
-def _read_table(data: Path, benchmark: Benchmark, name: str, asset: str) -> pl.DataFrame:
-    try:
-        table: pl.DataFrame = TableIOManager(data=str(data)).read(dg.AssetKey([benchmark.name, name]))
-    except MissingInputError as error:
-        raise _not_materialized(f"{benchmark.name}/{name}", asset) from error
-    return table
-
-
-def _not_materialized(value: str, asset: str) -> MissingInputError:
-    return MissingInputError(
-        f"{value} is not materialized.", advice=f"""Materialize it first: pervl materialize --select '+key:"{asset}"'"""
-    )
 
 
 def _suggest(name: str, names: Iterable[str]) -> str:

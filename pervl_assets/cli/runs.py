@@ -13,7 +13,7 @@ from pervl_assets.settings import is_trusted
 _log = logging.getLogger(__name__)
 
 _INSTANCE: Final = "telemetry: {enabled: false}\npython_logs: {python_log_level: INFO}\n"
-"""For a Dagster home that has no `dagster.yaml`; the project's own says more."""
+"""For a Dagster home that has no `dagster.yaml`; the project's own sets more."""
 
 
 def find_dagster_home(data: Path) -> Path:

@@ -15,7 +15,7 @@ from pervl_assets.io_managers.base import PervlIOManager, VerifyResult
 
 
 def verify_values(defs: dg.Definitions, data: Path) -> Iterator[tuple[str, VerifyResult]]:
-    """Verify every value of the graph that is materialized, and look for unfinished work that was left behind.
+    """Verify every value of the graph that is materialized, and find unfinished work that was left behind.
 
     A value that is not on disk, but that another one was made from, is missing; only the release can leave one out.
 

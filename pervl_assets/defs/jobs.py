@@ -28,7 +28,7 @@ from pervl_assets.io_managers.failures import make_failure, show_errors
 from pervl_assets.settings import Settings, get_variable, list_errors
 
 AS_SET: Final = "environment"
-"""Value of the launchpad: what the environment variable says."""
+"""Value of the launchpad: the value of the environment variable."""
 
 JOB_TAG: Final = "pervl/job"
 """Name of the job, on its own runs: `dagster.yaml` lets one of them run at a time."""

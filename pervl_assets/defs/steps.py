@@ -53,7 +53,7 @@ def record_step(compute: Callable[..., Any]) -> Callable[..., Any]:
             start = time.perf_counter()
             for result in compute(*inputs, **named):
                 yield complete(result, start, named)
-                start = time.perf_counter()  # Dagster wrote the result before it asked for the next one
+                start = time.perf_counter()  # Dagster wrote the result before it requested the next one
 
     recorded = generate if inspect.isgeneratorfunction(compute) else call
     setattr(recorded, RECORDS_STEP, True)
@@ -82,6 +82,6 @@ def _stat_weights(clip: Mapping[str, Any]) -> list[list[Any]]:
     """Return name, bytes and modification time (ns) of the files of models, but of those that open_clip downloads."""
     named = [clip.get("model"), clip.get("pretrained")]
     named += [text for pair in parse_encoders(clip.get("encoders") or "").values() for text in pair]
-    places = [Path(text).expanduser() for text in named if text]
-    files = [file for place in places for file in (sorted(place.iterdir()) if place.is_dir() else [place])]
+    paths = [Path(text).expanduser() for text in named if text]
+    files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
     return [[file.name, (stat := file.stat()).st_size, stat.st_mtime_ns] for file in files if file.is_file()]

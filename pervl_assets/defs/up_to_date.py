@@ -127,7 +127,7 @@ def _is_of(record: AssetCheckExecutionRecord, made: Any) -> bool:
     if (found := _read_evaluation(record)) is None:
         return False
     if record.key.name == SUMS_HOLD:  # of all partitions at once
-        return bool(record.create_timestamp > made.timestamp)
+        return record.event is not None and bool(record.event.timestamp > made.timestamp)
     target = found.target_materialization_data
     return target is not None and target.storage_id == made.storage_id
 
