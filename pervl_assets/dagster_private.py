@@ -97,16 +97,8 @@ def create_run(
 ) -> dg.DagsterRun:
     """Record a run of assets and asset checks, which `execute_assets_run` starts.
 
-    The public ways do not do: `dg.execute_job` has no selection of checks, and gives its run no code location.
-
-    Args:
-        repository: The code location.
-        instance: Where the run is recorded.
-        keys: Assets to materialize.
-        checks: Checks to evaluate.
-        config: Run config.
-        tags: Tags of the run, its partition among them.
-        launcher: A run of the same code location, if one starts this run.
+    `dg.execute_job` cannot select checks, and its run has no code location. The tags name the partition; `launcher` is
+    the run of the same code location that starts this one, if one does.
     """
     chosen: dict[str, Any] = {"asset_selection": frozenset(keys), "asset_check_selection": frozenset(checks)}
     whole = repository.get_reconstructable_job(_ALL_ASSETS_JOB)

@@ -92,13 +92,10 @@ _Cron = Annotated[str, AfterValidator(_check_cron)]
 
 
 def _setting(default: Any, description: str, shown: str | None = None, most: int | None = None) -> Any:
-    """Return a field of `Settings`.
+    """Return a field of `Settings`; `default` may be a function of the values of the fields before it.
 
-    Args:
-        default: Its default, or a function that returns it from the values of the fields before it.
-        description: What it sets, in markdown, for the documentation and the UI.
-        shown: The default in the documentation, where that is not a plain value.
-        most: Of a whole number: the largest value; the smallest is 1.
+    The description is markdown for documentation and UI, `shown` the default in the documentation where that is not a
+    plain value, `most` the largest value of a whole number; the smallest is 1.
     """
     source: dict[str, Any] = {"default_factory": default} if callable(default) else {"default": default}
     return Field(**source, description=description, title=shown, ge=1 if most else None, le=most)
@@ -192,10 +189,7 @@ class Settings(BaseModel):
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> "Settings":
-        """Read the settings from environment variables; an empty one is unset.
-
-        Args:
-            env: The variables; None: those of this process.
+        """Read the settings from environment variables, by default those of this process; an empty one is unset.
 
         Raises:
             PervlError: Variables have values that cannot be used; every such variable is named.

@@ -90,10 +90,9 @@ def status(*, check: bool) -> None:
 
     The Dagster UI shows the same for the same folder.
     """
-    from pervl_assets.cli.health import explain_failed_runs, read_health
     from pervl_assets.cli.printing import make_console, print_status
     from pervl_assets.cli.runs import open_instance
-    from pervl_assets.cli.status import list_inputs, list_states
+    from pervl_assets.cli.status import explain_failed_runs, list_inputs, list_states, read_health
     from pervl_assets.definitions import defs
 
     settings = Settings.from_env()

@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pervl_assets.cli.health import CheckStatus, Health
-from pervl_assets.cli.status import AssetState, InputState
+from pervl_assets.cli.status import AssetState, CheckStatus, Health, InputState
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.text import escape_terminal
 from pervl_assets.defs.metadata import QUARANTINED
@@ -77,7 +76,7 @@ def print_run_result(console: Console, result: RunResult, seconds: float) -> Non
         f"{sum(made.quarantined for made in result.made):,}",
     )
     console.print(table)
-    print_findings(console, result.findings)
+    _print_findings(console, result.findings)
     console.print(
         "[bold green]all materialized, no check of error severity failed[/]"
         if result.passed
@@ -85,7 +84,7 @@ def print_run_result(console: Console, result: RunResult, seconds: float) -> Non
     )
 
 
-def print_findings(console: Console, findings: Iterable[Finding]) -> None:
+def _print_findings(console: Console, findings: Iterable[Finding]) -> None:
     """Print warnings first and errors last, beside the prompt."""
     for finding in sorted(findings, key=lambda finding: finding.severity == "error"):
         _print_cause(console, _COLOURS[finding.severity], finding.severity, finding.asset, finding.text)
@@ -141,18 +140,9 @@ def print_status(
     healths: Iterable[Health],
     failures: Mapping[str, list[Finding]],
 ) -> bool:
-    """Print inputs, state and health of every asset, the causes, and the number of problems.
+    """Print inputs, state and health of every asset, the causes, and the number of problems; return whether it is 0.
 
-    Args:
-        console: Where it is printed.
-        settings: For the profile and the data root.
-        inputs: Raw inputs, found or not.
-        states: States of all assets and partitions.
-        healths: Health of all assets, which is in the row of its first partition.
-        failures: Why the last runs failed, by run id.
-
-    Returns:
-        Whether there is no problem.
+    The health of an asset is in the row of its first partition. `failures` are why the last runs failed, by run id.
     """
     console.print(f"profile [bold]{settings.profile}[/], data in [bold]{settings.data}[/]", soft_wrap=True)
     table = _make_table("input", "state", "path below the data folder")
@@ -164,7 +154,7 @@ def print_status(
     for state in states:
         if state.why:
             _print_cause(console, _COLOURS["stale"], "stale", state.name, state.why)
-    print_findings(console, [finding for health in healths for finding in health.findings])
+    _print_findings(console, [finding for health in healths for finding in health.findings])
     runs = {finding: run for run, findings in failures.items() for finding in findings}  # each finding once
     for finding, run in runs.items():
         _print_cause(console, _COLOURS["failed"], f"run {run[:_SHORT_ID]} failed", finding.asset, finding.text)

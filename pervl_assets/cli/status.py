@@ -1,19 +1,42 @@
-"""State of the graph as the Dagster UI shows it: up to date, stale, missing; and which raw inputs are found."""
+"""State and health of the graph as the Dagster UI shows them, and which raw inputs are found.
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+State: up to date, stale or missing. Health: asset checks, freshness, and whether the last run failed. Both come from
+the classes that the UI and the daemon use, so that all of them agree.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Final, Literal
 
 import dagster as dg
 from dagster import AssetRecordsFilter, DagsterInstance
 
-from pervl_assets.dagster_private import CachingStaleStatusResolver, Request
+from pervl_assets.core.text import unescape_markdown
+from pervl_assets.dagster_private import (
+    AssetCheckExecutionRecord,
+    CachingStaleStatusResolver,
+    Freshness,
+    Request,
+    find_failed_run,
+    read_freshness,
+)
 from pervl_assets.defs.raw import list_specs
-from pervl_assets.defs.run_results import Materialized
+from pervl_assets.defs.run_results import Finding, Materialized, read_run_result
 from pervl_assets.defs.runs import list_values
 from pervl_assets.defs.up_to_date import explain_stale
 from pervl_assets.settings import Settings
+
+CheckStatus = Literal["passed", "warned", "failed", "unfinished", "not run"]
+
+_CHECK_STATUS: Final[dict[str, CheckStatus]] = {
+    "SUCCEEDED": "passed",
+    "FAILED": "failed",
+    "EXECUTION_FAILED": "unfinished",
+}
+"""By the name of Dagster's status; in progress and skipped are `not run`."""
 
 
 @dataclass(frozen=True)
@@ -67,3 +90,71 @@ def list_states(defs: dg.Definitions, instance: DagsterInstance) -> Iterator[Ass
             when=datetime.fromtimestamp(last.timestamp, UTC) if last else None,
             why=explain_stale(resolver, key, partition),
         )
+
+
+@dataclass
+class Health:
+    """Health of an asset; whether it is stale or missing is its `AssetState`.
+
+    Attributes:
+        asset: Its key as text.
+        freshness: State of its freshness policy; None: it has none.
+        failed_run: Id of the last run that should have made it (or one of its partitions), if that run failed.
+        checks: Number of checks by status for its latest materialization. unfinished: the run failed before the check
+            was evaluated; not run: not since the materialization.
+        findings: Checks that did not pass.
+        unfinished_runs: Ids of the runs that failed before a check was evaluated.
+    """
+
+    asset: str
+    freshness: Freshness | None
+    failed_run: str | None
+    checks: Counter[CheckStatus] = field(default_factory=Counter)
+    findings: list[Finding] = field(default_factory=list)
+    unfinished_runs: set[str] = field(default_factory=set)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether a user need do nothing; warnings and checks that were not run are tolerated."""
+        failed = self.failed_run or self.checks["failed"] or self.checks["unfinished"]
+        return not failed and self.freshness != "failing"
+
+
+def read_health(defs: dg.Definitions, instance: DagsterInstance) -> list[Health]:
+    """Return the health of every asset, by its key."""
+    graph, request = defs.resolve_asset_graph(), Request(instance)
+
+    async def read_all() -> list[Health]:
+        healths = []
+        for key in sorted(graph.materializable_asset_keys):
+            freshness = await read_freshness(graph.get(key), request)
+            health = Health(key.to_user_string(), freshness, await find_failed_run(graph.get(key), request))
+            for check in sorted(graph.get_check_keys_for_assets({key})):
+                await _add_check(health, check, request)
+            healths.append(health)
+        return healths
+
+    return asyncio.run(read_all())
+
+
+async def _add_check(health: Health, key: dg.AssetCheckKey, request: Request) -> None:
+    """Add the state of a check for the latest materialization of its asset."""
+    status: CheckStatus = "not run"
+    record = await AssetCheckExecutionRecord.gen(request, key)
+    if record is not None and await record.targets_latest_materialization(request):
+        status = _CHECK_STATUS.get((await record.resolve_status(request)).name, "not run")
+        if status == "unfinished":
+            health.unfinished_runs.add(record.run_id)
+        if status == "failed":
+            evaluation: Any = record.evaluation
+            is_error = evaluation.severity == dg.AssetCheckSeverity.ERROR
+            status = "failed" if is_error else "warned"
+            text = f"{key.name}: {unescape_markdown(evaluation.description or 'did not pass')}"
+            health.findings.append(Finding(health.asset, "error" if is_error else "warning", text))
+    health.checks[status] += 1
+
+
+def explain_failed_runs(instance: DagsterInstance, healths: Iterable[Health]) -> dict[str, list[Finding]]:
+    """Return the errors of the runs that failed before assets were made or checks were evaluated, by run id."""
+    runs = {run for health in healths for run in (health.failed_run, *health.unfinished_runs) if run}
+    return {run: read_run_result(instance, run).errors for run in sorted(runs)}

@@ -88,11 +88,7 @@ class JobConfig(dg.Config):
 
 
 def build_jobs(resources: Iterable[str]) -> list[dg.JobDefinition]:
-    """Return the jobs: one for every benchmark, the training files, and everything.
-
-    Args:
-        resources: Keys of all resources and IO managers.
-    """
+    """Return a job for every benchmark, the training files, and everything; `resources` are all resource keys."""
     op = _build_op(frozenset(resources))
     training = "PALAVRA's training files, with all that they are made from: triplets, classes, CLIP features, matches."
     benchmarks = [

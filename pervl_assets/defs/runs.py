@@ -149,15 +149,7 @@ class Plan:
         *,
         force: bool = False,
     ) -> None:
-        """Plan the first run of a selection.
-
-        Args:
-            graph: The asset graph.
-            instance: Where materializations are recorded.
-            keys: The selection.
-            resources: Resources and IO managers of the runs, by their keys.
-            force: Whether every value is made, up to date or not.
-        """
+        """Plan the first run; `force` makes every value, up to date or not."""
         self._graph, self._instance, self._resources, self._force = graph, instance, resources, force
         self._left = list_values(graph, keys)
         self._find_todo()

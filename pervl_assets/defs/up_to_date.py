@@ -36,11 +36,7 @@ def explain_outdated(
 ) -> dict[Value, str]:
     """Return the values that are not up to date, each with the reason, in the given order.
 
-    Args:
-        graph: The asset graph.
-        instance: Where materializations and check evaluations are recorded.
-        values: The values in question.
-        resources: Resources and IO managers of the run to come, by their keys.
+    `resources` are the resources and IO managers of the next run, by their keys.
     """
     reader = _Reader(graph, instance, resources, values := list(values))
     reasons = ((value, next(reader.list_reasons(*value), None)) for value in values)

@@ -1,9 +1,26 @@
-"""What `pervl status` says of assets and inputs, before and after something changes."""
+"""`pervl status`: states before and after a change, and health compared with the answers to the UI's own queries."""
+
+import asyncio
+import datetime
+import io
+import time
+from collections import Counter
 
 import dagster as dg
+import pytest
+from dagster._core.remote_origin import InProcessCodeLocationOrigin
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
+from dagster._daemon.freshness import FreshnessDaemon
+from dagster_graphql.test.utils import execute_dagster_graphql
+from rich.console import Console
 
-from pervl_assets.cli.status import AssetState, list_inputs, list_states
+from pervl_assets.cli.printing import print_status
+from pervl_assets.cli.status import AssetState, explain_failed_runs, list_inputs, list_states, read_health
+from pervl_assets.core.errors import MissingInputError
 from pervl_assets.definitions import build_definitions
+from pervl_assets.defs.steps import record_step
 from pervl_assets.demo import RAW_NAMES
 from pervl_assets.testing.runs import explain, make_settings, run_selection
 from pervl_assets_tests.defs.plain import TRIPLETS
@@ -12,7 +29,7 @@ from pervl_assets_tests.defs.plain import TRIPLETS
 SELECTION = '+key:"inversion/coco_object_sentences" or key:"palavra/object_names" or +key:"deep_fashion/personalized"'
 
 
-def look(data, instance, **changes) -> dict[tuple[str, str | None], AssetState]:
+def read_states(data, instance, **changes) -> dict[tuple[str, str | None], AssetState]:
     states = list(list_states(build_definitions(make_settings(data, **changes)), instance))
     found = {(state.asset, state.partition): state for state in states}
     assert len(found) == len(states)
@@ -23,19 +40,19 @@ def name_by_state(states: dict, wanted: str) -> set[tuple[str, str | None]]:
     return {name for name, state in states.items() if state.state == wanted}
 
 
-def run(data, selection, instance, **changes) -> None:
+def run_graph(data, selection, instance, **changes) -> None:
     results = run_selection(data, selection, instance, **changes)
     assert all(result.success for result in results), explain(results[-1])
 
 
 def test_missing_then_fresh_then_stale_behind_a_changed_input_then_fresh(data, instance):
-    before = look(data, instance)
+    before = read_states(data, instance)
     assert name_by_state(before, "missing") == set(before)
     assert {partition for asset, partition in before if asset == "ytvos/retrieval_set"} == {"validation", "test"}
     assert {state.when for state in before.values()} == {None}
 
-    run(data, SELECTION, instance)
-    made = look(data, instance)
+    run_graph(data, SELECTION, instance)
+    made = read_states(data, instance)
     fresh = name_by_state(made, "up to date")
     assert not name_by_state(made, "stale")
     assert {("deep_fashion/personalized", "validation"), ("deep_fashion/personalized", "test")} <= fresh
@@ -47,51 +64,51 @@ def test_missing_then_fresh_then_stale_behind_a_changed_input_then_fresh(data, i
 
     with (data / TRIPLETS).open("a") as file:
         file.write("img_id=9 | dog, chase, kite | dog chase kite | a dog chases a kite\n")
-    run(data, 'key:"raw/coco_svo_triplets"', instance)
-    changed = look(data, instance)
+    run_graph(data, 'key:"raw/coco_svo_triplets"', instance)
+    changed = read_states(data, instance)
     behind = {("inversion/coco_triplets", None), ("inversion/coco_malformed_lines", None)}
     assert name_by_state(changed, "stale") == behind  # those made from it; what they will change is not known yet
     assert name_by_state(changed, "up to date") == fresh - behind
     assert name_by_state(changed, "missing") == name_by_state(made, "missing")
     assert "raw/coco_svo_triplets" in changed["inversion/coco_triplets", None].why
 
-    run(data, 'key:"inversion/coco_triplets"', instance)
-    changed = look(data, instance)
+    run_graph(data, 'key:"inversion/coco_triplets"', instance)
+    changed = read_states(data, instance)
     assert name_by_state(changed, "stale") == {
         ("inversion/coco_object_classes", None),
         ("inversion/coco_object_sentences", None),
     }
-    run(data, SELECTION, instance)
-    assert name_by_state(look(data, instance), "up to date") == fresh
+    run_graph(data, SELECTION, instance)
+    assert name_by_state(read_states(data, instance), "up to date") == fresh
 
 
 def test_an_input_that_is_looked_at_again_and_did_not_change_makes_nothing_stale(data, instance):
-    run(data, SELECTION, instance)
-    run(data, "group:raw", instance)
-    assert not name_by_state(look(data, instance), "stale")
+    run_graph(data, SELECTION, instance)
+    run_graph(data, "group:raw", instance)
+    assert not name_by_state(read_states(data, instance), "stale")
 
 
 def test_a_change_without_consequence_stops_there(data, instance):
     """Data versions are hashes of content: what comes out as before leaves what is made of it fresh."""
-    run(data, SELECTION, instance)
+    run_graph(data, SELECTION, instance)
     with (data / TRIPLETS).open("a") as file:
         file.write("\n")  # a blank line, no triplet
-    run(data, 'key:"raw/coco_svo_triplets" or key:"inversion/coco_triplets"', instance)
-    assert not name_by_state(look(data, instance), "stale")
+    run_graph(data, 'key:"raw/coco_svo_triplets" or key:"inversion/coco_triplets"', instance)
+    assert not name_by_state(read_states(data, instance), "stale")
 
 
 def test_one_partition_alone(data, instance):
-    run(data, '+key:"deep_fashion/few_shot_split" or +key:"deep_fashion/captions" or group:raw', instance)
-    defs = build_definitions(make_settings(data))
+    run_graph(data, '+key:"deep_fashion/few_shot_split" or +key:"deep_fashion/captions" or group:raw', instance)
+    real = build_definitions(make_settings(data))
     done = dg.materialize(
-        list(defs.assets),
+        list(real.assets),
         selection='key:"deep_fashion/personalized"',
-        resources=dict(defs.resources),
+        resources=dict(real.resources),
         partition_key="test",
         instance=instance,
     )
     assert done.success
-    states = look(data, instance)
+    states = read_states(data, instance)
     assert states["deep_fashion/personalized", "test"].state == "up to date"
     assert states["deep_fashion/personalized", "test"].metadata["files"] > 0
     assert states["deep_fashion/personalized", "validation"].state == "missing"
@@ -111,3 +128,194 @@ def test_inputs_are_found_as_archive_or_as_folder(data):
     found = {one.name: one for one in list_inputs(make_settings(data))}
     assert (found["youtube_vos_train"].found, found["youtube_vos_train"].path) == (True, "youtube_vos/train")
     assert not (data / TRIPLETS).exists()  # looking draws nothing
+
+
+# ---- health, on a small graph
+
+WEEK = datetime.timedelta(days=7)
+POLICY = dg.FreshnessPolicy.time_window(fail_window=2 * WEEK, warn_window=WEEK)
+PARTS = dg.StaticPartitionsDefinition(["north", "south"])
+bad: set[str] = set()
+"""Assets, partitions and checks that fail in the next run."""
+
+
+@dg.asset(freshness_policy=POLICY)
+@record_step
+def public() -> None:
+    if "public" in bad:
+        raise MissingInputError("No zip.", details=["where: here"], advice="Get one.")
+
+
+@dg.asset(deps=[public])
+def table() -> None:
+    pass
+
+
+@dg.asset(partitions_def=PARTS)
+@record_step
+def parts(context) -> None:
+    if context.partition_key in bad:
+        raise MissingInputError("No part.", advice="Get one.")
+
+
+def build_check(name, severity):
+    @dg.asset_check(asset=table, name=name)
+    def check():
+        return dg.AssetCheckResult(passed=name not in bad, severity=severity, description=f"{name} was evaluated")
+
+    return check
+
+
+CHECKS = [
+    build_check("heavy", dg.AssetCheckSeverity.ERROR),
+    build_check("light", dg.AssetCheckSeverity.WARN),
+    build_check("never", dg.AssetCheckSeverity.ERROR),
+]
+defs = dg.Definitions(assets=[public, table, parts], asset_checks=CHECKS)
+
+QUERY = """{
+  assetNodes {
+    assetKey { path }
+    freshnessStatusInfo { freshnessStatus }
+    partitionStats { numFailed }
+    assetChecksOrError { ... on AssetChecks { checks { name executionForLatestMaterialization {
+      status evaluation { severity } } } } }
+  }
+  assetsLatestInfo(assetKeys: [{path: "public"}, {path: "table"}]) {
+    assetKey { path }
+    latestRun { id status }
+    latestMaterialization { runId }
+  }
+}"""
+HEALTH = {"HEALTHY": "passing", "WARNING": "warning", "DEGRADED": "failing", "UNKNOWN": "unknown"}
+
+
+def run(instance, *assets, fail=(), partition=None):
+    bad.clear()
+    bad.update(fail)
+    chosen = [check for check in CHECKS[:2] if table in assets]
+    done = dg.materialize([*assets, *chosen], instance=instance, partition_key=partition, raise_on_error=False)
+    return done.run_id
+
+
+def query_webserver(instance):
+    """Query the webserver's schema about this module's definitions, in this process; returns our own words."""
+    target = LoadableTargetOrigin(module_name=__name__, attribute="defs")
+    location = InProcessWorkspaceLoadTarget(InProcessCodeLocationOrigin(target, location_name="health"))
+    with WorkspaceProcessContext(instance, location) as workspace:
+        asyncio.run(FreshnessDaemon()._evaluate_assets(workspace))  # what the daemon does every 30 seconds
+        answer = execute_dagster_graphql(workspace.create_request_context(), QUERY).data
+    latest = {"/".join(info["assetKey"]["path"]): info for info in answer["assetsLatestInfo"]}
+    nodes = {"/".join(node["assetKey"]["path"]): node for node in answer["assetNodes"]}
+    return {name: translate(node, latest.get(name)) for name, node in nodes.items()}
+
+
+def translate(node, latest):
+    checks = Counter()
+    for check in node["assetChecksOrError"].get("checks", []):
+        execution = check["executionForLatestMaterialization"]
+        status = execution["status"] if execution else None
+        warned = status == "FAILED" and execution["evaluation"]["severity"] == "WARN"
+        words = {None: "not run", "SUCCEEDED": "passed", "FAILED": "failed", "EXECUTION_FAILED": "unfinished"}
+        checks["warned" if warned else words[status]] += 1
+    freshness = node["freshnessStatusInfo"] and HEALTH[node["freshnessStatusInfo"]["freshnessStatus"]]
+    if latest is None:  # it has partitions
+        return checks, freshness, node["partitionStats"]["numFailed"] > 0
+    run, made = latest["latestRun"] or {}, latest["latestMaterialization"] or {}
+    return checks, freshness, run.get("status") == "FAILURE" and made.get("runId") != run["id"]
+
+
+def read(instance):
+    healths = read_health(defs, instance)
+    return {health.asset: (health.checks, health.freshness, health.failed_run is not None) for health in healths}
+
+
+def advance_clock(monkeypatch, passed):
+    now = time.time() + passed.total_seconds()
+    monkeypatch.setattr("dagster._core.definitions.freshness_evaluator.get_current_timestamp", lambda: now)
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """An instance on disk: the webserver accepts no other."""
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        yield instance
+
+
+def test_status_agrees_with_the_ui(stored, monkeypatch):
+    instance = stored
+
+    def both():
+        found = read(instance)
+        assert found == query_webserver(instance)
+        return found
+
+    assert both() == {
+        "public": (Counter(), "unknown", False),
+        "table": (Counter({"not run": 3}), None, False),
+        "parts": (Counter(), None, False),
+    }
+
+    run(instance, public, table)
+    run(instance, parts, partition="north")
+    found = both()
+    assert found["public"] == (Counter(), "passing", False)
+    assert found["table"] == (Counter({"passed": 2, "not run": 1}), None, False)
+    advance_clock(monkeypatch, 1.5 * WEEK)
+    assert both()["public"][1] == "warning"
+    advance_clock(monkeypatch, 3 * WEEK)
+    assert both()["public"][1] == "failing"
+
+    run(instance, table, fail={"heavy", "light"})
+    assert both()["table"][0] == Counter({"failed": 1, "warned": 1, "not run": 1})
+    run(instance, public, table, fail={"public"})
+    found = both()
+    assert found["table"] == (Counter({"unfinished": 2, "not run": 1}), None, True)
+    assert found["public"][2]
+    run(instance, parts, partition="south", fail={"south"})
+    assert both()["parts"][2]
+
+
+def test_failures_are_printed_with_advice(instance):
+    run(instance, public, table, fail={"light"})
+    failed = run(instance, public, table, fail={"public"})
+    part = run(instance, parts, partition="south", fail={"south"})
+    healths = read_health(defs, instance)
+    assert {health.asset: health.healthy for health in healths} == {"public": False, "table": False, "parts": False}
+    failures = explain_failed_runs(instance, healths)
+    texts = {run: [finding.text for finding in findings] for run, findings in failures.items()}
+    assert texts == {
+        failed: ["No zip.\n  where: here\nWhat to do: Get one."],
+        part: ["No part.\nWhat to do: Get one."],
+    }
+    shown = print_all(instance, healths, failures)
+    assert f"run {failed[:8]} failed public No zip.\n  where: here\nWhat to do: Get one.\n" in shown
+    assert "2 missing, 3 failed or no longer fresh: run pervl materialize" in shown
+    assert shown.endswith("False")
+
+
+def test_warnings_are_printed_and_are_healthy(instance):
+    run(instance, public, table, fail={"light"})
+    for partition in ("north", "south"):
+        run(instance, parts, partition=partition)
+    healths = read_health(defs, instance)
+    assert all(health.healthy for health in healths)
+    shown = print_all(instance, healths, {})
+    assert "warning table light: light was evaluated" in shown
+    assert "1 passed, 1 warned, 1 not run" in shown
+    assert shown.endswith("all up to date, no check of error severity failed\nTrue")
+
+
+def test_a_failed_check_makes_its_asset_unhealthy(instance):
+    run(instance, table, fail={"heavy"})
+    (table_health,) = [health for health in read_health(defs, instance) if health.asset == "table"]
+    assert not table_health.healthy
+    assert [finding.text for finding in table_health.findings] == ["heavy: heavy was evaluated"]
+    assert (table_health.failed_run, table_health.unfinished_runs) == (None, set())
+
+
+def print_all(instance, healths, failures):
+    console = Console(file=io.StringIO(), width=200)
+    states = list(list_states(defs, instance))
+    console.print(print_status(console, make_settings("nowhere"), [], states, healths, failures), end="")
+    return console.file.getvalue()
