@@ -28,7 +28,7 @@ def test_a_private_name_is_where_it_was(module, name):
         found = hasattr(importlib.import_module(module), name)
     except ImportError:
         found = False
-    breaks = "the part of pervl_assets/dagster_private.py that imports it; its comment there says what that is for"
+    breaks = "the part of pervl_assets/dagster_private.py that imports it; its comment names the purpose"
     assert found, f"Dagster {dg.__version__} has no {module}.{name} any more. What breaks: {breaks}."
 
 

@@ -113,7 +113,7 @@ def test_nothing_to_do_is_done_at_once(demo):
     assert time.monotonic() - start < 20  # the promise is 5 seconds on an idle machine (measured: 3)
 
 
-def test_verify_names_what_is_wrong_and_a_second_run_repairs_just_that(demo):
+def test_verify_names_the_differences_and_a_second_run_repairs_just_them(demo):
     before = demo.photograph()
     crop = next((demo.data / "youtube_vos/ytvos_PerVL/fsl_seg/train").rglob("*.jpg"))
     table = demo.data / "assets/ytvos/captions.parquet"
@@ -140,7 +140,7 @@ def test_verify_names_what_is_wrong_and_a_second_run_repairs_just_that(demo):
     assert demo.run("verify").returncode == 0
 
 
-def test_another_setting_makes_what_depends_on_it(demo):
+def test_another_setting_makes_the_assets_that_depend_on_it(demo):
     selection = 'key:"inversion/coco_object_classes" or key:"inversion/openimages_classes"'
     assert "3 materialized" in demo.run("materialize", "--select", selection, PERVL_OPENIMAGES_NAMES="upstream").stdout
     assert "3 materialized" in demo.run("materialize", "--select", selection).stdout

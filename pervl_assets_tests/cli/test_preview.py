@@ -38,7 +38,7 @@ def test_a_concept_is_found_in_its_split_and_nothing_is_changed(made_world, spli
 def test_the_command_writes_a_png(made_world, tmp_path, monkeypatch):
     monkeypatch.setenv("PERVL_DATA", str(made_world.data))
     concept = list_concepts(made_world.data, "test")[-1]
-    out = tmp_path / "new" / "picture.png"
+    out = tmp_path / "new" / "image.png"
     result = CliRunner().invoke(main, ["preview", TREE, "--concept", concept, "--out", str(out)])
     assert result.exit_code == 0, result.output
     assert out.read_bytes() == preview_concept(made_world.data, TREE, concept)

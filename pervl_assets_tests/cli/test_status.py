@@ -82,7 +82,7 @@ def test_missing_then_fresh_then_stale_behind_a_changed_input_then_fresh(data, i
     assert name_by_state(read_states(data, instance), "up to date") == fresh
 
 
-def test_an_input_that_is_looked_at_again_and_did_not_change_makes_nothing_stale(data, instance):
+def test_an_unchanged_input_that_is_materialized_again_makes_nothing_stale(data, instance):
     run_graph(data, SELECTION, instance)
     run_graph(data, "group:raw", instance)
     assert not name_by_state(read_states(data, instance), "stale")
@@ -92,7 +92,7 @@ def test_a_change_without_consequence_stops_there(data, instance):
     """Data versions are hashes of content: what comes out as before leaves what is made of it fresh."""
     run_graph(data, SELECTION, instance)
     with (data / TRIPLETS).open("a") as file:
-        file.write("\n")  # a blank line, no triplet
+        file.write("\n")  # an empty line, no triplet
     run_graph(data, 'key:"raw/coco_svo_triplets" or key:"inversion/coco_triplets"', instance)
     assert not name_by_state(read_states(data, instance), "stale")
 
@@ -127,7 +127,7 @@ def test_inputs_are_found_as_archive_or_as_folder(data):
     (data / "youtube_vos/train").mkdir()
     found = {one.name: one for one in list_inputs(make_settings(data))}
     assert (found["youtube_vos_train"].found, found["youtube_vos_train"].path) == (True, "youtube_vos/train")
-    assert not (data / TRIPLETS).exists()  # looking draws nothing
+    assert not (data / TRIPLETS).exists()  # listing generates nothing
 
 
 # ---- health, on a small graph

@@ -1,4 +1,4 @@
-"""Schedules, sensors and propagation: a month of refreshes makes what the changes call for, no more and no fewer."""
+"""Schedules, sensors and propagation: a month of refreshes makes the changed assets and no others."""
 
 import dataclasses
 import datetime
@@ -28,7 +28,7 @@ START = datetime.datetime(2026, 3, 2, tzinfo=datetime.UTC)  # a Monday
 
 
 class Months:
-    """Time under the test's control, with the schedules, the sensors and the runs that they ask for."""
+    """Time under the test's control, with the schedules, the sensors and the runs that they request."""
 
     def __init__(self, data, instance, settings):
         self.data, self.instance, self.settings = data, instance, settings
@@ -37,9 +37,9 @@ class Months:
         self.cursor, self.automation, self.made = None, None, Counter()
 
     def pass_day(self, day):
-        """Let the sensors look as often as they do, and let the schedules tick that are due."""
+        """Evaluate the sensors, and run the schedules that are due."""
         for _ in range(2):
-            self._look_at_inputs()
+            self._evaluate_sensor()
         for schedule in self.defs.schedules:
             if is_due(schedule, day):
                 self._run_schedule(schedule, day)
@@ -54,19 +54,19 @@ class Months:
                     defs=self.defs, instance=self.instance, cursor=self.automation, evaluation_time=day
                 )
             self.automation = result.cursor
-            asked = {
+            requested = {
                 key: sorted(filter(None, result.get_requested_partitions(key)))
                 for key in self.graph.materializable_asset_keys
                 if result.get_num_requested(key)
             }
-            if not asked:
+            if not requested:
                 return
-            for partitions in {tuple(names) for names in asked.values()}:
-                keys = [key for key, names in asked.items() if tuple(names) == partitions]
+            for partitions in {tuple(names) for names in requested.values()}:
+                keys = [key for key, names in requested.items() if tuple(names) == partitions]
                 self._materialize(keys, partitions)
         raise AssertionError("the refreshes never end")
 
-    def _look_at_inputs(self):
+    def _evaluate_sensor(self):
         (sensor,) = (sensor for sensor in self.defs.sensors if sensor.name == "notice_inputs")
         resources = {"workspace": self.defs.resources["workspace"]}
         with dg.build_sensor_context(instance=self.instance, cursor=self.cursor, resources=resources) as context:
@@ -108,7 +108,7 @@ class Months:
 
 
 def is_due(schedule, day):
-    """Tell whether a schedule ticks within the 24 hours that begin with `day`."""
+    """Return whether a schedule ticks within the 24 hours that begin with `day`."""
     ticks = dg.TimeWindowPartitionsDefinition(
         start=START, cron_schedule=schedule.cron_schedule, fmt="%Y-%m-%d %H:%M", timezone=schedule.execution_timezone
     )
@@ -128,7 +128,7 @@ WEEKLY = {
 VERIFIED = {"(verified)": 1}
 
 
-def test_a_month_of_refreshes_makes_what_the_changes_call_for(drawn_raw, mirror, tmp_path, monkeypatch):
+def test_a_month_of_refreshes_makes_the_changed_assets_and_no_others(drawn_raw, mirror, tmp_path, monkeypatch):
     monkeypatch.setenv("DEEPFASHION2_PASSWORD", DEMO_PASSWORD)
     monkeypatch.setattr("pervl_assets.archives.downloads._choose_pause", lambda *_: 0.0)  # the server's own time
     data = tmp_path / "data"
@@ -215,7 +215,7 @@ def test_a_copy_under_way_is_left_alone_until_it_stays_the_same(drawn_raw, tmp_p
     (sensor,) = (sensor for sensor in defs.sensors if sensor.name == "notice_inputs")
     target = tmp_path / BY_HAND[0]
     target.parent.mkdir(parents=True)
-    cursor, asked = None, []
+    cursor, requested = None, []
     with dg.DagsterInstance.ephemeral() as instance:
         for size in (1000, 2000, 3000, 3000, 3000):
             if not target.exists() or target.stat().st_size != size:
@@ -224,8 +224,10 @@ def test_a_copy_under_way_is_left_alone_until_it_stays_the_same(drawn_raw, tmp_p
             with dg.build_sensor_context(instance=instance, cursor=cursor, resources=resources) as context:
                 result = sensor(context)
             cursor = result.cursor
-            asked.append([key.to_user_string() for request in result.run_requests for key in request.asset_selection])
-    assert asked == [[], [], [], ["raw/youtube_vos_train"], []]
+            requested.append(
+                [key.to_user_string() for request in result.run_requests for key in request.asset_selection]
+            )
+    assert requested == [[], [], [], ["raw/youtube_vos_train"], []]
 
 
 def test_a_download_of_the_projects_own_is_nothing_new(tmp_path):
@@ -266,7 +268,7 @@ def test_times_and_zones_are_settings():
     assert {sensor.minimum_interval_seconds for sensor in defs.sensors} == {77}
 
 
-def test_public_inputs_and_no_others_are_expected_to_be_looked_at():
+def test_public_inputs_and_no_others_have_a_freshness_policy():
     defs = build_definitions(make_settings(Path("nowhere"), fresh_days=30))
     graph = defs.resolve_asset_graph()
     policies = {key.to_user_string(): graph.get(key).freshness_policy for key in graph.materializable_asset_keys}
@@ -278,7 +280,7 @@ def test_public_inputs_and_no_others_are_expected_to_be_looked_at():
     assert days == {(30, 29)}
 
 
-def test_the_weekly_look_keeps_public_inputs_fresh():
+def test_the_weekly_schedule_keeps_public_inputs_fresh():
     settings = make_settings(Path("nowhere"))
     (schedule,) = (one for one in build_definitions(settings).schedules if one.name.startswith("revalidate"))
     ticks = [day for day in range(15) if is_due(schedule, START + datetime.timedelta(days=day))]

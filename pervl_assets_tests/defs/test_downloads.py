@@ -18,7 +18,7 @@ PUBLIC = {"raw/openimages_class_descriptions": NAMES, "raw/coco_train2014": COCO
 
 
 @pytest.mark.parametrize(("asset", "file"), PUBLIC.items())
-def test_a_public_input_is_fetched_and_then_only_asked_after(materialize, mirror, tmp_path, asset, file):
+def test_a_public_input_is_fetched_and_then_only_revalidated(materialize, mirror, tmp_path, asset, file):
     own = {"data": tmp_path / "own", "profile": "full", "fetch": mirror.url}
     found = []
     for _ in range(2):
@@ -30,7 +30,7 @@ def test_a_public_input_is_fetched_and_then_only_asked_after(materialize, mirror
     assert found == [("fetched", (mirror.folder / file).stat().st_size), ("unchanged", 0)]
 
 
-def test_what_is_no_zip_is_not_put_in_place_of_one(materialize, mirror, tmp_path):
+def test_a_download_that_is_no_zip_is_refused(materialize, mirror, tmp_path):
     (mirror.folder / COCO).write_text("<html>log in</html>")
     result = materialize('key:"raw/coco_train2014"', data=tmp_path / "own", profile="full", fetch=mirror.url)
     assert "ArchiveError" in explain(result)
@@ -46,7 +46,7 @@ def test_an_input_put_there_by_hand_or_unzipped_is_not_fetched(materialize, data
     assert materialize('key:"raw/coco_train2014"', **own).success
 
 
-def test_an_unreachable_server_says_what_is_missing_its_licence_and_what_to_do(tmp_path, materialize, monkeypatch):
+def test_an_unreachable_server_is_an_error_with_licence_and_advice(tmp_path, materialize, monkeypatch):
     monkeypatch.setattr("pervl_assets.archives.downloads._choose_pause", lambda *_: 0.0)
     own = {"data": tmp_path / "own", "profile": "full", "fetch": "http://127.0.0.1:1/"}
     text = explain(materialize('key:"raw/coco_svo_triplets"', **own))
@@ -55,7 +55,7 @@ def test_an_unreachable_server_says_what_is_missing_its_licence_and_what_to_do(t
     assert "download it by hand to" in text
 
 
-def test_annotations_come_from_a_mirror_too_and_are_held_against_the_manifest(
+def test_annotations_come_from_a_mirror_too_and_are_compared_with_the_manifest(
     materialize, mirror, tmp_path, monkeypatch
 ):
     shutil.copytree(ANNOTATIONS / "demo", mirror.folder / "annotations")

@@ -62,8 +62,8 @@ def behind() -> None:
 
 
 @dg.asset_check(asset=source)
-def sound():
-    return dg.AssetCheckResult(passed={sound}, description="3 of 3 are wrong")
+def valid():
+    return dg.AssetCheckResult(passed={valid}, description="3 of 3 are wrong")
 
 
 @dg.asset(group_name="slow")
@@ -72,7 +72,7 @@ def slow() -> None:
     time.sleep(60)
 
 
-own = dg.Definitions(assets=[source, parts, broken, behind, slow], asset_checks=[enough, sound])
+own = dg.Definitions(assets=[source, parts, broken, behind, slow], asset_checks=[enough, valid])
 defs = dg.Definitions.merge(build_definitions(make_settings(Path({folder!r}))), own)
 """
 
@@ -80,9 +80,9 @@ defs = dg.Definitions.merge(build_definitions(make_settings(Path({folder!r}))), 
 class Project:
     """A code location in a file, with a few assets of its own; jobs run in this process."""
 
-    def __init__(self, folder, instance, *, sound=True):
+    def __init__(self, folder, instance, *, valid=True):
         self.instance, self.begun = instance, folder / "begun"
-        text = LOCATION.format(begun=str(self.begun), folder=str(folder), sound=sound)
+        text = LOCATION.format(begun=str(self.begun), folder=str(folder), valid=valid)
         (folder / "location.py").write_text(text)
         self.repository = ReconstructableRepository.for_file(str(folder / "location.py"), "defs")
 
@@ -132,7 +132,7 @@ def test_a_further_benchmark_gets_its_job_by_itself(monkeypatch):
     assert "PerVL-Pets" in job.description
 
 
-def test_every_job_selects_what_its_name_promises():
+def test_every_job_selects_the_assets_in_its_name():
     graph = build_definitions(make_settings("nowhere")).resolve_asset_graph()
     chosen = {
         job.name: {
@@ -159,14 +159,10 @@ def test_the_launchpad_shows_every_value_and_describes_it():
     assert all(field.description for field in JobConfig.model_fields.values())
 
 
-def test_what_is_left_as_it_is_changes_nothing():
-    settings = Settings.from_env({})
-    assert JobConfig(selection="*").configure(Workspace.from_settings(settings), Clip.from_settings(settings)) == {}
-
-
-def test_what_is_set_is_all_that_changes():
+def test_only_the_fields_that_are_set_change():
     settings = Settings.from_env({"PERVL_PRECISION": "bf16", "PERVL_DATA": "/data", "PERVL_SPLITS": "scene_disjoint"})
     workspace, clip = Workspace.from_settings(settings), Clip.from_settings(settings)
+    assert JobConfig(selection="*").configure(workspace, clip) == {}
     config = JobConfig(selection="*", top_objects=7).configure(workspace, clip)
     assert set(config) == {"workspace"}
     assert Workspace(**config["workspace"]["config"]) == workspace.model_copy(update={"top_objects": 7})
@@ -176,7 +172,7 @@ def test_what_is_set_is_all_that_changes():
     assert Clip(**config["clip"]["config"]) == clip.model_copy(update=changed)
 
 
-def test_values_that_mean_nothing_are_all_named():
+def test_all_wrong_values_are_named():
     with pytest.raises(PervlError) as caught:
         JobConfig(selection="*", top_objects=0, workers=-1, device="gpu").check()
     text = str(caught.value)
@@ -188,7 +184,7 @@ def test_values_that_mean_nothing_are_all_named():
 
 
 @pytest.mark.parametrize("wrong", [{"precision": "fp8"}, {"splits": "mine"}, {"top_objects": "many"}, {"data": "/x"}])
-def test_the_launchpad_refuses_what_is_not_offered(wrong):
+def test_the_launchpad_refuses_values_that_it_does_not_offer(wrong):
     job = next(job for job in build_jobs(["workspace", "clip"]) if job.name == "everything")
     (name, value), *_ = wrong.items()
     with pytest.raises(dg.DagsterInvalidConfigError, match=f"{name}.*{value}|unexpected config entry .{name}"):
@@ -198,7 +194,7 @@ def test_the_launchpad_refuses_what_is_not_offered(wrong):
 # ---- what a run does
 
 
-def test_a_job_starts_runs_and_reports_what_they_made(project):
+def test_a_job_starts_runs_and_reports_their_results(project):
     result = project.launch("everything", selection="group:small", top_objects=1234, batch_size=5)
     assert result.success
     runs = project.list_runs(result.run_id)
@@ -243,11 +239,11 @@ def test_a_job_that_fails_has_reasons_and_advice(project):
 
 
 def test_a_check_of_error_severity_fails_a_job_that_made_all(tmp_path, instance):
-    result = Project(tmp_path, instance, sound=False).launch("everything", selection="group:small")
+    result = Project(tmp_path, instance, valid=False).launch("everything", selection="group:small")
     lines = get_failure(result).error.message.splitlines()
     assert lines[:2] == [
         "PervlError: All 3 assets are materialized; 1 step or check failed.",
-        "  source: sound: 3 of 3 are wrong",
+        "  source: valid: 3 of 3 are wrong",
     ]
 
 
@@ -278,7 +274,7 @@ def test_runs_end_with_the_job_that_is_terminated(project):
     assert run.status == dg.DagsterRunStatus.CANCELED
 
 
-def test_a_job_in_memory_says_how_to_launch_it():
+def test_a_job_in_memory_fails_with_advice_on_how_to_launch_it():
     job = build_definitions(make_settings("nowhere")).resolve_job_def("everything")
     result = job.execute_in_process(raise_on_error=False)
     assert "dg launch --job everything" in get_failure(result).error.message

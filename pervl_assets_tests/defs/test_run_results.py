@@ -1,10 +1,9 @@
 import dataclasses
 
 import dagster as dg
-import pytest
 
 from pervl_assets.core.errors import MissingInputError
-from pervl_assets.defs.run_results import Finding, explain_failure, name_partition, read_run_result
+from pervl_assets.defs.run_results import Finding, explain_failure, read_run_result
 
 
 @dataclasses.dataclass
@@ -14,14 +13,14 @@ class Info:
     cause: "Info | None" = None
 
 
-def test_failures_are_told_without_wrapping():
+def test_failures_are_explained_without_wrapping():
     own = Info("MissingInputError", "pervl_assets.core.errors.MissingInputError: no zip: none\n", Info("OSError", "x"))
     assert explain_failure(Info("DagsterExecutionStepExecutionError", "dagster...: wrapped", own)) == "no zip: none"
     assert explain_failure(Info("Outer", "o", Info("ValueError", "ValueError: bad\n"))) == "ValueError: bad"
     assert explain_failure(Info("DagsterAssetCheckFailedError", "dagster...: check failed")) is None
 
 
-def test_what_a_run_made_and_found_is_read_back(instance):
+def test_materializations_and_findings_are_read_back(instance):
     @dg.asset
     def made():
         return dg.MaterializeResult(metadata={"files": 1234, "bytes": 5, "quarantined": 2, "missing": 1})
@@ -31,26 +30,24 @@ def test_what_a_run_made_and_found_is_read_back(instance):
         raise MissingInputError("It is missing.", details=["where: here"], advice="Put it there.") from OSError("no")
 
     @dg.asset_check(asset=made)
-    def grave():
+    def heavy():
         return dg.AssetCheckResult(passed=False, description="2 of 3 are wrong")
 
     @dg.asset_check(asset=made)
-    def slight():
+    def light():
         return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN)
 
-    run = dg.materialize([made, failing, grave, slight], instance=instance, raise_on_error=False)
-    outcome = read_run_result(instance, run.run_id)
-    assert (outcome.succeeded, outcome.passed, outcome.interrupted) == (False, False, False)
-    (one,) = outcome.made
+    run = dg.materialize([made, failing, heavy, light], instance=instance, raise_on_error=False)
+    result = read_run_result(instance, run.run_id)
+    assert (result.succeeded, result.passed, result.interrupted) == (False, False, False)
+    (one,) = result.made
     assert (one.name, one.files_or_rows, one.bytes, one.quarantined, one.missing) == ("made", 1234, 5, 2, 1)
     text = "It is missing.\n  where: here\nWhat to do: Put it there."
-    assert {finding.text for finding in outcome.errors} == {text, "grave: 2 of 3 are wrong"}
-    assert [finding for finding in outcome.findings if finding not in outcome.errors] == [
-        Finding("made", "warning", "slight: did not pass")
-    ]
+    assert {finding.text for finding in result.errors} == {text, "heavy: 2 of 3 are wrong"}
+    assert Finding("made", "warning", "light: did not pass") in result.findings
 
 
-def test_a_run_that_fails_outside_of_its_steps_says_why(instance):
+def test_a_run_that_fails_outside_of_its_steps_is_explained(instance):
     class Store(dg.ConfigurableResource):
         def setup_for_execution(self, context):
             raise MissingInputError("No store.", advice="Build one.")
@@ -64,11 +61,6 @@ def test_a_run_that_fails_outside_of_its_steps_says_why(instance):
         idle()
 
     run = job.execute_in_process(instance=instance, raise_on_error=False)
-    outcome = read_run_result(instance, run.run_id)
-    assert not outcome.succeeded
-    assert [finding.text for finding in outcome.errors] == ["No store.\nWhat to do: Build one."]
-
-
-@pytest.mark.parametrize(("partition", "name"), [(None, "a/b"), ("test", "a/b [test]")])
-def test_names_of_partitions(partition, name):
-    assert name_partition("a/b", partition) == name
+    result = read_run_result(instance, run.run_id)
+    assert not result.succeeded
+    assert [finding.text for finding in result.errors] == ["No store.\nWhat to do: Build one."]

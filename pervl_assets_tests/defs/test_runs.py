@@ -49,7 +49,7 @@ def test_a_partition_is_a_run(graph):
     assert [run.tags for run in runs] == [{"dagster/partition": "validation"}, {"dagster/partition": "test"}]
 
 
-def test_only_the_values_asked_for_are_planned(graph):
+def test_only_the_requested_values_are_planned(graph):
     concepts, tree = dg.AssetKey(["ytvos", "concepts"]), dg.AssetKey(["ytvos", "retrieval_set"])
     runs = plan_runs(graph, {(concepts, None), (tree, "test")})
     assert [(run.keys, run.partition) for run in runs] == [((concepts,), None), ((tree,), "test")]

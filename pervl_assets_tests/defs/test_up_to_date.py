@@ -137,7 +137,7 @@ def test_a_change_spreads_as_far_as_data_versions_change(graph):
     assert graph.make() == ([], 5)
 
 
-def test_another_setting_makes_what_uses_it(graph):
+def test_another_setting_makes_the_values_that_use_it(graph):
     assert graph.make(suffix="!") == (["table", "part north", "part south", "total"], 1)
     assert graph.make(suffix="!") == ([], 5)
 
@@ -158,7 +158,7 @@ def test_a_failed_check_is_evaluated_again_and_a_warning_is_not(graph):
     assert graph.make() == ([], 5)
 
 
-def test_what_was_never_made_is_not_up_to_date(tmp_path, instance):
+def test_a_value_that_was_never_made_is_not_up_to_date(tmp_path, instance):
     assert {*Graph(tmp_path, instance).explain().values()} == {"it was never materialized"}
 
 
