@@ -197,14 +197,8 @@ class Settings(BaseModel):
         env = os.environ if env is None else env
         _warn_of_unknown(env)
         values = {name: text for name in cls.model_fields if (text := env.get(get_variable(name), "")).strip()}
-        if wrong := list_errors(values, get_variable):
-            raise PervlError(
-                f"{len(wrong)} environment variable{'s have' if len(wrong) > 1 else ' has'} "
-                "a value that cannot be used.",
-                details=wrong,
-                advice="Correct or unset these variables; docs/operating.md has a table of all of them.",
-            )
-        return cls.model_validate(values)
+        advice = "Correct or unset these variables; docs/operating.md has a table of all of them."
+        return check_settings(values, "environment", advice, get_variable)
 
 
 def get_variable(name: str) -> str:
@@ -212,22 +206,28 @@ def get_variable(name: str) -> str:
     return _PREFIX + name.upper()
 
 
-def list_errors(values: Mapping[str, Any], label: Callable[[str], str] = str) -> list[str]:
-    """Return a line for every value that its field of `Settings` refuses, e.g. `PERVL_DEVICE='gpu': must be auto, …`.
+def check_settings(values: Mapping[str, Any], source: str, advice: str, label: Callable[[str], str] = str) -> Settings:
+    """Return the settings with these values, by field; defaults are taken for the others.
 
     Args:
-        values: Values by field; defaults are taken for the others.
+        values: Values by field.
+        source: Where they were set, for the message.
+        advice: What to do about a wrong value.
         label: Returns the name under which a field was set.
+
+    Raises:
+        PervlError: Values cannot be used; every one has a line such as `PERVL_DEVICE='gpu': must be auto, …`.
     """
     try:
-        Settings.model_validate(dict(values))
+        return Settings.model_validate(dict(values))
     except ValidationError as error:
-        return [
+        wrong = [
             f"{label(str(one['loc'][0]))}={_shorten(one['input'])}: {_explain(one['type'], one['msg'], one.get('ctx'))}"
             for one in error.errors()
             if one["type"] != "default_factory_not_called"  # the profile that it depends on is wrong itself
         ]
-    return []
+        problem = f"{len(wrong)} setting{'s' if len(wrong) > 1 else ''} of the {source} cannot be used."
+        raise PervlError(problem, details=wrong, advice=advice) from None
 
 
 def _shorten(value: object) -> str:

@@ -55,7 +55,7 @@ WRONG = {
 def test_every_wrong_value_is_named_at_once():
     with pytest.raises(PervlError) as caught:
         Settings.from_env(WRONG)
-    assert caught.value.problem == f"{len(WRONG)} environment variables have a value that cannot be used."
+    assert caught.value.problem == f"{len(WRONG)} settings of the environment cannot be used."
     assert {line.partition("=")[0] for line in caught.value.details} == set(WRONG)
     for line in caught.value.details:
         name, _, rest = line.partition("=")
@@ -81,7 +81,7 @@ def test_every_wrong_value_is_named_at_once():
 def test_a_wrong_value_is_explained(name, value, words):
     with pytest.raises(PervlError) as caught:
         Settings.from_env({name: value})
-    assert caught.value.problem == "1 environment variable has a value that cannot be used."
+    assert caught.value.problem == "1 setting of the environment cannot be used."
     (line,) = caught.value.details
     assert line.startswith(f"{name}={value!r}: ")
     assert words in line

@@ -25,7 +25,7 @@ from pervl_assets.defs.run_results import RunResult, read_finding, read_material
 from pervl_assets.defs.runs import Launch, PlannedRun, fail_dead_runs
 from pervl_assets.inversion.open_images import NamesRule
 from pervl_assets.io_managers.failures import make_failure, show_errors
-from pervl_assets.settings import Settings, get_variable, list_errors
+from pervl_assets.settings import Settings, check_settings, get_variable
 
 AS_SET: Final = "environment"
 """Value of the launchpad: the value of the environment variable."""
@@ -67,12 +67,7 @@ class JobConfig(dg.Config):
         Raises:
             PervlError: Values cannot be used; every such value is named.
         """
-        if wrong := list_errors(self.list_changes()):
-            raise PervlError(
-                f"{len(wrong)} value{'s' if len(wrong) > 1 else ''} of the launchpad cannot be used.",
-                details=wrong,
-                advice="Correct or remove these values, and launch again.",
-            )
+        check_settings(self.list_changes(), "launchpad", "Correct or remove these values, and launch again.")
 
     def configure(self, workspace: Workspace, clip: Clip) -> dict[str, Any]:
         """Return the run config of the resources that have fields set here; it must contain their other fields, too."""

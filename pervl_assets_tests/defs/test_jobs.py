@@ -176,7 +176,7 @@ def test_all_wrong_values_are_named():
     with pytest.raises(PervlError) as caught:
         JobConfig(selection="*", top_objects=0, workers=-1, device="gpu").check()
     text = str(caught.value)
-    assert "3 values" in text
+    assert "3 settings of the launchpad cannot be used." in text
     assert "top_objects=0: must be greater than or equal to 1" in text
     assert "workers=-1" in text
     assert "device='gpu': must be auto, cpu, cuda or cuda:<number>" in text
