@@ -32,7 +32,6 @@ Profile = Literal["demo", "full"]
 Executor = Literal["in_process", "multiprocess"]
 
 _PREFIX: Final = "PERVL_"
-_VALUE_SHOWN: Final = 80
 
 _log = logging.getLogger(__name__)
 
@@ -222,17 +221,12 @@ def check_settings(values: Mapping[str, Any], source: str, advice: str, label: C
         return Settings.model_validate(dict(values))
     except ValidationError as error:
         wrong = [
-            f"{label(str(one['loc'][0]))}={_shorten(one['input'])}: {_explain(one['type'], one['msg'], one.get('ctx'))}"
+            f"{label(str(one['loc'][0]))}={one['input']!r:.80}: {_explain(one['type'], one['msg'], one.get('ctx'))}"
             for one in error.errors()
             if one["type"] != "default_factory_not_called"  # the profile that it depends on is wrong itself
         ]
         problem = f"{len(wrong)} setting{'s' if len(wrong) > 1 else ''} of the {source} cannot be used."
         raise PervlError(problem, details=wrong, advice=advice) from None
-
-
-def _shorten(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _VALUE_SHOWN else f"{text[:_VALUE_SHOWN]}…"
 
 
 def _explain(kind: str, message: str, context: Mapping[str, Any] | None) -> str:

@@ -61,11 +61,7 @@ def preview_concept(data: Path, asset: str, concept: str, split: str | None = No
 
 
 def _find_tree(asset: str) -> tuple[Benchmark, TreeAsset]:
-    """Return benchmark and tree of an asset key.
-
-    Raises:
-        PervlError: There is no such tree; similar names are suggested.
-    """
+    """Return benchmark and tree of an asset key."""
     trees = {
         f"{benchmark.name}/{tree.name}": (benchmark, tree)
         for benchmark in find_benchmarks()

@@ -84,21 +84,17 @@ class JobConfig(dg.Config):
 
 def build_jobs(resources: Iterable[str]) -> list[dg.JobDefinition]:
     """Return a job for every benchmark, the training files, and everything; `resources` are all resource keys."""
-    op = _build_op(frozenset(resources))
     training = "PALAVRA's training files, with all that they are made from: triplets, classes, CLIP features, matches."
-    benchmarks = [
-        (
-            f"prepare_{one.name}",
-            f"+group:{one.name}",
-            f"{one.title} from its archive to the trees and views, all splits.",
-        )
-        for one in find_benchmarks()
-    ]
-    return [
-        *(_build_job(*benchmark, op) for benchmark in benchmarks),
-        _build_job("prepare_inversion_training", "+group:palavra", training, op),
-        _build_job("everything", "*", "Every asset of the graph, every partition.", op),
-    ]
+    selections = {
+        **{
+            f"prepare_{one.name}": (f"+group:{one.name}", f"{one.title} from its archive to the trees and views.")
+            for one in find_benchmarks()
+        },
+        "prepare_inversion_training": ("+group:palavra", training),
+        "everything": ("*", "Every asset of the graph, every partition."),
+    }
+    op = _build_op(frozenset(resources))
+    return [_build_job(name, *selected, op) for name, selected in selections.items()]
 
 
 def _build_job(name: str, selection: str, description: str, op: dg.OpDefinition) -> dg.JobDefinition:
@@ -137,11 +133,7 @@ def _build_op(resources: frozenset[str]) -> dg.OpDefinition:
 
 
 def _open_launch(context: dg.OpExecutionContext, run_config: Mapping[str, Any]) -> Launch:
-    """Return how the runs of a job are executed: with the code location and the instance of its own run.
-
-    Raises:
-        PervlError: The job was started from an object in memory, which worker processes cannot load.
-    """
+    """Return how the runs of a job are executed: with the code location and the instance of its own run."""
     origin = context.run.job_code_origin
     if origin is None:
         raise PervlError(
@@ -160,10 +152,7 @@ def _materialize_selection(
 ) -> None:
     """Materialize what is not up to date; log what is made while it happens, and add all of it as metadata at the end.
 
-    Raises:
-        dg.Failure: An asset was not made, or a check of error severity did not pass.
-        dg.DagsterExecutionInterruptedError: The job was terminated, and with it the run that it had started.
-        PervlError: The selection cannot be used.
+    A termination of the job is raised again, and has ended the run that it had started.
     """
     for freed in fail_dead_runs(context.instance):
         context.log.warning("Run %s was left behind by a process that was killed; it is marked as failed.", freed)

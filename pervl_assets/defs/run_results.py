@@ -1,16 +1,15 @@
 """Results of runs, read back from their events: what was made, what checks found, why a step failed."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import dagster as dg
 from dagster import DagsterEventType, DagsterInstance
 
+from pervl_assets.core.checks import Severity
 from pervl_assets.core.text import unescape_markdown
 from pervl_assets.dagster_private import RunFailureReason
 from pervl_assets.defs.metadata import BYTES, FILES, MISSING, QUARANTINED, ROWS
-
-Severity = Literal["error", "warning"]
 
 
 @dataclass(frozen=True)

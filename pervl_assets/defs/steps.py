@@ -17,9 +17,6 @@ from pervl_assets.io_managers.metadata import SECONDS
 SETTINGS: Final = "settings"
 """Metadata of a materialization: the settings it was made with, see `describe_settings`."""
 
-RECORDS_STEP: Final = "_records_step"
-"""Attribute of decorated functions."""
-
 _WITHOUT_EFFECT: Final = {"workspace": {"data", "workers"}, "clip": {"batch_size"}, "downloads": {"*"}}
 """Fields of resources that change no result, by the key of the resource; `*`: all of its fields."""
 _CLIP_LIBRARIES: Final = ("torch", "open_clip_torch", "pillow")
@@ -55,9 +52,7 @@ def record_step(compute: Callable[..., Any]) -> Callable[..., Any]:
                 yield complete(result, start, named)
                 start = time.perf_counter()  # Dagster wrote the result before it requested the next one
 
-    recorded = generate if inspect.isgeneratorfunction(compute) else call
-    setattr(recorded, RECORDS_STEP, True)
-    return recorded
+    return generate if inspect.isgeneratorfunction(compute) else call
 
 
 def describe_settings(resources: Mapping[str, Any]) -> dict[str, Any]:
