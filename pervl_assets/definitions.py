@@ -25,7 +25,7 @@ from pervl_assets.io_managers import find_io_managers
 from pervl_assets.settings import Settings
 
 _PRELOADED = {"start_method": {"forkserver": {"preload_modules": ["pervl_assets.definitions"]}}}
-EXECUTORS = {
+_EXECUTORS = {
     "in_process": dg.in_process_executor,
     # Every step is forked from a process that has loaded this module: loading it for each takes longer than most steps.
     "multiprocess": dg.multiprocess_executor.configured(_PRELOADED),
@@ -60,7 +60,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         asset_checks=checks,
         jobs=build_jobs(resources),
         resources=resources,
-        executor=EXECUTORS[settings.executor],
+        executor=_EXECUTORS[settings.executor],
     )
     verified = [key for check in checks for key in check.check_keys if key.name in (SUMS_HOLD, IDS_AND_VECTORS)]
     return dg.Definitions.merge(definitions, build_refreshes(settings, list_specs(), verified))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.3
 
 
-class PervlGroup(click.Group):
+class _PervlGroup(click.Group):
     """Prints a `PervlError` without a stack."""
 
     def invoke(self, ctx: click.Context) -> object:
@@ -41,7 +41,7 @@ class PervlGroup(click.Group):
             ctx.exit(1)
 
 
-@click.group(cls=PervlGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=_PervlGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="pervl_assets")
 def main() -> None:
     """The PerVL benchmark as Dagster assets: from raw archives to the files PALAVRA reads.
@@ -62,14 +62,14 @@ def materialize(select: str, *, force: bool) -> None:
     times they had, and none of its checks failed. Exits with 0 only if every asset is materialized and every check of
     error severity passed.
     """
-    sys.exit(0 if run_graph(select, force=force) else 1)
+    sys.exit(0 if _run_graph(select, force=force) else 1)
 
 
 @main.command()
 def demo() -> None:
     """Make the demo data, materialize the whole graph on it, and verify the results."""
     os.environ["PERVL_PROFILE"] = "demo"
-    passed = run_graph("*") and run_verification()
+    passed = _run_graph("*") and _run_verification()
     if passed:
         from pervl_assets.cli.printing import make_console, print_paths
 
@@ -80,7 +80,7 @@ def demo() -> None:
 @main.command()
 def verify() -> None:
     """Read what is on disk again and compare it with its manifests: missing, changed, extra files."""
-    sys.exit(0 if run_verification() else 1)
+    sys.exit(0 if _run_verification() else 1)
 
 
 @main.command()
@@ -121,12 +121,8 @@ def preview(asset: str, concept: str, split: str | None, out: Path | None) -> No
     Console().print(str(target), highlight=False, soft_wrap=True)
 
 
-def run_graph(selection: str, *, force: bool = False) -> bool:
-    """Materialize what is not up to date in a selection, with a progress bar and an end table.
-
-    Returns:
-        Whether everything is materialized and every check of error severity passed.
-    """
+def _run_graph(selection: str, *, force: bool = False) -> bool:
+    """Materialize what is not up to date in a selection; return whether all of it and every error check passed."""
     from pervl_assets.cli.printing import make_console, print_reasons, print_run_result
     from pervl_assets.cli.runs import open_instance
     from pervl_assets.dagster_private import ReconstructableRepository
@@ -140,13 +136,13 @@ def run_graph(selection: str, *, force: bool = False) -> bool:
         plan = launch.plan(selection, defs.resources or {}, force=force)
         if plan.skipped:
             print_reasons(console, plan.todo)
-        with show_progress(console) as progress:
-            result = launch.execute(plan, lambda _, result: follow(instance, result, progress))
+        with _show_progress(console) as progress:
+            result = launch.execute(plan, lambda _, result: _follow(instance, result, progress))
     print_run_result(console, result, time.monotonic() - start)
     return result.passed
 
 
-def run_verification() -> bool:
+def _run_verification() -> bool:
     """Verify what is on disk with an end table; return whether all of it matches its manifests."""
     from pervl_assets.cli.printing import make_console, print_verification
     from pervl_assets.cli.verification import verify_values
@@ -159,7 +155,7 @@ def run_verification() -> bool:
 
 
 @contextmanager
-def show_progress(console: Console) -> Iterator[Progress]:
+def _show_progress(console: Console) -> Iterator[Progress]:
     """Show a bar that counts assets; without a terminal, print one line per asset."""
     bar = Progress(
         SpinnerColumn(),
@@ -178,7 +174,7 @@ def show_progress(console: Console) -> Iterator[Progress]:
 
 
 @contextmanager
-def follow(
+def _follow(
     instance: "DagsterInstance", result: "RunResult", progress: Progress
 ) -> Iterator[Callable[["DagsterEvent"], None]]:
     """Update the bar from the events and logs of the run that executes, those of its worker processes included."""

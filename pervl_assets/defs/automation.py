@@ -27,7 +27,7 @@ _DEPTH: Final = 8
 """Levels above an asset that are evaluated before it is refreshed; the graph has seven."""
 
 
-def build_automation_condition() -> dg.AutomationCondition[Any]:
+def _build_automation_condition() -> dg.AutomationCondition[Any]:
     """Return the condition under which an asset is refreshed: a dependency has another data version than before.
 
     It waits until nothing above it will still change, so that an asset that two changes reach is made once. It is never
@@ -53,7 +53,7 @@ def add_refreshes(
     """
     days = timedelta(days=settings.fresh_days)
     policy = dg.FreshnessPolicy.time_window(fail_window=days, warn_window=days - _WARN_BEFORE)
-    condition, public = build_automation_condition(), {*list_public_inputs(specs)}
+    condition, public = _build_automation_condition(), {*_list_public_inputs(specs)}
 
     def add(spec: dg.AssetSpec) -> dg.AssetSpec:
         if spec.key in public:
@@ -63,7 +63,7 @@ def add_refreshes(
     return [*dg.map_asset_specs(add, assets)]
 
 
-def list_public_inputs(specs: Iterable[ArchiveSpec]) -> list[dg.AssetKey]:
+def _list_public_inputs(specs: Iterable[ArchiveSpec]) -> list[dg.AssetKey]:
     """Return the inputs that are downloaded: the annotations, and the raw inputs with a URL."""
     return [ANNOTATIONS_KEY, *(dg.AssetKey([RAW, spec.name]) for spec in specs if spec.url)]
 
@@ -74,7 +74,7 @@ def build_refreshes(
     """Return schedules, sensors and their jobs; `verified` are the checks that compare values with their manifests."""
     revalidate = dg.define_asset_job(
         "revalidate_public_inputs",
-        selection=dg.AssetSelection.assets(*list_public_inputs(specs)),
+        selection=dg.AssetSelection.assets(*_list_public_inputs(specs)),
         description="Revalidate the public inputs with their servers; download only what changed.",
     )
     verify = dg.define_asset_job(

@@ -15,8 +15,8 @@ from pervl_assets.archives.zip_index import read_index
 from pervl_assets.core.errors import MissingInputError
 from pervl_assets.defs.resources import SettingsResource, from_setting
 
-OFFICIAL: Final = "official"
-OFF: Final = "off"
+_OFFICIAL: Final = "official"
+_OFF: Final = "off"
 
 _REPORT_BYTES: Final = 256 << 20
 
@@ -36,9 +36,9 @@ class Downloads(SettingsResource):
 
     def locate(self, spec: ArchiveSpec) -> str | None:
         """Return the address of a public input; None: it is not to be downloaded."""
-        if spec.url is None or self.source == OFF:
+        if spec.url is None or self.source == _OFF:
             return None
-        return spec.url if self.source == OFFICIAL else f"{self.source.rstrip('/')}/{spec.file}"
+        return spec.url if self.source == _OFFICIAL else f"{self.source.rstrip('/')}/{spec.file}"
 
     def fetch_annotations(self, folder: Path, manifest: OfficialFiles, log: Callable[[str], None]) -> FilesReport:
         """Bring a folder to exactly the official annotations.
@@ -46,9 +46,9 @@ class Downloads(SettingsResource):
         Raises:
             MissingInputError: Files are missing and cannot be downloaded, or downloads are off.
         """
-        if self.source == OFF:
+        if self.source == _OFF:
             return require_files(folder, manifest)
-        if self.source != OFFICIAL:
+        if self.source != _OFFICIAL:
             manifest = replace(manifest, base_url=f"{self.source.rstrip('/')}/annotations/")
         with self.open_client() as client:
             return fetch_files(folder, manifest, client, attempts=self.attempts, report=log)

@@ -27,7 +27,7 @@ from pervl_assets.inversion.open_images import NamesRule
 from pervl_assets.io_managers.failures import make_failure, show_errors
 from pervl_assets.settings import Settings, check_settings, get_variable
 
-AS_SET: Final = "environment"
+_AS_SET: Final = "environment"
 """Value of the launchpad: the value of the environment variable."""
 
 JOB_TAG: Final = "pervl/job"
@@ -53,12 +53,12 @@ class JobConfig(dg.Config):
         "(with + also everything that it needs), `*`. Every partition is materialized."
     )
     top_objects: int | None = _override("top_objects")
-    openimages_names: Literal["environment", NamesRule] = _override("openimages_names", AS_SET)
-    splits: Literal["environment", SplitRule] = _override("splits", AS_SET)
+    openimages_names: Literal["environment", NamesRule] = _override("openimages_names", _AS_SET)
+    splits: Literal["environment", SplitRule] = _override("splits", _AS_SET)
     workers: int | None = _override("workers")
-    preprocessing: Literal["environment", PreprocessingRule] = _override("preprocessing", AS_SET)
-    precision: Literal["environment", Precision] = _override("precision", AS_SET)
-    device: str = _override("device", AS_SET)
+    preprocessing: Literal["environment", PreprocessingRule] = _override("preprocessing", _AS_SET)
+    precision: Literal["environment", Precision] = _override("precision", _AS_SET)
+    device: str = _override("device", _AS_SET)
     batch_size: int | None = _override("batch_size")
 
     def check(self) -> None:
@@ -79,7 +79,7 @@ class JobConfig(dg.Config):
 
     def list_changes(self) -> dict[str, Any]:
         """Return the settings that have a value here."""
-        return {k: v for k, v in self.model_dump(exclude={"selection"}).items() if v not in (None, AS_SET)}
+        return {k: v for k, v in self.model_dump(exclude={"selection"}).items() if v not in (None, _AS_SET)}
 
 
 def build_jobs(resources: Iterable[str]) -> list[dg.JobDefinition]:

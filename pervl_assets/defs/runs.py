@@ -174,7 +174,7 @@ class Plan:
         self.skipped = len(self._left) - len(self.todo)
 
 
-Follow = Callable[[PlannedRun, RunResult], AbstractContextManager[Callable[[dg.DagsterEvent], None]]]
+_Follow = Callable[[PlannedRun, RunResult], AbstractContextManager[Callable[[dg.DagsterEvent], None]]]
 """A context around each run, before which the result has its id and the total; its value is called with each event."""
 
 
@@ -201,7 +201,7 @@ class Launch:
         graph = self.repository.get_definition().asset_graph
         return Plan(graph, self.instance, select_assets(graph, selection), resources, force=force)
 
-    def execute(self, plan: Plan, follow: Follow) -> RunResult:
+    def execute(self, plan: Plan, follow: _Follow) -> RunResult:
         """Execute planned runs with the executor of the definitions, up to one that fails; a failure is not raised."""
         result = RunResult()
         for planned in plan:
