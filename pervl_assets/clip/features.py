@@ -94,6 +94,11 @@ class Features:
             )
         REJECTED_IMAGES.validate(self.rejected, "rejected images")
 
+    def take(self, rows: Sequence[int]) -> "Features":
+        """Return the features with these vectors only; `rejected` stays."""
+        crc32s = self.crc32s and [self.crc32s[row] for row in rows]
+        return replace(self, ids=[self.ids[row] for row in rows], vectors=self.vectors[rows], crc32s=crc32s)
+
     def to_frame(self) -> pl.DataFrame:
         """Return columns `id` (String), `crc32` (UInt32, null for texts) and `vector` (Array(Float32, D))."""
         vectors = pl.Series("vector", self.vectors.ravel(), dtype=pl.Float32).reshape((-1, self.passport.dimension))
