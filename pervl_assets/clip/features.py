@@ -55,8 +55,6 @@ def list_feature_columns(encoded: str | None = None, dimension: int | None = Non
 MISSING: Final = "missing"
 QUARANTINED: Final = "quarantined"
 
-"""Key of `Features.hash` in the file's own metadata, with which a file is verified."""
-
 _PASSPORT: Final = "pervl_passport"
 _REJECTED: Final = "pervl_rejected"
 
@@ -217,12 +215,8 @@ def merge_features(shards: Sequence[Features]) -> Features:
     )
 
 
-def _report_nothing(done: int, total: int) -> None:
-    pass
-
-
 def encode_names(
-    encoder: ClipEncoder, names: list[str], report: Callable[[int, int], None] = _report_nothing
+    encoder: ClipEncoder, names: list[str], report: Callable[[int, int], None] = lambda done, total: None
 ) -> Features:
     """Encode names in the prompt `This is a photo of a ` (upstream rule F5); ids are the names."""
     vectors = encoder.encode_texts([PROMPT + name for name in names], TEXT_BATCH, report)
@@ -234,7 +228,7 @@ def update_names(
     passport: EmbeddingPassport,
     load_encoder: Callable[[], ClipEncoder],
     previous: Features | None = None,
-    report: Callable[[int, int], None] = _report_nothing,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Features:
     """Encode names, unless `previous` holds just these under the same passport; then no model is loaded.
 

@@ -33,7 +33,7 @@ from pervl_assets.defs.metadata import make_check_result
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.steps import record_step
 from pervl_assets.inversion.checks import check_ids
-from pervl_assets.inversion.sources import COCO_TRAIN2014, assign_images, locate_image, select_images
+from pervl_assets.inversion.sources import COCO_TRAIN2014, list_shard_images, locate_image
 from pervl_assets.io_managers.features import FeaturesIOManager
 
 DRIFT_PROBE: Final = "drift_probe"
@@ -72,13 +72,12 @@ def _build_ids_check(key: dg.AssetKey, shards: int) -> dg.AssetChecksDefinition:
         unreadable, stored = list[str](), FeaturesIOManager(data=workspace.data)
 
         def read() -> Iterator[tuple[str, Features, list[str]]]:
-            assigned = assign_images(coco_object_sentences, shards)
             for number, shard in enumerate(name_shards(shards)):
                 if not stored.exists(key, shard):
                     continue
                 try:
                     features = stored.read(key, shard)
-                    yield shard, features, [one for one, _ in select_images(assigned, number)]
+                    yield shard, features, [one for one, _ in list_shard_images(coco_object_sentences, shards, number)]
                 except SchemaError as error:
                     unreadable.append(str(error))
 

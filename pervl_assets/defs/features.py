@@ -17,7 +17,7 @@ from pervl_assets.defs.raw import RAW
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.steps import record_step
 from pervl_assets.inversion.checks import check_names
-from pervl_assets.inversion.sources import assign_images, select_images
+from pervl_assets.inversion.sources import list_shard_images
 from pervl_assets.io_managers.features import FeaturesIOManager
 from pervl_assets.io_managers.tables import declare_columns
 
@@ -86,7 +86,7 @@ def encode_images(
     number, total = map(int, shard.split("-of-"))
     with open_members(coco_train2014) as members:
         features = encode_image_shard(
-            select_images(assign_images(coco_object_sentences, total), number),
+            list_shard_images(coco_object_sentences, total, number),
             members,
             clip.describe(encoder),
             lambda: clip.load(encoder),
