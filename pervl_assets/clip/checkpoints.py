@@ -252,6 +252,8 @@ def read_weights(checkpoint: Checkpoint) -> "dict[str, torch.Tensor]":
         CheckpointError: The file is missing or damaged, holds other Python objects or a TorchScript archive, or is
             OpenAI's and the model does not use OpenAI's QuickGELU.
     """
+    import torch
+
     path = checkpoint.weights
     content = _load(path)
     for _ in _CONTAINERS:
@@ -259,7 +261,8 @@ def read_weights(checkpoint: Checkpoint) -> "dict[str, torch.Tensor]":
             content[key] for key in _CONTAINERS if isinstance(content, dict) and isinstance(content.get(key), dict)
         ]
         content = inner[0] if inner else content
-    weights = _keep_tensors(content)
+    items = content.items() if isinstance(content, dict) else ()
+    weights = {name: value for name, value in items if isinstance(name, str) and isinstance(value, torch.Tensor)}
     if not weights:
         raise CheckpointError(f"The checkpoint {path} holds no state dict.", advice=_SAVE_WEIGHTS)
     if "input_resolution" in weights and not checkpoint.config.get("quick_gelu"):
@@ -271,13 +274,6 @@ def read_weights(checkpoint: Checkpoint) -> "dict[str, torch.Tensor]":
     while prefix := next((each for each in _PREFIXES if all(name.startswith(each) for name in weights)), None):
         weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
     return weights
-
-
-def _keep_tensors(content: Any) -> "dict[str, torch.Tensor]":
-    import torch
-
-    items = content.items() if isinstance(content, dict) else ()
-    return {name: value for name, value in items if isinstance(name, str) and isinstance(value, torch.Tensor)}
 
 
 def _load(path: Path) -> Any:
@@ -363,19 +359,21 @@ def fill_model(model: "torch.nn.Module", weights: "dict[str, torch.Tensor]", che
     weights = _convert_weights(model, weights)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     actual = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    missing = [name for name in expected if name not in actual]
-    unexpected = [name for name in actual if name not in expected]
-    reshaped = [
-        f"{name} is {actual[name]}, not {shape}"
-        for name, shape in expected.items()
-        if name in actual and actual[name] != shape
-    ]
-    if missing or unexpected or reshaped:
-        groups = (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+    wrong = {
+        "missing": [name for name in expected if name not in actual],
+        "unexpected": [name for name in actual if name not in expected],
+        "of another shape": [
+            f"{name} is {actual[name]}, not {shape}"
+            for name, shape in expected.items()
+            if actual.get(name, shape) != shape
+        ],
+    }
+    if any(wrong.values()):
         raise CheckpointError(
             f"{checkpoint.weights} does not hold the weights of {checkpoint.model}: of {len(expected)} tensors "
-            f"{len(missing)} are missing and {len(reshaped)} of another shape; {len(unexpected)} are unexpected.",
-            details=[f"{what}: {name_some(names)}" for what, names in groups if names],
+            f"{len(wrong['missing'])} are missing and {len(wrong['of another shape'])} of another shape; "
+            f"{len(wrong['unexpected'])} are unexpected.",
+            details=[f"{what}: {name_some(names)}" for what, names in wrong.items() if names],
             advice="Set PERVL_CLIP_MODEL to the architecture this checkpoint was made with, or "
             "PERVL_CLIP_PRETRAINED to a checkpoint of this one.",
         )

@@ -7,18 +7,16 @@ damaged file.
 
 import hashlib
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Mapping
+from itertools import compress, repeat
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
+import polars as pl
 
-from pervl_assets.archives.members import Members
-from pervl_assets.clip.encode_images import BATCHES, ImageEncoder
 from pervl_assets.clip.features import Features
-from pervl_assets.clip.image_decoding import decode_images
-from pervl_assets.clip.passport import EmbeddingPassport, Precision
+from pervl_assets.clip.passport import Precision
+from pervl_assets.core.checks import CheckResult, Severity
 from pervl_assets.core.errors import name_some
 
 SAMPLE_SIZE: Final = 64
@@ -31,69 +29,67 @@ sizes in fp32; against fp32, 1.4e-3 in fp16 and 1.1e-2 in bf16. Each is stated w
 COSINE_BOUNDS: Final[Mapping[Precision, float]] = {"fp32": 0.9999, "fp16": 0.9995, "bf16": 0.999}
 """A cosine between stored and new vector that is smaller is never noise."""
 
-_WORST: Final = 8
 
+def take_sample(features: Features, size: int = SAMPLE_SIZE) -> Features:
+    """Return the vectors of at most `size` different ids: those with the smallest sha256.
 
-@dataclass(frozen=True)
-class Drift:
-    """How far the vectors of a sample moved.
-
-    Attributes:
-        sample: Number of vectors in the sample.
-        compared: How many of them were encoded again.
-        largest_difference: Largest absolute difference between two numbers of a stored and a new vector.
-        largest_relative_difference: Largest |stored - new| / |stored| of a vector (L2 norms).
-        smallest_cosine: Between a stored and a new vector; -1 where the stored one is not finite.
-        tolerance: Relative difference that is noise in the coarser of the two precisions.
-        cosine_bound: Smallest cosine that is noise.
-        lost: Reasons why the others were not encoded again, e.g. `57870 : not in the archive any more`.
-        passport_differences: Entries in which the stored passport and the encoder's differ, e.g. `torch 2.8 / 2.9`.
-        worst: The vectors that moved most: `id`, `cosine`, `relative_difference`.
+    It is the same on every machine and in any order, and one id more or less changes at most one of them. The sample of
+    several shards together is within the samples of each, so that shards can be read one at a time.
     """
-
-    sample: int
-    compared: int
-    largest_difference: float
-    largest_relative_difference: float
-    smallest_cosine: float
-    tolerance: float
-    cosine_bound: float
-    lost: Sequence[str] = ()
-    passport_differences: Sequence[str] = ()
-    worst: Sequence[Mapping[str, Any]] = ()
-
-    @property
-    def is_error(self) -> bool:
-        """Whether a vector points elsewhere, which is never noise."""
-        return self.smallest_cosine < self.cosine_bound
-
-    def check(self, *, replaced: bool = False) -> tuple[bool, str]:
-        """Return whether the drift is noise, and a sentence with numbers and advice.
-
-        Args:
-            replaced: Whether the stored vectors were replaced by new ones in the meantime.
-        """
-        if not self.sample:
-            return True, "no vector is stored, so there is nothing to encode again"
-        text = (
-            f"{self.compared:,} of a sample of {self.sample:,} vectors encoded again: largest difference "
-            f"{self.largest_difference:.2g}, relative {self.largest_relative_difference:.2g} (tolerance "
-            f"{self.tolerance:g}), smallest cosine {self.smallest_cosine:.7f} (bound {self.cosine_bound})"
-        )
-        if self.lost:
-            text += f". Not compared: {name_some(self.lost, 5)}"
-        moved = self.is_error or self.largest_relative_difference > self.tolerance
-        if moved:
-            text += ". " + _advise("; ".join(self.passport_differences), replaced=replaced)
-        return not moved and not self.lost, text
+    first = {one: row for row, one in reversed(list(enumerate(features.ids)))}
+    chosen = heapq.nsmallest(size, first, key=lambda text: hashlib.sha256(f"pervl\n{text}".encode()).digest())
+    return features.take([first[one] for one in chosen])
 
 
-def _advise(differences: str, *, replaced: bool) -> str:
-    if differences and replaced:
-        return (
-            f"The passport (stored / now) differs in {differences}, and the vectors were replaced: compare results of "
-            "the former ones with nothing that is made from these"
-        )
+def compare_vectors(stored: Features, again: Features) -> tuple[CheckResult, Severity]:
+    """Compare stored vectors with those of the same ids encoded again; the coarser precision sets the tolerance.
+
+    Ids that `again` has rejected or read from another file (by its CRC) are not compared, which is a warning, and so
+    are vectors that moved beyond the tolerance. A vector that points elsewhere, is not finite, or has another length
+    is an error.
+    """
+    reasons = dict(again.rejected.select("id", "reason").iter_rows())
+    row_of = {one: row for row, one in enumerate(again.ids)}
+    now = dict(zip(again.ids, again.crc32s or [], strict=False))
+    crc32s = zip(stored.ids, stored.crc32s or repeat(0), strict=False)
+    same = [again.crc32s is None or now.get(one) == crc for one, crc in crc32s]
+    ids = list(compress(stored.ids, same))
+    others = [one for one, is_same in zip(stored.ids, same, strict=True) if not is_same]
+    lost = [f"{one}: {reasons.get(one, 'another image in the archive now')}" for one in others]
+    old, new = stored.vectors[same].astype(np.float64), again.vectors[[row_of[one] for one in ids]].astype(np.float64)
+    if new.shape != old.shape:
+        new = np.full_like(old, np.nan)
+    finite = np.asarray(np.isfinite(old + new).all(axis=1, keepdims=True))
+    old, new = np.where(finite, old, 0.0), np.where(finite, new, 0.0)
+    length, product = np.linalg.norm(old, axis=1), np.linalg.norm(old, axis=1) * np.linalg.norm(new, axis=1)
+    relative = np.linalg.norm(old - new, axis=1) / np.maximum(length, np.finfo(np.float32).tiny)
+    cosines = np.divide((old * new).sum(axis=1), product, out=np.ones(len(old)), where=product > 0).clip(-1.0, 1.0)
+    relative[~finite[:, 0]], cosines[~finite[:, 0]] = 1.0, -1.0
+    numbers = {
+        "sample": len(stored.ids),
+        "probed": len(ids),
+        "largest_difference": float(np.abs(old - new).max(initial=0.0)),
+        "largest_relative_difference": float(relative.max(initial=0.0)),
+        "smallest_cosine": float(cosines.min(initial=1.0)),
+    }
+    precisions = (stored.passport.precision, again.passport.precision)
+    tolerance, bound = max(map(TOLERANCES.__getitem__, precisions)), min(map(COSINE_BOUNDS.__getitem__, precisions))
+    text = (
+        f"{len(ids):,} of a sample of {len(stored.ids):,} vectors encoded again: largest difference "
+        f"{numbers['largest_difference']:.2g}, relative {numbers['largest_relative_difference']:.2g} (tolerance "
+        f"{tolerance:g}), smallest cosine {numbers['smallest_cosine']:.7f} (bound {bound})"
+    )
+    if lost:
+        text += f". Not compared: {name_some(lost, 5)}"
+    turned = numbers["smallest_cosine"] < bound
+    moved = turned or numbers["largest_relative_difference"] > tolerance
+    if moved:
+        text += f". {_advise('; '.join(stored.passport.list_differences(again.passport)))}"
+    worst = pl.DataFrame({"id": ids, "cosine": cosines, "relative_difference": relative}).sort("cosine").head(8)
+    return CheckResult(not moved and not lost, text, numbers, worst), "error" if turned else "warning"
+
+
+def _advise(differences: str) -> str:
     if differences:
         return (
             f"The passport (stored / now) differs in {differences}. Materialize the features again and everything that "
@@ -102,100 +98,4 @@ def _advise(differences: str, *, replaced: bool) -> str:
     return (
         "The passport is the same, so something it does not name has changed (driver, GPU, system libraries) or the "
         "file is damaged: run `pervl verify`, or delete the features and materialize them again"
-    )
-
-
-def choose_sample(ids: Iterable[str], size: int = SAMPLE_SIZE) -> list[str]:
-    """Return at most `size` different ids: those with the smallest sha256.
-
-    It is the same on every machine and in any order of `ids`, and one id more or less changes at most one of them. The
-    sample of several shards together is within the samples of each, so that shards can be read one at a time.
-    """
-    return heapq.nsmallest(size, set(ids), key=lambda text: hashlib.sha256(f"pervl\n{text}".encode()).digest())
-
-
-def take_sample(features: Features, size: int = SAMPLE_SIZE) -> Features:
-    """Return the vectors of the sample, the first of an id that occurs twice."""
-    first = {one: row for row, one in reversed(list(enumerate(features.ids)))}
-    return _take_rows(features, [first[one] for one in choose_sample(features.ids, size)])
-
-
-def _take_rows(features: Features, rows: list[int]) -> Features:
-    crc32s = features.crc32s and [features.crc32s[row] for row in rows]
-    return Features([features.ids[row] for row in rows], features.vectors[rows], features.passport, crc32s)
-
-
-def encode_again(
-    sample: Features, names: Sequence[str], members: Members, encoder: ImageEncoder, batch_size: int | None = None
-) -> Drift:
-    """Encode a sample of image vectors again from the archive, and measure how far they moved.
-
-    An image that left the archive, or is another one there now (by its CRC), is not compared.
-
-    Args:
-        sample: What `take_sample` returned.
-        names: Member of each image, in the order of `sample.ids`.
-        members: The archive.
-        encoder: Today's encoder.
-        batch_size: Images in one forward pass; None: as `BATCHES` says.
-    """
-    lost: dict[int, str] = {}
-    for row, (name, crc) in enumerate(zip(names, sample.crc32s or [], strict=True)):
-        if name not in members.names:
-            lost[row] = "not in the archive any more"
-        elif members.crc32(name) != crc:
-            lost[row] = "another image in the archive now"
-    rows = [row for row in range(len(names)) if row not in lost]
-    images = []
-    wanted = [names[row] for row in rows]
-    decoded = decode_images(members.select(list(dict.fromkeys(wanted))), wanted, 0, encoder.preprocessing)
-    for row, image in zip(rows, decoded, strict=True):
-        if isinstance(image, str):
-            lost[row] = image
-        else:
-            images.append(image)
-    size = batch_size or BATCHES[encoder.passport.device]
-    batches = [encoder.encode_images(np.stack(images[start : start + size])) for start in range(0, len(images), size)]
-    vectors = np.concatenate([np.empty((0, encoder.passport.dimension), np.float32), *batches])
-    stored = _take_rows(sample, [row for row in rows if row not in lost])
-    reasons = [f"{sample.ids[row]}: {reason}" for row, reason in sorted(lost.items())]
-    return measure_drift(stored, vectors, encoder.passport, reasons)
-
-
-def measure_drift(
-    stored: Features, vectors: npt.NDArray[np.float32], passport: EmbeddingPassport, lost: Sequence[str] = ()
-) -> Drift:
-    """Measure how far vectors moved.
-
-    Args:
-        stored: N stored vectors.
-        vectors: New vectors of the same ids in the same order, float32 (N, D). Those of another D are never compared.
-        passport: The new vectors' passport.
-        lost: Reasons why other vectors of the sample were not encoded again.
-    """
-    precisions = (stored.passport.precision, passport.precision)
-    comparable = stored.passport.dimension == passport.dimension
-    finite = np.asarray(np.isfinite(stored.vectors).all(axis=1) & comparable)
-    old = np.where(finite[:, None], stored.vectors, 0.0).astype(np.float64)
-    new = vectors.astype(np.float64) if comparable else old
-    length, moved = np.linalg.norm(old, axis=1), np.where(finite[:, None], old - new, 0.0)
-    product = length * np.linalg.norm(new, axis=1)
-    relative = np.linalg.norm(moved, axis=1) / np.maximum(length, np.finfo(np.float32).tiny)
-    cosines = np.divide((old * new).sum(axis=1), product, out=np.ones(len(old)), where=product > 0)
-    relative, cosines = np.where(finite, relative, 1.0), np.where(finite, cosines, -1.0)
-    ids = stored.ids
-    return Drift(
-        sample=len(ids) + len(lost),
-        compared=len(ids) if comparable else 0,
-        largest_difference=float(np.abs(moved).max(initial=0.0)),
-        largest_relative_difference=float(relative.max(initial=0.0)),
-        smallest_cosine=float(np.clip(cosines, -1.0, 1.0).min(initial=1.0)),
-        tolerance=max(TOLERANCES[precision] for precision in precisions),
-        cosine_bound=min(COSINE_BOUNDS[precision] for precision in precisions),
-        lost=tuple(lost),
-        passport_differences=tuple(stored.passport.list_differences(passport)),
-        worst=tuple(
-            {"id": ids[row], "cosine": float(cosines[row]), "relative_difference": float(relative[row])}
-            for row in np.lexsort((-relative, cosines))[:_WORST]
-        ),
     )

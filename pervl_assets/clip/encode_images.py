@@ -28,8 +28,8 @@ from pervl_assets.clip.features import (
     verify_features,
     write_features,
 )
-from pervl_assets.clip.image_decoding import Decoded, decode_images
 from pervl_assets.clip.passport import EmbeddingPassport, gather_notes
+from pervl_assets.clip.prepare_image import Decoded, decode_images
 from pervl_assets.clip.preprocessing import Preprocessing
 from pervl_assets.core.errors import PervlError, SchemaError
 from pervl_assets.core.files import hash_bytes
@@ -77,15 +77,6 @@ class EncodeProgress:
     device_share: float
 
 
-@dataclass(frozen=True)
-class _Chunk:
-    """A fixed list of images that is encoded and saved together."""
-
-    ids: tuple[str, ...]
-    crc32s: tuple[int, ...]
-    file: Path
-
-
 def encode_image_shard(
     images: Sequence[tuple[str, str]],
     members: Members,
@@ -125,28 +116,24 @@ def encode_image_shard(
         PervlError: The encoder is not the one the passport describes, its device is too small, or a worker died.
         WriteError: A chunk cannot be saved.
     """
-    names = dict(images)
-    ids = list(names)
-    present = members.names
+    names, present = dict(images), members.names
     members = members.select(list(dict.fromkeys(name for name in names.values() if name in present)))
     crc32s = {image_id: members.crc32(name) for image_id, name in names.items() if name in present}
-    kept = _keep_previous(previous, passport, crc32s)
-    chunks = _plan_chunks([i for i in ids if i in crc32s and i not in kept.known], crc32s, passport, chunk_size, work)
+    kept = _keep_previous(previous, passport, names, crc32s)
+    known = {*kept.ids, *kept.rejected["id"]}
+    chunks = _plan_chunks({i: crc for i, crc in crc32s.items() if i not in known}, passport, chunk_size, work)
     finished = _find_finished(chunks, work)
-    pending = [chunk for chunk in chunks if chunk not in finished]
-    missing = [(i, names[i], MISSING, "not in the archive", None) for i in ids if i not in crc32s]
-    if pending:
+    if pending := {file: chunk for file, chunk in chunks.items() if file not in finished}:
         encoder = load_encoder()
         if differences := passport.list_differences(encoder.passport):
             raise PervlError(
                 f"The loaded encoder differs from its description: {'; '.join(differences)}.",
                 advice="Do not change checkpoint or device during a run; run again.",
             )
-        meter = _Meter(len(ids), len(ids) - sum(len(chunk.ids) for chunk in pending), report)
-        size = batch_size or BATCHES[passport.device]
-        _encode_chunks(pending, names, members, encoder, size, workers, meter)
-    saved = (read_features(chunk.file) for chunk in chunks)  # one at a time in memory
-    features = _assemble(ids, passport, itertools.chain([kept.features], saved), missing)
+        meter = _Meter(len(names), len(names) - sum(map(len, pending.values())), report)
+        _encode_chunks(pending, names, members, encoder, batch_size or BATCHES[passport.device], workers, meter)
+    saved = map(read_features, chunks)  # one at a time in memory
+    features = _assemble(list(names), passport, itertools.chain([kept], saved))
     return previous if previous is not None and features.hash() == previous.hash() else features
 
 
@@ -155,55 +142,43 @@ def clear_chunks(work: Path) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """Vectors of an earlier result that are reused, and the ids that need no work."""
-
-    features: Features
-    known: frozenset[str]
-
-
-def _keep_previous(previous: Features | None, passport: EmbeddingPassport, crc32s: dict[str, int]) -> _Kept:
-    """Keep the vectors and quarantined images of `previous` whose passport and CRC still hold."""
+def _keep_previous(
+    previous: Features | None, passport: EmbeddingPassport, names: Mapping[str, str], crc32s: Mapping[str, int]
+) -> Features:
+    """Keep what needs no work: vectors and quarantined images whose passport and CRC still hold; missing images."""
+    missing = [(i, name, MISSING, "not in the archive", None) for i, name in names.items() if i not in crc32s]
+    rejected = pl.DataFrame(missing, schema=REJECTED_IMAGES.to_polars(), orient="row")
     if previous is None or previous.passport != passport or previous.crc32s is None:
         if previous is not None and (differences := passport.list_differences(previous.passport)):
             _log.info("All images are encoded again: %s.", "; ".join(differences))
-        return _Kept(Features([], np.empty((0, passport.dimension), np.float32), passport, []), frozenset())
+        return Features([], np.empty((0, passport.dimension), np.float32), passport, [], rejected)
+    quarantined = previous.rejected.filter(status=QUARANTINED)
+    same = [crc32s.get(image_id) == crc for image_id, crc in quarantined.select("id", "crc32").iter_rows()]
+    rejected = pl.concat([rejected, quarantined.filter(pl.Series(same, dtype=pl.Boolean))])
     rows = [r for r, (i, crc) in enumerate(zip(previous.ids, previous.crc32s, strict=True)) if crc32s.get(i) == crc]
-    same = [status == QUARANTINED and crc32s.get(i) == crc for i, status, crc in _list_rejected(previous)]
-    rejected = previous.rejected.filter(pl.Series(same, dtype=pl.Boolean))
-    ids = [previous.ids[row] for row in rows]
-    features = Features(
-        ids, previous.vectors[rows], previous.passport, [previous.crc32s[row] for row in rows], rejected
-    )
-    return _Kept(features, frozenset([*ids, *rejected["id"]]))
-
-
-def _list_rejected(features: Features) -> Iterator[tuple[str, str, int | None]]:
-    yield from features.rejected.select("id", "status", "crc32").iter_rows()
+    return replace(previous.take(rows), rejected=rejected)
 
 
 def _plan_chunks(
-    ids: list[str], crc32s: dict[str, int], passport: EmbeddingPassport, chunk_size: int, work: Path
-) -> list[_Chunk]:
-    chunks = []
-    for start in range(0, len(ids), chunk_size):
-        part = tuple(ids[start : start + chunk_size])
-        crcs = tuple(crc32s[image_id] for image_id in part)
-        digest = hash_bytes(json.dumps([passport.to_json(), part, crcs]).encode())
-        chunks.append(_Chunk(part, crcs, work / f"{start // chunk_size:05d}-{digest[:16]}.parquet"))
+    crc32s: Mapping[str, int], passport: EmbeddingPassport, chunk_size: int, work: Path
+) -> dict[Path, dict[str, int]]:
+    """Return the chunks: ids and CRCs of each by its file."""
+    chunks = {}
+    for number, start in enumerate(range(0, len(crc32s), chunk_size)):
+        chunk = dict(itertools.islice(crc32s.items(), start, start + chunk_size))
+        digest = hash_bytes(json.dumps([passport.to_json(), list(chunk), list(chunk.values())]).encode())
+        chunks[work / f"{number:05d}-{digest[:16]}.parquet"] = chunk
     return chunks
 
 
-def _find_finished(chunks: list[_Chunk], work: Path) -> set[_Chunk]:
+def _find_finished(chunks: Mapping[Path, Mapping[str, int]], work: Path) -> set[Path]:
     """Find the saved chunks that are whole and still needed; delete all other files of the work folder, and log why."""
-    wanted = {chunk.file: chunk for chunk in chunks}
     finished = set()
     for file in sorted(work.glob("*")) if work.is_dir() else []:
         try:
-            if file in wanted:
+            if file in chunks:
                 verify_features(file)
-                finished.add(wanted[file])
+                finished.add(file)
                 continue
             reason = "other model, precision, device, versions or images"
         except SchemaError as error:
@@ -211,13 +186,13 @@ def _find_finished(chunks: list[_Chunk], work: Path) -> set[_Chunk]:
         _log.warning("Dropped the saved chunk %s: %s.", file.name, reason)
         file.unlink()
     if finished:
-        images = sum(len(chunk.ids) for chunk in finished)
+        images = sum(len(chunks[file]) for file in finished)
         _log.info("Resumed: %d of %d chunks (%d images) were encoded before.", len(finished), len(chunks), images)
     return finished
 
 
 def _encode_chunks(
-    chunks: Sequence[_Chunk],
+    chunks: Mapping[Path, Mapping[str, int]],
     names: Mapping[str, str],
     members: Members,
     encoder: ImageEncoder,
@@ -228,49 +203,29 @@ def _encode_chunks(
     """Encode chunks, and save each as soon as it is done."""
     if encoder.passport.device == "cpu" and workers != 0:
         workers = 1  # decoding takes a twentieth of the time; more processes would take cores from the encoder
-    wanted = [names[image_id] for chunk in chunks for image_id in chunk.ids]
+    wanted = [names[image_id] for chunk in chunks.values() for image_id in chunk]
     decoded = decode_images(members, wanted, workers, encoder.preprocessing)
-    for chunk in chunks:
-        write_features(_encode_chunk(chunk, names, decoded, encoder, batch_size, meter), chunk.file)
-
-
-def _encode_chunk(
-    chunk: _Chunk,
-    names: Mapping[str, str],
-    decoded: Iterator[Decoded],
-    encoder: ImageEncoder,
-    batch_size: int,
-    meter: "_Meter",
-) -> Features:
-    """Encode the images of a chunk, which are the next ones of `decoded`."""
-    ids: list[str] = []
-    crcs: list[int] = []
-    rejected: list[tuple[str, str, str, str, int]] = []
-    batch: list[npt.NDArray[np.uint8]] = []
-    vectors = [np.empty((0, encoder.passport.dimension), np.float32)]
-    last = chunk.ids[-1]
-    for image_id, crc in zip(chunk.ids, chunk.crc32s, strict=True):
-        pixels = meter.wait_for(decoded)
-        if isinstance(pixels, str):
-            rejected.append((image_id, names[image_id], QUARANTINED, pixels, crc))
-        else:
-            batch.append(pixels)
-            ids.append(image_id)
-            crcs.append(crc)
-        if batch and (len(batch) == batch_size or image_id == last):
-            vectors.append(meter.encode(encoder, np.stack(batch)))
-            batch.clear()
-    frame = pl.DataFrame(rejected, schema=REJECTED_IMAGES.to_polars(), orient="row")
     passport = replace(encoder.passport, batch_size=batch_size)
-    return Features(ids, np.concatenate(vectors), passport, crcs, frame)
+    for file, chunk in chunks.items():
+        rejected: list[tuple[str, str, str, str, int]] = []
+        batch: list[npt.NDArray[np.uint8]] = []
+        vectors = [np.empty((0, passport.dimension), np.float32)]
+        for number, (image_id, crc) in enumerate(chunk.items(), 1):
+            pixels = meter.wait_for(decoded)
+            if isinstance(pixels, str):
+                rejected.append((image_id, names[image_id], QUARANTINED, pixels, crc))
+            else:
+                batch.append(pixels)
+            if batch and (len(batch) == batch_size or number == len(chunk)):
+                vectors.append(meter.encode(encoder, np.stack(batch)))
+                batch.clear()
+        frame = pl.DataFrame(rejected, schema=REJECTED_IMAGES.to_polars(), orient="row")
+        lost = set(frame["id"])
+        own = {image_id: crc for image_id, crc in chunk.items() if image_id not in lost}
+        write_features(Features(list(own), np.concatenate(vectors), passport, list(own.values()), frame), file)
 
 
-def _assemble(
-    ids: Sequence[str],
-    passport: EmbeddingPassport,
-    parts: Iterable[Features],
-    missing: list[tuple[str, str, str, str, None]],
-) -> Features:
+def _assemble(ids: Sequence[str], passport: EmbeddingPassport, parts: Iterable[Features]) -> Features:
     """Put everything into the order of `ids`; the parts' passports are equal, notes apart.
 
     Vectors are copied once, into their final row, so that a shard needs little more memory than its vectors.
@@ -278,8 +233,7 @@ def _assemble(
     row_of = {image_id: row for row, image_id in enumerate(ids)}
     vectors, crc32s = np.empty((len(ids), passport.dimension), np.float32), np.empty(len(ids), np.uint32)
     is_there = np.zeros(len(ids), np.bool_)
-    rejected = [pl.DataFrame(missing, schema=REJECTED_IMAGES.to_polars(), orient="row")]
-    passports = []
+    rejected, passports = [], []
     for part in parts:
         own = [row_of[image_id] for image_id in part.ids]
         vectors[own], crc32s[own], is_there[own] = part.vectors, part.crc32s or [], True

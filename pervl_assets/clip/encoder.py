@@ -4,7 +4,7 @@ import importlib.util
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
@@ -46,11 +46,7 @@ def choose_device(device: str) -> str:
 
 
 def describe_encoder(
-    model: str,
-    pretrained: str,
-    device: str,
-    precision: Precision | None,
-    preprocessing: PreprocessingRule = "upstream",
+    model: str, pretrained: str, device: str, precision: Precision | None, preprocessing: PreprocessingRule = "upstream"
 ) -> EmbeddingPassport:
     """Return the passport of the encoder that `load_encoder` would load, without loading it, so without its notes.
 
@@ -65,28 +61,21 @@ def describe_encoder(
         CheckpointError: See `find_checkpoint` and `choose_preprocessing`.
         PervlError: The device is not there.
     """
+    return _describe(model, pretrained, device, precision, preprocessing)[-1]
+
+
+def _describe(
+    model: str, pretrained: str, device: str, precision: Precision | None, rule: PreprocessingRule
+) -> tuple[Checkpoint, Preprocessing, EmbeddingPassport]:
     checkpoint = find_checkpoint(model, pretrained)
-    chosen = _choose_preprocessing(checkpoint, preprocessing)
-    return _issue_passport(checkpoint, choose_device(device), precision, chosen)
-
-
-def _choose_preprocessing(checkpoint: Checkpoint, rule: PreprocessingRule) -> Preprocessing:
     vision = checkpoint.config.get("vision_cfg", {})
-    return choose_preprocessing(rule, checkpoint.model, vision, checkpoint.preprocessing)
-
-
-def _issue_passport(
-    checkpoint: Checkpoint,
-    device: str,
-    precision: Precision | None,
-    preprocessing: Preprocessing,
-) -> EmbeddingPassport:
-    kind: Literal["cpu", "cuda"] = "cuda" if device.startswith("cuda") else "cpu"
-    return EmbeddingPassport(
+    chosen = choose_preprocessing(rule, checkpoint.model, vision, checkpoint.preprocessing)
+    kind: Literal["cpu", "cuda"] = "cuda" if choose_device(device).startswith("cuda") else "cpu"
+    passport = EmbeddingPassport(
         model=checkpoint.model,
         architecture_sha256=checkpoint.architecture_sha256,
         weights_sha256=checkpoint.weights_sha256,
-        preprocessing=preprocessing.describe(),
+        preprocessing=chosen.describe(),
         precision=precision or ("fp16" if kind == "cuda" else "fp32"),
         device=kind,
         dimension=int(checkpoint.config["embed_dim"]),
@@ -94,14 +83,11 @@ def _issue_passport(
         open_clip=version("open_clip_torch"),
         pillow=version("pillow"),
     )
+    return checkpoint, chosen, passport
 
 
 def load_encoder(
-    model: str,
-    pretrained: str,
-    device: str,
-    precision: Precision | None,
-    preprocessing: PreprocessingRule = "upstream",
+    model: str, pretrained: str, device: str, precision: Precision | None, preprocessing: PreprocessingRule = "upstream"
 ) -> "ClipEncoder":
     """Load a CLIP with its weights and tokenizer onto a device. Arguments as of `describe_encoder`.
 
@@ -112,9 +98,7 @@ def load_encoder(
     """
     import torch
 
-    checkpoint = find_checkpoint(model, pretrained)
-    chosen = _choose_preprocessing(checkpoint, preprocessing)
-    passport = _issue_passport(checkpoint, choose_device(device), precision, chosen)
+    checkpoint, chosen, passport = _describe(model, pretrained, device, precision, preprocessing)
     weights = read_weights(checkpoint)
     clip = _build_model(checkpoint, passport.precision)
     fill_model(clip, weights, checkpoint)
@@ -218,11 +202,7 @@ _last: "tuple[EmbeddingPassport, str, ClipEncoder] | None" = None
 
 
 def reuse_encoder(
-    model: str,
-    pretrained: str,
-    device: str,
-    precision: Precision | None,
-    preprocessing: PreprocessingRule = "upstream",
+    model: str, pretrained: str, device: str, precision: Precision | None, preprocessing: PreprocessingRule = "upstream"
 ) -> "ClipEncoder":
     """Return the encoder that this process loaded last if its passport and device are these; else load it.
 
@@ -321,9 +301,9 @@ class ClipEncoder:
         import torch
 
         def forward(part: npt.NDArray[Any]) -> "torch.Tensor":
-            length = int(_count_tokens(part).max()) if can_cut else part.shape[1]
+            length = int(part.argmax(axis=1).max()) + 1 if can_cut else part.shape[1]
             tokens = self._move(torch.from_numpy(part[:, :length]))
-            with _cut_context(tower, length):
+            with _cut_context(tower, length) if can_cut else nullcontext():
                 return cast("torch.Tensor", self._model.encode_text(tokens, normalize=False))
 
         if not texts:
@@ -331,8 +311,9 @@ class ClipEncoder:
         tower = getattr(self._model, "text", self._model)
         can_cut = _can_cut_context(tower)
         tokens, rows = np.unique(self._tokenizer(texts).numpy(), axis=0, return_inverse=True)
-        if can_cut:  # short texts together, so that each batch is cut short
-            tokens, rows = _sort_by_length(tokens, rows)
+        if can_cut:  # short texts together, so that each batch is cut short; end-of-text has the highest number
+            order = np.argsort(tokens.argmax(axis=1), kind="stable")
+            tokens, rows = tokens[order], np.argsort(order)[rows]
         batches = []
         for start in range(0, len(tokens), batch_size):
             batches.append(self._encode(tokens[start : start + batch_size], forward))
@@ -340,9 +321,7 @@ class ClipEncoder:
         return np.concatenate(batches)[rows.ravel()]
 
     def _move(self, tensor: "torch.Tensor") -> "torch.Tensor":
-        if self._device.type == "cuda":
-            return tensor.pin_memory().to(self._device, non_blocking=True)
-        return tensor
+        return tensor.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else tensor
 
     def _encode(
         self, inputs: npt.NDArray[Any], forward: Callable[[npt.NDArray[Any]], "torch.Tensor"]
@@ -397,25 +376,9 @@ def _cut_context(tower: Any, length: int) -> Iterator[None]:
     With a causal mask, and the feature taken at the end-of-text token, the padding after it changes nothing: a prompt
     of 9 tokens takes a ninth of the 77 positions.
     """
-    if not _can_cut_context(tower):
-        yield
-        return
     positions, mask = tower.positional_embedding.data, tower.attn_mask
     tower.positional_embedding.data, tower.attn_mask = positions[:length], mask[:length, :length]
     try:
         yield
     finally:
         tower.positional_embedding.data, tower.attn_mask = positions, mask
-
-
-def _count_tokens(tokens: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
-    """Return how many tokens each text has, with the end-of-text token, which has the highest number of all."""
-    return np.asarray(tokens.argmax(axis=1) + 1)
-
-
-def _sort_by_length(
-    tokens: npt.NDArray[Any], rows: npt.NDArray[np.intp]
-) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
-    """Sort tokenized texts by their number of tokens; return them and the new `rows` that point to them."""
-    order = np.argsort(_count_tokens(tokens), kind="stable")
-    return tokens[order], np.argsort(order)[rows]

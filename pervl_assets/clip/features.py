@@ -55,8 +55,6 @@ def list_feature_columns(encoded: str | None = None, dimension: int | None = Non
 MISSING: Final = "missing"
 QUARANTINED: Final = "quarantined"
 
-"""Key of `Features.hash` in the file's own metadata, with which a file is verified."""
-
 _PASSPORT: Final = "pervl_passport"
 _REJECTED: Final = "pervl_rejected"
 
@@ -93,6 +91,11 @@ class Features:
                 advice="Change the function that computes the vectors; nothing was written.",
             )
         REJECTED_IMAGES.validate(self.rejected, "rejected images")
+
+    def take(self, rows: Sequence[int]) -> "Features":
+        """Return the features with these vectors only; `rejected` stays."""
+        crc32s = self.crc32s and [self.crc32s[row] for row in rows]
+        return replace(self, ids=[self.ids[row] for row in rows], vectors=self.vectors[rows], crc32s=crc32s)
 
     def to_frame(self) -> pl.DataFrame:
         """Return columns `id` (String), `crc32` (UInt32, null for texts) and `vector` (Array(Float32, D))."""
@@ -212,12 +215,8 @@ def merge_features(shards: Sequence[Features]) -> Features:
     )
 
 
-def _report_nothing(done: int, total: int) -> None:
-    pass
-
-
 def encode_names(
-    encoder: ClipEncoder, names: list[str], report: Callable[[int, int], None] = _report_nothing
+    encoder: ClipEncoder, names: list[str], report: Callable[[int, int], None] = lambda done, total: None
 ) -> Features:
     """Encode names in the prompt `This is a photo of a ` (upstream rule F5); ids are the names."""
     vectors = encoder.encode_texts([PROMPT + name for name in names], TEXT_BATCH, report)
@@ -229,7 +228,7 @@ def update_names(
     passport: EmbeddingPassport,
     load_encoder: Callable[[], ClipEncoder],
     previous: Features | None = None,
-    report: Callable[[int, int], None] = _report_nothing,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Features:
     """Encode names, unless `previous` holds just these under the same passport; then no model is loaded.
 

@@ -9,18 +9,6 @@ import polars as pl
 from pervl_assets.clip.features import Features
 from pervl_assets.core.errors import PervlError
 
-_MATCHES: Final = pl.Schema(
-    {
-        "row": pl.UInt32,
-        "name": pl.String,
-        "class_row": pl.UInt32,
-        "class_name": pl.String,
-        "distance": pl.Float32,
-        "runner_up_row": pl.UInt32,
-        "runner_up_name": pl.String,
-        "margin": pl.Float32,
-    }
-)
 _PAIRS: Final = 1 << 14
 
 
@@ -51,25 +39,23 @@ def find_nearest_classes(queries: Features, classes: Features, chunk: int = 1024
         raise PervlError("There is no object class to compare with.", advice="Materialize the object classes.")
     vectors = classes.vectors.astype(np.float64)
     squares = (vectors * vectors).sum(axis=1)
-    names = pl.Series(classes.ids, dtype=pl.String)
-    parts = [pl.DataFrame(schema=_MATCHES)]
-    for start in range(0, len(queries.ids), chunk):
-        rows, distances = _find_two_nearest(queries.vectors[start : start + chunk], vectors, squares)
-        second = pl.Series(rows[:, 1]).replace(-1, None)
-        part = pl.DataFrame(
-            {
-                "row": np.arange(start, start + len(rows)),
-                "name": queries.ids[start : start + chunk],
-                "class_row": rows[:, 0],
-                "class_name": names.gather(rows[:, 0]),
-                "distance": distances[:, 0],
-                "runner_up_row": second,
-                "runner_up_name": names.gather(second),
-                "margin": pl.Series(distances[:, 1] - distances[:, 0]).fill_nan(None),
-            }
-        )
-        parts.append(part.cast(_MATCHES))
-    return pl.concat(parts)
+    starts = range(0, len(queries.ids), chunk)
+    found = [_find_two_nearest(queries.vectors[start : start + chunk], vectors, squares) for start in starts]
+    rows = np.concatenate([np.empty((0, 2), np.int64), *(rows for rows, _ in found)])
+    distances = np.concatenate([np.empty((0, 2), np.float32), *(distances for _, distances in found)])
+    names, second = pl.Series(classes.ids, dtype=pl.String), pl.Series(rows[:, 1]).replace(-1, None)
+    return pl.DataFrame(
+        {
+            "row": np.arange(len(rows)),
+            "name": pl.Series(queries.ids, dtype=pl.String),
+            "class_row": rows[:, 0],
+            "class_name": names.gather(rows[:, 0]),
+            "distance": distances[:, 0],
+            "runner_up_row": second,
+            "runner_up_name": names.gather(second),
+            "margin": pl.Series(distances[:, 1] - distances[:, 0]).fill_nan(None),
+        }
+    ).cast({"row": pl.UInt32, "class_row": pl.UInt32, "runner_up_row": pl.UInt32})
 
 
 def _find_two_nearest(
@@ -80,10 +66,7 @@ def _find_two_nearest(
     |a|^2 - 2ab + |b|^2 finds candidates quickly; it cancels, and sums in an order that varies from column to column.
     So every class within its error of the second nearest is compared again by the sum of (a - b)^2.
 
-    Args:
-        queries: Vectors of M names.
-        classes: Vectors of the classes.
-        squares: Their squared lengths.
+    `squares` are the squared lengths of `classes`.
     """
     a, b = queries.astype(np.float64), classes
     a_squares = (a * a).sum(axis=1)
@@ -103,11 +86,9 @@ def _find_two_nearest(
     order = np.lexsort((candidate, exact, query))
     query, candidate, exact = query[order], candidate[order], exact[order]
     first = np.flatnonzero(np.diff(query, prepend=-1))
-    rows = np.full((len(a), 2), -1, np.int64)
-    distances = np.full((len(a), 2), np.nan, np.float32)
-    pairs = [first, first + 1] if len(b) > 1 else [first]
-    for column, pair in enumerate(pairs):
-        rows[:, column], distances[:, column] = candidate[pair], exact[pair]
+    rows, distances = np.full((len(a), 2), -1, np.int64), np.full((len(a), 2), np.nan, np.float32)
+    for column in range(min(2, len(b))):
+        rows[:, column], distances[:, column] = candidate[first + column], exact[first + column]
     return rows, distances
 
 

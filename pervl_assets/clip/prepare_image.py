@@ -1,24 +1,35 @@
-"""One image file to the square of 8-bit RGB pixels that CLIP's image tower takes.
+"""Image files to the squares of 8-bit RGB pixels that CLIP's image tower takes.
 
 Runs in worker processes, so it imports no torch. Scaling to [0, 1] and normalising follow on the device (`encoder`).
 """
 
 import io
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from pervl_assets.archives.members import MemberError, Members
 from pervl_assets.clip.preprocessing import UPSTREAM, Filter, Preprocessing
 from pervl_assets.clip.resize import Cut, measure_plain_jpeg, resize_plain_jpeg
 from pervl_assets.core.pixels import MAX_PIXELS, ImageError
+from pervl_assets.core.workers import map_in_processes
 
 _FORMATS: Final = ("JPEG", "PNG")
 _FILTERS: Final[dict[Filter, Image.Resampling]] = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
 }
+
+Decoded = npt.NDArray[np.uint8] | str
+"""Pixels (S, S, 3) as `prepare_image` returns them, or the reason why there are none."""
+
+_GROUP: Final = 16
+_MAX_WORKERS: Final = 16
 
 
 def prepare_image(data: bytes, preprocessing: Preprocessing = UPSTREAM) -> npt.NDArray[np.uint8]:
@@ -81,3 +92,31 @@ def _refuse_oversized(size: tuple[int, int], cut: Cut, preprocessing: Preprocess
     for width, height, problem in ((*size, "oversized"), (cut.width, cut.height, resized)):
         if width * height > MAX_PIXELS:
             raise ImageError(f"{problem}: {width} x {height} pixels; at most {MAX_PIXELS:,}")
+
+
+def decode_images(
+    members: Members, names: Sequence[str], workers: int | None = None, preprocessing: Preprocessing = UPSTREAM
+) -> Iterator[Decoded]:
+    """Read and prepare images, yielding them in order while later ones are being decoded.
+
+    At most three groups of 16 images per worker wait (2.4 MB per group for 224 x 224 pixels).
+
+    Args:
+        members: Source of the images; each worker opens it again.
+        names: Members to decode.
+        workers: Number of processes; None: one per CPU core, at most 16. 0: decode in this process.
+        preprocessing: Steps from the file to pixels.
+
+    Raises:
+        ArchiveError: The source cannot be read any more (a disk error, a vanished or replaced archive).
+        PervlError: A worker process died.
+    """
+    workers = min(os.cpu_count() or 1, _MAX_WORKERS) if workers is None else workers
+    return map_in_processes(partial(_decode, members, preprocessing), names, workers, _GROUP)
+
+
+def _decode(members: Members, preprocessing: Preprocessing, name: str) -> Decoded:
+    try:
+        return prepare_image(members.read(name), preprocessing)
+    except (MemberError, ImageError) as error:
+        return str(error)

@@ -23,7 +23,7 @@ class CheckResult:
 
     passed: bool
     text: str
-    numbers: Mapping[str, int] = field(default_factory=dict)
+    numbers: Mapping[str, float] = field(default_factory=dict)
     rows: pl.DataFrame | None = None
 
 

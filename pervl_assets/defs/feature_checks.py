@@ -4,37 +4,36 @@ None of them is partitioned: of a partitioned asset, the UI of Dagster 1.13 runs
 materializing.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
 
 import dagster as dg
 import polars as pl
 
-from pervl_assets.archives.inputs import RawArchive
 from pervl_assets.archives.members import open_members
-from pervl_assets.clip.drift import SAMPLE_SIZE, Drift, encode_again, measure_drift, take_sample
+from pervl_assets.clip.drift import SAMPLE_SIZE, compare_vectors, take_sample
+from pervl_assets.clip.encode_images import encode_image_shard
 from pervl_assets.clip.features import Features, encode_names, merge_features
 from pervl_assets.core.errors import PervlError, SchemaError
+from pervl_assets.core.files import PARTIAL
 from pervl_assets.dagster_private import read_check_history
 from pervl_assets.defs.checks import report
 from pervl_assets.defs.features import (
-    DRIFT,
     GPU_TAGS,
     IMAGE_FEATURES,
     INVERSION,
-    REWRITTEN,
     TEXT_FEATURES,
-    describe_drift,
     find_encoder,
     name_key,
     name_shards,
 )
 from pervl_assets.defs.metadata import make_check_result
-from pervl_assets.defs.raw import RAW
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.steps import record_step
 from pervl_assets.inversion.checks import check_ids
-from pervl_assets.inversion.sources import assign_images, locate_image, select_images
+from pervl_assets.inversion.sources import COCO_TRAIN2014, list_shard_images, locate_image
 from pervl_assets.io_managers.features import FeaturesIOManager
 
 DRIFT_PROBE: Final = "drift_probe"
@@ -43,8 +42,7 @@ IDS_AND_VECTORS: Final = "ids_and_vectors"
 _DRIFT: Final = (
     f"A fixed sample of {SAMPLE_SIZE} stored vectors is encoded again and compared with what is stored. An error "
     "where a cosine is below the bound of the precision; a warning where vectors moved beyond its tolerance only. Run "
-    "by itself it loads the model; in a run that materializes the features it reports what moved before vectors were "
-    "replaced."
+    "by itself it loads the model; in a run that materializes the features only if it failed before."
 )
 _HISTORY: Final = 20
 
@@ -54,8 +52,8 @@ def build_feature_checks(shards: int, encoder: str | None = None) -> list[dg.Ass
     images, *texts = (name_key(name, encoder) for name in (IMAGE_FEATURES, *TEXT_FEATURES))
     return [
         _build_ids_check(images, shards),
-        _build_image_drift_check(images, shards),
-        *(_build_name_drift_check(key) for key in texts),
+        _build_drift_check(images, name_shards(shards)),
+        *(_build_drift_check(key, [None]) for key in texts),
     ]
 
 
@@ -74,13 +72,12 @@ def _build_ids_check(key: dg.AssetKey, shards: int) -> dg.AssetChecksDefinition:
         unreadable, stored = list[str](), FeaturesIOManager(data=workspace.data)
 
         def read() -> Iterator[tuple[str, Features, list[str]]]:
-            assigned = assign_images(coco_object_sentences, shards)
             for number, shard in enumerate(name_shards(shards)):
                 if not stored.exists(key, shard):
                     continue
                 try:
                     features = stored.read(key, shard)
-                    yield shard, features, [one for one, _ in select_images(assigned, number)]
+                    yield shard, features, [one for one, _ in list_shard_images(coco_object_sentences, shards, number)]
                 except SchemaError as error:
                     unreadable.append(str(error))
 
@@ -94,116 +91,48 @@ def _build_ids_check(key: dg.AssetKey, shards: int) -> dg.AssetChecksDefinition:
     return ids_and_vectors
 
 
-def _build_image_drift_check(key: dg.AssetKey, shards: int) -> dg.AssetChecksDefinition:
-    """Return the drift check of the image features, over all shards that are materialized."""
-
-    @dg.asset_check(
-        asset=key,
-        name=DRIFT_PROBE,
-        additional_ins={"coco_train2014": dg.AssetIn([RAW, "coco_train2014"])},
-        description=_DRIFT,
-        pool="gpu",
-        op_tags=GPU_TAGS,
-    )
-    @record_step
-    def drift_probe(
-        context: dg.AssetCheckExecutionContext, workspace: Workspace, clip: Clip, coco_train2014: RawArchive
-    ) -> dg.AssetCheckResult:
-        def probe(sample: Features) -> Drift:
-            names = [locate_image(image_id) for image_id in sample.ids]
-            with open_members(coco_train2014) as members:
-                return encode_again(sample, names, members, clip.load(find_encoder(key)), clip.batch_size)
-
-        return _check_drift(context, workspace, key, name_shards(shards), probe)
-
-    return drift_probe
-
-
-def _build_name_drift_check(key: dg.AssetKey) -> dg.AssetChecksDefinition:
-    """Return the drift check of text features."""
+def _build_drift_check(key: dg.AssetKey, partitions: Sequence[str | None]) -> dg.AssetChecksDefinition:
+    """Return the drift check of features, over all partitions that are materialized."""
 
     @dg.asset_check(asset=key, name=DRIFT_PROBE, description=_DRIFT, pool="gpu", op_tags=GPU_TAGS)
     @record_step
     def drift_probe(context: dg.AssetCheckExecutionContext, workspace: Workspace, clip: Clip) -> dg.AssetCheckResult:
-        def probe(sample: Features) -> Drift:
-            again = encode_names(clip.load(find_encoder(key)), sample.ids)
-            return measure_drift(sample, again.vectors, again.passport)
-
-        return _check_drift(context, workspace, key, [None], probe)
+        if _was_materialized(context, key) and not _failed_before(context.instance, dg.AssetCheckKey(key, DRIFT_PROBE)):
+            text = "The features were materialized in this run. Run this check by itself to encode a sample again"
+            return make_check_result(None, passed=True, text=text)
+        try:
+            stored = FeaturesIOManager(data=workspace.data)
+            there = [partition for partition in partitions if stored.exists(key, partition)]
+            samples = [take_sample(stored.read(key, partition)) for partition in there]  # one shard in memory
+            if not samples:
+                text = "nothing is materialized, so there is nothing to encode again"
+                return make_check_result(None, passed=False, text=text)
+            sample = take_sample(merge_features(samples))
+            return report(None, *compare_vectors(sample, _encode_again(sample, key, workspace, clip)))
+        except PervlError as error:
+            return make_check_result(None, passed=False, text=str(error), is_error=True)
 
     return drift_probe
 
 
-def _check_drift(
-    context: dg.AssetCheckExecutionContext,
-    workspace: Workspace,
-    key: dg.AssetKey,
-    partitions: Sequence[str | None],
-    probe: Callable[[Features], Drift],
-) -> dg.AssetCheckResult:
-    """Return what this run's materialization measured; in a run of the check by itself, measure what is stored."""
-    if (reviewed := _review_run(context, key)) is not None:
-        return reviewed
-    try:
-        stored = FeaturesIOManager(data=workspace.data)
-        there = [partition for partition in partitions if stored.exists(key, partition)]
-        samples = [take_sample(stored.read(key, partition)) for partition in there]  # one shard in memory
-        if not samples:
-            text = "nothing is materialized, so there is nothing to encode again"
-            return make_check_result(None, passed=False, text=text)
-        return _report_drift(probe(take_sample(merge_features(samples))))
-    except PervlError as error:
-        return make_check_result(None, passed=False, text=str(error), is_error=True)
+def _encode_again(sample: Features, key: dg.AssetKey, workspace: Workspace, clip: Clip) -> Features:
+    encoder = find_encoder(key)
+    if key.path[-1] in TEXT_FEATURES:
+        return encode_names(clip.load(encoder), sample.ids)
+    images = [(image_id, locate_image(image_id)) for image_id in sample.ids]
+    passport, size = clip.describe(encoder), clip.batch_size
+    with open_members(workspace.find_raw(COCO_TRAIN2014)) as members, TemporaryDirectory(suffix=PARTIAL) as work:
+        return encode_image_shard(images, members, passport, lambda: clip.load(encoder), Path(work), batch_size=size)
 
 
-def _review_run(context: dg.AssetCheckExecutionContext, key: dg.AssetKey) -> dg.AssetCheckResult | None:
-    """Return the result of a run that materialized the features; None for any other run.
-
-    Such a run has compared a sample wherever it loaded the model. Where it did not, no vector has changed, and the last
-    result of the same passport is repeated.
-    """
+def _was_materialized(context: dg.AssetCheckExecutionContext, key: dg.AssetKey) -> bool:
+    """Return whether this run has materialized an asset, so that its vectors are those of today's encoder."""
     kind = dg.DagsterEventType.ASSET_MATERIALIZATION
     records = context.instance.get_records_for_run(context.run.run_id, of_type=kind).records
-    events = [record.event_log_entry.get_dagster_event() for record in records]
-    made = [event.step_materialization_data.materialization for event in events if event.asset_key == key]
-    if not made:
-        return None
-    alone = "Run this check by itself to encode a sample of the stored vectors again"
-    metadata = made[-1].metadata
-    if DRIFT in metadata:
-        return _report_drift(_read_drift(metadata), is_replaced=True)
-    if metadata[REWRITTEN].value:
-        text = f"No vector was stored before that could have moved. {alone}"
-        return make_check_result(None, passed=True, text=text, **{REWRITTEN: True})
-    if last := _find_last(context.instance, dg.AssetCheckKey(key, DRIFT_PROBE)):
-        return _report_drift(last, "Nothing was encoded in this run. Last result: ")
-    return make_check_result(None, passed=True, text=f"Nothing was encoded in this run. {alone}", probed=0)
+    return any(record.event_log_entry.get_dagster_event().asset_key == key for record in records)
 
 
-def _find_last(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> Drift | None:
-    """Return the last drift of the vectors that are stored now from an encoder of their own passport."""
-    for record in read_check_history(instance, check, _HISTORY):
-        metadata = getattr(record.evaluation, "metadata", {})  # none while the check is only planned
-        if DRIFT in metadata and not _read_drift(metadata).passport_differences:
-            return _read_drift(metadata)
-        if REWRITTEN in metadata and metadata[REWRITTEN].value:
-            return None  # earlier results are of other vectors
-    return None
-
-
-def _read_drift(metadata: Mapping[str, Any]) -> Drift:
-    return Drift(**metadata[DRIFT].value)
-
-
-def _report_drift(drift: Drift, before: str = "", *, is_replaced: bool = False) -> dg.AssetCheckResult:
-    replaced = is_replaced and bool(drift.passport_differences)  # else the moved vectors are kept
-    passed, text = drift.check(replaced=replaced)
-    return make_check_result(
-        None,
-        passed,
-        before + text,
-        is_error=drift.is_error and not replaced,
-        sample=drift.sample,
-        worst=pl.DataFrame(drift.worst, infer_schema_length=None),
-        **describe_drift(drift, rewritten=replaced),
-    )
+def _failed_before(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> bool:
+    """Return whether a check failed when it was evaluated last, so that only another probe may let it pass."""
+    evaluations = (record.evaluation for record in read_check_history(instance, check, _HISTORY))
+    return next((not one.passed for one in evaluations if isinstance(one, dg.AssetCheckEvaluation)), False)

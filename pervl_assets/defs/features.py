@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from typing import Any, Final
 
 import dagster as dg
@@ -10,17 +9,15 @@ import polars as pl
 
 from pervl_assets.archives.inputs import RawArchive
 from pervl_assets.archives.members import open_members
-from pervl_assets.clip.drift import Drift, encode_again, measure_drift, take_sample
 from pervl_assets.clip.encode_images import EncodeProgress, encode_image_shard
-from pervl_assets.clip.encoder import ClipEncoder
-from pervl_assets.clip.features import Features, encode_names, list_feature_columns, update_names
+from pervl_assets.clip.features import Features, list_feature_columns, update_names
 from pervl_assets.defs.checks import report
 from pervl_assets.defs.metadata import OWNERS
 from pervl_assets.defs.raw import RAW
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.steps import record_step
 from pervl_assets.inversion.checks import check_names
-from pervl_assets.inversion.sources import assign_images, locate_image, select_images
+from pervl_assets.inversion.sources import list_shard_images
 from pervl_assets.io_managers.features import FeaturesIOManager
 from pervl_assets.io_managers.tables import declare_columns
 
@@ -33,10 +30,6 @@ TEXT_FEATURES: Final = {
 """Table whose names are encoded, what they are, and their order, by the name of the asset."""
 
 _NAMES_AND_VECTORS: Final = "names_and_vectors"
-
-DRIFT: Final = "drift"
-REWRITTEN: Final = "rewritten"
-"""Metadata of a materialization or check: whether the vectors stored before it were replaced by others."""
 
 _REPORT_SECONDS: Final = 2.0
 
@@ -72,11 +65,6 @@ def name_shards(shards: int) -> list[str]:
     return [f"{shard:0{width}d}-of-{shards}" for shard in range(shards)]
 
 
-def _count_shards(shard: str) -> int:
-    """Return the number of shards from the name of one."""
-    return int(shard.rpartition("-")[2])
-
-
 @dg.op(
     pool="gpu",
     tags=GPU_TAGS,
@@ -91,53 +79,24 @@ def encode_images(
     coco_train2014: RawArchive,
     coco_object_sentences: pl.DataFrame,
 ) -> dg.MaterializeResult[Features]:
-    """Encode the images of one shard with CLIP. The model is loaded only if there is work for it.
-
-    Where it is loaded and the shard was stored before, a sample of it is encoded again before any vector is replaced.
-    """
-    shard, encoder_name = context.partition_key, find_encoder(context.asset_key)
+    """Encode the images of one shard with CLIP. The model is loaded only if there is work for it."""
+    shard, encoder = context.partition_key, find_encoder(context.asset_key)
     stored = FeaturesIOManager(data=workspace.data)
     progress = _EncodingReport(context.log.info, f"shard {shard}")
-    previous: Features | None = stored.read_previous(context.asset_key, shard)
-    drifts = list[Drift]()
-    assigned = assign_images(coco_object_sentences, _count_shards(shard))
+    number, total = map(int, shard.split("-of-"))
     with open_members(coco_train2014) as members:
-
-        def load() -> ClipEncoder:
-            encoder = clip.load(encoder_name)
-            if previous is not None:
-                sample = take_sample(previous)
-                names = [locate_image(image_id) for image_id in sample.ids]
-                drifts.append(encode_again(sample, names, members, encoder, clip.batch_size))
-            return encoder
-
         features = encode_image_shard(
-            select_images(assigned, int(shard.partition("-of-")[0])),
+            list_shard_images(coco_object_sentences, total, number),
             members,
-            clip.describe(encoder_name),
-            load,
+            clip.describe(encoder),
+            lambda: clip.load(encoder),
             stored.locate_chunks(context.asset_key, shard),
-            previous=previous,
+            previous=stored.read_previous(context.asset_key, shard),
             batch_size=clip.batch_size,
             workers=workspace.workers,
             report=progress,
         )
-    moved = describe_drift(*drifts, rewritten=features is not previous)
-    return FeaturesIOManager.describe(features, **{**progress.rates, **moved})
-
-
-def describe_drift(*drifts: Drift, rewritten: bool) -> dict[str, Any]:
-    """Return the metadata of the drift that was measured, if any was."""
-    metadata: dict[str, Any] = {REWRITTEN: rewritten}
-    for drift in drifts:
-        metadata |= {
-            "probed": drift.compared,
-            "largest_difference": drift.largest_difference,
-            "largest_relative_difference": drift.largest_relative_difference,
-            "smallest_cosine": drift.smallest_cosine,
-            DRIFT: dg.MetadataValue.json(asdict(drift)),
-        }
-    return metadata
+    return FeaturesIOManager.describe(features, **progress.rates)
 
 
 class _EncodingReport:
@@ -145,7 +104,7 @@ class _EncodingReport:
 
     def __init__(self, log: Callable[[str], None], title: str) -> None:
         self._log, self._title, self._last = log, title, 0.0
-        self.rates: dict[str, float] = {}
+        self.rates: dict[str, Any] = {}
 
     def __call__(self, now: EncodeProgress) -> None:
         """Log the progress of images."""
@@ -235,22 +194,9 @@ def _build_text_features(name: str, encoder: str | None = None) -> dg.AssetsDefi
         context: dg.AssetExecutionContext, workspace: Workspace, clip: Clip, names: pl.DataFrame
     ) -> Iterator[dg.MaterializeResult[Features]]:
         previous: Features | None = FeaturesIOManager(data=workspace.data).read_previous(key)
-        drifts = list[Drift]()
-
-        def load() -> ClipEncoder:
-            loaded = clip.load(encoder)
-            if previous is not None:
-                sample = take_sample(previous)
-                again = encode_names(loaded, sample.ids)
-                drifts.append(measure_drift(sample, again.vectors, again.passport))
-            return loaded
-
         texts, progress = names["name"].to_list(), _EncodingReport(context.log.info, name).count_names
-        features = update_names(texts, clip.describe(encoder), load, previous, progress)
-        yield FeaturesIOManager.describe(
-            features,
-            checks=[report(_NAMES_AND_VECTORS, check_names(features, texts), "error")],
-            **describe_drift(*drifts, rewritten=features is not previous),
-        )
+        features = update_names(texts, clip.describe(encoder), lambda: clip.load(encoder), previous, progress)
+        checks = [report(_NAMES_AND_VECTORS, check_names(features, texts), "error")]
+        yield FeaturesIOManager.describe(features, checks=checks)
 
     return text_features

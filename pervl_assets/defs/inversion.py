@@ -11,16 +11,8 @@ from pervl_assets.clip.features import Features
 from pervl_assets.clip.nearest import find_nearest_classes
 from pervl_assets.core.tables import TableSchema
 from pervl_assets.defs.checks import OFFICIAL_COUNTS, declare_checks, evaluate_checks, evaluate_counts, report
-from pervl_assets.defs.features import (
-    INVERSION,
-    build_features,
-)
-from pervl_assets.defs.metadata import (
-    OWNERS,
-    QUARANTINED,
-    make_check_result,
-    preview_table,
-)
+from pervl_assets.defs.features import INVERSION, TEXT_FEATURES, build_features
+from pervl_assets.defs.metadata import OWNERS, QUARANTINED, make_check_result, preview_table
 from pervl_assets.defs.raw import RAW, build_raw_asset
 from pervl_assets.defs.resources import Workspace
 from pervl_assets.defs.steps import record_step
@@ -41,11 +33,7 @@ from pervl_assets.inversion.coco_classes import (
     count_object_classes,
     read_triplets,
 )
-from pervl_assets.inversion.open_images import (
-    OPENIMAGES_CLASSES,
-    OPENIMAGES_MATCHES,
-    read_class_names,
-)
+from pervl_assets.inversion.open_images import OPENIMAGES_CLASSES, OPENIMAGES_MATCHES, read_class_names
 from pervl_assets.inversion.sources import ARCHIVES
 from pervl_assets.inversion.text_lines import MALFORMED_LINES, MAX_MALFORMED_SHARE
 from pervl_assets.io_managers.tables import TableIOManager, declare_columns
@@ -58,55 +46,39 @@ def _key(name: str) -> dg.AssetKey:
     return dg.AssetKey([INVERSION, name])
 
 
-def _raw(name: str) -> dg.AssetIn:
-    return dg.AssetIn([RAW, name])
+def _table(schema: TableSchema) -> dict[str, Any]:
+    """Return what all assets and outputs that are tables have in common."""
+    return {
+        "key_prefix": INVERSION,
+        "group_name": INVERSION,
+        "io_manager_key": "tables",
+        "kinds": {"polars", "parquet"},
+        "owners": OWNERS,
+        "code_version": "1",
+        "metadata": declare_columns(schema, INVERSION),
+    }
 
 
-def _table_asset(
-    schema: TableSchema, *checks: dg.AssetCheckSpec, inputs: Iterable[str] = ()
-) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """Return the decorator of an asset whose value is a table; `inputs` have the names of several assets."""
-    decorate: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(
-        key_prefix=INVERSION,
-        group_name=INVERSION,
-        io_manager_key="tables",
-        kinds={"polars", "parquet"},
-        owners=OWNERS,
-        code_version="1",
-        metadata=declare_columns(schema, INVERSION),
-        check_specs=checks,
-        ins={name: dg.AssetIn(_key(name)) for name in inputs},
-    )
+def _table_asset(schema: TableSchema, **more: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """Return the decorator of an asset whose value is a table."""
+    decorate: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(**_table(schema), **more)
     return lambda compute: decorate(record_step(compute))
-
-
-def _table_out(name: str, schema: TableSchema, description: str) -> dg.AssetOut:
-    return dg.AssetOut(
-        key=_key(name),
-        group_name=INVERSION,
-        io_manager_key="tables",
-        description=description,
-        kinds={"polars", "parquet"},
-        owners=OWNERS,
-        code_version="1",
-        metadata=declare_columns(schema, INVERSION),
-    )
 
 
 @dg.multi_asset(
     name="read_coco_triplets",
-    ins={"coco_svo_triplets": _raw("coco_svo_triplets")},
+    ins={"coco_svo_triplets": dg.AssetIn([RAW, "coco_svo_triplets"])},
     outs={
-        "coco_triplets": _table_out(
-            "coco_triplets",
-            TRIPLETS,
-            "Subject-relation-object triplets of the COCO 2014 train captions, one row per well-formed line, in file "
-            "order. The text is parsed as upstream does. CRLF, a BOM and a missing final line break are accepted.",
+        "coco_triplets": dg.AssetOut(
+            description="Subject-relation-object triplets of the COCO 2014 train captions, one row per well-formed "
+            "line, in file order. The text is parsed as upstream does. CRLF, a BOM and a missing final line break are "
+            "accepted.",
+            **_table(TRIPLETS),
         ),
-        "coco_malformed_lines": _table_out(
-            "coco_malformed_lines",
-            MALFORMED_LINES,
-            "Malformed lines of the triplet text, quarantined with line number and reason. More than 1 % is an error.",
+        "coco_malformed_lines": dg.AssetOut(
+            description="Malformed lines of the triplet text, quarantined with line number and reason. More than 1 % "
+            "is an error.",
+            **_table(MALFORMED_LINES),
         ),
     },
     check_specs=[
@@ -153,11 +125,13 @@ def _check_malformed(name: str, malformed: pl.DataFrame, well_formed: int) -> dg
 
 @_table_asset(
     OBJECT_CLASSES,
-    dg.AssetCheckSpec(
-        "as_many_as_asked_for",
-        asset=_key("coco_object_classes"),
-        description="The number of classes is `PERVL_TOP_OBJECTS`. A warning: the triplets have fewer objects.",
-    ),
+    check_specs=[
+        dg.AssetCheckSpec(
+            "as_many_as_asked_for",
+            asset=_key("coco_object_classes"),
+            description="The number of classes is `PERVL_TOP_OBJECTS`. A warning: the triplets have fewer objects.",
+        ),
+    ],
 )
 def coco_object_classes(
     workspace: Workspace, coco_triplets: pl.DataFrame
@@ -174,11 +148,13 @@ def coco_object_classes(
 
 @_table_asset(
     OBJECT_SENTENCES,
-    dg.AssetCheckSpec(
-        "counts_add_up",
-        asset=_key("coco_object_sentences"),
-        description="Every class has the number of sentences and images that was counted when it was chosen.",
-    ),
+    check_specs=[
+        dg.AssetCheckSpec(
+            "counts_add_up",
+            asset=_key("coco_object_sentences"),
+            description="Every class has the number of sentences and images that was counted when it was chosen.",
+        ),
+    ],
 )
 def coco_object_sentences(
     coco_triplets: pl.DataFrame, coco_object_classes: pl.DataFrame
@@ -195,18 +171,17 @@ def coco_object_sentences(
 
 @dg.multi_asset(
     name="read_openimages_classes",
-    ins={"openimages_class_descriptions": _raw("openimages_class_descriptions")},
+    ins={"openimages_class_descriptions": dg.AssetIn([RAW, "openimages_class_descriptions"])},
     outs={
-        "openimages_classes": _table_out(
-            "openimages_classes",
-            OPENIMAGES_CLASSES,
-            "OpenImages V6 class names in file order, parsed as CSV. With `PERVL_OPENIMAGES_NAMES=upstream` they are "
-            "split as upstream does: the header is a class, commas are lost and quotes are kept.",
+        "openimages_classes": dg.AssetOut(
+            description="OpenImages V6 class names in file order, parsed as CSV. With "
+            "`PERVL_OPENIMAGES_NAMES=upstream` they are split as upstream does: the header is a class, commas are lost "
+            "and quotes are kept.",
+            **_table(OPENIMAGES_CLASSES),
         ),
-        "openimages_malformed_rows": _table_out(
-            "openimages_malformed_rows",
-            MALFORMED_LINES,
-            "Rows of the OpenImages class list without a name: quarantined with line number and reason.",
+        "openimages_malformed_rows": dg.AssetOut(
+            description="Rows of the OpenImages class list without a name: quarantined with line number and reason.",
+            **_table(MALFORMED_LINES),
         ),
     },
     check_specs=[
@@ -244,13 +219,15 @@ def openimages_classes(
 
 @_table_asset(
     OPENIMAGES_MATCHES,
-    dg.AssetCheckSpec(
-        "ties",
-        asset=_key("openimages_matches"),
-        description="Number of names with two equally near classes, the first of which is the match. A warning if the "
-        "two have different vectors. Class names that differ only in case have the same vector.",
-    ),
-    inputs=("openimages_text_features", "coco_class_text_features"),
+    ins={name: dg.AssetIn(_key(name)) for name in TEXT_FEATURES},
+    check_specs=[
+        dg.AssetCheckSpec(
+            "ties",
+            asset=_key("openimages_matches"),
+            description="Number of names with two equally near classes, the first of which is the match. A warning if "
+            "the two have different vectors. Class names that differ only in case have the same vector.",
+        ),
+    ],
 )
 def openimages_matches(
     openimages_text_features: Features, coco_class_text_features: Features

@@ -35,10 +35,7 @@ def _training_file(**more: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefin
     return lambda compute: decorate(record_step(compute))
 
 
-@_training_file(
-    ins={"coco_object_classes": _input("coco_object_classes")},
-    kinds={"numpy"},
-)
+@_training_file(ins={"coco_object_classes": _input("coco_object_classes")}, kinds={"numpy"})
 def object_names(coco_object_classes: pl.DataFrame) -> dg.MaterializeResult[TrainingFile]:
     """`txt_for_training/obj_names_only.npy`: the names of the object classes, in class order (text, shape (N,))."""
     return TrainingFileIOManager.describe(
@@ -176,19 +173,13 @@ def _count_rejected(rejected: pl.DataFrame, total: int, what: str) -> str:
     return f"{rejected.height:,} of {total:,} images are {what}{names}"
 
 
-@_training_file(
-    ins={"matches": _input("openimages_matches")},
-    kinds={"numpy"},
-)
+@_training_file(ins={"matches": _input("openimages_matches")}, kinds={"numpy"})
 def openimages_names(matches: pl.DataFrame) -> dg.MaterializeResult[TrainingFile]:
     """`open_images/open_images_obj_names.npz`: the OpenImages names (`arr_0`, text, shape (M,))."""
     return _write_matches(palavra.OPENIMAGES_NAMES_FILE, palavra.write_openimages_names, matches)
 
 
-@_training_file(
-    ins={"matches": _input("openimages_matches")},
-    kinds={"numpy"},
-)
+@_training_file(ins={"matches": _input("openimages_matches")}, kinds={"numpy"})
 def openimages_map(matches: pl.DataFrame) -> dg.MaterializeResult[TrainingFile]:
     """`open_images/open_images_to_mscoco_map.npz`: the nearest class of each name (`arr_0`, int64, shape (M, 1))."""
     return _write_matches(palavra.OPENIMAGES_MAP_FILE, palavra.write_openimages_map, matches)

@@ -1,6 +1,8 @@
 """Checks of the tables and features of the inversion model: counts, duplicates, ids, ties."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import compress
 from typing import Final
 
 import numpy as np
@@ -146,10 +148,13 @@ def check_ties(matches: pl.DataFrame, classes: Features) -> CheckResult:
     )
 
 
+def _list_not_finite(features: Features) -> list[str]:
+    return list(compress(features.ids, np.asarray(~np.isfinite(features.vectors).all(axis=1))))
+
+
 def check_names(features: Features, names: Sequence[str]) -> CheckResult:
     """Check that text features have exactly these names, in this order, each with a finite vector."""
-    finite = np.asarray(np.isfinite(features.vectors).all(axis=1))
-    not_finite = [name for name, is_finite in zip(features.ids, finite, strict=True) if not is_finite]
+    not_finite = _list_not_finite(features)
     aligned = features.ids == list(names)
     text = f"{len(features.ids):,} vectors of {len(names):,} names"
     if not aligned:
@@ -175,14 +180,11 @@ def check_ids(shards: Iterable[tuple[str, Features, Sequence[str]]], total: int)
         existing, vectors, rejected = existing + 1, vectors + len(features.ids), rejected + features.rejected.height
         found = [*features.ids, *features.rejected["id"]]
         expected = set(wanted)
-        twice = {one for one, times in zip(*np.unique(found, return_counts=True), strict=True) if times > 1}
-        finite = np.asarray(np.isfinite(features.vectors).all(axis=1))
-        not_finite = [one for one, is_finite in zip(features.ids, finite, strict=True) if not is_finite]
         for wrong, ids in (
-            ("occurs twice", sorted(map(str, twice))),
+            ("occurs twice", sorted(one for one, times in Counter(found).items() if times > 1)),
             ("has neither vector nor reason", sorted(expected - set(found))),
             ("does not belong to the shard", sorted(set(found) - expected)),
-            ("has a vector that is not finite", not_finite),
+            ("has a vector that is not finite", _list_not_finite(features)),
         ):
             rows += [(shard, one, wrong) for one in ids]
     table = pl.DataFrame(rows, schema={"shard": pl.String, "id": pl.String, "wrong": pl.String}, orient="row")

@@ -14,7 +14,7 @@ import polars as pl
 
 from pervl_assets.core.errors import AnnotationError
 from pervl_assets.core.tables import Column, TableSchema
-from pervl_assets.inversion.text_lines import MALFORMED_LINES, MAX_MALFORMED_SHARE, read_lines, refuse_too_many
+from pervl_assets.inversion.text_lines import MALFORMED_LINES, read_lines, refuse_too_many
 
 TRIPLETS: Final = TableSchema(
     (
@@ -100,12 +100,11 @@ class Triplets:
     blank_lines: int
 
 
-def read_triplets(path: Path, *, max_malformed_share: float = MAX_MALFORMED_SHARE) -> Triplets:
+def read_triplets(path: Path) -> Triplets:
     """Read the triplets of a text file (upstream rules D1, D2 and D10).
 
     Args:
         path: UTF-8 text, one triplet per line. A BOM, CRLF and a missing final line break are accepted.
-        max_malformed_share: Share of malformed lines above which the file is refused. Three are always tolerated.
 
     Raises:
         AnnotationError: Too many lines are malformed, or no line is well-formed.
@@ -119,7 +118,7 @@ def read_triplets(path: Path, *, max_malformed_share: float = MAX_MALFORMED_SHAR
         blank_lines += lines.height - parsed.height
     frame = pl.concat([pl.DataFrame(schema=TRIPLETS.to_polars()), *triplets])
     malformed = pl.concat([pl.DataFrame(schema=MALFORMED_LINES.to_polars()), *rejected]).sort("line")
-    refuse_too_many(malformed, frame.height + malformed.height, path, max_malformed_share, _ADVICE)
+    refuse_too_many(malformed, frame.height + malformed.height, path, _ADVICE)
     if frame.is_empty():
         raise AnnotationError(
             f"{path} contains no triplet: {malformed.height:,} malformed and {blank_lines:,} blank lines.",

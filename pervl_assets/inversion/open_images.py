@@ -8,7 +8,7 @@ import polars as pl
 
 from pervl_assets.core.errors import AnnotationError
 from pervl_assets.core.tables import Column, TableSchema
-from pervl_assets.inversion.text_lines import MAX_MALFORMED_SHARE, list_malformed, read_lines, refuse_too_many
+from pervl_assets.inversion.text_lines import list_malformed, read_lines, refuse_too_many
 
 NamesRule = Literal["csv", "upstream"]
 
@@ -47,9 +47,7 @@ _HEADER: Final = ["LabelName", "DisplayName"]
 _ADVICE: Final = "Compare the file with https://storage.googleapis.com/openimages/v6/oidv6-class-descriptions.csv."
 
 
-def read_class_names(
-    path: Path, rule: NamesRule, *, max_malformed_share: float = MAX_MALFORMED_SHARE
-) -> tuple[pl.DataFrame, pl.DataFrame]:
+def read_class_names(path: Path, rule: NamesRule) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Read the OpenImages class names.
 
     Args:
@@ -57,7 +55,6 @@ def read_class_names(
         rule: `csv`: each line is parsed as CSV, without the header. `upstream`: the name is the text after the first
             comma, with further commas replaced by spaces; quotes are kept and the header is taken as a class (rules
             F1, F2). Example: `/m/0f,"Apple, red"` is `Apple, red` or `"Apple  red"`.
-        max_malformed_share: Share of malformed lines above which the file is refused. Three are always tolerated.
 
     Returns:
         Frame of `OPENIMAGES_CLASSES` in file order, and the rejected lines as `MALFORMED_LINES`.
@@ -81,7 +78,7 @@ def read_class_names(
                 classes.append((fields[0], fields[1]))
     unreadable = [part for _, part in parts]
     rejected = pl.concat([*unreadable, list_malformed(texts, reasons)]).sort("line")
-    refuse_too_many(rejected, len(texts) + sum(map(len, unreadable)), path, max_malformed_share, _ADVICE)
+    refuse_too_many(rejected, len(texts) + sum(map(len, unreadable)), path, _ADVICE)
     if not classes:
         raise AnnotationError(f"{path} contains no class name.", advice=_ADVICE)
     frame = pl.DataFrame(classes, schema={"label": pl.String, "name": pl.String}, orient="row")

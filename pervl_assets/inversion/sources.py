@@ -58,30 +58,15 @@ def locate_image(image_id: str) -> str:
     return f"train2014/COCO_train2014_{int(image_id):012d}.jpg"
 
 
-ASSIGNED_IMAGES: Final = {"image_id": pl.String, "shard": pl.UInt32}
-"""Columns of `assign_images`."""
+def list_shard_images(sentences: pl.DataFrame, shards: int, shard: int) -> list[tuple[str, str]]:
+    """Return id and archive member of each image of a shard, ids in text order (upstream rules E3, E4).
 
-
-def assign_shard(image_id: str, shards: int) -> int:
-    """Return the shard of an image, 0 to `shards` - 1; the same id has the same shard on every machine."""
-    return zlib.crc32(image_id.encode()) % shards
-
-
-def assign_images(sentences: pl.DataFrame, shards: int) -> pl.DataFrame:
-    """Return the shard of every image of the top classes, ids in text order (upstream rules E3, E4).
+    An image belongs to the same shard on every machine.
 
     Args:
-        sentences: Frame of `OBJECT_SENTENCES`.
+        sentences: Frame of `OBJECT_SENTENCES`; all its images are encoded.
         shards: Number of shards.
-
-    Returns:
-        `image_id` (String), each once, and `shard` (UInt32, from 0).
+        shard: Number of the shard, from 0.
     """
     ids = sentences["image_id"].unique().sort()
-    own = [assign_shard(image_id, shards) for image_id in ids]
-    return pl.DataFrame({"image_id": ids, "shard": own}, schema=ASSIGNED_IMAGES)
-
-
-def select_images(assigned: pl.DataFrame, shard: int) -> list[tuple[str, str]]:
-    """Return id and archive member of each image of a shard, in text order; `assigned` is from `assign_images`."""
-    return [(image_id, locate_image(image_id)) for image_id in assigned.filter(shard=shard)["image_id"]]
+    return [(one, locate_image(one)) for one in ids if zlib.crc32(one.encode()) % shards == shard]

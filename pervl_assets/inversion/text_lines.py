@@ -19,7 +19,7 @@ MALFORMED_LINES: Final = TableSchema(
 )
 
 MAX_MALFORMED_SHARE: Final = 0.01
-"""Share of malformed lines above which a file is refused."""
+"""Share of malformed lines above which a file is refused, 0 to 1."""
 
 _ALWAYS_TOLERATED: Final = 3
 """Malformed lines that are tolerated whatever their share, so that one bad line does not refuse a small file."""
@@ -82,25 +82,24 @@ def list_malformed(texts: dict[int, str], reasons: dict[int, str]) -> pl.DataFra
     return pl.DataFrame(rows, schema=MALFORMED_LINES.to_polars(), orient="row")
 
 
-def refuse_too_many(malformed: pl.DataFrame, lines: int, path: Path, max_share: float, advice: str) -> None:
-    """Refuse a file with more malformed lines than `_ALWAYS_TOLERATED` and than the share `max_share`.
+def refuse_too_many(malformed: pl.DataFrame, lines: int, path: Path, advice: str) -> None:
+    """Refuse a file with more malformed lines than `_ALWAYS_TOLERATED` and than the share `MAX_MALFORMED_SHARE`.
 
     Args:
         malformed: Quarantined lines, as `MALFORMED_LINES`.
         lines: Number of non-blank lines in the file.
         path: The file, for the message.
-        max_share: Highest share tolerated, 0 to 1.
         advice: What to do, for the message.
 
     Raises:
         AnnotationError: Counts the malformed lines and shows the first ten with line number and reason.
     """
-    if malformed.height <= max(_ALWAYS_TOLERATED, int(max_share * lines)):
+    if malformed.height <= max(_ALWAYS_TOLERATED, int(MAX_MALFORMED_SHARE * lines)):
         return
     faults = [f"line {line}: {reason}: {text!r}" for line, reason, text in malformed.iter_rows()]
     raise AnnotationError(
         f"{malformed.height:,} of {lines:,} lines of {path} are malformed ({malformed.height / lines:.1%}; "
-        f"at most {max_share:.1%}, or {_ALWAYS_TOLERATED} lines, are tolerated).",
+        f"at most {MAX_MALFORMED_SHARE:.1%}, or {_ALWAYS_TOLERATED} lines, are tolerated).",
         details=list_some(faults),
         advice=advice,
     )

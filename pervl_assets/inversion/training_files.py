@@ -67,7 +67,7 @@ def write_object_names(classes: pl.DataFrame, target: Path) -> None:
         WriteError: No permission, or no space left.
     """
     buffer = io.BytesIO()  # numpy hides the reason if it cannot write to a file on disk
-    np.lib.format.write_array(buffer, _to_text_array(classes["name"].to_list()), allow_pickle=False)
+    np.lib.format.write_array(buffer, np.array(classes["name"].to_list(), np.str_), allow_pickle=False)
     write_bytes_atomically(target, buffer.getvalue())
 
 
@@ -107,7 +107,7 @@ def write_object_sentences(
         for class_row, name in classes.select("class_row", "name").iter_rows():
             rows = rows_of.get((class_row,), kept.clear())
             columns = [rows[column].to_list() for column in ("image_id", "sentence", "masked_sentence")]
-            yield _pickle(name) + _pickle_list([_to_text_array(column) for column in columns])
+            yield _pickle(name) + _pickle_list([np.array(column, np.str_) for column in columns])
 
     with replace_atomically(target) as partial, partial.open("wb") as file:
         _write_pickled_dict(file, pickle_items())
@@ -145,7 +145,7 @@ def write_openimages_names(matches: pl.DataFrame, target: Path) -> None:
     Raises:
         WriteError: No permission, or no space left.
     """
-    _write_npz(_to_text_array(matches["name"].to_list()), target)
+    _write_npz(np.array(matches["name"].to_list(), np.str_), target)
 
 
 def write_openimages_map(matches: pl.DataFrame, target: Path) -> None:
@@ -155,11 +155,6 @@ def write_openimages_map(matches: pl.DataFrame, target: Path) -> None:
         WriteError: No permission, or no space left.
     """
     _write_npz(matches["class_row"].to_numpy().astype(np.int64).reshape(-1, 1), target)
-
-
-def _to_text_array(texts: list[str]) -> np.ndarray[Any, np.dtype[np.str_]]:
-    """Return an array whose item size fits the longest text."""
-    return np.array(texts, dtype=np.str_)
 
 
 def _write_npz(array: np.ndarray[Any, np.dtype[Any]], target: Path) -> None:

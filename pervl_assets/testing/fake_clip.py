@@ -35,11 +35,6 @@ def issue_fake_passport(**changes: Any) -> EmbeddingPassport:
     return replace(FAKE_PASSPORT, **changes)
 
 
-def measure_colours(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Return the mean red, green and blue of images: float32 (B, 3) in [0, 1], of uint8 (B, H, W, 3)."""
-    return np.asarray(images.mean(axis=(1, 2), dtype=np.float64) / 255, dtype=np.float32)
-
-
 def count_letters(name: str) -> npt.NDArray[np.float32]:
     """Count the letters `a` to `z` of a name, capitals as small letters: float32 (26,)."""
     return np.array([name.lower().count(letter) for letter in string.ascii_lowercase], np.float32)
@@ -53,13 +48,7 @@ class FakeEncoder:
     as with CLIP, and the nearest of two names is the one with fewer different letters. The prompt before a name is
     ignored. If the passport has another dimension, the last numbers are missing, or zeros follow.
 
-    Args:
-        passport: The passport of the vectors.
-        preprocessing: How images must be prepared.
-
     Attributes:
-        passport: See above.
-        preprocessing: See above.
         batches: Number of images in each forward pass.
         texts: Every text that was encoded, with its prompt.
     """
@@ -77,23 +66,18 @@ class FakeEncoder:
     def encode_images(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return the vectors of prepared images: float32 (B, D), of uint8 (B, S, S, 3)."""
         self.batches.append(len(images))
-        return self._fit(0, measure_colours(images))
+        return self._fit(0, images.mean(axis=(1, 2), dtype=np.float64) / 255)
 
     def encode_texts(
-        self,
-        texts: list[str],
-        batch_size: int = 256,
-        report: Callable[[int, int], None] = lambda done, total: None,
+        self, texts: list[str], batch_size: int = 256, report: Callable[[int, int], None] = lambda done, total: None
     ) -> npt.NDArray[np.float32]:
         """Return the vectors of texts: float32 (M, D). Arguments as of `ClipEncoder.encode_texts`."""
         self.texts += texts
         report(len(texts), len(texts))
-        letters = np.empty((len(texts), len(string.ascii_lowercase)), np.float32)
-        for row, text in enumerate(texts):
-            letters[row] = count_letters(text.removeprefix(PROMPT))
-        return self._fit(COLOURS, letters)
+        letters = [count_letters(text.removeprefix(PROMPT)) for text in texts]
+        return self._fit(COLOURS, np.reshape(letters, (len(texts), len(string.ascii_lowercase))))
 
-    def _fit(self, start: int, numbers: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def _fit(self, start: int, numbers: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         vectors = np.zeros((len(numbers), self.passport.dimension), np.float32)
         end = min(start + numbers.shape[1], self.passport.dimension)
         vectors[:, start:end] = numbers[:, : max(end - start, 0)]
@@ -103,13 +87,7 @@ class FakeEncoder:
 class FakeClip:
     """Replaces the resource `clip`: `materialize(…, resources={"clip": FakeClip()})`.
 
-    Args:
-        passport: The passport of its encoders.
-        batch_size: Images or names in one forward pass.
-
     Attributes:
-        passport: See above.
-        batch_size: See above.
         encoders: The encoders that were loaded, one per passport; like `Clip.load`, the last one is kept.
     """
 

@@ -36,19 +36,8 @@ def draw_raw_kit(out: Path, *parts: str) -> Path:
 
 
 def make_passport(**changes) -> EmbeddingPassport:
-    entries = {
-        "model": "fake",
-        "architecture_sha256": "a" * 64,
-        "weights_sha256": "b" * 64,
-        "preprocessing": "none",
-        "precision": "fp32",
-        "device": "cpu",
-        "dimension": 8,
-        "torch": "0",
-        "open_clip": "0",
-        "pillow": "0",
-    }
-    return EmbeddingPassport(**{**entries, **changes})
+    """Return the passport of the fake encoder, with vectors of eight numbers."""
+    return fake_clip.issue_fake_passport(**{"weights_sha256": "b" * 64, "dimension": 8, **changes})
 
 
 class FakeEncoder(fake_clip.FakeEncoder):

@@ -1,4 +1,3 @@
-import numpy as np
 import polars as pl
 import pytest
 
@@ -8,10 +7,8 @@ from pervl_assets.core.errors import MissingInputError
 from pervl_assets.inversion.sources import (
     ARCHIVES,
     COCO_TRAIN2014,
-    assign_images,
-    assign_shard,
+    list_shard_images,
     locate_image,
-    select_images,
 )
 from pervl_assets_tests.inversion.kit import draw_jpeg, draw_raw_kit, write_coco
 
@@ -49,12 +46,11 @@ def test_the_inputs_of_the_raw_kit_are_found(tmp_path):
 
 def test_every_image_belongs_to_one_shard_always_the_same():
     ids = [f"{number} " for number in range(4000)]
-    shards = [assign_shard(image_id, 8) for image_id in ids]
-    assert min(np.bincount(shards, minlength=8)) > 400
-    assert [assign_shard(image_id, 8) for image_id in ("57870 ", "9 ")] == [3, 5]
     sentences = pl.DataFrame({"image_id": ids * 2})
-    assigned = assign_images(sentences, 8)
-    selected = [select_images(assigned, shard) for shard in range(8)]
-    assert sorted(image_id for part in selected for image_id, _ in part) == sorted(ids)
-    assert all(part == sorted(part) for part in selected)
-    assert ("9 ", "train2014/COCO_train2014_000000000009.jpg") in select_images(assigned, 5)
+    shards = [list_shard_images(sentences, 8, shard) for shard in range(8)]
+    assert min(map(len, shards)) > 400
+    assert sorted(image_id for part in shards for image_id, _ in part) == sorted(ids)
+    assert all(part == sorted(part) for part in shards)
+    for image_id, shard in (("57870 ", 3), ("9 ", 5)):
+        assert list_shard_images(pl.DataFrame({"image_id": [image_id]}), 8, shard)
+    assert ("9 ", "train2014/COCO_train2014_000000000009.jpg") in shards[5]

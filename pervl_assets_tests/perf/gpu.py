@@ -44,8 +44,8 @@ if __name__ == "__main__":  # decode workers import this file again, and need no
     from pervl_assets.archives.members import Members, open_members
     from pervl_assets.clip.encode_images import EncodeProgress, encode_image_shard
     from pervl_assets.clip.encoder import ClipEncoder, load_encoder
-    from pervl_assets.clip.image_decoding import decode_images
     from pervl_assets.clip.passport import Precision
+    from pervl_assets.clip.prepare_image import decode_images
     from pervl_assets.core.errors import PervlError
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
