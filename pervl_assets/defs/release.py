@@ -39,28 +39,15 @@ WHOLE: Final = "nothing_is_left_out"
 
 @dataclass(frozen=True)
 class Published:
-    """An asset whose value is published.
-
-    Attributes:
-        key: Asset key.
-        description: What the value holds.
-        manager: Its IO manager.
-        columns: Description of each column, by name; empty unless the value is a table.
-        partitions: Its partitions; `(None,)` if it has none.
-        sources: Names of the raw inputs it derives from, sorted.
-    """
+    """An asset whose value is published: partitions are `(None,)` if it has none, sources the names of raw inputs."""
 
     key: dg.AssetKey
+    name: str
     description: str
     manager: type[PervlIOManager]
     columns: Mapping[str, str]
     partitions: tuple[str | None, ...]
     sources: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """The asset key as text."""
-        return self.key.to_user_string()
 
 
 def find_published(assets: Iterable[dg.AssetsDefinition]) -> list[Published]:
@@ -78,6 +65,7 @@ def find_published(assets: Iterable[dg.AssetsDefinition]) -> list[Published]:
         published.append(
             Published(
                 key=key,
+                name=key.to_user_string(),
                 description=spec.description or "",
                 manager=manager,
                 columns={column.name: column.description or "" for column in columns},
@@ -207,15 +195,15 @@ def valid_croissant(workspace: Workspace) -> dg.AssetCheckResult:
     file = workspace.root / FILE
     if not file.is_file():
         return make_check_result(None, False, f"nothing is materialized: there is no {FILE}")
-    found = validate_croissant(file)
-    named = [*found.errors, *found.warnings]
+    errors, warnings = validate_croissant(file)
+    named = [*errors, *warnings]
     return make_check_result(
         None,
         not named,
-        f"{len(found.errors):,} errors and {len(found.warnings):,} warnings: {name_some(named)}"
+        f"{len(errors):,} errors and {len(warnings):,} warnings: {name_some(named)}"
         if named
         else "mlcroissant finds neither error nor warning",
-        is_error=bool(found.errors),
-        errors=len(found.errors),
-        warnings=len(found.warnings),
+        is_error=bool(errors),
+        errors=len(errors),
+        warnings=len(warnings),
     )
