@@ -40,13 +40,12 @@ _TERMS_OF_1_1: Final = {
 def build_croissant(release: Release) -> dict[str, Any]:
     """Return the description of a release as JSON-LD. The same release always has the same description.
 
-    `release.images.write_images` must have been called before.
+    `release.images.write_images` must have been called before; `release.validation` validates the result.
 
     Raises:
         MissingInputError: Nothing is materialized.
         FileNotFoundError: A file of a part does not exist.
         SchemaError: A column has a type without a counterpart in Croissant.
-        mlcroissant.ValidationError: mlcroissant finds the description invalid.
     """
     import mlcroissant as mlc
 
@@ -56,9 +55,8 @@ def build_croissant(release: Release) -> dict[str, Any]:
             advice="Materialize the results to release, or everything: pervl materialize.",
         )
     files, records = describe_files_and_records(release)
-    context = dict(sorted({**mlc.Rdf().context, **_TERMS_OF_1_1}.items()))
     croissant = {
-        "@context": context,
+        "@context": dict(sorted({**mlc.Rdf().context, **_TERMS_OF_1_1}.items())),
         "@type": "sc:Dataset",
         "name": "PerVL, synthetic demo data" if release.synthetic else "PerVL",
         "description": _describe(release),
@@ -80,9 +78,7 @@ def build_croissant(release: Release) -> dict[str, Any]:
         "distribution": files,
         "recordSet": records,
     }
-    croissant = {key: value for key, value in croissant.items() if value}
-    mlc.Dataset(jsonld={**croissant, "@context": {**context}})  # it changes the context
-    return croissant
+    return {key: value for key, value in croissant.items() if value}
 
 
 def write_croissant(croissant: dict[str, Any], target: Path) -> None:

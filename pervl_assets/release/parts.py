@@ -17,7 +17,7 @@ _SPDX: Final = re.compile(r"[A-Za-z]+(-[A-Za-z]+)*-[0-9]+\.[0-9]+")
 
 @dataclass(frozen=True)
 class Source:
-    """A raw input: its asset below `raw/`, and its licence (SPDX identifier or sentence), which derived files have too."""
+    """A raw input: its asset below `raw/`, and its licence (SPDX identifier or sentence), as of derived files."""
 
     name: str
     title: str
@@ -55,7 +55,7 @@ class TablePart(FilePart):
 
 @dataclass(frozen=True)
 class FeaturesPart(Part):
-    """Feature vectors in Parquet, in one file or in shards, with their embedding passports: one, unless shards differ."""
+    """Feature vectors in Parquet, in one file or in shards, with their embedding passports: one, if all agree."""
 
     files: tuple[str, ...]
     passports: tuple[Mapping[str, Any], ...]
