@@ -16,7 +16,7 @@ import polars as pl
 
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.core.errors import name_some
-from pervl_assets.core.files import hash_bytes
+from pervl_assets.core.files import hash_bytes, write_bytes_atomically
 from pervl_assets.defs.metadata import OWNERS, make_check_result, preview_table
 from pervl_assets.defs.pages import list_sources, trace_sources
 from pervl_assets.defs.raw import RAW
@@ -27,7 +27,7 @@ from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.io_managers.croissant import CroissantIOManager
 from pervl_assets.io_managers.tables import COLUMN_SCHEMA, TableIOManager
 from pervl_assets.io_managers.training_files import TrainingFile
-from pervl_assets.release.croissant import FILE, build_croissant, encode_croissant, write_croissant
+from pervl_assets.release.croissant import FILE, build_croissant, encode_croissant
 from pervl_assets.release.images import LABELS, write_images
 from pervl_assets.release.parts import Part, Release
 from pervl_assets.release.validation import validate_croissant
@@ -137,14 +137,15 @@ def build_release_asset(assets: Iterable[dg.AssetsDefinition]) -> dg.AssetsDefin
         release = collect_release(published, workspace)
         write_images(release)
         description = build_croissant(release)
+        content = encode_croissant(description)
         licences = pl.DataFrame(
             [(source.title, source.licence, ", ".join(parts)) for source, parts in release.sources.items()],
             schema=["input", "licence", "applies to"],
             orient="row",
         )
         yield CroissantIOManager.describe(
-            TrainingFile(FILE, lambda target: write_croissant(description, target)),
-            {"croissant": hash_bytes(encode_croissant(description))},
+            TrainingFile(FILE, lambda target: write_bytes_atomically(target, content)),
+            {"croissant": hash_bytes(content)},
             **{
                 "version": description["version"],
                 **_count_files(release, description),

@@ -1,11 +1,10 @@
 """`croissant.json`: the whole release in Croissant 1.1, with its authors, licences and missing results."""
 
 import json
-from pathlib import Path
 from typing import Any, Final
 
 from pervl_assets.core.errors import MissingInputError
-from pervl_assets.core.files import hash_bytes, write_bytes_atomically
+from pervl_assets.core.files import hash_bytes
 from pervl_assets.release.nodes import Node, describe_files_and_records, unbox
 from pervl_assets.release.parts import Release
 
@@ -79,15 +78,6 @@ def build_croissant(release: Release) -> dict[str, Any]:
         "recordSet": records,
     }
     return {key: value for key, value in croissant.items() if value}
-
-
-def write_croissant(croissant: dict[str, Any], target: Path) -> None:
-    """Write a description as JSON, whole or not at all; an unchanged one rewrites nothing.
-
-    Raises:
-        WriteError: No permission, or no space left.
-    """
-    write_bytes_atomically(target, encode_croissant(croissant))
 
 
 def encode_croissant(croissant: dict[str, Any]) -> bytes:
