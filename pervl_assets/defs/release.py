@@ -16,7 +16,7 @@ import polars as pl
 
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.core.errors import name_some
-from pervl_assets.core.files import hash_bytes
+from pervl_assets.core.files import hash_bytes, write_bytes_atomically
 from pervl_assets.defs.metadata import OWNERS, make_check_result, preview_table
 from pervl_assets.defs.pages import list_sources, trace_sources
 from pervl_assets.defs.raw import RAW
@@ -27,7 +27,7 @@ from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.io_managers.croissant import CroissantIOManager
 from pervl_assets.io_managers.tables import COLUMN_SCHEMA, TableIOManager
 from pervl_assets.io_managers.training_files import TrainingFile
-from pervl_assets.release.croissant import FILE, build_croissant, encode_croissant, write_croissant
+from pervl_assets.release.croissant import FILE, build_croissant, encode_croissant
 from pervl_assets.release.images import LABELS, write_images
 from pervl_assets.release.parts import Part, Release
 from pervl_assets.release.validation import validate_croissant
@@ -39,28 +39,15 @@ WHOLE: Final = "nothing_is_left_out"
 
 @dataclass(frozen=True)
 class Published:
-    """An asset whose value is published.
-
-    Attributes:
-        key: Asset key.
-        description: What the value holds.
-        manager: Its IO manager.
-        columns: Description of each column, by name; empty unless the value is a table.
-        partitions: Its partitions; `(None,)` if it has none.
-        sources: Names of the raw inputs it derives from, sorted.
-    """
+    """An asset whose value is published: partitions are `(None,)` if it has none, sources the names of raw inputs."""
 
     key: dg.AssetKey
+    name: str
     description: str
     manager: type[PervlIOManager]
     columns: Mapping[str, str]
     partitions: tuple[str | None, ...]
     sources: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """The asset key as text."""
-        return self.key.to_user_string()
 
 
 def find_published(assets: Iterable[dg.AssetsDefinition]) -> list[Published]:
@@ -78,6 +65,7 @@ def find_published(assets: Iterable[dg.AssetsDefinition]) -> list[Published]:
         published.append(
             Published(
                 key=key,
+                name=key.to_user_string(),
                 description=spec.description or "",
                 manager=manager,
                 columns={column.name: column.description or "" for column in columns},
@@ -149,14 +137,15 @@ def build_release_asset(assets: Iterable[dg.AssetsDefinition]) -> dg.AssetsDefin
         release = collect_release(published, workspace)
         write_images(release)
         description = build_croissant(release)
+        content = encode_croissant(description)
         licences = pl.DataFrame(
             [(source.title, source.licence, ", ".join(parts)) for source, parts in release.sources.items()],
             schema=["input", "licence", "applies to"],
             orient="row",
         )
         yield CroissantIOManager.describe(
-            TrainingFile(FILE, lambda target: write_croissant(description, target)),
-            {"croissant": hash_bytes(encode_croissant(description))},
+            TrainingFile(FILE, lambda target: write_bytes_atomically(target, content)),
+            {"croissant": hash_bytes(content)},
             **{
                 "version": description["version"],
                 **_count_files(release, description),
@@ -207,15 +196,15 @@ def valid_croissant(workspace: Workspace) -> dg.AssetCheckResult:
     file = workspace.root / FILE
     if not file.is_file():
         return make_check_result(None, False, f"nothing is materialized: there is no {FILE}")
-    found = validate_croissant(file)
-    named = [*found.errors, *found.warnings]
+    errors, warnings = validate_croissant(file)
+    named = [*errors, *warnings]
     return make_check_result(
         None,
         not named,
-        f"{len(found.errors):,} errors and {len(found.warnings):,} warnings: {name_some(named)}"
+        f"{len(errors):,} errors and {len(warnings):,} warnings: {name_some(named)}"
         if named
         else "mlcroissant finds neither error nor warning",
-        is_error=bool(found.errors),
-        errors=len(found.errors),
-        warnings=len(found.warnings),
+        is_error=bool(errors),
+        errors=len(errors),
+        warnings=len(warnings),
     )

@@ -25,12 +25,8 @@ TINY_CLIP: Final = Path(__file__).parent / "tiny_clip"
 def draw_raw(name: str, data_root: Path, seed: int = 0) -> None:
     """Draw one raw input at its official path below `data_root`, unless it exists.
 
-    The same seed has the same bytes (JPEGs: with the same version of Pillow).
-
-    Args:
-        name: One of `RAW_NAMES`, or a raw input of another builder.
-        data_root: The folder `PERVL_DATA`.
-        seed: Determines every picture. Annotations only fit raw inputs of the same seed.
+    The same seed has the same bytes (JPEGs: with the same version of Pillow). Annotations only fit raw inputs of the
+    same seed.
 
     Raises:
         KeyError: No builder draws an input of this name.

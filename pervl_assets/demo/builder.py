@@ -10,12 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class RawInput:
-    """One raw input: its path, and the function that draws it.
-
-    Attributes:
-        file: Its official path below `PERVL_DATA`.
-        draw: Writes it, whole or not at all, to a path; the second argument is the seed.
-    """
+    """One raw input: its official path below `PERVL_DATA`, and a function that draws it to a path from a seed."""
 
     file: str
     draw: Callable[[Path, int], None]

@@ -28,15 +28,21 @@ def _paint_markings(brush: Brush, look: Look, box: tuple[float, float, float, fl
             brush.disc(x0 + part_x * width, y0 + part_y * height, radius, look.accent)
 
 
+def _move_legs(
+    look: Look, swing: float, far: tuple[float, float], near: tuple[float, float]
+) -> list[tuple[float, float, Colour]]:
+    """Return place, step and colour of four legs; legs side by side step in opposite directions."""
+    return [
+        (far[0], -swing, look.dark),
+        (far[1], swing, look.dark),
+        (near[0], swing, look.rgb),
+        (near[1], -swing, look.rgb),
+    ]
+
+
 def _paint_dog(brush: Brush, look: Look) -> None:
-    """A dog with hanging ears, a long snout and a raised tail."""
     swing = 5 * look.swing
-    for x, step, colour in (
-        (28, -swing, look.dark),
-        (58, swing, look.dark),
-        (34, swing, look.rgb),
-        (65, -swing, look.rgb),
-    ):
+    for x, step, colour in _move_legs(look, swing, (28, 58), (34, 65)):
         brush.line([(x, 66), (x + step, 92)], colour, 9)
         brush.ellipse(x + step - 4, 89, x + step + 8, 97, colour)
     brush.line([(20, 52), (10, 42), (7 + look.swing * 2, 28)], look.rgb, 7)
@@ -53,7 +59,6 @@ def _paint_dog(brush: Brush, look: Look) -> None:
 
 
 def _paint_cat(brush: Brush, look: Look) -> None:
-    """A sitting cat seen from the front, with pointed ears, whiskers and a curled tail."""
     brush.arc((58, 46, 98, 92), -80 + 12 * look.swing, 120, look.dark, 8)
     brush.ellipse(26, 44, 76, 98, look.rgb)
     brush.ellipse(39, 60, 63, 96, look.light)
@@ -79,15 +84,9 @@ def _paint_cat(brush: Brush, look: Look) -> None:
 
 
 def _paint_horse(brush: Brush, look: Look) -> None:
-    """A tall horse with a mane and long legs."""
     swing = 6 * look.swing
     mane = shade(look.rgb, 0.45)
-    for x, step, colour in (
-        (26, swing, look.dark),
-        (58, -swing, look.dark),
-        (32, -swing, look.rgb),
-        (64, swing, look.rgb),
-    ):
+    for x, step, colour in _move_legs(look, -swing, (26, 58), (32, 64)):
         brush.line([(x, 58), (x + step * 0.3, 76), (x + step, 93)], colour, 7)
         brush.box(x + step - 4.5, 91, x + step + 5.5, 98, INK, corner=1)
     brush.line([(20, 46), (10, 56), (9 + swing * 0.5, 76)], mane, 8)
@@ -103,14 +102,8 @@ def _paint_horse(brush: Brush, look: Look) -> None:
 
 
 def _paint_elephant(brush: Brush, look: Look) -> None:
-    """An elephant with a trunk, a tusk and a large ear."""
     swing = 3 * look.swing
-    for x, step, colour in (
-        (28, swing, look.dark),
-        (56, -swing, look.dark),
-        (18, -swing, look.rgb),
-        (46, swing, look.rgb),
-    ):
+    for x, step, colour in _move_legs(look, -swing, (28, 56), (18, 46)):
         brush.box(x + step, 62, x + step + 13, 97, colour, corner=4)
         brush.box(x + step + 5, 93, x + step + 13, 97, look.light, corner=2)
     brush.line([(12, 46), (6, 56), (7 + swing, 68)], look.dark, 3)
@@ -125,7 +118,6 @@ def _paint_elephant(brush: Brush, look: Look) -> None:
 
 
 def _paint_bird(brush: Brush, look: Look) -> None:
-    """A bird with an open wing, a fan of tail feathers and a beak."""
     brush.polygon([(26, 58), (2, 52), (4, 62), (1, 70), (26, 70)], look.dark)
     for x in (44, 54):
         brush.line([(x, 76), (x - 3, 95)], _BEAK, 2.4)
@@ -141,7 +133,6 @@ def _paint_bird(brush: Brush, look: Look) -> None:
 
 
 def _paint_fish(brush: Brush, look: Look) -> None:
-    """A round fish with a forked tail and fins."""
     wave = 6 * look.swing
     brush.polygon([(24, 50), (2, 26 + wave), (9, 50 + wave / 2), (2, 76 + wave)], look.dark)
     brush.polygon([(36, 32), (50, 10), (72, 28)], look.dark)
@@ -155,7 +146,6 @@ def _paint_fish(brush: Brush, look: Look) -> None:
 
 
 def _paint_turtle(brush: Brush, look: Look) -> None:
-    """A turtle with a domed, patterned shell and flippers."""
     skin = (150, 176, 96)
     swing = 5 * look.swing
     brush.polygon([(2, 84), (16, 72), (20, 84)], skin)
@@ -177,46 +167,23 @@ def _paint_turtle(brush: Brush, look: Look) -> None:
 
 @dataclass(frozen=True)
 class Outfit:
-    """Clothes and looks of a person.
+    """Clothes and looks of a person."""
 
-    Attributes:
-        category: The garment, one of the categories of DeepFashion2; it has the colour in captions.
-        colour: Its colour.
-        marking: Its pattern.
-        accent: Colour of the pattern.
-        other: Colour of the other clothes.
-        skin: Colour of the skin.
-        hair: Colour of the hair.
-        long_hair: Whether the hair reaches the shoulders.
-        arms: Height of the two hands: 0 hanging, 1 stretched up.
-    """
-
-    category: str
+    category: str  # the garment, one of `GARMENTS`; it has the colour in captions
     colour: Colour
     marking: Marking
-    accent: Colour
-    other: Colour
+    accent: Colour  # of the marking
+    other: Colour  # of the other clothes
     skin: Colour
     hair: Colour
-    long_hair: bool
-    arms: tuple[float, float] = (0.0, 0.0)
+    long_hair: bool  # to the shoulders
+    arms: tuple[float, float] = (0.0, 0.0)  # height of the two hands: 0 hanging, 1 stretched up
 
 
 GARMENTS: Final = (
-    "short sleeve top",
-    "long sleeve top",
-    "short sleeve outwear",
-    "long sleeve outwear",
-    "vest",
-    "sling",
-    "shorts",
-    "trousers",
-    "skirt",
-    "short sleeve dress",
-    "long sleeve dress",
-    "vest dress",
-    "sling dress",
-)
+    "short sleeve top", "long sleeve top", "short sleeve outwear", "long sleeve outwear", "vest", "sling", "shorts",
+    "trousers", "skirt", "short sleeve dress", "long sleeve dress", "vest dress", "sling dress",
+)  # fmt: skip
 """The garment categories of DeepFashion2."""
 
 _TORSO: Final = [(37.0, 25.0), (44.0, 22.5), (56.0, 22.5), (63.0, 25.0), (61.0, 56.0), (39.0, 56.0)]
@@ -231,15 +198,11 @@ def _paint_legs(brush: Brush, outfit: Outfit, swing: float) -> None:
         foot = x + step
         brush.line([(x, 56), (foot, 92)], outfit.skin if bare else colour, 7.5 if bare else 9.5)
         brush.ellipse(foot - 4, 91, foot + 8, 98, INK)
-        if outfit.category == "shorts":
-            brush.cloth(
-                [(x - 6, 53), (x + 6, 53), (x + step * 0.4 + 6.5, 70), (x + step * 0.4 - 6.5, 70)],
-                colour, outfit.marking, outfit.accent,
-            )  # fmt: skip
-        elif outfit.category == "trousers":
-            brush.cloth(
-                [(x - 6, 53), (x + 6, 53), (foot + 5.5, 91), (foot - 5.5, 91)], colour, outfit.marking, outfit.accent
-            )
+        hems = {"shorts": (x + step * 0.4, 6.5, 70), "trousers": (foot, 5.5, 91)}
+        if outfit.category in hems:
+            hem, half, y = hems[outfit.category]
+            leg = [(x - 6, 53), (x + 6, 53), (hem + half, y), (hem - half, y)]
+            brush.cloth(leg, colour, outfit.marking, outfit.accent)
     if outfit.category == "skirt":
         brush.cloth(_SKIRT, colour, outfit.marking, outfit.accent)
 
@@ -276,7 +239,6 @@ def _paint_upper(brush: Brush, outfit: Outfit) -> None:
 
 
 def _paint_person(brush: Brush, look: Look) -> None:
-    """A person in an outfit; without one, in a plain long-sleeved top of the look's colour."""
     outfit = look.outfit
     if not isinstance(outfit, Outfit):
         outfit = Outfit(
@@ -295,13 +257,7 @@ def _paint_person(brush: Brush, look: Look) -> None:
 
 
 CREATURES: Final[dict[str, Painter]] = {
-    "dog": _paint_dog,
-    "cat": _paint_cat,
-    "horse": _paint_horse,
-    "elephant": _paint_elephant,
-    "bird": _paint_bird,
-    "fish": _paint_fish,
-    "turtle": _paint_turtle,
-    "person": _paint_person,
-}
+    "dog": _paint_dog, "cat": _paint_cat, "horse": _paint_horse, "elephant": _paint_elephant, "bird": _paint_bird,
+    "fish": _paint_fish, "turtle": _paint_turtle, "person": _paint_person,
+}  # fmt: skip
 """Painter of every creature, by class name."""

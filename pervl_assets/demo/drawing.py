@@ -6,7 +6,7 @@ A stamp is one thing painted on a transparent tile, ready to be pasted into a pi
 import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Final, Literal
 
@@ -18,18 +18,10 @@ _Point = tuple[float, float]
 Marking = Literal["plain", "striped", "spotted"]
 
 COLOURS: Final[dict[str, Colour]] = {
-    "red": (206, 54, 50),
-    "orange": (236, 138, 44),
-    "yellow": (244, 204, 70),
-    "green": (74, 156, 82),
-    "blue": (56, 112, 204),
-    "purple": (128, 82, 172),
-    "pink": (238, 138, 172),
-    "brown": (146, 96, 58),
-    "black": (56, 56, 64),
-    "white": (244, 242, 236),
-    "grey": (150, 154, 162),
-}
+    "red": (206, 54, 50), "orange": (236, 138, 44), "yellow": (244, 204, 70), "green": (74, 156, 82),
+    "blue": (56, 112, 204), "purple": (128, 82, 172), "pink": (238, 138, 172), "brown": (146, 96, 58),
+    "black": (56, 56, 64), "white": (244, 242, 236), "grey": (150, 154, 162),
+}  # fmt: skip
 """The colours that captions name, as RGB."""
 
 INK: Final[Colour] = (38, 34, 40)
@@ -112,25 +104,15 @@ class Brush:
 
 @dataclass(frozen=True)
 class Look:
-    """Appearance of a thing; it differs between things of one class.
+    """Appearance of a thing; it differs between things of one class."""
 
-    Attributes:
-        colour: Name of its main colour, a key of `COLOURS`.
-        marking: Plain, striped or spotted.
-        accent: Colour of the markings and of smaller parts.
-        phase: Phase of its movement in radians; legs, wings and fins depend on it.
-        flip: Whether it faces left instead of right.
-        tilt: Turn in degrees, counter-clockwise.
-        outfit: Clothes of a person (see `creatures.Outfit`), else None.
-    """
-
-    colour: str
+    colour: str  # a key of `COLOURS`
     marking: Marking = "plain"
-    accent: Colour = COLOURS["white"]
-    phase: float = 0.0
-    flip: bool = False
-    tilt: float = 0.0
-    outfit: object = field(default=None)
+    accent: Colour = COLOURS["white"]  # of the markings and of smaller parts
+    phase: float = 0.0  # of the movement of legs, wings and fins, in radians
+    flip: bool = False  # faces left instead of right
+    tilt: float = 0.0  # degrees, counter-clockwise
+    outfit: object = None  # `creatures.Outfit` of a person
 
     @property
     def rgb(self) -> Colour:

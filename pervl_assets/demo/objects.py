@@ -22,7 +22,6 @@ def _paint_wheel(brush: Brush, x: float, y: float, radius: float, turn: float = 
 
 
 def _paint_car(brush: Brush, look: Look) -> None:
-    """A small car with a round cabin."""
     brush.slice((20, 34, 80, 106), 180, 360, look.rgb)
     brush.slice((27, 42, 73, 100), 180, 360, _GLASS)
     brush.box(48, 40, 52, 72, look.rgb)
@@ -38,7 +37,6 @@ def _paint_car(brush: Brush, look: Look) -> None:
 
 
 def _paint_bus(brush: Brush, look: Look) -> None:
-    """A long bus with a row of windows."""
     brush.box(1, 24, 99, 88, look.rgb, corner=6)
     brush.box(3, 22, 97, 30, look.light, corner=3)
     for x in (6, 22, 38, 54):
@@ -53,7 +51,6 @@ def _paint_bus(brush: Brush, look: Look) -> None:
 
 
 def _paint_train(brush: Brush, look: Look) -> None:
-    """A steam engine with a chimney and smoke."""
     for x, y, radius in ((70, 18, 5), (60, 11, 7), (46, 8, 8)):
         brush.disc(x + 3 * look.swing, y, radius, (214, 216, 222))
     brush.box(6, 30, 38, 80, look.rgb, corner=3)
@@ -72,7 +69,6 @@ def _paint_train(brush: Brush, look: Look) -> None:
 
 
 def _paint_boat(brush: Brush, look: Look) -> None:
-    """A sailing boat with two sails."""
     brush.line([(48, 6), (48, 76)], _WOOD, 3.4)
     brush.polygon([(51, 8), (88, 66), (51, 66)], (250, 248, 240))
     if look.marking != "plain":
@@ -84,7 +80,6 @@ def _paint_boat(brush: Brush, look: Look) -> None:
 
 
 def _paint_airplane(brush: Brush, look: Look) -> None:
-    """An airliner with swept wings and a row of windows."""
     brush.polygon([(46, 46), (28, 20), (38, 20), (66, 46)], look.dark)
     brush.polygon([(16, 46), (4, 22), (14, 22), (30, 46)], look.rgb)
     brush.ellipse(4, 40, 98, 62, (244, 244, 246))
@@ -100,7 +95,6 @@ def _paint_airplane(brush: Brush, look: Look) -> None:
 
 
 def _paint_bicycle(brush: Brush, look: Look) -> None:
-    """A bicycle seen from the side."""
     for x in (22, 78):
         brush.arc((x - 20, 57, x + 20, 97), 0, 360, INK, 3.6)
         for spoke in range(6):
@@ -115,7 +109,6 @@ def _paint_bicycle(brush: Brush, look: Look) -> None:
 
 
 def _paint_umbrella(brush: Brush, look: Look) -> None:
-    """An open umbrella with a curved handle."""
     brush.line([(50, 12), (50, 88)], _WOOD, 3.4)
     brush.arc((50, 80, 64, 96), 0, 180, _WOOD, 3.4)
     brush.slice((4, 10, 96, 94), 180, 360, look.rgb)
@@ -128,7 +121,6 @@ def _paint_umbrella(brush: Brush, look: Look) -> None:
 
 
 def _paint_ball(brush: Brush, look: Look) -> None:
-    """A beach ball with coloured panels."""
     brush.disc(50, 58, 38, look.rgb)
     brush.slice((12, 20, 88, 96), 200 + 20 * look.phase, 260 + 20 * look.phase, _WHITE)
     brush.slice((12, 20, 88, 96), 320 + 20 * look.phase, 380 + 20 * look.phase, _WHITE)
@@ -138,7 +130,6 @@ def _paint_ball(brush: Brush, look: Look) -> None:
 
 
 def _paint_kite(brush: Brush, look: Look) -> None:
-    """A diamond kite with a tail of bows."""
     tail = [(50.0, 62.0), (42.0 + 4 * look.swing, 74.0), (56.0, 84.0), (48.0 + 4 * look.swing, 97.0)]
     brush.line(tail, INK, 1.4)
     for x, y in tail[1:]:
@@ -151,7 +142,6 @@ def _paint_kite(brush: Brush, look: Look) -> None:
 
 
 def _paint_balloon(brush: Brush, look: Look) -> None:
-    """A hot-air balloon with a basket."""
     for x in (38, 62):
         brush.line([(x, 60), (44 + (x > 50) * 12, 82)], INK, 1.4)
     brush.ellipse(14, 2, 86, 66, look.rgb)
@@ -164,7 +154,6 @@ def _paint_balloon(brush: Brush, look: Look) -> None:
 
 
 def _paint_cup(brush: Brush, look: Look) -> None:
-    """A steaming cup on a saucer."""
     for x in (36, 50):
         brush.arc((x, 8, x + 8, 22), 90, 270, (226, 228, 232), 2)
         brush.arc((x, 20, x + 8, 34), 270, 450, (226, 228, 232), 2)
@@ -178,7 +167,6 @@ def _paint_cup(brush: Brush, look: Look) -> None:
 
 
 def _paint_cake(brush: Brush, look: Look) -> None:
-    """A cake with icing and candles."""
     for x in (30, 50, 70):
         brush.box(x - 2, 20, x + 2, 42, _WHITE, corner=1)
         brush.ellipse(x - 3, 8 + 2 * look.swing, x + 3, 20, (255, 190, 70))
@@ -193,7 +181,6 @@ def _paint_cake(brush: Brush, look: Look) -> None:
 
 
 def _paint_chair(brush: Brush, look: Look) -> None:
-    """A wooden chair with a slatted back, seen from the side."""
     brush.line([(24, 4), (24, 96)], look.dark, 6)
     brush.line([(72, 60), (72, 96)], look.rgb, 6)
     brush.line([(34, 4), (34, 96)], look.rgb, 6)
@@ -205,7 +192,6 @@ def _paint_chair(brush: Brush, look: Look) -> None:
 
 
 def _paint_tree(brush: Brush, look: Look) -> None:
-    """A round tree with fruit."""
     brush.polygon([(44, 97), (46, 50), (54, 50), (57, 97)], (118, 82, 52))
     brush.line([(50, 66), (64, 50)], (118, 82, 52), 4)
     for x, y, radius in ((32, 44, 20), (68, 44, 20), (50, 26, 24), (50, 46, 20)):
@@ -218,7 +204,6 @@ def _paint_tree(brush: Brush, look: Look) -> None:
 
 
 def _paint_flower(brush: Brush, look: Look) -> None:
-    """A flower with petals around a yellow heart."""
     brush.line([(50, 40), (49, 68), (52, 96)], (70, 140, 70), 4)
     brush.polygon([(50, 80), (26, 62), (32, 80)], (84, 160, 80))
     brush.polygon([(51, 86), (76, 70), (70, 86)], (84, 160, 80))
@@ -229,20 +214,9 @@ def _paint_flower(brush: Brush, look: Look) -> None:
 
 
 OBJECTS: Final[dict[str, Painter]] = {
-    "car": _paint_car,
-    "bus": _paint_bus,
-    "train": _paint_train,
-    "boat": _paint_boat,
-    "airplane": _paint_airplane,
-    "bicycle": _paint_bicycle,
-    "umbrella": _paint_umbrella,
-    "ball": _paint_ball,
-    "kite": _paint_kite,
-    "balloon": _paint_balloon,
-    "cup": _paint_cup,
-    "cake": _paint_cake,
-    "chair": _paint_chair,
-    "tree": _paint_tree,
+    "car": _paint_car, "bus": _paint_bus, "train": _paint_train, "boat": _paint_boat, "airplane": _paint_airplane,
+    "bicycle": _paint_bicycle, "umbrella": _paint_umbrella, "ball": _paint_ball, "kite": _paint_kite,
+    "balloon": _paint_balloon, "cup": _paint_cup, "cake": _paint_cake, "chair": _paint_chair, "tree": _paint_tree,
     "flower": _paint_flower,
-}
+}  # fmt: skip
 """Painter of every thing, by class name."""

@@ -93,15 +93,13 @@ def _paint_snow(brush: Brush, random: Random) -> None:
     for _ in range(3):
         x, top, width = random.uniform(0, 100), random.uniform(10, 24), random.uniform(24, 40)
         brush.polygon([(x - width, 60), (x, top), (x + width, 60)], _vary(random, (138, 152, 178), 8))
-        brush.polygon(
-            [(x - width * 0.3, top + 15), (x, top), (x + width * 0.3, top + 15), (x, top + 11)], (250, 252, 255)
-        )
+        cap = [(x - width * 0.3, top + 15), (x, top), (x + width * 0.3, top + 15), (x, top + 11)]
+        brush.polygon(cap, (250, 252, 255))
     for _ in range(9):
         x, y = random.uniform(0, 100), random.uniform(50, 58)
         for part in (0, 3.4, 6.8):
-            brush.polygon(
-                [(x - 3 + part / 4, y - part), (x, y - 8 - part), (x + 3 - part / 4, y - part)], (70, 108, 98)
-            )
+            tree = [(x - 3 + part / 4, y - part), (x, y - 8 - part), (x + 3 - part / 4, y - part)]
+            brush.polygon(tree, (70, 108, 98))
     _fill(brush, (250, 252, 255), _vary(random, (214, 224, 238), 6), 57)
     for _ in range(70):
         brush.disc(random.uniform(0, 100), random.uniform(0, 100), random.uniform(0.4, 0.9), (255, 255, 255))
@@ -175,17 +173,11 @@ def _paint_rainbow(brush: Brush) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """A place and its ground, in fractions of the picture height.
-
-    Attributes:
-        paint: Paints it.
-        phrase: Its phrase in a sentence, e.g. `on the grass`.
-        ground: Highest and lowest line for the lower edge of things.
-    """
+    """A place."""
 
     paint: Callable[[Brush, Random], None]
     phrase: str
-    ground: tuple[float, float]
+    ground: tuple[float, float]  # highest and lowest line for the lower edge of things, in picture heights
 
 
 PLACES: Final[dict[str, Place]] = {
@@ -199,11 +191,7 @@ PLACES: Final[dict[str, Place]] = {
 }
 """Every place by its name, which is also an object class."""
 
-RARITIES: Final[dict[str, Callable[[Brush], None]]] = {
-    "sun": _paint_sun,
-    "moon": _paint_moon,
-    "rainbow": _paint_rainbow,
-}
+RARITIES: Final = {"sun": _paint_sun, "moon": _paint_moon, "rainbow": _paint_rainbow}
 """Things in few pictures only, so that they are not among the most common objects."""
 
 

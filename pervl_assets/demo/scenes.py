@@ -91,35 +91,22 @@ class Figure:
 
 @dataclass(frozen=True)
 class Scene:
-    """A place with figures, painted in order; instance k of a mask is `figures[k - 1]`.
-
-    Attributes:
-        place: Name of the place.
-        seed: Determines the hills and houses of the place.
-        figures: The things in it.
-        width: In pixels.
-        height: In pixels.
-        relation: _Relation of the first figure to the second, if there are two.
-        rarity: `sun`, `moon` or `rainbow`, if one is seen.
-    """
+    """A place with figures; instance k of a mask is `figures[k - 1]`. Width and height are in pixels."""
 
     place: str
-    seed: str
+    seed: str  # determines the hills and houses of the place
     figures: tuple[Figure, ...]
     width: int
     height: int
-    relation: _Relation | None = None
-    rarity: str | None = None
+    relation: _Relation | None = None  # of the first figure to the second, if there are two
+    rarity: str | None = None  # `sun`, `moon` or `rainbow`, if one is seen
 
 
 def dress_person(random: Random, category: str, colour: str, marking: Marking, arms: tuple[float, float]) -> Look:
     """Return the look of a person who wears a garment; everything but the garment is chosen at random."""
     accent = COLOURS["brown"] if colour in ("white", "yellow") else COLOURS["white"]
     outfit = Outfit(
-        category=category,
-        colour=COLOURS[colour],
-        marking=marking,
-        accent=accent,
+        *(category, COLOURS[colour], marking, accent),
         other=random.choice([(66, 80, 112), (92, 92, 98), (214, 206, 192), (58, 58, 66)]),
         skin=random.choice(_SKINS),
         hair=random.choice(_HAIRS),
@@ -133,12 +120,11 @@ def choose_look(random: Random, thing: str, colour: str | None = None) -> Look:
     """Choose a natural look for a thing, of a given colour or a random one."""
     colour = colour or random.choice(_NATURAL.get(thing, _BRIGHT))
     if thing == "person":
-        return dress_person(
-            random, random.choice(_UPPER_GARMENTS), colour, "plain", (0.0, random.choice([0.0, 0.0, 0.6]))
-        )
-    markings: tuple[Marking, ...] = (
-        ("plain", "plain", "spotted", "striped") if thing in CREATURES else ("plain", "striped")
-    )
+        garment, right = random.choice(_UPPER_GARMENTS), random.choice([0.0, 0.0, 0.6])
+        return dress_person(random, garment, colour, "plain", (0.0, right))
+    markings: tuple[Marking, ...] = ("plain", "striped")
+    if thing in CREATURES:
+        markings = ("plain", "plain", "spotted", "striped")
     accent = COLOURS["brown"] if colour in ("white", "yellow", "grey") else COLOURS["white"]
     tilt = random.uniform(-9, 9) if thing in ("airplane", "kite", "fish", "ball") else 0.0
     return Look(colour, random.choice(markings), accent, random.uniform(0, 6.28), random.random() < 0.5, tilt)
@@ -150,10 +136,7 @@ def _place_on_ground(random: Random, thing: str, place: str, x: float, scale: fl
     look = choose_look(random, thing)
     if place == "sea" and thing == "boat":
         return Figure(thing, look, x, 0.33 + size * 0.24, size, grounded=False)
-    low, high = PLACES[place].ground
-    if place in ("sea", "sky"):
-        return Figure(thing, look, x, random.uniform(low, high), size, grounded=False)
-    return Figure(thing, look, x, random.uniform(low, high), size)
+    return Figure(thing, look, x, random.uniform(*PLACES[place].ground), size, grounded=place not in ("sea", "sky"))
 
 
 def _fly(random: Random, thing: str, x: float) -> Figure:
@@ -187,16 +170,10 @@ def compose_scene(
 ) -> Scene:
     """Compose a scene about a thing: alone and large, or with a second thing in some relation to it.
 
-    Args:
-        random: Source of every choice.
-        thing: Class of the thing that must be in it.
-        alone: Show nothing else.
-        size: Width and height in pixels.
-        rarity: A sun, moon or rainbow to show, in a place with a sky.
+    The size is width and height in pixels. A sun, moon or rainbow (`rarity`) is shown in a place with a sky.
     """
-    place = random.choice(
-        [p for p in PLACES if thing in _STANDING[p] and (not rarity or p in ("grass", "sky", "beach"))]
-    )
+    places = ("grass", "beach", "sky") if rarity else tuple(PLACES)
+    place = random.choice([place for place in places if thing in _STANDING[place]])
     scene = Scene(place, str(random.random()), (), *size, rarity=rarity)
     if alone:
         scale = 1.5 if _SIZES[thing] < 0.35 else 1.25
@@ -214,18 +191,16 @@ def compose_scene(
         figures = _hold(random, held, _place_on_ground(random, "person", place, random.uniform(-0.14, -0.02)))
         return replace(scene, figures=figures, relation="hold")
     if place in _FLYING and choice > 0.66:
-        flying = random.choice([f for f in _FLYING[place] if not (thing == "ball" and f == "balloon")])
+        flying = random.choice([other for other in _FLYING[place] if (thing, other) != ("ball", "balloon")])
         figures = (_fly(random, flying, left * 0.8), _place_on_ground(random, thing, place, right * 0.8))
         return replace(scene, figures=figures, relation="above")
     others = [other for other in _STANDING[place] if other != thing]
-    figures = (
-        _place_on_ground(random, thing, place, left),
-        _place_on_ground(random, random.choice(others), place, right),
-    )
-    if "boat" in (figures[0].thing, figures[1].thing):
-        boat, below = sorted(figures, key=lambda figure: figure.thing != "boat")
+    first = _place_on_ground(random, thing, place, left)
+    second = _place_on_ground(random, random.choice(others), place, right)
+    if "boat" in (first.thing, second.thing):
+        boat, below = sorted((first, second), key=lambda figure: figure.thing != "boat")
         return replace(scene, figures=(boat, below), relation="above")
-    return replace(scene, figures=figures, relation="beside")
+    return replace(scene, figures=(first, second), relation="beside")
 
 
 def render(scene: Scene, moment: int = 0) -> tuple[Image.Image, NDArray[np.uint8]]:
@@ -236,23 +211,15 @@ def render(scene: Scene, moment: int = 0) -> tuple[Image.Image, NDArray[np.uint8
     """
     picture = paint_place(scene.place, scene.seed, scene.width, scene.height, scene.rarity)
     mask = Image.new("L", picture.size, 0)
-    order = sorted(range(len(scene.figures)), key=lambda k: scene.figures[k].y)
-    if scene.relation == "on":
-        order = [1, 0]
-    elif scene.relation == "hold":
-        order = [0, 1]
-    for k in order:
+    by_height = sorted(range(len(scene.figures)), key=lambda k: scene.figures[k].y)
+    for k in {"on": [1, 0], "hold": [0, 1]}.get(scene.relation or "", by_height):
         figure = scene.figures[k]
         pixels = max(8, round(figure.size * scene.height))
         x = scene.width / 2 + figure.x * scene.height
         corner = (round(x - pixels / 2), round(figure.y * scene.height - pixels))
         if figure.grounded:
-            cast_shadow(
-                picture,
-                x,
-                figure.y * scene.height - pixels * 0.03,
-                pixels * (0.5 if figure.thing == "person" else 0.95),
-            )
+            width = pixels * (0.5 if figure.thing == "person" else 0.95)
+            cast_shadow(picture, x, figure.y * scene.height - pixels * 0.03, width)
         stamp = paint_stamp(PAINTERS[figure.thing], figure.look, pixels)
         alpha = stamp.getchannel("A")
         picture.paste(stamp, corner, alpha)

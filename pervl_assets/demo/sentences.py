@@ -9,37 +9,18 @@ from pervl_assets.demo.places import PLACES
 from pervl_assets.demo.scenes import Figure, Scene
 
 SYNONYMS: Final[dict[str, tuple[str, ...]]] = {
-    "dog": ("puppy", "hound"),
-    "cat": ("kitten", "tabby cat"),
-    "horse": ("pony", "stallion"),
-    "elephant": ("african elephant", "indian elephant"),
-    "bird": ("sparrow", "songbird"),
-    "fish": ("goldfish", "reef fish"),
-    "turtle": ("tortoise", "sea turtle"),
-    "person": ("human", "pedestrian"),
-    "car": ("automobile", "sedan"),
-    "bus": ("coach", "minibus"),
-    "train": ("locomotive", "steam engine"),
-    "boat": ("sailboat", "yacht"),
-    "airplane": ("aircraft", "jet"),
-    "bicycle": ("bike", "city bike"),
-    "umbrella": ("parasol", "rain umbrella"),
-    "ball": ("beach ball", "toy ball"),
-    "kite": ("paper kite", "diamond kite"),
-    "balloon": ("hot-air balloon", "montgolfier"),
-    "cup": ("mug", "teacup"),
-    "cake": ("birthday cake", "torte"),
-    "chair": ("seat", "kitchen chair"),
-    "tree": ("fruit tree", "apple tree"),
-    "flower": ("blossom", "daisy"),
-    "grass": ("meadow", "lawn"),
-    "beach": ("seashore", "sandy coast"),
-    "street": ("road", "town street"),
-    "snow": ("snowy mountains", "winter landscape"),
-    "room": ("living room", "interior"),
-    "sea": ("ocean", "underwater"),
-    "sky": ("clouds", "blue sky"),
-}
+    "dog": ("puppy", "hound"), "cat": ("kitten", "tabby cat"), "horse": ("pony", "stallion"),
+    "elephant": ("african elephant", "indian elephant"), "bird": ("sparrow", "songbird"),
+    "fish": ("goldfish", "reef fish"), "turtle": ("tortoise", "sea turtle"), "person": ("human", "pedestrian"),
+    "car": ("automobile", "sedan"), "bus": ("coach", "minibus"), "train": ("locomotive", "steam engine"),
+    "boat": ("sailboat", "yacht"), "airplane": ("aircraft", "jet"), "bicycle": ("bike", "city bike"),
+    "umbrella": ("parasol", "rain umbrella"), "ball": ("beach ball", "toy ball"),
+    "kite": ("paper kite", "diamond kite"), "balloon": ("hot-air balloon", "montgolfier"), "cup": ("mug", "teacup"),
+    "cake": ("birthday cake", "torte"), "chair": ("seat", "kitchen chair"), "tree": ("fruit tree", "apple tree"),
+    "flower": ("blossom", "daisy"), "grass": ("meadow", "lawn"), "beach": ("seashore", "sandy coast"),
+    "street": ("road", "town street"), "snow": ("snowy mountains", "winter landscape"),
+    "room": ("living room", "interior"), "sea": ("ocean", "underwater"), "sky": ("clouds", "blue sky"),
+}  # fmt: skip
 """Other names of every class: synonyms, or kinds of it."""
 
 _VERBS: Final = {
@@ -69,7 +50,7 @@ def describe(figure: Figure, name: str | None = None) -> str:
     name = name or figure.thing
     if figure.thing == "person":
         return f"{name} in {figure.look.colour}"
-    marked = figure.thing in CREATURES and figure.thing not in ("turtle",) and figure.look.marking != "plain"
+    marked = figure.thing in CREATURES and figure.thing != "turtle" and figure.look.marking != "plain"
     return f"{figure.look.marking} {figure.look.colour} {name}" if marked else f"{figure.look.colour} {name}"
 
 
@@ -86,22 +67,15 @@ def choose_verb(figure: Figure, place: str) -> str:
 
 def _describe_place(scene: Scene) -> Fact:
     """Return the place of the lowest figure of a scene."""
-    figure = max(scene.figures, key=lambda figure: figure.y)
-    preposition = PLACES[scene.place].phrase.split()[0]
-    verb = choose_verb(figure, scene.place)
-    return Fact(
-        figure.thing, preposition, scene.place, f"{add_article(describe(figure))} {verb} {PLACES[scene.place].phrase}"
-    )
+    figure, where = max(scene.figures, key=lambda figure: figure.y), PLACES[scene.place].phrase
+    sentence = f"{add_article(describe(figure))} {choose_verb(figure, scene.place)} {where}"
+    return Fact(figure.thing, where.split()[0], scene.place, sentence)
 
 
 def describe_scene(scene: Scene, random: Random) -> list[Fact]:
-    """Return the facts of a scene: relations of its figures in both directions, their place, sun, moon or rainbow.
-
-    Returns:
-        One fact for a figure alone, three for two figures, and one more if there is a sun, moon or rainbow.
-    """
+    """Return the facts of a scene: relations of its figures in both directions, their place, sun, moon or rainbow."""
     where = PLACES[scene.place].phrase
-    facts = []
+    facts: list[Fact] = []
     if scene.relation is not None:
         first, second = scene.figures
         a, b = add_article(describe(first)), add_article(describe(second))
@@ -117,17 +91,10 @@ def describe_scene(scene: Scene, random: Random) -> list[Fact]:
             side, other = ("left", "right") if first.x < second.x else ("right", "left")
             there = ("near", random.choice([f"{a} {verb_a} next to {b} {where}", f"{a} to the {side} of {b} {where}"]))
             back = ("beside", random.choice([f"{b} {verb_b} beside {a} {where}", f"{b} to the {other} of {a} {where}"]))
-        facts += [
-            Fact(first.thing, there[0], second.thing, there[1]),
-            Fact(second.thing, back[0], first.thing, back[1]),
-        ]
+        facts = [Fact(first.thing, there[0], second.thing, there[1]), Fact(second.thing, back[0], first.thing, back[1])]
     facts.append(_describe_place(scene))
     if scene.rarity is not None:
         figure = scene.figures[-1]
-        verb = choose_verb(figure, scene.place)
-        facts.append(
-            Fact(
-                figure.thing, "under", scene.rarity, f"{add_article(describe(figure))} {verb} under the {scene.rarity}"
-            )
-        )
+        sentence = f"{add_article(describe(figure))} {choose_verb(figure, scene.place)} under the {scene.rarity}"
+        facts.append(Fact(figure.thing, "under", scene.rarity, sentence))
     return facts

@@ -1,18 +1,12 @@
 """`croissant.json`: the whole release in Croissant 1.1, with its authors, licences and missing results."""
 
-import datetime
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from pervl_assets.core.errors import MissingInputError
-from pervl_assets.core.files import hash_bytes, write_bytes_atomically
-from pervl_assets.release.distribution import build_distribution
+from pervl_assets.core.files import hash_bytes
+from pervl_assets.release.nodes import Node, describe_files_and_records, unbox
 from pervl_assets.release.parts import Release
-from pervl_assets.release.record_sets import build_record_sets
-
-if TYPE_CHECKING:
-    import mlcroissant as mlc
 
 FILE: Final = "croissant.json"
 """Path below the data root. It is the root itself, because paths in the file are relative to its folder."""
@@ -22,7 +16,7 @@ CONFORMS_TO: Final = "http://mlcommons.org/croissant/1.1"
 _AUTHORS: Final = ("Niv Cohen", "Rinon Gal", "Eli A. Meirom", "Gal Chechik", "Yuval Atzmon")
 _TITLE: Final = '"This is my unicorn, Fluffy": Personalizing frozen vision-language representations'
 _HOMEPAGE: Final = "https://github.com/NVlabs/PerVLBenchmark"
-_PUBLISHED: Final = datetime.datetime(2022, 10, 23)
+_PUBLISHED: Final = "2022-10-23"
 """The first day of ECCV 2022, where the benchmark was published. Not today: the same release has the same bytes."""
 
 _CITATION: Final = f"""@inproceedings{{cohen2022unicorn,
@@ -45,13 +39,12 @@ _TERMS_OF_1_1: Final = {
 def build_croissant(release: Release) -> dict[str, Any]:
     """Return the description of a release as JSON-LD. The same release always has the same description.
 
-    `release.images.write_images` must have been called before.
+    `release.images.write_images` must have been called before; `release.validation` validates the result.
 
     Raises:
         MissingInputError: Nothing is materialized.
         FileNotFoundError: A file of a part does not exist.
         SchemaError: A column has a type without a counterpart in Croissant.
-        mlcroissant.ValidationError: mlcroissant finds the description invalid.
     """
     import mlcroissant as mlc
 
@@ -60,39 +53,31 @@ def build_croissant(release: Release) -> dict[str, Any]:
             f"There is nothing to release: none of {len(release.absent):,} results is materialized.",
             advice="Materialize the results to release, or everything: pervl materialize.",
         )
-    context = mlc.Context(conforms_to=CONFORMS_TO)
-    context.rdf = mlc.Rdf(context=dict(sorted({**context.rdf.context, **_TERMS_OF_1_1}.items())))
-    files = build_distribution(release, context)
-    metadata = mlc.Metadata(
-        ctx=context,
-        name="PerVL, synthetic demo data" if release.synthetic else "PerVL",
-        description=_describe(release),
-        url=_HOMEPAGE,
-        creators=[mlc.Person(ctx=context, name=name) for name in _AUTHORS],
-        cite_as=_CITATION,
-        date_published=_PUBLISHED,
-        version=f"{release.version}+{_hash_content(files)}",
-        in_language=["en"],
-        keywords=["personalized vision-language", "image retrieval", "few-shot", "textual inversion", "CLIP features"],
-        license=_list_licences(release, context),
-        data_collection="Nothing was collected for this release: every file is derived from the raw inputs listed in "
-        "its `isBasedOn`.",
-        data_collection_raw_data="; ".join(f"{source.title}: {source.homepage}" for source in release.sources),
-        data_collection_missing_data=_describe_missing(release),
-        distribution=files,
-        record_sets=build_record_sets(release, context),
-    )
-    plain: dict[str, Any] = metadata.to_json()
-    return plain
-
-
-def write_croissant(croissant: dict[str, Any], target: Path) -> None:
-    """Write a description as JSON, whole or not at all; an unchanged one rewrites nothing.
-
-    Raises:
-        WriteError: No permission, or no space left.
-    """
-    write_bytes_atomically(target, encode_croissant(croissant))
+    files, records = describe_files_and_records(release)
+    croissant = {
+        "@context": dict(sorted({**mlc.Rdf().context, **_TERMS_OF_1_1}.items())),
+        "@type": "sc:Dataset",
+        "name": "PerVL, synthetic demo data" if release.synthetic else "PerVL",
+        "description": _describe(release),
+        "conformsTo": CONFORMS_TO,
+        "citeAs": _CITATION,
+        "creator": [{"@type": "sc:Person", "name": name} for name in _AUTHORS],
+        "datePublished": _PUBLISHED,
+        "inLanguage": "en",
+        "keywords": [
+            *("personalized vision-language", "image retrieval", "few-shot", "textual inversion", "CLIP features")
+        ],
+        "license": unbox(_list_licences(release)),
+        "rai:dataCollection": "Nothing was collected for this release: every file is derived from the raw inputs "
+        "listed in its `isBasedOn`.",
+        "rai:dataCollectionMissingData": _describe_missing(release),
+        "rai:dataCollectionRawData": "; ".join(f"{source.title}: {source.homepage}" for source in release.sources),
+        "url": _HOMEPAGE,
+        "version": f"{release.version}+{_hash_content(files)}",
+        "distribution": files,
+        "recordSet": records,
+    }
+    return {key: value for key, value in croissant.items() if value}
 
 
 def encode_croissant(croissant: dict[str, Any]) -> bytes:
@@ -100,9 +85,9 @@ def encode_croissant(croissant: dict[str, Any]) -> bytes:
     return json.dumps(croissant, indent=1, ensure_ascii=False).encode() + b"\n"
 
 
-def _hash_content(files: "list[mlc.FileObject | mlc.FileSet]") -> str:
+def _hash_content(files: list[Node]) -> str:
     """Return the first 12 digits of a sha256 over all FileObjects. The ledgers among them represent the trees."""
-    sums = sorted(f"{node.id} {node.sha256}" for node in files if hasattr(node, "sha256"))
+    sums = sorted(f"{node['@id']} {node['sha256']}" for node in files if "sha256" in node)
     return hash_bytes("\n".join(sums).encode())[:12]
 
 
@@ -129,17 +114,15 @@ def _describe(release: Release) -> str:
     return " ".join(texts)
 
 
-def _list_licences(release: Release, context: "mlc.Context") -> "list[mlc.CreativeWork]":
+def _list_licences(release: Release) -> list[Node]:
     """Return the licence of every input, with its address and the parts it applies to."""
-    import mlcroissant as mlc
-
     return [
-        mlc.CreativeWork(
-            ctx=context,
-            name=source.licence,
-            description=f"Terms of {source.title}. They apply to everything derived from it: {', '.join(parts)}.",
-            url=source.licence_reference if source.licence_reference != source.licence else source.homepage,
-        )
+        {
+            "@type": "sc:CreativeWork",
+            "name": source.licence,
+            "description": f"Terms of {source.title}. They apply to everything derived from it: {', '.join(parts)}.",
+            "url": source.licence_reference if source.licence_reference != source.licence else source.homepage,
+        }
         for source, parts in release.sources.items()
     ]
 

@@ -1,9 +1,7 @@
-"""The images of all folder trees in one table, `images.parquet`, and as record sets with their pixels.
+"""The images of all folder trees in one table, `images.parquet`, and in groups that share folders.
 
 Example of a row: path `deep_fashion2/personalized_test/eval/test/107.jpg`, tree `deep_fashion/personalized`, rule
 `evaluation_copy`, concept `1245`, class `long sleeve dress`, split `test`, caption `A person walks a dog.`
-
-An image file can have no columns in Croissant, so each record set of images joins its FileSet with this table by path.
 """
 
 import glob
@@ -12,15 +10,12 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 import polars as pl
 
 from pervl_assets.core.tables import Column, TableSchema, write_parquet
-from pervl_assets.release.parts import SPLIT, SPLITS, File, Release, Tree, TreePart, describe_origin
-
-if TYPE_CHECKING:
-    import mlcroissant as mlc
+from pervl_assets.release.parts import Release, Tree, TreePart
 
 IMAGES_FILE: Final = "assets/release/images.parquet"
 """Path of the table below the data root."""
@@ -60,9 +55,6 @@ class ImageGroup:
         name: Name of the tree and of the rules, e.g. `ytvos/fsl_seg/few_shot_crop`.
         rules: The rules that made the images; several if their files share a folder.
         patterns: Glob patterns of the images' paths below the data root. In Croissant a `*` also matches `/`.
-        suffix: Suffix of the file names.
-        count: Number of images.
-        bytes: Their total size.
     """
 
     name: str
@@ -74,13 +66,7 @@ class ImageGroup:
 
 
 def label_images(tree: str, trees: Sequence[Tree], label: Labeller) -> pl.DataFrame:
-    """Return the rows of `IMAGES` for one asset of folder trees.
-
-    Args:
-        tree: Name of the asset.
-        trees: The tree of each partition.
-        label: Adds class, split and caption; the split of a partition takes precedence.
-    """
+    """Return the rows of `IMAGES` for one asset, `tree`. The split of a partition precedes that of `label`."""
     frames = []
     for part in trees:
         files = _list_images(part).select("path", "rule", "concept", image=pl.col("path").str.split("/").list.last())
@@ -101,10 +87,10 @@ def write_images(release: Release) -> None:
         write_parquet(pl.concat([part.images for part in release.trees]), release.root / IMAGES_FILE, {})
 
 
-def list_single_files(part: TreePart) -> list[File]:
-    """Return the files of a tree that belong to no single concept, e.g. `gt_box_labels.yaml`."""
+def list_single_files(part: TreePart) -> list[tuple[str, int, str]]:
+    """Return path, size and sha256 of the files that belong to no single concept, e.g. `gt_box_labels.yaml`."""
     return [
-        File(f"{tree.root}/{path}", size, sha256)
+        (f"{tree.root}/{path}", size, sha256)
         for tree in part.trees
         for path, size, sha256 in tree.rows.filter(status="written", concept="")
         .select("path", "bytes", "sha256")
@@ -149,65 +135,4 @@ def _list_images(tree: Tree) -> pl.DataFrame:
         tree.rows.filter(pl.col("status") == "written", pl.col("concept") != "", suffix.is_in([*IMAGE_TYPES]))
         .select("path", "concept", "rule", "bytes", suffix=suffix)
         .sort("path")
-    )
-
-
-def name_file_set(part: str) -> str:
-    """Return the id of a FileSet, which must differ from that of the record set read from it."""
-    return f"files/{part}"
-
-
-def describe_images(part: TreePart, group: ImageGroup) -> str:
-    """Return what the images of a group are, their number and size, and where their sha256 is recorded."""
-    return (
-        f"{' and '.join(group.rules)} of {part.name}: {group.count:,} files, {group.bytes:,} bytes. The sha256 of each "
-        f"file is in {' and '.join(tree.ledger for tree in part.trees)}. {describe_origin(part)}"
-    )
-
-
-def build_images(part: TreePart, group: ImageGroup, context: "mlc.Context") -> "mlc.RecordSet":
-    """Return the record set of a group: the pixels, and the columns of `IMAGES` joined by path."""
-    import mlcroissant as mlc
-
-    def read_column(name: str) -> "mlc.Source":
-        return mlc.Source(ctx=context, file_object=IMAGES_FILE, extract=mlc.Extract(ctx=context, column=name))
-
-    def read_file(name: str, **more: Any) -> "mlc.Source":
-        return mlc.Source(
-            ctx=context,
-            file_set=name_file_set(group.name),
-            extract=mlc.Extract(ctx=context, file_property=name),
-            **more,
-        )
-
-    def build(name: str, text: str, source: "mlc.Source", kind: Any = mlc.DataType.TEXT, **more: Any) -> "mlc.Field":
-        return mlc.Field(
-            ctx=context,
-            id=f"{group.name}/{name}",
-            name=name,
-            description=text,
-            data_types=[kind],
-            source=source,
-            **more,
-        )
-
-    columns = {column.name: column.description for column in IMAGES if column.name != "tree"}
-    # mlcroissant makes one join per record set, the first it finds, and joins texts only: the transform makes the
-    # path a text. So `path` comes before `split`, which refers to the splits.
-    as_text = [mlc.Transform(ctx=context, regex="(.+)")]
-    path = build("path", columns.pop("path"), read_file("fullpath", transforms=as_text), references=read_column("path"))
-    split = mlc.Source(ctx=context, field=f"{SPLITS}/name")
-    return mlc.RecordSet(
-        ctx=context,
-        id=group.name,
-        name=group.name,
-        description=describe_images(part, group),
-        fields=[
-            build("image", "the image", read_file("content"), mlc.DataType.IMAGE_OBJECT),
-            path,
-            *(
-                build(name, text, read_column(name), **({"references": split} if name == SPLIT else {}))
-                for name, text in columns.items()
-            ),
-        ],
     )

@@ -12,27 +12,12 @@ from typing import Any, Final
 
 import polars as pl
 
-from pervl_assets.core.files import hash_file
-
-SPLITS: Final = "splits"
-"""Id of the record set of the splits."""
-
-SPLIT: Final = "split"
-"""Name of the column and field that holds the split of a record."""
-
 _SPDX: Final = re.compile(r"[A-Za-z]+(-[A-Za-z]+)*-[0-9]+\.[0-9]+")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A raw input. Its licence applies to everything derived from it.
-
-    Attributes:
-        name: Name of its asset below `raw/`.
-        title: Short description.
-        licence: Terms of use: an SPDX identifier, or a sentence.
-        homepage: Official address.
-    """
+    """A raw input: its asset below `raw/`, and its licence (SPDX identifier or sentence), as of derived files."""
 
     name: str
     title: str
@@ -47,13 +32,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Part:
-    """A published result.
-
-    Attributes:
-        name: Asset key as text, e.g. `ytvos/concepts`.
-        description: What it holds.
-        sources: The raw inputs it derives from, sorted by name.
-    """
+    """A published result, named by its asset key, e.g. `ytvos/concepts`, and the raw inputs it derives from."""
 
     name: str
     description: str
@@ -61,26 +40,22 @@ class Part:
 
 
 @dataclass(frozen=True)
-class TablePart(Part):
-    """A table in Parquet.
-
-    Attributes:
-        file: Path of the Parquet file.
-        columns: Description of each column, by name.
-    """
+class FilePart(Part):
+    """A file with its path. Croissant cannot read its format, e.g. `.npy`, unless it is a table."""
 
     file: str
+
+
+@dataclass(frozen=True)
+class TablePart(FilePart):
+    """A table in Parquet, with the description of each column by name."""
+
     columns: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class FeaturesPart(Part):
-    """Feature vectors in Parquet, in one file or several shards: columns `id`, `crc32` and `vector`.
-
-    Attributes:
-        files: Paths of the Parquet files.
-        passports: The embedding passports of the files, without repetition: one, unless shards differ.
-    """
+    """Feature vectors in Parquet, in one file or in shards, with their embedding passports: one, if all agree."""
 
     files: tuple[str, ...]
     passports: tuple[Mapping[str, Any], ...]
@@ -88,14 +63,7 @@ class FeaturesPart(Part):
 
 @dataclass(frozen=True, eq=False)
 class Tree:
-    """A folder tree.
-
-    Attributes:
-        split: Its split; None if the tree is not partitioned.
-        root: Path of its root folder.
-        ledger: Path of its ledger.
-        rows: The ledger (schema `trees.ledger.LEDGER`).
-    """
+    """A folder tree: its split (None if not partitioned), root folder, path of its ledger, and the ledger's rows."""
 
     split: str | None
     root: str
@@ -105,33 +73,20 @@ class Tree:
 
 @dataclass(frozen=True, eq=False)
 class TreePart(Part):
-    """A folder tree, whole or one per split.
-
-    Attributes:
-        trees: The tree of each partition.
-        images: One row per image (schema `release.images.IMAGES`).
-    """
+    """A folder tree, whole or one per split, with one row per image (schema `release.images.IMAGES`)."""
 
     trees: tuple[Tree, ...]
     images: pl.DataFrame
 
 
 @dataclass(frozen=True)
-class FilePart(Part):
-    """A file in a format that Croissant cannot read, e.g. `.npy`, with its path."""
-
-    file: str
-
-
-@dataclass(frozen=True)
 class Release:
-    """All published results.
+    """All published results below the data root `root`.
 
     Attributes:
-        root: The data root.
         parts: The published results that exist.
         absent: Names of results, and of partitions, that are not materialized.
-        synthetic: Whether the raw inputs are the synthetic ones of the demo instead of the official ones.
+        synthetic: Whether the raw inputs are those of the demo instead of the official ones.
         version: Version of this package.
     """
 
@@ -154,25 +109,6 @@ class Release:
     def trees(self) -> list[TreePart]:
         """The folder trees among the parts."""
         return [part for part in self.parts if isinstance(part, TreePart)]
-
-
-@dataclass(frozen=True)
-class File:
-    """A file: its path, size and sha256."""
-
-    path: str
-    bytes: int
-    sha256: str
-
-
-def read_file(root: Path, path: str) -> File:
-    """Read a file and return its size and sha256.
-
-    Raises:
-        FileNotFoundError: The file does not exist.
-    """
-    file = root / path
-    return File(path, file.stat().st_size, hash_file(file))
 
 
 def describe_origin(part: Part) -> str:

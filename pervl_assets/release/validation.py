@@ -1,7 +1,6 @@
 """Validation of `croissant.json` by mlcroissant, and verification of the files it lists."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from pervl_assets.core.files import hash_file
@@ -9,16 +8,8 @@ from pervl_assets.core.workers import map_in_threads
 from pervl_assets.trees.ledger import TreeDiff
 
 
-@dataclass(frozen=True)
-class Findings:
-    """Errors and warnings of mlcroissant about a description, in its own words."""
-
-    errors: tuple[str, ...]
-    warnings: tuple[str, ...]
-
-
-def validate_croissant(file: Path) -> Findings:
-    """Load and validate a description with mlcroissant. The files it lists are not opened.
+def validate_croissant(file: Path) -> tuple[list[str], list[str]]:
+    """Validate a description with mlcroissant and return its errors and warnings. Listed files are not opened.
 
     Raises:
         FileNotFoundError: The description does not exist.
@@ -31,8 +22,8 @@ def validate_croissant(file: Path) -> Findings:
         dataset = mlc.Dataset(jsonld=str(file))
     except Exception as error:  # a ValidationError, or anything if the file is no description at all
         lines = [line.strip(" -") for line in str(error).splitlines() if line.strip().startswith("-")]
-        return Findings(tuple(lines or [f"{type(error).__name__}: {error}"]), ())
-    return Findings((), tuple(sorted(dataset.metadata.ctx.issues.warnings)))
+        return lines or [f"{type(error).__name__}: {error}"], []
+    return [], sorted(dataset.metadata.ctx.issues.warnings)
 
 
 def list_files(file: Path) -> list[tuple[str, str]]:
@@ -55,8 +46,6 @@ def verify_files(file: Path) -> TreeDiff:
         return "same" if hash_file(path) == node[1] else "changed"
 
     states = map_in_threads(compare, expected)
-    named = {
-        state: sorted(path for (path, _), found in zip(expected, states, strict=True) if found == state)
-        for state in ("missing", "changed")
-    }
-    return TreeDiff(missing=named["missing"], changed=named["changed"], extra=[])
+    found = [(state, path) for (path, _), state in zip(expected, states, strict=True)]
+    missing, changed = (sorted(path for state, path in found if state == bad) for bad in ("missing", "changed"))
+    return TreeDiff(missing, changed, extra=[])

@@ -53,10 +53,6 @@ def _draw_members(seed: int) -> Iterator[Member]:
         yield f"train2014/COCO_train2014_{picture.image_id:012d}.jpg", encode_jpeg(image)
 
 
-def _draw_archive(target: Path, seed: int) -> None:
-    write_zip(target, _draw_members(seed))
-
-
 def _write_triplets(target: Path, seed: int) -> None:
     lines = [
         f"img_id={picture.image_id} | {fact.subject}, {fact.relation}, {fact.object} | "
@@ -72,7 +68,9 @@ _FOLDER: Final = "inversion_model_train_data"
 
 BUILDER: Final = Builder(
     raw={
-        "coco_train2014": RawInput(f"{_FOLDER}/train2014.zip", _draw_archive),
+        "coco_train2014": RawInput(
+            f"{_FOLDER}/train2014.zip", lambda target, seed: write_zip(target, _draw_members(seed))
+        ),
         "coco_svo_triplets": RawInput(f"{_FOLDER}/mscoco-train2014-svo-2016-02-18.txt", _write_triplets),
     }
 )

@@ -142,10 +142,6 @@ def _draw_members(seed: int) -> Iterator[Member]:
         yield f"train/annos/{picture.number:06d}.json", json.dumps(note).encode()
 
 
-def _draw_archive(target: Path, seed: int) -> None:
-    write_zip(target, _draw_members(seed), DEMO_PASSWORD, seed)
-
-
 def _write_captions(target: Path, rows: Iterable[tuple[Picture, str]]) -> None:
     table = ((picture.member, picture.pair, caption) for picture, caption in rows)
     write_bytes_atomically(target, encode_csv(("image_name", "pair_id", "caption"), table))
@@ -178,7 +174,12 @@ def _write_annotations(folder: Path, seed: int) -> None:
 
 
 BUILDER: Final = Builder(
-    raw={"deep_fashion2_train": RawInput("deep_fashion2/train.zip", _draw_archive)},
+    raw={
+        "deep_fashion2_train": RawInput(
+            "deep_fashion2/train.zip",
+            lambda target, seed: write_zip(target, _draw_members(seed), DEMO_PASSWORD, seed),
+        )
+    },
     annotations="deep_fashion",
     write_annotations=_write_annotations,
 )

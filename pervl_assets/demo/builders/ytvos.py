@@ -147,8 +147,8 @@ def _describe_position(figure: Figure, other: Figure) -> str:
 
 def _write_caption(random: Random, scene: Scene, figure: Figure) -> str:
     """Return a caption that is true of the scene, with `*` for the figure."""
-    others = [other for other in scene.figures if other is not figure]
-    other = min(others, key=lambda other: abs(other.x - figure.x))
+    others = sorted((o for o in scene.figures if o is not figure), key=lambda other: abs(other.x - figure.x))
+    other = others[0]
     relation, where = _describe_position(figure, other), PLACES[scene.place].phrase
     companion = add_article(describe(other))
     verb = choose_verb(figure, scene.place)
@@ -164,16 +164,10 @@ def _write_caption(random: Random, scene: Scene, figure: Figure) -> str:
         elif all(figure.x > other.x for other in others):
             captions.append(f"* {verb} furthest to the right {where}.")
         else:
-            captions.append(
-                f"an * between {companion} and {add_article(describe(max(others, key=_far_from(figure))))}."
-            )
+            captions.append(f"an * between {companion} and {add_article(describe(others[1]))}.")
     if figure.thing == "person":
         captions[1] = f"* in {figure.look.colour} {verb} {relation} {companion}."
     return random.choice(captions)
-
-
-def _far_from(figure: Figure) -> Any:
-    return lambda other: abs(other.x - figure.x)
 
 
 @cache
@@ -190,30 +184,21 @@ def plan_concepts(seed: int) -> tuple[Concept, ...]:
             # Concepts of a clip can have different evaluation frames. None of them is a few-shot frame of any concept.
             last = random.choice([len(clip.frames) - 1, len(clip.frames) - 2])
             shown = clip.frames[:-2]
-            few_shot = sorted(random.sample(shown, random.randint(4, min(8, len(shown)))))
+            few_shot = tuple(sorted(random.sample(shown, random.randint(4, min(8, len(shown))))))
             scene = clip.at(clip.frames[last])
-            concepts.append(
-                Concept(
-                    name=f"{class_name}_{clip.scene_id}_{instance}",
-                    class_name=class_name,
-                    clip=clip,
-                    instance=instance,
-                    few_shot_frames=tuple(few_shot),
-                    evaluation_frame=clip.frames[last],
-                    caption=_write_caption(random, scene, scene.figures[instance - 1]),
-                )
-            )
+            caption = _write_caption(random, scene, scene.figures[instance - 1])
+            name = f"{class_name}_{clip.scene_id}_{instance}"
+            concepts.append(Concept(name, class_name, clip, instance, few_shot, clip.frames[last], caption))
     return tuple(sorted(concepts, key=lambda concept: concept.name))
 
 
 def _make_palette() -> list[int]:
     """Return the palette of DAVIS and YouTube-VOS masks: the bits of an index go to red, green and blue in turn."""
-    palette = []
-    for index in range(256):
-        for channel in range(3):
-            bits = [(index >> (3 * step + channel)) & 1 for step in range(3)]
-            palette.append(sum(bit << (7 - step) for step, bit in enumerate(bits)))
-    return palette
+    return [
+        sum((index >> (3 * step + channel) & 1) << (7 - step) for step in range(3))
+        for index in range(256)
+        for channel in range(3)
+    ]
 
 
 def _draw_members(seed: int) -> Iterator[Member]:
@@ -237,10 +222,6 @@ def _draw_members(seed: int) -> Iterator[Member]:
         objects = {str(k): {"category": names[k - 1], "frames": frames} for k, frames in seen.items()}
         videos[clip.scene_id] = {"objects": objects}
     yield "train/meta.json", json.dumps({"videos": videos}).encode()
-
-
-def _draw_archive(target: Path, seed: int) -> None:
-    write_zip(target, _draw_members(seed))
 
 
 class _QuotingDumper(yaml.SafeDumper):
@@ -278,7 +259,11 @@ def _write_annotations(folder: Path, seed: int) -> None:
 
 
 BUILDER: Final = Builder(
-    raw={"youtube_vos_train": RawInput("youtube_vos/train.zip", _draw_archive)},
+    raw={
+        "youtube_vos_train": RawInput(
+            "youtube_vos/train.zip", lambda target, seed: write_zip(target, _draw_members(seed))
+        )
+    },
     annotations="ytvos",
     write_annotations=_write_annotations,
 )
