@@ -224,13 +224,9 @@ class ClipEncoder:
     Args:
         model: A CLIP with `encode_image` and `encode_text`, with its weights.
         tokenizer: Texts to a tensor of token numbers (M, context length).
-        passport: Everything the vectors depend on.
+        passport: Everything the vectors depend on; an attribute.
         device: The device the model is moved to.
-        preprocessing: How images are prepared.
-
-    Attributes:
-        passport: Everything the vectors depend on.
-        preprocessing: How images must be prepared.
+        preprocessing: How images must be prepared; an attribute.
     """
 
     def __init__(

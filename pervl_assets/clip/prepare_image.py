@@ -52,10 +52,8 @@ def prepare_image(data: bytes, preprocessing: Preprocessing = UPSTREAM) -> npt.N
     resample = _FILTERS[preprocessing.filter]
     if (size := measure_plain_jpeg(data)) is not None:
         cut = plan_cut(size, preprocessing)
-        pixels = None
-        if max(size[0] * size[1], cut.width * cut.height) <= MAX_PIXELS:
-            pixels = resize_plain_jpeg(data, size, cut, resample)
-        if pixels is not None:
+        fits = max(size[0] * size[1], cut.width * cut.height) <= MAX_PIXELS
+        if fits and (pixels := resize_plain_jpeg(data, size, cut, resample)) is not None:
             return pixels
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:

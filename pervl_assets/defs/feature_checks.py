@@ -126,7 +126,7 @@ def _encode_again(sample: Features, key: dg.AssetKey, workspace: Workspace, clip
 
 
 def _was_materialized(context: dg.AssetCheckExecutionContext, key: dg.AssetKey) -> bool:
-    """Return whether this run has materialized an asset, so that its vectors are those of today's encoder."""
+    """Return whether this run has materialized an asset, so that its vectors have today's passport."""
     kind = dg.DagsterEventType.ASSET_MATERIALIZATION
     records = context.instance.get_records_for_run(context.run.run_id, of_type=kind).records
     return any(record.event_log_entry.get_dagster_event().asset_key == key for record in records)
