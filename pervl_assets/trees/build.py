@@ -10,10 +10,10 @@ import polars as pl
 
 from pervl_assets.archives.members import MemberError, Members, check_password
 from pervl_assets.core.errors import ArchiveError, name_some
-from pervl_assets.core.files import Lock, explain_write_errors, hash_bytes
+from pervl_assets.core.files import Lock, explain_write_errors, hash_bytes, is_whole
 from pervl_assets.core.pixels import ImageError
 from pervl_assets.core.workers import map_in_processes, map_in_threads
-from pervl_assets.trees.ledger import FolderTree, Row, build_frame, is_whole, list_files, verify_tree
+from pervl_assets.trees.ledger import FolderTree, Row, build_frame, list_files, verify_tree
 from pervl_assets.trees.plans import (
     Output,
     Quarantined,

@@ -9,7 +9,7 @@ from typing import Final, Literal, TypedDict
 
 import polars as pl
 
-from pervl_assets.core.files import Lock, hash_file
+from pervl_assets.core.files import Lock, is_whole
 from pervl_assets.core.tables import Column, TableSchema
 from pervl_assets.core.workers import map_in_threads
 
@@ -143,14 +143,6 @@ def verify_tree(root: Path, ledger: pl.DataFrame) -> TreeDiff:
         changed=[path for path, found in zip(bad, there, strict=True) if found],
         extra=sorted(list_files(root) - {path for path, *_ in rows}),
     )
-
-
-def is_whole(file: Path, size: int, sha256: str) -> bool:
-    """Return whether a file exists and holds exactly these bytes."""
-    try:
-        return file.stat().st_size == size and hash_file(file) == sha256
-    except OSError:
-        return False
 
 
 def list_files(root: Path) -> set[str]:
