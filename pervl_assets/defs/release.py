@@ -24,9 +24,8 @@ from pervl_assets.defs.resources import Workspace
 from pervl_assets.defs.steps import record_step
 from pervl_assets.io_managers import find_io_managers
 from pervl_assets.io_managers.base import PervlIOManager
-from pervl_assets.io_managers.croissant import CroissantIOManager
 from pervl_assets.io_managers.tables import COLUMN_SCHEMA, TableIOManager
-from pervl_assets.io_managers.training_files import TrainingFile
+from pervl_assets.io_managers.training_files import CroissantIOManager, TrainingFile
 from pervl_assets.release.croissant import FILE, build_croissant, encode_croissant
 from pervl_assets.release.images import LABELS, write_images
 from pervl_assets.release.parts import Part, Release

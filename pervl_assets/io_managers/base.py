@@ -17,8 +17,7 @@ import polars as pl
 from pervl_assets.archives.inputs import list_folder
 from pervl_assets.core.errors import MissingInputError, PervlError, SchemaError
 from pervl_assets.core.files import explain_write_errors, hash_bytes
-from pervl_assets.io_managers.failures import show_errors
-from pervl_assets.io_managers.metadata import SECONDS, STAMP
+from pervl_assets.io_managers.metadata import SECONDS, STAMP, show_errors
 from pervl_assets.release.images import Labeller
 from pervl_assets.release.parts import FilePart, Part
 

@@ -25,7 +25,7 @@ from pervl_assets.defs.release import (
 )
 from pervl_assets.defs.resources import Workspace
 from pervl_assets.io_managers.base import VerifyResult
-from pervl_assets.io_managers.croissant import CroissantIOManager
+from pervl_assets.io_managers.training_files import CroissantIOManager
 from pervl_assets.testing.runs import explain, list_checks, make_settings, run_assets, run_selection
 from pervl_assets.testing.worlds import World
 from pervl_assets.trees.ledger import list_files
