@@ -11,11 +11,11 @@ from pervl_assets.archives.official_files import load_manifest
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.benchmarks.benchmark import TableAsset, TreeAsset
 from pervl_assets.core.text import escape_markdown
-from pervl_assets.defs.metadata import preview_table
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW, list_specs
 from pervl_assets.defs.resources import ANNOTATIONS
 from pervl_assets.defs.rules import RULES
 from pervl_assets.io_managers import find_io_managers
+from pervl_assets.io_managers.metadata import preview_table
 from pervl_assets.io_managers.tables import COLUMN_LINEAGE, COLUMN_SCHEMA
 from pervl_assets.release.parts import Source
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import polars as pl
 
-from pervl_assets.archives.members import MemberError, Members, check_password
+from pervl_assets.archives.members import MemberError, Members
 from pervl_assets.core.errors import ArchiveError, name_some
 from pervl_assets.core.files import Lock, explain_write_errors, hash_bytes, is_whole
 from pervl_assets.core.pixels import ImageError
 from pervl_assets.core.workers import map_in_processes, map_in_threads
-from pervl_assets.trees.ledger import FolderTree, Row, build_frame, list_files, verify_tree
+from pervl_assets.trees.ledger import FolderTree, Row, build_frame, list_files
 from pervl_assets.trees.plans import (
     Output,
     Quarantined,
@@ -29,20 +29,6 @@ from pervl_assets.trees.plans import (
 )
 from pervl_assets.trees.staging import Staging, link, link_or_copy, write_again
 
-__all__ = [
-    "FolderTree",
-    "Output",
-    "Quarantined",
-    "RenderTask",
-    "Rendered",
-    "TreePlan",
-    "build_tree",
-    "commit_tree",
-    "verify_tree",
-]
-
-Report = Callable[[int, int], None]
-
 
 def build_tree(
     plan: TreePlan,
@@ -51,7 +37,7 @@ def build_tree(
     previous: pl.DataFrame | None = None,
     *,
     workers: int = 1,
-    report: Report = lambda done, total: None,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> FolderTree:
     """Make a tree beside `destination`, taking over every file that is already right.
 
@@ -78,7 +64,7 @@ def build_tree(
     """
     total = len(list_outputs(plan))
     members = _select_members(plan, members)
-    check_password(members)
+    members.check_password()
     work = _plan_work(plan, members, Staging(destination), previous)
     seen = work.staging.identify_target()
     in_place = _find_whole(work.recipes, work.old, work.staging.target)
@@ -184,16 +170,10 @@ class _Render:
 
 @dataclass(frozen=True)
 class _Work:
-    """What a build starts from.
+    """The start of a build: its plan, its members only, and the tree's folders.
 
-    Attributes:
-        plan: All files of the tree.
-        members: The source, with the plan's members only.
-        staging: The tree's folders.
-        rows: Rows of outputs whose members are missing, by path.
-        tasks: The tasks whose members are all there.
-        recipes: Recipes of these tasks' outputs, by path.
-        old: Rows of the previous ledger.
+    By path: rows of outputs whose members are missing, and recipes of the outputs of `tasks`, whose members are all
+    there. `old` are the rows of the previous ledger.
     """
 
     plan: TreePlan
