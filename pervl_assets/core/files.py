@@ -14,6 +14,7 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -223,3 +224,27 @@ def is_whole(file: Path, size: int, sha256: str) -> bool:
         return file.stat().st_size == size and hash_file(file) == sha256
     except OSError:
         return False
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """Files compared with what is recorded of them.
+
+    Attributes:
+        files: Number of files that were read; 0 if there is no value to verify.
+        bytes: Their size.
+        missing: Files that do not exist, relative to the root of their tree or to the data root, where they are in it.
+        changed: Files that hold other bytes than were written.
+        extra: Files that are not recorded.
+    """
+
+    files: int = 0
+    bytes: int = 0
+    missing: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether nothing differs."""
+        return not (self.missing or self.changed or self.extra)

@@ -11,8 +11,8 @@ from pydantic import TypeAdapter
 
 from pervl_assets.archives.inputs import INDEX_EXTENSION, RawArchive, identify, identify_contents
 from pervl_assets.core.errors import ArchiveError, MissingInputError
-from pervl_assets.core.files import write_bytes_atomically
-from pervl_assets.io_managers.base import PervlIOManager, VerifyResult
+from pervl_assets.core.files import VerifyResult, write_bytes_atomically
+from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.io_managers.metadata import BYTES, FILES
 
 _STORED: Final = TypeAdapter(RawArchive)

@@ -11,8 +11,8 @@ from typing import Any
 
 import dagster as dg
 
-from pervl_assets.core.files import hash_bytes, hash_file, write_bytes_atomically
-from pervl_assets.io_managers.base import PervlIOManager, VerifyResult
+from pervl_assets.core.files import VerifyResult, hash_bytes, hash_file, write_bytes_atomically
+from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.io_managers.metadata import BYTES, FILES, ROWS
 from pervl_assets.release.images import IMAGES_FILE, Labeller
 from pervl_assets.release.parts import FilePart, Part
@@ -116,5 +116,5 @@ class CroissantIOManager(TrainingFileIOManager):
         if not own.unchanged:
             return own
         file = Path(self.data) / self.load(path).file
-        diff = verify_files(file)
-        return VerifyResult(1 + len(list_files(file)), own.bytes, diff.missing, diff.changed)
+        found = verify_files(file)
+        return VerifyResult(1 + found.files, own.bytes, found.missing, found.changed)
