@@ -111,11 +111,7 @@ def find_archive(spec: ArchiveSpec, data_root: Path) -> RawArchive:
 
 
 def identify(path: Path, index: Path | None = None) -> IdentityCard:
-    """Return the identity card of a zip, a folder or a file.
-
-    Args:
-        path: The raw input.
-        index: See `RawArchive`.
+    """Return the identity card of a zip, whose `index` is that of `RawArchive`, of a folder or of a file.
 
     Raises:
         ArchiveError: It cannot be read, or is an unsafe zip.

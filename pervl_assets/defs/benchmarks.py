@@ -17,7 +17,7 @@ from pervl_assets.defs.metadata import OWNERS, embed_image
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW, build_raw_asset
 from pervl_assets.defs.resources import Workspace
 from pervl_assets.defs.steps import record_step
-from pervl_assets.defs.tree_checks import check_tree, declare_tree_checks
+from pervl_assets.defs.tree_checks import check_ledger, check_quarantine, declare_tree_checks
 from pervl_assets.io_managers.metadata import preview_table
 from pervl_assets.io_managers.tables import TableIOManager, declare_columns
 from pervl_assets.io_managers.trees import TreeIOManager
@@ -110,7 +110,8 @@ def build_tree_asset(benchmark: Benchmark, tree: TreeAsset) -> dg.AssetsDefiniti
         yield TreeIOManager.describe(
             built,
             checks=[
-                *check_tree(built),
+                check_ledger(built),
+                check_quarantine(built),
                 evaluate_counts(counts, tree.facts.get(split, {}), synthetic=workspace.profile == "demo"),
                 *evaluate_checks(tree.checks, built),
             ],

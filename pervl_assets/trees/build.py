@@ -190,14 +190,15 @@ def _build_locked(
 ) -> FolderTree:
     """Render all outputs that are neither in place nor staged, and complete the staged tree."""
     plan, staging = work.plan, work.staging
-    in_place |= _find_whole(_leave_out(work.recipes, in_place), journal, staging.target)
-    staged = _find_whole(_leave_out(work.recipes, in_place), [*work.old, *journal], staging.folder)
-    rows = work.rows | in_place | staged
+    rest = {path: recipe for path, recipe in work.recipes.items() if path not in in_place}
+    in_place |= _find_whole(rest, journal, staging.target)
+    rest = {path: recipe for path, recipe in rest.items() if path not in in_place}
+    rows = work.rows | in_place | _find_whole(rest, [*work.old, *journal], staging.folder)
     report(len(rows))
     with explain_write_errors(staging.folder):
         staging.folder.mkdir(parents=True, exist_ok=True)
-    rest = ((task, tuple(output for output in task.outputs if output.path not in rows)) for task in work.tasks)
-    todo = [replace(task, outputs=outputs) for task, outputs in rest if outputs]
+    left = ((task, tuple(output for output in task.outputs if output.path not in rows)) for task in work.tasks)
+    todo = [replace(task, outputs=outputs) for task, outputs in left if outputs]
     render = _Render(plan.render, plan.rules, work.members, staging.folder, plan.link)
     rendered = 0
     for made in map_in_processes(render, todo, 0 if plan.link or workers < 2 else workers):
@@ -255,10 +256,6 @@ def _plan_work(plan: TreePlan, members: Members, staging: Staging, previous: pl.
         for output in task.outputs:
             work.recipes[output.path] = make_recipe(plan.rules, output, task.members, crcs)
     return work
-
-
-def _leave_out(recipes: Mapping[str, str], done: Mapping[str, Row]) -> dict[str, str]:
-    return {path: recipe for path, recipe in recipes.items() if path not in done}
 
 
 def _find_whole(recipes: Mapping[str, str], rows: Iterable[Row], root: Path) -> dict[str, Row]:
