@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from pervl_assets.archives.inputs import RawArchive, identify
-from pervl_assets.archives.members import open_members
+from pervl_assets.archives.members import Members, open_members
 from pervl_assets.core.errors import ArchiveError, PasswordError, WriteError
 from pervl_assets.trees import staging
 from pervl_assets.trees.build import Output, RenderTask, TreePlan, build_tree, commit_tree
@@ -426,16 +426,15 @@ def locked_folder(tmp_path):
 def test_a_folder_without_write_permission_is_named(locked_folder):
     plan = plan_copies(["a.txt"])
     with pytest.raises(WriteError, match="Make the folder writable") as caught:
-        build_tree(plan, _Memory(), locked_folder / "tree")
+        build_tree(plan, _Memory(Path("memory")), locked_folder / "tree")
     assert str(locked_folder) in caught.value.problem
     assert list(locked_folder.iterdir()) == []
 
 
-class _Memory:
+class _Memory(Members):
     """Members held in memory."""
 
     names = frozenset({"a.txt"})
-    path = Path("memory")
 
     def crc32(self, name):
         return 1
