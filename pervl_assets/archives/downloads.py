@@ -18,19 +18,9 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import httpx
-import tenacity
 
 from pervl_assets.core.errors import MissingInputError
-from pervl_assets.core.files import (
-    PARTIAL,
-    Lock,
-    explain_write_errors,
-    hash_file,
-    move_synced,
-    write_bytes_atomically,
-)
-
-Outcome = Literal["fetched", "changed", "unchanged", "by_hand"]
+from pervl_assets.core.files import PARTIAL, Lock, explain_write_errors, hash_file, move_synced, write_bytes_atomically
 
 ATTEMPTS: Final = 5
 """Number of failures in a row, without a byte received between them, that end a download."""
@@ -38,19 +28,14 @@ ATTEMPTS: Final = 5
 _LONGEST_PAUSE: Final = 120.0
 _TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_Report = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)
 class Record:
-    """The record of a finished download.
+    """The record of a finished download: its address, the file, and the server's `ETag` and `Last-Modified`, if sent.
 
-    Attributes:
-        url: Its address.
-        bytes: Size.
-        sha256: Of the bytes.
-        etag: The server's `ETag`, or empty.
-        last_modified: The server's `Last-Modified`, or empty.
-        mtime_ns: Modification time of the file when it was put in place; another one shows that it was changed.
+    Another size or modification time than the recorded one shows that the file was changed.
     """
 
     url: str
@@ -72,14 +57,14 @@ class Fetched:
         stale: Why the server could not be reached, if an older download was kept; else empty.
     """
 
-    outcome: Outcome
+    outcome: Literal["fetched", "changed", "unchanged", "by_hand"]
     record: Record | None
     received: int = 0
     stale: str = ""
 
 
 class _TransientError(Exception):
-    """A failure that may not happen the next time."""
+    """A failure that may not happen the next time; `pause` is the wait in seconds that the server requests."""
 
     def __init__(self, reason: str, pause: float | None = None) -> None:
         super().__init__(reason)
@@ -87,7 +72,7 @@ class _TransientError(Exception):
 
 
 class _RefusedError(Exception):
-    """A failure that will happen again."""
+    """A failure that ends the download."""
 
 
 def fetch_file(
@@ -100,7 +85,7 @@ def fetch_file(
     check: Callable[[Path], None] = lambda path: None,
     attempts: int = ATTEMPTS,
     sleep: Callable[[float], None] = time.sleep,
-    report: Callable[[int, int | None], None] = lambda done, total: None,
+    report: _Report = lambda done, total: None,
 ) -> Fetched:
     """Bring `target` to the content of `url`, transferring as few bytes as possible.
 
@@ -133,16 +118,16 @@ def fetch_file(
     try:
         with explain_write_errors(target):
             is_new = download.run(attempts, sleep)
-        if not is_new and record is not None:
+        if not is_new:
             return Fetched("unchanged", record, download.received)
-        return _put_in_place(download, record_file, record, sha256, check)
-    except (_TransientError, _RefusedError) as error:
+        return download.put_in_place(record_file, sha256, check)
+    except _RefusedError as error:
         if record is not None:
             return Fetched("unchanged", record, download.received, stale=str(error))
-        kept = f"{download.size():,} bytes are kept in {download.partial} for the next try"
+        size = download.size()
         raise MissingInputError(
             f"{url} could not be downloaded: {error}.",
-            details=[kept] if download.size() else (),
+            details=[f"{size:,} bytes are kept in {download.partial} for the next try"] if size else (),
             advice=f"Try again when the network works, or download it by hand to {target}.",
         ) from error
     finally:
@@ -164,86 +149,76 @@ def _is_as_recorded(target: Path, record: Record) -> bool:
     )
 
 
-def _choose_pause(state: tenacity.RetryCallState, failures: int) -> float:
-    error = state.outcome.exception() if state.outcome else None
+def _choose_pause(error: Exception, failures: int) -> float:
     if isinstance(error, _TransientError) and error.pause is not None:
         return min(error.pause, _LONGEST_PAUSE)
-    return min(2.0 ** max(failures - 1, 0), _LONGEST_PAUSE) * random.uniform(0.75, 1.25)  # noqa: S311 - not a secret
-
-
-def _put_in_place(
-    download: "_Download", record_file: Path, record: Record | None, sha256: str | None, check: Callable[[Path], None]
-) -> Fetched:
-    """Check the received file, and move it into place unless the same bytes are there."""
-    partial, target = download.partial, download.target
-    found = hash_file(partial)
-    if sha256 is not None and found != sha256:
-        size = download.size()
-        download.drop()
-        raise MissingInputError(
-            f"{download.url} is not the file it should be: {size:,} bytes with sha256 {found[:12]}…, "
-            f"expected {sha256[:12]}….",
-            advice="Something between here and the server changes the file (a proxy, a log-in page?), or a new version "
-            f"was published. Download it by hand to {target}. Nothing was kept.",
-        )
-    same = record is not None and record.sha256 == found
-    if not same:
-        try:
-            check(partial)
-        except Exception:
-            download.drop()
-            raise
-    stat = (target if same else partial).stat()
-    etag, date = download.version.get("etag", ""), download.version.get("last_modified", "")
-    new = Record(download.url, stat.st_size, found, etag, date, stat.st_mtime_ns)
-    # The record first: after a crash between the two, the next call goes on from the partial file.
-    write_bytes_atomically(record_file, (json.dumps(asdict(new), indent=2) + "\n").encode())
-    if not same:
-        with explain_write_errors(target):
-            move_synced(partial, target)
-    download.drop()
-    outcome: Outcome = "unchanged" if same else "fetched" if record is None else "changed"
-    return Fetched(outcome, new, download.received)
+    return min(2.0 ** (failures - 1), _LONGEST_PAUSE) * random.uniform(0.75, 1.25)  # noqa: S311 - not a secret
 
 
 class _Download:
     """A file that is being downloaded: received bytes stay in `NAME.partial` until it is whole."""
 
-    def __init__(
-        self,
-        url: str,
-        target: Path,
-        client: httpx.Client,
-        record: Record | None,
-        report: Callable[[int, int | None], None],
-    ) -> None:
-        self.url, self.target, self.partial = url, target, target.with_name(target.name + PARTIAL)
-        self.failures = self.received = 0
-        self.version: dict[str, str] = {}
-        self._client, self._record, self._report = client, record, report
+    def __init__(self, url: str, target: Path, client: httpx.Client, record: Record | None, report: _Report) -> None:
+        self.partial, self.received = target.with_name(target.name + PARTIAL), 0
+        self._url, self._target, self._client, self._record, self._report = url, target, client, record, report
+        self._version: dict[str, str] = {}
         self._version_file = target.with_name(f"{target.name}{PARTIAL}.json")
         self._lock: Lock | None = None
 
     def run(self, attempts: int, sleep: Callable[[float], None]) -> bool:
-        """Try until `attempts` tries in a row have failed; see `attempt`."""
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_TransientError),
-            stop=lambda state: self.failures >= attempts,
-            wait=lambda state: _choose_pause(state, self.failures),
-            sleep=sleep,
-            reraise=True,
-        )
-        return retrying(self.attempt)
+        """Request until `attempts` failures in a row; return whether `partial` is a whole new file.
 
-    def lock(self) -> None:
-        """Keep other runs from this download.
+        Else the file in place is the latest.
 
         Raises:
-            WriteError: Another run has it.
+            _RefusedError: Another try would not help, or there was the last.
+            WriteError: Another run is downloading it.
         """
+        failures = 0
+        while True:
+            before = self.received
+            try:
+                return self._request()
+            except httpx.InvalidURL as error:
+                raise _RefusedError(str(error)) from error
+            except (_TransientError, httpx.TransportError) as error:
+                failures = 1 if self.received > before else failures + 1
+                if failures >= attempts:
+                    raise _RefusedError(str(error) or type(error).__name__) from error
+                sleep(_choose_pause(error, failures))
+
+    def put_in_place(self, record_file: Path, sha256: str | None, check: Callable[[Path], None]) -> Fetched:
+        """Check the received file, and move it into place unless the same bytes are there."""
+        partial, target, found = self.partial, self._target, hash_file(self.partial)
+        same = self._record is not None and self._record.sha256 == found
+        try:
+            if sha256 not in (None, found):
+                raise MissingInputError(
+                    f"{self._url} is not the file it should be: {self.size():,} bytes with sha256 {found[:12]}…, "
+                    f"expected {str(sha256)[:12]}….",
+                    advice="Something between here and the server changes the file (a proxy, a log-in page?), or a new "
+                    f"version was published. Download it by hand to {target}. Nothing was kept.",
+                )
+            if not same:
+                check(partial)
+        except Exception:
+            self.drop()
+            raise
+        stat = (target if same else partial).stat()
+        new = Record(bytes=stat.st_size, sha256=found, mtime_ns=stat.st_mtime_ns, **self._version)
+        # The record first: after a crash between the two, the next call goes on from the partial file.
+        write_bytes_atomically(record_file, (json.dumps(asdict(new), indent=2) + "\n").encode())
+        if not same:
+            with explain_write_errors(target):
+                move_synced(partial, target)
+        self.drop()
+        return Fetched("unchanged" if same else "changed" if self._record else "fetched", new, self.received)
+
+    def _take_lock(self) -> None:
+        """Keep other runs from this download. Raises `WriteError` if one has it."""
         if self._lock is None:
-            path = self.target.with_name(f"{self.target.name}{PARTIAL}.lock")
-            self._lock = Lock(path, f"downloading {self.target}")
+            path = self._target.with_name(f"{self._target.name}{PARTIAL}.lock")
+            self._lock = Lock(path, f"downloading {self._target}")
 
     def unlock(self) -> None:
         """Let other runs have the download, if this one had it."""
@@ -261,42 +236,25 @@ class _Download:
         self.partial.unlink(missing_ok=True)
         self._version_file.unlink(missing_ok=True)
 
-    def attempt(self) -> bool:
-        """Send one request; return whether `partial` is a whole new file (else the one in place is the latest).
-
-        Raises:
-            _TransientError: Worth another try.
-            _RefusedError: Not worth one.
-            WriteError: Another run is downloading it.
-        """
-        before = self.received
-        try:
-            return self._request()
-        except (_TransientError, httpx.TransportError) as error:
-            self.failures = 1 if self.received > before else self.failures + 1
-            if isinstance(error, _TransientError):
-                raise
-            raise _TransientError(str(error) or type(error).__name__) from error
-        except httpx.InvalidURL as error:
-            raise _RefusedError(str(error)) from error
-
     def _request(self) -> bool:
-        self.target.parent.mkdir(parents=True, exist_ok=True)
+        self._target.parent.mkdir(parents=True, exist_ok=True)
         if self.partial.exists():
-            self.lock()
-        self.version = self._read_version()
-        start = self.size() if self.version else 0
+            self._take_lock()
+        self._version = self._read_version()
+        start = self.size() if self._version else 0
         headers = {"Accept-Encoding": "identity"}  # ranges and sizes are those of the file itself
         if start:
-            headers |= {"Range": f"bytes={start}-", "If-Range": _choose_validator(self.version)}
-        elif self._record is not None and self._record.url == self.url:
-            headers |= _make_conditional(self._record)
-        with self._client.stream("GET", self.url, headers=headers) as response:
+            headers |= {"Range": f"bytes={start}-", "If-Range": _choose_validator(self._version)}
+        elif self._record is not None and self._record.url == self._url:
+            known = {"If-None-Match": self._record.etag, "If-Modified-Since": self._record.last_modified}
+            headers |= {name: value for name, value in known.items() if value}
+        with self._client.stream("GET", self._url, headers=headers) as response:
             match response.status_code:
-                case 304:
+                case 304 if self._record:
                     return False
                 case 200:
-                    return self._receive(response, 0, _read_length(response))
+                    length = response.headers.get("Content-Length", "")
+                    return self._receive(response, 0, int(length) if length.isdecimal() else None)
                 case 206:
                     return self._receive(response, start, self._check_range(response, start))
                 case 416 if start and response.headers.get("Content-Range") == f"bytes */{start}":
@@ -318,15 +276,18 @@ class _Download:
         return None if stated[3] == "*" else int(stated[3])
 
     def _receive(self, response: httpx.Response, start: int, total: int | None) -> bool:
-        self.lock()
+        self._take_lock()
         encoding = response.headers.get("Content-Encoding", "identity")
         if encoding != "identity":
             raise _RefusedError(f"the server compresses its answer ({encoding}) although it was asked not to")
-        free = shutil.disk_usage(self.target.parent).free
+        free = shutil.disk_usage(self._target.parent).free
         if total is not None and total - start > free:
             raise _RefusedError(f"it needs {total - start:,} bytes and the disk has {free:,} left")
-        if start == 0:
-            self._begin(response)
+        if start == 0:  # the bytes of another version go
+            self.drop()
+            etag, date = (response.headers.get(name, "") for name in ("ETag", "Last-Modified"))
+            self._version = {"url": self._url, "etag": etag, "last_modified": date}
+            write_bytes_atomically(self._version_file, json.dumps(self._version).encode())
         done = start
         with self.partial.open("ab" if start else "wb") as file:
             for block in response.iter_raw():
@@ -340,40 +301,19 @@ class _Download:
             raise _TransientError(f"{done:,} bytes were received where {total:,} were announced")
         return True
 
-    def _begin(self, response: httpx.Response) -> None:
-        """Drop the bytes of another version, and record this one."""
-        self.drop()
-        headers = response.headers
-        self.version = {
-            "url": self.url,
-            "etag": headers.get("ETag", ""),
-            "last_modified": headers.get("Last-Modified", ""),
-        }
-        write_bytes_atomically(self._version_file, json.dumps(self.version).encode())
-
     def _read_version(self) -> dict[str, str]:
         """Return the version of the partial file; empty if nothing can be appended to it safely."""
         try:
             version: dict[str, Any] = json.loads(self._version_file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return version if version.get("url") == self.url and _choose_validator(version) else {}
+        return version if version.get("url") == self._url and _choose_validator(version) else {}
 
 
 def _choose_validator(version: Mapping[str, str]) -> str:
     """Return the value for `If-Range`: a strong ETag, else the date; empty if the server sent neither."""
     etag = version.get("etag", "")
     return etag if etag and not etag.startswith("W/") else version.get("last_modified", "")
-
-
-def _make_conditional(record: Record) -> dict[str, str]:
-    headers = {"If-None-Match": record.etag, "If-Modified-Since": record.last_modified}
-    return {name: value for name, value in headers.items() if value}
-
-
-def _read_length(response: httpx.Response) -> int | None:
-    length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdecimal() else None
 
 
 def _read_pause(response: httpx.Response) -> float | None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from pervl_assets.archives.zip_index import read_index
 from pervl_assets.core.errors import MissingInputError
@@ -37,15 +37,6 @@ class IdentityCard:
     sha256: str
     encrypted: bool
 
-    def to_json(self) -> dict[str, Any]:
-        """Return a plain dictionary."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> "IdentityCard":
-        """Rebuild a card from `to_json`."""
-        return cls(**plain)
-
 
 @dataclass(frozen=True)
 class RawArchive:
@@ -64,18 +55,6 @@ class RawArchive:
     prefix: str = ""
     password_variable: str | None = None
     index: Path | None = dataclasses.field(default=None, compare=False, repr=False)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a plain dictionary, without `index`."""
-        plain = {**dataclasses.asdict(self), "path": str(self.path)}
-        del plain["index"]
-        return plain
-
-    @classmethod
-    def from_json(cls, plain: Mapping[str, Any], index: Path | None = None) -> "RawArchive":
-        """Rebuild an archive from `to_json`."""
-        path, card = Path(plain["path"]), IdentityCard.from_json(plain["card"])
-        return cls(**{**plain, "path": path, "card": card, "index": index})
 
 
 @dataclass(frozen=True)
@@ -132,11 +111,7 @@ def find_archive(spec: ArchiveSpec, data_root: Path) -> RawArchive:
 
 
 def identify(path: Path, index: Path | None = None) -> IdentityCard:
-    """Return the identity card of a zip, a folder or a file.
-
-    Args:
-        path: The raw input.
-        index: See `RawArchive`.
+    """Return the identity card of a zip, whose `index` is that of `RawArchive`, of a folder or of a file.
 
     Raises:
         ArchiveError: It cannot be read, or is an unsafe zip.

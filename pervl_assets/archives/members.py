@@ -19,7 +19,7 @@ from pervl_assets.core.errors import ArchiveError, MissingInputError, PasswordEr
 from pervl_assets.core.files import explain_read_errors
 from pervl_assets.core.workers import map_in_threads
 
-__all__ = ["FileRecord", "MemberError", "Members", "check_password", "open_members"]
+__all__ = ["FileRecord", "MemberError", "Members", "open_members"]
 
 _TRIES: Final = 3
 
@@ -71,6 +71,13 @@ class Members(ABC):
     def find_record(self, name: str, stat: os.stat_result) -> FileRecord | None:
         """Return what is recorded of the file that is the member, if its status `stat` shows that it is unchanged."""
         return None
+
+    def check_password(self) -> None:  # noqa: B027 - most sources need none
+        """Decrypt a small member and check its CRC, so that a wrong password is found before any work.
+
+        Raises:
+            PasswordError: The password is missing or wrong. Never holds the password.
+        """
 
     def close(self) -> None:  # noqa: B027 - most sources hold nothing open
         """Close open files."""
@@ -138,7 +145,7 @@ class ZipMembers(Members):
         return {**self.__dict__, "_file": -1}
 
     def check_password(self) -> None:
-        """Decrypt one small member for real; see `check_password`."""
+        """Decrypt one small member."""
         encrypted = [(entry.stored, name) for name, entry in self.entries.items() if entry.encrypted]
         if not encrypted:
             return
@@ -248,13 +255,3 @@ def _open(archive: RawArchive, password: str | None) -> tuple[Members, IdentityC
     entries = read_index(archive.path, archive.index).entries
     members = ZipMembers(archive.path, entries, secret, archive.password_variable)
     return members, identify(archive.path, archive.index)
-
-
-def check_password(members: Members) -> None:
-    """Decrypt a small member and check its CRC, so that a wrong password is found before any work.
-
-    Raises:
-        PasswordError: The password is missing or wrong. Never holds the password.
-    """
-    if isinstance(members, ZipMembers):
-        members.check_password()

@@ -1,21 +1,21 @@
 """Published files: listed with their hashes in a manifest, compared with a folder, and downloaded if missing."""
 
 import csv
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx
 import yaml
+from pydantic import TypeAdapter
 
 from pervl_assets.archives.downloads import ATTEMPTS, fetch_file
 from pervl_assets.core.errors import AnnotationError, MissingInputError, name_some
-from pervl_assets.core.files import hash_file
+from pervl_assets.core.files import is_whole
 
 
 @dataclass(frozen=True)
-class OfficialFile:
+class _OfficialFile:
     """One published file: its path below the folder, size, rows and sha256."""
 
     path: str
@@ -25,14 +25,30 @@ class OfficialFile:
 
 
 @dataclass(frozen=True)
+class KnownMembers:
+    """Members of one kind in an official archive.
+
+    Attributes:
+        pattern: Regular expression that their whole names match.
+        named: Number of them in the official annotations; None: not known.
+        count: Number of them in the archive; None: not known.
+    """
+
+    pattern: str
+    named: int | None = None
+    count: int | None = None
+
+
+@dataclass(frozen=True)
 class OfficialFiles:
-    """A set of published files, as the manifest lists them."""
+    """The manifest: a set of published files, and the archives they refer to, with kinds of members by name."""
 
     repository: str
     commit: str
     base_url: str
     licence: str
-    files: tuple[OfficialFile, ...]
+    files: tuple[_OfficialFile, ...]
+    archives: Mapping[str, tuple[KnownMembers, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,49 +61,30 @@ class FilesReport:
 
 
 def load_manifest(path: Path) -> OfficialFiles:
-    """Read a manifest of published files.
+    """Read a manifest.
 
     Raises:
         AnnotationError: A key is missing or has a wrong type, or a path is outside the folder.
     """
+    advice = "Restore it from the project's repository."
     try:
-        content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-        files = tuple(
-            OfficialFile(str(f["path"]), int(f["bytes"]), int(f["rows"]), str(f["sha256"])) for f in content["files"]
-        )
-        manifest = OfficialFiles(
-            repository=str(content["repository"]),
-            commit=str(content["commit"]),
-            base_url=str(content["base_url"]),
-            licence=str(content["licence"]),
-            files=files,
-        )
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise AnnotationError(
-            f"The manifest {path} cannot be read: {error!r}.",
-            advice="Restore it from the project's repository.",
-        ) from error
-    outside = [f.path for f in files if Path(f.path).is_absolute() or ".." in Path(f.path).parts]
+        manifest = TypeAdapter(OfficialFiles).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError, ValueError) as error:
+        raise AnnotationError(f"The manifest {path} cannot be read: {error}.", advice=advice) from error
+    outside = [f.path for f in manifest.files if Path(f.path).is_absolute() or ".." in Path(f.path).parts]
     if outside:
         raise AnnotationError(
-            f"The manifest {path} names {len(outside)} paths outside its folder: {name_some(outside)}.",
-            advice="Restore it from the project's repository.",
+            f"The manifest {path} names {len(outside)} paths outside its folder: {name_some(outside)}.", advice=advice
         )
     return manifest
 
 
 def compare_folder(folder: Path, manifest: OfficialFiles) -> FilesReport:
     """Return which of the manifest's files are in `folder` unchanged, changed, or not at all."""
-    states: dict[str, list[str]] = {"official": [], "different": [], "missing": []}
-    for file in manifest.files:
-        path = folder / file.path
-        if not path.is_file():
-            states["missing"].append(file.path)
-        elif path.stat().st_size == file.bytes and hash_file(path) == file.sha256:
-            states["official"].append(file.path)
-        else:
-            states["different"].append(file.path)
-    return FilesReport(*(tuple(names) for names in states.values()))
+    official = [file.path for file in manifest.files if is_whole(folder / file.path, file.bytes, file.sha256)]
+    others = [file.path for file in manifest.files if file.path not in official]
+    present = [path for path in others if (folder / path).is_file()]
+    return FilesReport(tuple(official), tuple(present), tuple(path for path in others if path not in present))
 
 
 def require_files(folder: Path, manifest: OfficialFiles) -> FilesReport:
@@ -115,16 +112,9 @@ def fetch_files(
     attempts: int = ATTEMPTS,
     report: Callable[[str], None] = lambda line: None,
 ) -> FilesReport:
-    """Bring `folder` to exactly the manifest's files: right ones stay, the rest is downloaded.
+    """Bring `folder` to exactly the manifest's files: right ones stay, the rest is downloaded and its sha256 checked.
 
-    Each file is checked against its sha256 before it is moved into place.
-
-    Args:
-        folder: Folder of the files; their records are stored beside it.
-        manifest: The files and their address.
-        client: HTTP client.
-        attempts: See `fetch_file`.
-        report: Called with one line per downloaded file.
+    The records of downloads are stored beside the folder. `report` is called with one line per downloaded file.
 
     Raises:
         MissingInputError: The server cannot be reached, does not have a file, or sends another one; all are named.

@@ -175,10 +175,8 @@ def _find_directory(file: BinaryIO) -> tuple[int, bytes, int]:
 
 def _is_end(tail: bytes, at: int) -> bool:
     """Return whether there is an end record at `at`: its comment must end with the file."""
-    if at + _END.size > len(tail):
-        return False
-    comment: int = _END.unpack_from(tail, at)[-1]
-    return at + _END.size + comment == len(tail)
+    end = at + _END.size
+    return end <= len(tail) and end + int(_END.unpack_from(tail, at)[-1]) == len(tail)
 
 
 def _read(file: BinaryIO, offset: int, size: int) -> bytes:

@@ -10,9 +10,9 @@ import polars as pl
 from pervl_assets.archives.inputs import ArchiveSpec
 from pervl_assets.core.checks import Check
 from pervl_assets.core.tables import TableSchema
-from pervl_assets.trees.build import TreePlan
 from pervl_assets.trees.contact_sheet import SheetRules
 from pervl_assets.trees.ledger import FolderTree
+from pervl_assets.trees.plans import TreePlan
 
 SplitRule = Literal["official", "scene_disjoint"]
 

@@ -13,9 +13,9 @@ from pervl_assets.benchmarks.benchmark import Benchmark, TableAsset, TreeAsset
 from pervl_assets.benchmarks.deep_fashion_views import plan_concon_chi, plan_images, plan_polar
 from pervl_assets.core.pixels import measure_image
 from pervl_assets.core.tables import Column, TableSchema
-from pervl_assets.trees.build import Output, Rendered, RenderTask, TreePlan
 from pervl_assets.trees.checks import check_roles_apart
 from pervl_assets.trees.contact_sheet import SheetRules
+from pervl_assets.trees.plans import Output, Rendered, RenderTask, TreePlan
 from pervl_assets.trees.views import EVALUATION, FEW_SHOT, IMAGE_FOLDER_RULE
 from pervl_assets.upstream import cite_script
 

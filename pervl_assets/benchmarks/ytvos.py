@@ -35,10 +35,9 @@ from pervl_assets.benchmarks.ytvos_annotations import (
 from pervl_assets.core.errors import AnnotationError, name_some
 from pervl_assets.core.pixels import ImageError, decode_frame, decode_mask, encode_jpeg, encode_mask
 from pervl_assets.trees.boxes import Box, draw_band, find_box, grow_box, tight_region
-from pervl_assets.trees.build import Output, Quarantined, Rendered, RenderTask, TreePlan
 from pervl_assets.trees.checks import BOXES_INSIDE, check_roles_apart
 from pervl_assets.trees.contact_sheet import SheetRules
-from pervl_assets.trees.plans import copy_member
+from pervl_assets.trees.plans import Output, Quarantined, Rendered, RenderTask, TreePlan, copy_member
 from pervl_assets.trees.views import EVALUATION, FEW_SHOT, IMAGE_FOLDER_RULE, plan_image_folder
 from pervl_assets.upstream import PAPER, RETRIVAL_SETS, cite_script
 

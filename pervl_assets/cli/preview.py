@@ -12,8 +12,8 @@ from pervl_assets.core.errors import MissingInputError, PervlError, name_some
 from pervl_assets.defs.run_results import name_partition
 from pervl_assets.io_managers.tables import TableIOManager
 from pervl_assets.io_managers.trees import TreeIOManager
+from pervl_assets.trees.contact_sheet import draw_concept
 from pervl_assets.trees.ledger import FolderTree
-from pervl_assets.trees.preview import draw_concept
 
 
 def preview_concept(data: Path, asset: str, concept: str, split: str | None = None) -> bytes:

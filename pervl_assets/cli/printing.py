@@ -13,11 +13,11 @@ from rich.table import Table
 
 from pervl_assets.cli.status import AssetState, CheckStatus, Health, InputState
 from pervl_assets.core.errors import name_some
+from pervl_assets.core.files import VerifyResult
 from pervl_assets.core.text import escape_terminal
-from pervl_assets.defs.metadata import QUARANTINED
 from pervl_assets.defs.run_results import Finding, Materialized, RunResult, name_partition
 from pervl_assets.defs.up_to_date import Value
-from pervl_assets.io_managers.base import VerifyResult
+from pervl_assets.io_managers.metadata import QUARANTINED
 from pervl_assets.settings import Settings
 from pervl_assets.upstream import RETRIVAL_SETS
 

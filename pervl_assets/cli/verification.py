@@ -6,12 +6,12 @@ from pathlib import Path
 
 import dagster as dg
 
-from pervl_assets.core.files import PARTIAL
+from pervl_assets.core.files import PARTIAL, VerifyResult
 from pervl_assets.defs.release import CROISSANT_KEY
 from pervl_assets.defs.run_results import name_partition
 from pervl_assets.defs.runs import list_values
 from pervl_assets.io_managers import find_io_managers
-from pervl_assets.io_managers.base import PervlIOManager, VerifyResult
+from pervl_assets.io_managers.base import PervlIOManager
 
 
 def verify_values(defs: dg.Definitions, data: Path) -> Iterator[tuple[str, VerifyResult]]:

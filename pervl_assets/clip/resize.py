@@ -17,7 +17,7 @@ import simplejpeg  # type: ignore[import-untyped]
 from PIL import Image
 
 from pervl_assets.core.pixels import MAX_PIXELS
-from pervl_assets.core.plain_jpeg import decode_plain_colours
+from pervl_assets.core.plain_images import decode_plain_colours
 
 _REACH: Final = 2
 """How many pixels of the smaller image a filter reaches to either side: bicubic 2, bilinear 1."""

@@ -14,6 +14,7 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +22,6 @@ from pervl_assets.core.errors import ArchiveError, WriteError
 from pervl_assets.core.workers import is_running
 
 PARTIAL: Final = ".partial"
-_BLOCK = 1 << 20
 _UNSUPPORTED: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """Answers of file systems that cannot lock, or cannot sync a folder."""
 
@@ -163,7 +163,7 @@ def replace_atomically(target: Path) -> Iterator[Path]:
                 left.unlink(missing_ok=True)
         try:
             yield partial
-            if is_same_file(partial, target):
+            if target.is_file() and is_whole(partial, target.stat().st_size, hash_file(target)):
                 partial.unlink()
             else:
                 move_synced(partial, target)
@@ -218,12 +218,33 @@ def write_bytes_atomically(target: Path, data: bytes) -> bool:
     return True
 
 
-def is_same_file(one: Path, other: Path) -> bool:
-    """Return whether both files exist and hold the same bytes."""
-    if not (one.is_file() and other.is_file()) or one.stat().st_size != other.stat().st_size:
+def is_whole(file: Path, size: int, sha256: str) -> bool:
+    """Return whether a file exists and holds exactly these bytes."""
+    try:
+        return file.stat().st_size == size and hash_file(file) == sha256
+    except OSError:
         return False
-    with one.open("rb") as first, other.open("rb") as second:
-        while block := first.read(_BLOCK):
-            if block != second.read(_BLOCK):
-                return False
-    return True
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """Files compared with what is recorded of them.
+
+    Attributes:
+        files: Number of files that were read; 0 if there is no value to verify.
+        bytes: Their size.
+        missing: Files that do not exist, relative to the root of their tree or to the data root, where they are in it.
+        changed: Files that hold other bytes than were written.
+        extra: Files that are not recorded.
+    """
+
+    files: int = 0
+    bytes: int = 0
+    missing: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether nothing differs."""
+        return not (self.missing or self.changed or self.extra)

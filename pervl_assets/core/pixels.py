@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from pervl_assets.core.plain_jpeg import decode_plain_colours, is_valid_jpeg
-from pervl_assets.core.plain_png import decode_plain_palette, encode_grey
+from pervl_assets.core.plain_images import decode_plain_colours, decode_plain_palette, encode_grey, is_valid_jpeg
 
 MAX_PIXELS: Final = 64_000_000
 """Larger images are refused before they are decoded; the benchmarks' frames have about a million pixels."""

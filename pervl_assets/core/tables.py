@@ -56,11 +56,7 @@ class TableSchema:
         return pl.Schema({column.name: column.dtype for column in self.columns})
 
     def validate(self, frame: pl.DataFrame, table: str) -> pl.DataFrame:
-        """Return `frame` unchanged if it has exactly these columns, in this order, of these types.
-
-        Raises:
-            SchemaError: Names every missing, unexpected, misplaced or wrongly typed column.
-        """
+        """Return `frame` unchanged if it has exactly these columns; see `validate_columns`."""
         return validate_columns(frame, {column.name: str(column.dtype) for column in self.columns}, table)
 
 
@@ -114,11 +110,7 @@ def encode_csv(header: Iterable[str], rows: Iterable[Iterable[object]]) -> bytes
 
 
 def write_hashed(frame: pl.DataFrame, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a frame like `write_parquet`, with the hash of its content in the file's metadata.
-
-    Raises:
-        WriteError: No permission, or no space left.
-    """
+    """Write a frame like `write_parquet`, with the hash of its content in the file's metadata."""
     write_parquet(frame, path, {**(metadata or {}), CONTENT_SHA256: hash_frame(frame)})
 
 

@@ -7,7 +7,8 @@ import dagster as dg
 import polars as pl
 
 from pervl_assets.archives.inputs import ArchiveSpec, RawArchive
-from pervl_assets.archives.known_archives import ArchiveReport, inspect_archive, load_known_archives
+from pervl_assets.archives.known_archives import ArchiveReport, inspect_archive
+from pervl_assets.archives.official_files import load_manifest
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.benchmarks.benchmark import Benchmark, name_members
 from pervl_assets.defs.metadata import make_check_result
@@ -41,7 +42,7 @@ def build_archive_check(spec: ArchiveSpec, benchmark: Benchmark | None = None) -
     )
     @record_step
     def known_archive(workspace: Workspace, archive: RawArchive) -> dg.AssetCheckResult:
-        known = load_known_archives(ANNOTATIONS / "manifest.yaml")
+        known = load_manifest(ANNOTATIONS / "manifest.yaml").archives
         folder = find_annotations(workspace.root)
         needed = name_members(benchmark, spec.name, folder / benchmark.name) if benchmark and folder else set()
         report = inspect_archive(archive, known.get(spec.name, ()), needed)
@@ -64,7 +65,7 @@ def check_report(report: ArchiveReport, *, demo: bool, annotated: bool) -> dg.As
         demo: Whether the archive is the demo data's, which is not meant to be official.
         annotated: Whether there were annotations to name members.
     """
-    held = sum(kind.found for kind in report.counts)
+    held = int(report.counts["found"].sum())
     text = report.text if annotated else f"The annotations have not been materialized yet. {report.text}"
     if demo and not report.missing:
         text = f"Demo data: all {report.needed:,} members that its annotations name are among its {held:,}."
@@ -77,5 +78,5 @@ def check_report(report: ArchiveReport, *, demo: bool, annotated: bool) -> dg.As
         named_members=report.needed,
         missing_members=len(report.missing),
         missing=pl.DataFrame({"member": report.missing}, schema={"member": pl.String}),
-        members=pl.DataFrame(report.counts),
+        members=report.counts,
     )

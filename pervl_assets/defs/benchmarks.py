@@ -13,15 +13,12 @@ from pervl_assets.archives.members import open_members
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.benchmarks.benchmark import Benchmark, TableAsset, TreeAsset
 from pervl_assets.defs.checks import declare_benchmark_checks, evaluate_checks, evaluate_counts
-from pervl_assets.defs.metadata import (
-    OWNERS,
-    embed_image,
-    preview_table,
-)
+from pervl_assets.defs.metadata import OWNERS, embed_image
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW, build_raw_asset
 from pervl_assets.defs.resources import Workspace
 from pervl_assets.defs.steps import record_step
-from pervl_assets.defs.tree_checks import check_tree, declare_tree_checks
+from pervl_assets.defs.tree_checks import check_ledger, check_quarantine, declare_tree_checks
+from pervl_assets.io_managers.metadata import preview_table
 from pervl_assets.io_managers.tables import TableIOManager, declare_columns
 from pervl_assets.io_managers.trees import TreeIOManager
 from pervl_assets.trees.build import build_tree
@@ -113,7 +110,8 @@ def build_tree_asset(benchmark: Benchmark, tree: TreeAsset) -> dg.AssetsDefiniti
         yield TreeIOManager.describe(
             built,
             checks=[
-                *check_tree(built),
+                check_ledger(built),
+                check_quarantine(built),
                 evaluate_counts(counts, tree.facts.get(split, {}), synthetic=workspace.profile == "demo"),
                 *evaluate_checks(tree.checks, built),
             ],

@@ -7,11 +7,12 @@ import dagster as dg
 
 from pervl_assets.core.checks import Check, CheckResult, Severity, compare_counts
 from pervl_assets.core.errors import name_some
+from pervl_assets.core.files import VerifyResult
 from pervl_assets.defs.metadata import make_check_result
 from pervl_assets.defs.resources import Workspace
 from pervl_assets.defs.steps import record_step
 from pervl_assets.io_managers import find_io_managers
-from pervl_assets.io_managers.base import PervlIOManager, VerifyResult
+from pervl_assets.io_managers.base import PervlIOManager
 
 OFFICIAL_COUNTS: Final = "official_counts"
 SUMS_HOLD: Final = "sums_hold"

@@ -12,7 +12,7 @@ from pervl_assets.clip.nearest import find_nearest_classes
 from pervl_assets.core.tables import TableSchema
 from pervl_assets.defs.checks import OFFICIAL_COUNTS, declare_checks, evaluate_checks, evaluate_counts, report
 from pervl_assets.defs.features import INVERSION, TEXT_FEATURES, build_features
-from pervl_assets.defs.metadata import OWNERS, QUARANTINED, make_check_result, preview_table
+from pervl_assets.defs.metadata import OWNERS, make_check_result
 from pervl_assets.defs.raw import RAW, build_raw_asset
 from pervl_assets.defs.resources import Workspace
 from pervl_assets.defs.steps import record_step
@@ -36,6 +36,7 @@ from pervl_assets.inversion.coco_classes import (
 from pervl_assets.inversion.open_images import OPENIMAGES_CLASSES, OPENIMAGES_MATCHES, read_class_names
 from pervl_assets.inversion.sources import ARCHIVES
 from pervl_assets.inversion.text_lines import MALFORMED_LINES, MAX_MALFORMED_SHARE
+from pervl_assets.io_managers.metadata import QUARANTINED, preview_table
 from pervl_assets.io_managers.tables import TableIOManager, declare_columns
 
 _CLASSES_SHOWN: Final = 30

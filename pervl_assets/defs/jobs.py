@@ -24,7 +24,7 @@ from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.run_results import RunResult, read_finding, read_materialization
 from pervl_assets.defs.runs import Launch, PlannedRun, fail_dead_runs
 from pervl_assets.inversion.open_images import NamesRule
-from pervl_assets.io_managers.failures import make_failure, show_errors
+from pervl_assets.io_managers.metadata import make_failure, show_errors
 from pervl_assets.settings import Settings, check_settings, get_variable
 
 _AS_SET: Final = "environment"

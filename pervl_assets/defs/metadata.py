@@ -11,27 +11,7 @@ import polars as pl
 
 from pervl_assets.archives.downloads import Fetched
 from pervl_assets.core.text import escape_markdown
-from pervl_assets.io_managers.metadata import (
-    BYTES,
-    FILES,
-    MISSING,
-    QUARANTINED,
-    ROWS,
-    preview_table,
-)
-
-__all__ = [
-    "BYTES",
-    "FILES",
-    "MISSING",
-    "OWNERS",
-    "QUARANTINED",
-    "ROWS",
-    "describe_download",
-    "embed_image",
-    "make_check_result",
-    "preview_table",
-]
+from pervl_assets.io_managers.metadata import preview_table
 
 OWNERS: Final = ["team:pervl"]
 

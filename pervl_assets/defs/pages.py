@@ -11,11 +11,11 @@ from pervl_assets.archives.official_files import load_manifest
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.benchmarks.benchmark import TableAsset, TreeAsset
 from pervl_assets.core.text import escape_markdown
-from pervl_assets.defs.metadata import preview_table
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW, list_specs
 from pervl_assets.defs.resources import ANNOTATIONS
 from pervl_assets.defs.rules import RULES
 from pervl_assets.io_managers import find_io_managers
+from pervl_assets.io_managers.metadata import preview_table
 from pervl_assets.io_managers.tables import COLUMN_LINEAGE, COLUMN_SCHEMA
 from pervl_assets.release.parts import Source
 
@@ -28,7 +28,9 @@ def complete_pages(assets: Iterable[dg.AssetsDefinition]) -> list[dg.AssetsDefin
     graph = list(assets)
     stores = {key: asset.get_io_manager_key_for_asset_key(key) for asset in graph for key in asset.keys}
     managers = find_io_managers()
-    origins, sources, benchmarks, rules = trace_sources(graph), list_sources(), list_benchmarks(), list_rules()
+    origins, sources, rules = trace_sources(graph), list_sources(), list_rules()
+    benchmarks = {dg.AssetKey([RAW, spec.name]): one.name for one in find_benchmarks() for spec in one.archives}
+    benchmarks |= {key: key.path[0] for key in _list_results()}
 
     def complete(spec: dg.AssetSpec) -> dg.AssetSpec:
         key = spec.key
@@ -38,9 +40,12 @@ def complete_pages(assets: Iterable[dg.AssetsDefinition]) -> list[dg.AssetsDefin
         if key in benchmarks:
             tags["pervl/benchmark"] = benchmarks[key]
         if key.path[0] == RAW:
-            metadata = describe_source(inputs[0])
+            metadata: dict[str, dg.MetadataValue] = {
+                "homepage": dg.MetadataValue.url(inputs[0].homepage),
+                "licence": dg.MetadataValue.md(_link_licence(inputs[0])),
+            }
         else:
-            metadata = {"inputs": tabulate_inputs(inputs)}
+            metadata = {"inputs": _tabulate_inputs(inputs)}
             tags |= {f"pervl/from_{one.name}": "" for one in inputs}
         completed = spec.merge_attributes(tags=tags, metadata={**metadata, **show_columns(spec.metadata)})
         if key not in rules:
@@ -79,12 +84,6 @@ def list_sources() -> dict[str, Source]:
     return {source.name: source for source in found}
 
 
-def list_benchmarks() -> dict[dg.AssetKey, str]:
-    """Return the name of the benchmark of every asset that belongs to one, its raw archives included."""
-    archives = {dg.AssetKey([RAW, spec.name]): one.name for one in find_benchmarks() for spec in one.archives}
-    return archives | {key: key.path[0] for key in _list_results()}
-
-
 def list_rules() -> dict[dg.AssetKey, str]:
     """Return the rule of every asset that follows one."""
     own = {key: asset.rule for key, asset in _list_results().items() if asset.rule}
@@ -95,17 +94,12 @@ def _list_results() -> dict[dg.AssetKey, TableAsset | TreeAsset]:
     """Return every table and tree of every benchmark."""
     results: dict[dg.AssetKey, TableAsset | TreeAsset] = {}
     for benchmark in find_benchmarks():
-        results |= {dg.AssetKey([benchmark.name, table.name]): table for table in benchmark.tables}
-        results |= {dg.AssetKey([benchmark.name, tree.name]): tree for tree in benchmark.trees}
+        assets: list[TableAsset | TreeAsset] = [*benchmark.tables, *benchmark.trees]
+        results |= {dg.AssetKey([benchmark.name, asset.name]): asset for asset in assets}
     return results
 
 
-def describe_source(source: Source) -> dict[str, dg.MetadataValue]:
-    """Return the metadata of a raw input's page."""
-    return {"homepage": dg.MetadataValue.url(source.homepage), "licence": dg.MetadataValue.md(_link_licence(source))}
-
-
-def tabulate_inputs(inputs: Iterable[Source]) -> dg.MetadataValue:
+def _tabulate_inputs(inputs: Iterable[Source]) -> dg.MetadataValue:
     """Return raw inputs and their licences as a table, each with a link to its page."""
     rows = [(link_asset(dg.AssetKey([RAW, one.name]), one.name), _link_licence(one)) for one in inputs]
     return preview_table(pl.DataFrame(rows, schema=["input", "licence"], orient="row"), markup=True)

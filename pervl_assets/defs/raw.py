@@ -5,13 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from pervl_assets.archives.inputs import ArchiveSpec, RawArchive, identify_contents, list_texts
-from pervl_assets.archives.official_files import (
-    FilesReport,
-    OfficialFiles,
-    count_entries,
-    load_manifest,
-    require_files,
-)
+from pervl_assets.archives.official_files import FilesReport, OfficialFiles, count_entries, load_manifest, require_files
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.defs.downloads import Downloads
 from pervl_assets.defs.metadata import OWNERS, describe_download, make_check_result
@@ -82,13 +76,13 @@ def pervl_annotations(
     the annotations of the demo data.
     """
     manifest = load_manifest(ANNOTATIONS / "manifest.yaml")
+    folder = workspace.annotations_folder
     if workspace.annotations:
-        report = require_files(folder := workspace.annotations_folder, manifest)
+        report = require_files(folder, manifest)
     elif workspace.profile == "demo":
-        folder = workspace.annotations_folder
         report = FilesReport(official=(), different=(), missing=())
     else:
-        folder = workspace.annotations_folder / manifest.commit
+        folder /= manifest.commit
         report = downloads.fetch_annotations(folder, manifest, context.log.info)
     yield RawArchiveIOManager.describe(
         RawArchive(folder, identify_contents(folder)),
@@ -108,10 +102,5 @@ def check_official(report: FilesReport, manifest: OfficialFiles, *, demo: bool) 
         )
     else:
         text = f"All {len(manifest.files)} files are those of {manifest.repository} at {manifest.commit[:7]}."
-    return make_check_result(
-        "official_files",
-        not report.different,
-        text,
-        official=len(report.official),
-        different=len(report.different),
-    )
+    official, different = len(report.official), len(report.different)
+    return make_check_result("official_files", not different, text, official=official, different=different)

@@ -17,16 +17,16 @@ import polars as pl
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.files import hash_bytes, write_bytes_atomically
-from pervl_assets.defs.metadata import OWNERS, make_check_result, preview_table
+from pervl_assets.defs.metadata import OWNERS, make_check_result
 from pervl_assets.defs.pages import list_sources, trace_sources
 from pervl_assets.defs.raw import RAW
 from pervl_assets.defs.resources import Workspace
 from pervl_assets.defs.steps import record_step
 from pervl_assets.io_managers import find_io_managers
 from pervl_assets.io_managers.base import PervlIOManager
-from pervl_assets.io_managers.croissant import CroissantIOManager
+from pervl_assets.io_managers.metadata import preview_table
 from pervl_assets.io_managers.tables import COLUMN_SCHEMA, TableIOManager
-from pervl_assets.io_managers.training_files import TrainingFile
+from pervl_assets.io_managers.training_files import CroissantIOManager, TrainingFile
 from pervl_assets.release.croissant import FILE, build_croissant, encode_croissant
 from pervl_assets.release.images import LABELS, write_images
 from pervl_assets.release.parts import Part, Release

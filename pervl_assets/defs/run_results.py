@@ -9,7 +9,7 @@ from dagster import DagsterEventType, DagsterInstance
 from pervl_assets.core.checks import Severity
 from pervl_assets.core.text import unescape_markdown
 from pervl_assets.dagster_private import RunFailureReason
-from pervl_assets.defs.metadata import BYTES, FILES, MISSING, QUARANTINED, ROWS
+from pervl_assets.io_managers.metadata import BYTES, FILES, MISSING, QUARANTINED, ROWS
 
 
 @dataclass(frozen=True)

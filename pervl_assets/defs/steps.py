@@ -11,8 +11,7 @@ from typing import Any, Final
 import dagster as dg
 
 from pervl_assets.clip.checkpoints import parse_encoders
-from pervl_assets.io_managers.failures import show_errors
-from pervl_assets.io_managers.metadata import SECONDS
+from pervl_assets.io_managers.metadata import SECONDS, show_errors
 
 SETTINGS: Final = "settings"
 """Metadata of a materialization: the settings it was made with, see `describe_settings`."""

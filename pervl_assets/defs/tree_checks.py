@@ -30,11 +30,6 @@ def declare_tree_checks(key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
     ]
 
 
-def check_tree(tree: FolderTree) -> list[dg.AssetCheckResult]:
-    """Evaluate the checks of `declare_tree_checks` on a tree that was just built."""
-    return [check_ledger(tree), check_quarantine(tree)]
-
-
 def check_ledger(tree: FolderTree) -> dg.AssetCheckResult:
     """Compare the ledger's counts with its number of rows; name missing members."""
     missing = tree.ledger.filter(status="missing")

@@ -7,7 +7,6 @@ The value of `ytvos/concepts` is `<data>/assets/ytvos/concepts.parquet`, that of
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final, get_origin
 
@@ -16,9 +15,8 @@ import polars as pl
 
 from pervl_assets.archives.inputs import list_folder
 from pervl_assets.core.errors import MissingInputError, PervlError, SchemaError
-from pervl_assets.core.files import explain_write_errors, hash_bytes
-from pervl_assets.io_managers.failures import show_errors
-from pervl_assets.io_managers.metadata import SECONDS, STAMP
+from pervl_assets.core.files import VerifyResult, explain_write_errors, hash_bytes
+from pervl_assets.io_managers.metadata import SECONDS, STAMP, show_errors
 from pervl_assets.release.images import Labeller
 from pervl_assets.release.parts import FilePart, Part
 
@@ -32,30 +30,6 @@ def locate_value(data: Path, key: Sequence[str], extension: str, partition: str 
     """Return the path of an asset's value, or of its manifest: `assets/<key>[/<partition>]<extension>`."""
     path = data.joinpath(ASSETS_FOLDER, *key, *([partition] if partition is not None else []))
     return path.with_name(path.name + extension)
-
-
-@dataclass(frozen=True)
-class VerifyResult:
-    """A value compared with its own manifest.
-
-    Attributes:
-        files: Number of files that were read; 0 if the value has not been materialized.
-        bytes: Their size.
-        missing: Files that do not exist, relative to the data root; a raw input outside of it has its whole path.
-        changed: Files that hold other bytes than were written.
-        extra: Files that the manifest does not name.
-    """
-
-    files: int = 0
-    bytes: int = 0
-    missing: list[str] = field(default_factory=list)
-    changed: list[str] = field(default_factory=list)
-    extra: list[str] = field(default_factory=list)
-
-    @property
-    def unchanged(self) -> bool:
-        """Whether nothing differs."""
-        return not (self.missing or self.changed or self.extra)
 
 
 class PervlIOManager(dg.ConfigurableIOManager):

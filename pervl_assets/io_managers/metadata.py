@@ -1,13 +1,13 @@
-"""Names of the metadata that materializations record, and previews of tables as markdown.
+"""What Dagster's UI shows of a step: metadata, whose numbers keep their names, previews of tables, and errors."""
 
-Numbers keep their names from run to run, because the UI plots them over time.
-"""
-
-from typing import Final
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
 import dagster as dg
 import polars as pl
 
+from pervl_assets.core.errors import PervlError
 from pervl_assets.core.text import escape_markdown
 
 ROWS: Final = "dagster/row_count"
@@ -48,3 +48,25 @@ def _show(cell: object) -> str:
         return f"{cell:.4g}"
     text = ", ".join(map(str, cell)) if isinstance(cell, list) else "" if cell is None else str(cell)
     return escape_markdown(text if len(text) <= _LONGEST_CELL else text[: _LONGEST_CELL - 1] + "…")
+
+
+def make_failure(error: PervlError, **metadata: Any) -> dg.Failure:
+    """Return an error as Dagster's `Failure`: what is wrong, where, how many, and what to do, line by line.
+
+    Its class has the name of the error and no module, because Dagster prints both before the message.
+    """
+    kind = type(type(error).__name__, (dg.Failure,), {"__module__": "builtins"})
+    failure: dg.Failure = kind(str(error), metadata)
+    return failure
+
+
+@contextmanager
+def show_errors() -> Iterator[None]:
+    """Turn a `PervlError` into a `Failure` that has it as its cause; also a decorator, `@show_errors()`.
+
+    Without it a step shows "Error occurred while executing op …" and a stack first, and a failed run no message at all.
+    """
+    try:
+        yield
+    except PervlError as error:
+        raise make_failure(error) from error

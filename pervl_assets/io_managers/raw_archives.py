@@ -2,16 +2,20 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import dagster as dg
+from pydantic import TypeAdapter
 
 from pervl_assets.archives.inputs import INDEX_EXTENSION, RawArchive, identify, identify_contents
 from pervl_assets.core.errors import ArchiveError, MissingInputError
-from pervl_assets.core.files import write_bytes_atomically
-from pervl_assets.io_managers.base import PervlIOManager, VerifyResult
+from pervl_assets.core.files import VerifyResult, write_bytes_atomically
+from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.io_managers.metadata import BYTES, FILES
+
+_STORED: Final = TypeAdapter(RawArchive)
 
 
 class RawArchiveIOManager(PervlIOManager):
@@ -23,11 +27,15 @@ class RawArchiveIOManager(PervlIOManager):
 
     def write(self, context: dg.OutputContext, value: RawArchive, path: Path) -> None:
         """Write the path and the card; an unchanged card rewrites nothing."""
-        write_bytes_atomically(path, json.dumps(value.to_json(), indent=1, sort_keys=True).encode() + b"\n")
+        plain = {**asdict(value), "path": str(value.path)}
+        del plain["index"]
+        write_bytes_atomically(path, json.dumps(plain, indent=1, sort_keys=True).encode() + b"\n")
 
     def load(self, path: Path) -> RawArchive:
         """Read the card; the input itself is not opened."""
-        return RawArchive.from_json(json.loads(path.read_bytes()), path.with_suffix(INDEX_EXTENSION))
+        return replace(
+            TypeAdapter(RawArchive).validate_json(path.read_bytes()), index=path.with_suffix(INDEX_EXTENSION)
+        )
 
     def read(self, key: dg.AssetKey, partition: str | None = None) -> RawArchive:
         """Read the card back.

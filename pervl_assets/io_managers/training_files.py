@@ -11,11 +11,12 @@ from typing import Any
 
 import dagster as dg
 
-from pervl_assets.core.files import hash_bytes, hash_file, write_bytes_atomically
-from pervl_assets.io_managers.base import PervlIOManager, VerifyResult
+from pervl_assets.core.files import VerifyResult, hash_bytes, hash_file, write_bytes_atomically
+from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.io_managers.metadata import BYTES, FILES, ROWS
-from pervl_assets.release.images import Labeller
+from pervl_assets.release.images import IMAGES_FILE, Labeller
 from pervl_assets.release.parts import FilePart, Part
+from pervl_assets.release.validation import list_files, verify_files
 
 
 @dataclass(frozen=True)
@@ -80,15 +81,7 @@ class TrainingFileIOManager(PervlIOManager):
         checks: Sequence[dg.AssetCheckResult] = (),
         **more: Any,
     ) -> dg.MaterializeResult[TrainingFile]:
-        """Materialize a file, which is not written yet.
-
-        Args:
-            value: The file.
-            made_from: Everything that its bytes depend on, as name to hash: the data version.
-            rows: Number of rows or entries.
-            checks: Check results.
-            more: Metadata.
-        """
+        """Materialize a file, which is not written yet; `made_from`, the hashes of its inputs, is its data version."""
         version = hash_bytes("\n".join(f"{name} {sha256}" for name, sha256 in sorted(made_from.items())).encode())
         return dg.MaterializeResult(
             value=value,
@@ -102,3 +95,26 @@ class TrainingFileIOManager(PervlIOManager):
     ) -> FilePart:
         """Return the file as a part of the release."""
         return FilePart(part.name, part.description, part.sources, self.load(next(iter(paths.values()))).file)
+
+
+class CroissantIOManager(TrainingFileIOManager):
+    """Keeps `croissant.json`, the description of the release, and its manifest, like a training file."""
+
+    key = "croissant"
+
+    def list_parts(self, path: Path) -> list[Path]:
+        """Return the file, and the table of images that is written with it if there are images."""
+        (file,) = super().list_parts(path)
+        return [file, *(file.parent / name for name, _ in list_files(file) if name == IMAGES_FILE)]
+
+    def compare(self, path: Path) -> VerifyResult:
+        """Hash the file, and every single file that it describes; the files of trees are in the trees' own ledgers.
+
+        So a table that was materialized again after the release is reported: the description no longer matches it.
+        """
+        own = super().compare(path)
+        if not own.unchanged:
+            return own
+        file = Path(self.data) / self.load(path).file
+        found = verify_files(file)
+        return VerifyResult(1 + found.files, own.bytes, found.missing, found.changed)

@@ -7,8 +7,9 @@ from typing import Any, Final
 import dagster as dg
 import polars as pl
 
+from pervl_assets.core.files import VerifyResult
 from pervl_assets.core.tables import read_hashed, write_hashed
-from pervl_assets.io_managers.base import PervlIOManager, VerifyResult
+from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.io_managers.metadata import BYTES, FILES, MISSING, QUARANTINED
 from pervl_assets.release.images import Labeller, label_images
 from pervl_assets.release.parts import Part, Tree, TreePart
@@ -43,11 +44,11 @@ class TreeIOManager(PervlIOManager):
     def compare(self, path: Path) -> VerifyResult:
         """Hash all files of the tree, in parallel, and compare them with the ledger."""
         tree = self.load(path)
-        diff = verify_tree(tree.root, tree.ledger)
-        missing, changed, extra = (
-            [self._name(tree.root / name) for name in names] for names in (diff.missing, diff.changed, diff.extra)
+        found = verify_tree(tree.root, tree.ledger)
+        differing = (
+            [self._name(tree.root / name) for name in names] for names in (found.missing, found.changed, found.extra)
         )
-        return VerifyResult(tree.written, tree.bytes, missing, changed, extra)
+        return VerifyResult(found.files, found.bytes, *differing)
 
     @staticmethod
     def describe(

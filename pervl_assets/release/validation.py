@@ -3,9 +3,8 @@
 import json
 from pathlib import Path
 
-from pervl_assets.core.files import hash_file
+from pervl_assets.core.files import VerifyResult, hash_file
 from pervl_assets.core.workers import map_in_threads
-from pervl_assets.trees.ledger import TreeDiff
 
 
 def validate_croissant(file: Path) -> tuple[list[str], list[str]]:
@@ -32,7 +31,7 @@ def list_files(file: Path) -> list[tuple[str, str]]:
     return [(node["contentUrl"], node["sha256"]) for node in nodes if "sha256" in node]
 
 
-def verify_files(file: Path) -> TreeDiff:
+def verify_files(file: Path) -> VerifyResult:
     """Re-hash every single file that a description lists: tables, features, ledgers, training files.
 
     The files of the trees are not among them: their sha256 are in the ledgers (`trees.ledger.verify_tree`).
@@ -48,4 +47,4 @@ def verify_files(file: Path) -> TreeDiff:
     states = map_in_threads(compare, expected)
     found = [(state, path) for (path, _), state in zip(expected, states, strict=True)]
     missing, changed = (sorted(path for state, path in found if state == bad) for bad in ("missing", "changed"))
-    return TreeDiff(missing, changed, extra=[])
+    return VerifyResult(len(expected), missing=missing, changed=changed)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import polars as pl
 
-from pervl_assets.archives.members import MemberError, Members, check_password
+from pervl_assets.archives.members import MemberError, Members
 from pervl_assets.core.errors import ArchiveError, name_some
-from pervl_assets.core.files import Lock, explain_write_errors, hash_bytes
+from pervl_assets.core.files import Lock, explain_write_errors, hash_bytes, is_whole
 from pervl_assets.core.pixels import ImageError
 from pervl_assets.core.workers import map_in_processes, map_in_threads
-from pervl_assets.trees.ledger import FolderTree, Row, build_frame, is_whole, list_files, verify_tree
+from pervl_assets.trees.ledger import FolderTree, Row, build_frame, list_files
 from pervl_assets.trees.plans import (
     Output,
     Quarantined,
@@ -29,20 +29,6 @@ from pervl_assets.trees.plans import (
 )
 from pervl_assets.trees.staging import Staging, link, link_or_copy, write_again
 
-__all__ = [
-    "FolderTree",
-    "Output",
-    "Quarantined",
-    "RenderTask",
-    "Rendered",
-    "TreePlan",
-    "build_tree",
-    "commit_tree",
-    "verify_tree",
-]
-
-Report = Callable[[int, int], None]
-
 
 def build_tree(
     plan: TreePlan,
@@ -51,7 +37,7 @@ def build_tree(
     previous: pl.DataFrame | None = None,
     *,
     workers: int = 1,
-    report: Report = lambda done, total: None,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> FolderTree:
     """Make a tree beside `destination`, taking over every file that is already right.
 
@@ -78,7 +64,7 @@ def build_tree(
     """
     total = len(list_outputs(plan))
     members = _select_members(plan, members)
-    check_password(members)
+    members.check_password()
     work = _plan_work(plan, members, Staging(destination), previous)
     seen = work.staging.identify_target()
     in_place = _find_whole(work.recipes, work.old, work.staging.target)
@@ -184,16 +170,10 @@ class _Render:
 
 @dataclass(frozen=True)
 class _Work:
-    """What a build starts from.
+    """The start of a build: its plan, its members only, and the tree's folders.
 
-    Attributes:
-        plan: All files of the tree.
-        members: The source, with the plan's members only.
-        staging: The tree's folders.
-        rows: Rows of outputs whose members are missing, by path.
-        tasks: The tasks whose members are all there.
-        recipes: Recipes of these tasks' outputs, by path.
-        old: Rows of the previous ledger.
+    By path: rows of outputs whose members are missing, and recipes of the outputs of `tasks`, whose members are all
+    there. `old` are the rows of the previous ledger.
     """
 
     plan: TreePlan
@@ -210,14 +190,15 @@ def _build_locked(
 ) -> FolderTree:
     """Render all outputs that are neither in place nor staged, and complete the staged tree."""
     plan, staging = work.plan, work.staging
-    in_place |= _find_whole(_leave_out(work.recipes, in_place), journal, staging.target)
-    staged = _find_whole(_leave_out(work.recipes, in_place), [*work.old, *journal], staging.folder)
-    rows = work.rows | in_place | staged
+    rest = {path: recipe for path, recipe in work.recipes.items() if path not in in_place}
+    in_place |= _find_whole(rest, journal, staging.target)
+    rest = {path: recipe for path, recipe in rest.items() if path not in in_place}
+    rows = work.rows | in_place | _find_whole(rest, [*work.old, *journal], staging.folder)
     report(len(rows))
     with explain_write_errors(staging.folder):
         staging.folder.mkdir(parents=True, exist_ok=True)
-    rest = ((task, tuple(output for output in task.outputs if output.path not in rows)) for task in work.tasks)
-    todo = [replace(task, outputs=outputs) for task, outputs in rest if outputs]
+    left = ((task, tuple(output for output in task.outputs if output.path not in rows)) for task in work.tasks)
+    todo = [replace(task, outputs=outputs) for task, outputs in left if outputs]
     render = _Render(plan.render, plan.rules, work.members, staging.folder, plan.link)
     rendered = 0
     for made in map_in_processes(render, todo, 0 if plan.link or workers < 2 else workers):
@@ -275,10 +256,6 @@ def _plan_work(plan: TreePlan, members: Members, staging: Staging, previous: pl.
         for output in task.outputs:
             work.recipes[output.path] = make_recipe(plan.rules, output, task.members, crcs)
     return work
-
-
-def _leave_out(recipes: Mapping[str, str], done: Mapping[str, Row]) -> dict[str, str]:
-    return {path: recipe for path, recipe in recipes.items() if path not in done}
 
 
 def _find_whole(recipes: Mapping[str, str], rows: Iterable[Row], root: Path) -> dict[str, Row]:

@@ -1,34 +1,41 @@
-"""Contact sheets: a sample of the images of a tree on one JPEG."""
+"""Images of trees: the contact sheet of a tree as a small JPEG, and everything about one concept as a PNG."""
 
 import io
 import random
-from collections.abc import Iterable
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import polars as pl
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from pervl_assets.trees.ledger import FolderTree, Row
 
 MAX_BYTES: Final = 70_000
+"""Largest contact sheet; an asset page can show no more."""
 
 _FEW_SHOT: Final = 5
 _EVALUATION: Final = 2
 _TILE: Final = 104
-_LABEL: Final = 14
-_GAP: Final = 4
-_BACKGROUND: Final = (250, 250, 250)
-_INK: Final = (30, 30, 30)
+_SHEET_WIDTH: Final = 4 + (_FEW_SHOT + _EVALUATION) * (_TILE + 4)
+
+_PREVIEW_WIDTH: Final = 1200
+_FEW_SHOT_HEIGHT: Final = 150
+_EVALUATION_HEIGHT: Final = 330
+_ENLARGED: Final = 10
+"""Highest factor by which small images are enlarged."""
+
+_BACKGROUND: Final = (255, 255, 255)
+_INK: Final = (28, 28, 32)
 _BOX: Final = (255, 255, 0)
 _MASK: Final = (255, 0, 120)
+_MISSING: Final = (252, 236, 234)
 
 
-@dataclass(frozen=True)
-class SheetRules:
-    """The rules of a ledger that a contact sheet shows.
+class SheetRules(NamedTuple):
+    """The rules of a ledger that are shown.
 
     Attributes:
         few_shot: Rule of the few-shot images.
@@ -40,6 +47,18 @@ class SheetRules:
     few_shot: str
     evaluation: tuple[str, ...]
     mask: str | None = None
+
+
+class _Tile(NamedTuple):
+    image: Image.Image
+    label: str = ""
+
+
+class _Section(NamedTuple):
+    """Lines of text as pairs of text and font size, and the tiles below them."""
+
+    lines: Sequence[tuple[str, int]]
+    tiles: Sequence[_Tile] = ()
 
 
 def draw_contact_sheet(tree: FolderTree, rules: SheetRules, concepts: int = 6, seed: int = 0) -> bytes:
@@ -57,30 +76,43 @@ def draw_contact_sheet(tree: FolderTree, rules: SheetRules, concepts: int = 6, s
     written = tree.ledger.filter(status="written")
     names = sorted(written.filter(pl.col("rule").is_in([rules.few_shot, *rules.evaluation]))["concept"].unique())
     chosen = sorted(random.Random(seed).sample(names, min(concepts, len(names))))  # noqa: S311 - a choice of images
-    columns = _FEW_SHOT + _EVALUATION
-    sheet = Image.new(
-        "RGB", (_GAP + columns * (_TILE + _GAP), _GAP + max(len(chosen), 1) * (_TILE + _LABEL + _GAP)), _BACKGROUND
-    )
-    draw = ImageDraw.Draw(sheet)
-    for line, concept in enumerate(chosen):
-        rows: list[Row] = written.filter(concept=concept).sort("path").to_dicts()  # type: ignore[assignment]
-        shots = [row for row in rows if row["rule"] == rules.few_shot]
-        shown = [row for rule in rules.evaluation for row in rows if row["rule"] == rule]
-        top = _GAP + line * (_TILE + _LABEL + _GAP)
-        text = f"{concept}: {len(shots)} few-shot, {len(shown)} evaluation"
-        draw.text((_GAP, top), text.encode("latin-1", "replace").decode("latin-1"), fill=_INK)
-        mask = next((row for row in rows if row["rule"] == rules.mask), None)
-        tiles = [*_spread(shots, _FEW_SHOT), *[None] * (_FEW_SHOT - len(shots)), *shown[:_EVALUATION]]
-        for column, row in enumerate(tiles):
-            if row is not None:
-                image = load_image(tree.root, row, mask, _TILE)
-                tile = ImageOps.pad(image, (_TILE, _TILE), color=_BACKGROUND)
-                sheet.paste(tile, (_GAP + column * (_TILE + _GAP), top + _LABEL))
-    return _encode(sheet)
+    sections = []
+    for concept in chosen:
+        shots, shown, mask = _find_rows(written, rules, concept)
+        few = (
+            [shots[index * len(shots) // _FEW_SHOT] for index in range(_FEW_SHOT)] if len(shots) > _FEW_SHOT else shots
+        )
+        images = [load_image(tree.root, row, mask, _TILE) for row in (*few, *shown[:_EVALUATION])]
+        images[len(few) : len(few)] = [Image.new("RGB", (1, 1), _BACKGROUND)] * (_FEW_SHOT - len(few))
+        tiles = [_Tile(ImageOps.pad(image, (_TILE, _TILE), color=_BACKGROUND)) for image in images]
+        sections.append(_Section([(f"{concept}: {len(shots)} few-shot, {len(shown)} evaluation", 10)], tiles))
+    return _encode(_draw(sections, _SHEET_WIDTH, 4))
 
 
-def _spread(rows: list[Row], count: int) -> Iterable[Row]:
-    return (rows[index * len(rows) // count] for index in range(count)) if len(rows) > count else rows
+def draw_concept(tree: FolderTree, rules: SheetRules, concept: str, texts: Sequence[tuple[str, str]] = ()) -> bytes:
+    """Draw all few-shot images of a concept, and all evaluation images with box and mask.
+
+    Quarantined, missing and damaged images are drawn as a card with the reason.
+
+    Args:
+        tree: A committed tree.
+        rules: The rules of the ledger to show.
+        concept: Name of a concept in the ledger.
+        texts: Lines below the name, as pairs of label and text.
+
+    Returns:
+        A PNG, 1200 pixels wide.
+    """
+    shots, shown, mask = _find_rows(tree.ledger, rules, concept)
+    columns = int((_PREVIEW_WIDTH - 56) / ImageFont.load_default(16).getlength("n"))
+    lines = [line for label, text in texts for line in textwrap.wrap(f"{label}: {text}", columns)]
+    sections = [_Section([(concept, 30), *((line, 16) for line in lines)])]
+    for name, rows, height in (("few-shot", shots, _FEW_SHOT_HEIGHT), ("evaluation", shown, _EVALUATION_HEIGHT)):
+        tiles = [_make_tile(tree.root, row, mask, height) for row in rows]
+        sections.append(_Section([(f"{name}: {len(rows):,} {'image' if len(rows) == 1 else 'images'}", 18)], tiles))
+    buffer = io.BytesIO()
+    _draw(sections, _PREVIEW_WIDTH, 28).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def load_image(root: Path, row: Row, mask: Row | None, side: int | None = None) -> Image.Image:
@@ -108,6 +140,62 @@ def load_image(root: Path, row: Row, mask: Row | None, side: int | None = None) 
         x0, y0, x1, y1 = row["box"]  # outside the object, so that a small one is not hidden
         ImageDraw.Draw(image).rectangle((x0 - line, y0 - line, x1 + line, y1 + line), outline=_BOX, width=line)
     return image
+
+
+def _find_rows(ledger: pl.DataFrame, rules: SheetRules, concept: str) -> tuple[list[Row], list[Row], Row | None]:
+    """Return the rows of a concept's few-shot and evaluation images, and of its mask."""
+    rows: list[Row] = ledger.filter(concept=concept).sort("path").to_dicts()  # type: ignore[assignment]
+    shots, *shown = ([row for row in rows if row["rule"] == rule] for rule in (rules.few_shot, *rules.evaluation))
+    mask = next((row for row in rows if row["rule"] == rules.mask and row["status"] == "written"), None)
+    return shots, [row for rows in shown for row in rows], mask
+
+
+def _draw(sections: Iterable[_Section], width: int, margin: int) -> Image.Image:
+    """Draw sections one below the other; their tiles flow from line to line, each with its label below it."""
+    texts: list[tuple[int, int, str, int]] = []
+    images: list[tuple[int, int, Image.Image]] = []
+    top = margin
+    for lines, tiles in sections:
+        for text, size in lines:
+            texts.append((margin, top, text, size))
+            top += size + size // 2
+        left, height = margin, 0
+        for image, label in tiles:
+            space = max(image.width, int(ImageFont.load_default(12).getlength(label)))
+            if left > margin and left + space > width - margin:
+                left, top, height = margin, top + height, 0
+            images.append((left, top, image))
+            texts.append((left, top + image.height + 2, label, 12))
+            left, height = left + space + min(margin, 10), max(height, image.height + (24 if label else 4))
+        top += height + margin // 2
+    sheet = Image.new("RGB", (width, top), _BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    for left, y, image in images:
+        sheet.paste(image, (left, y))
+    for left, y, text, size in texts:
+        draw.text((left, y), text, fill=_INK, font=ImageFont.load_default(size))
+    return sheet
+
+
+def _make_tile(root: Path, row: Row, mask: Row | None, height: int) -> _Tile:
+    """Return an image, enlarged or reduced to a height; a card with the reason if there is none."""
+    name = Path(row["path"]).stem
+    name = name.removeprefix(row["concept"]).lstrip("_") or name
+    reason = f"{row['status']}: {row['reason']}"
+    if row["status"] == "written":
+        try:
+            image = load_image(root, row, mask)
+        except OSError:
+            reason = "damaged: the file was removed or cannot be read. Materialize the tree again to repair it"
+        else:
+            label = f"{name}  {image.width} x {image.height}  {row['rule'].replace('_', ' ')}"
+            scale = min(height / image.height, (_PREVIEW_WIDTH - 56) / image.width, _ENLARGED)
+            size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+            return _Tile(image.resize(size, Image.Resampling.LANCZOS), label)
+    card = Image.new("RGB", (220, height), _MISSING)
+    text = "\n".join(textwrap.wrap(reason, 32)[: height // 16])
+    ImageDraw.Draw(card).multiline_text((10, 10), text, fill=_INK, font=ImageFont.load_default(12))
+    return _Tile(card, name)
 
 
 def _encode(sheet: Image.Image) -> bytes:

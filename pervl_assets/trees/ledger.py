@@ -9,7 +9,7 @@ from typing import Final, Literal, TypedDict
 
 import polars as pl
 
-from pervl_assets.core.files import Lock, hash_file
+from pervl_assets.core.files import Lock, VerifyResult, is_whole
 from pervl_assets.core.tables import Column, TableSchema
 from pervl_assets.core.workers import map_in_threads
 
@@ -108,49 +108,25 @@ class FolderTree:
         return int((self.ledger["status"] == status).sum())
 
 
-@dataclass(frozen=True)
-class TreeDiff:
-    """Differences between a folder and its ledger, as sorted paths relative to the tree's root; true if there are none.
-
-    Attributes:
-        missing: Files in the ledger that do not exist.
-        changed: Files whose bytes are not those in the ledger.
-        extra: Files that are not in the ledger.
-    """
-
-    missing: list[str]
-    changed: list[str]
-    extra: list[str]
-
-    def __bool__(self) -> bool:
-        return not (self.missing or self.changed or self.extra)
-
-
 def build_frame(rows: Iterable[Row]) -> pl.DataFrame:
     """Return rows as a ledger, sorted by path."""
     in_order = sorted(rows, key=lambda row: row["path"])
     return pl.DataFrame({name: [row[name] for row in in_order] for name in LEDGER.names}, schema=LEDGER.to_polars())  # type: ignore[literal-required]
 
 
-def verify_tree(root: Path, ledger: pl.DataFrame) -> TreeDiff:
+def verify_tree(root: Path, ledger: pl.DataFrame) -> VerifyResult:
     """Re-read a tree and compare it with its ledger, hashing files in parallel."""
     rows = ledger.filter(status="written").select("path", "bytes", "sha256").sort("path").rows()
     whole = map_in_threads(lambda row: is_whole(root / row[0], row[1], row[2]), rows)
     bad = [path for (path, *_), ok in zip(rows, whole, strict=True) if not ok]
     there = [(root / path).is_file() for path in bad]
-    return TreeDiff(
+    return VerifyResult(
+        files=len(rows),
+        bytes=sum(size for _, size, _ in rows),
         missing=[path for path, found in zip(bad, there, strict=True) if not found],
         changed=[path for path, found in zip(bad, there, strict=True) if found],
         extra=sorted(list_files(root) - {path for path, *_ in rows}),
     )
-
-
-def is_whole(file: Path, size: int, sha256: str) -> bool:
-    """Return whether a file exists and holds exactly these bytes."""
-    try:
-        return file.stat().st_size == size and hash_file(file) == sha256
-    except OSError:
-        return False
 
 
 def list_files(root: Path) -> set[str]:

@@ -98,11 +98,7 @@ class Staging:
         self.journal.unlink(missing_ok=True)
 
     def swap(self) -> None:
-        """Put the finished folder, synced to disk, in the target's place; readers see the old tree or the new one.
-
-        Raises:
-            WriteError: No permission.
-        """
+        """Put the finished folder, synced to disk, in the target's place; readers see the old tree or the new one."""
         with explain_write_errors(self.target):
             sync_tree(self.folder)
             if not self.target.exists():
@@ -116,11 +112,7 @@ class Staging:
 
 
 def write_again(file: Path, data: bytes) -> None:
-    """Write a staged file, never through a hard link that it may share with the tree in place.
-
-    Raises:
-        WriteError: No permission, or no space left.
-    """
+    """Write a staged file, never through a hard link that it may share with the tree in place."""
     with explain_write_errors(file):
         try:
             create_file(file, data)
@@ -161,12 +153,7 @@ def link(file: Path, source: Path) -> os.stat_result | None:
 
 
 def link_or_copy(file: Path, source: Path) -> None:
-    """Make `file` a hard link to `source`, or a copy where that is impossible.
-
-    Raises:
-        WriteError: No permission, or no space left.
-        FileNotFoundError: There is no `source`.
-    """
+    """Make `file` a hard link to `source`, or a copy where that is impossible. Raises as `link` does."""
     if link(file, source) is None:
         with explain_write_errors(file):
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -59,14 +59,12 @@ def tabulate_sizes(tree: FolderTree, rules: Sequence[str]) -> pl.DataFrame:
     written = tree.ledger.filter(pl.col("status") == "written", pl.col("rule").is_in(rules)).select("path", "rule")
     sides = map_in_threads(lambda path: _measure_shorter_side(tree.root / path), written["path"].to_list())
     counts = Counter(zip((bisect(_EDGES, side) for side in sides), written["rule"], strict=True))
-    bins = [number for number, _ in counts]
-    rows = [
-        [counts[number, rule] for rule in rules] for number in range(min(bins, default=0), max(bins, default=-1) + 1)
-    ]
-    largest = max(map(sum, rows), default=1)
-    names = [_name_bin(min(bins) + index) for index in range(len(rows))]
+    found = [number for number, _ in counts]
+    bins = range(min(found, default=0), max(found, default=-1) + 1)
+    rows = {number: [counts[number, rule] for rule in rules] for number in bins}
+    largest = max(map(sum, rows.values()), default=1)
     return pl.DataFrame(
-        [(name, *row, "█" * -(-_BAR * sum(row) // largest)) for name, row in zip(names, rows, strict=True)],
+        [(_name_bin(number), *row, "█" * -(-_BAR * sum(row) // largest)) for number, row in rows.items()],
         schema={"shorter side, px": pl.String, **dict.fromkeys(rules, pl.Int64), "images": pl.String},
         orient="row",
     )

@@ -9,7 +9,7 @@ import pytest
 
 from pervl_assets.archives import members as members_module
 from pervl_assets.archives.inputs import RawArchive, identify
-from pervl_assets.archives.members import MemberError, check_password, open_members
+from pervl_assets.archives.members import MemberError, open_members
 from pervl_assets.core.errors import ArchiveError, MissingInputError, PasswordError
 from pervl_assets.trees.build import build_tree, commit_tree
 from pervl_assets.trees.members import open_tree
@@ -119,7 +119,7 @@ def test_the_password_is_taken_from_the_environment(tmp_path, monkeypatch):
     archive = find(write_encrypted_zip(tmp_path / "a.zip", MEMBERS, "geheim"), password_variable="CLIPS_PASSWORD")
     monkeypatch.setenv("CLIPS_PASSWORD", "geheim")
     with open_members(archive) as members:
-        check_password(members)
+        members.check_password()
         assert members.read("train/a.jpg") == MEMBERS["train/a.jpg"]
 
 
@@ -130,13 +130,13 @@ def test_a_missing_password_says_which_variable(tmp_path, monkeypatch, value):
         monkeypatch.setenv("CLIPS_PASSWORD", value)
     archive = find(write_encrypted_zip(tmp_path / "a.zip", MEMBERS, "geheim"), password_variable="CLIPS_PASSWORD")
     with open_members(archive) as members, pytest.raises(PasswordError, match="Set CLIPS_PASSWORD"):
-        check_password(members)
+        members.check_password()
 
 
 def test_a_wrong_password_is_found_and_not_repeated(tmp_path):
     archive = find(write_encrypted_zip(tmp_path / "a.zip", MEMBERS, "geheim"))
     with open_members(archive, "Passwort123") as members, pytest.raises(PasswordError) as caught:
-        check_password(members)
+        members.check_password()
     assert "Passwort123" not in str(caught.value)
     assert "geheim" not in str(caught.value)
 
@@ -152,7 +152,7 @@ def test_a_wrong_password_that_passes_the_one_byte_check_is_found(tmp_path, defl
         with pytest.raises(MemberError, match=r"CRC|damaged|holds"):
             members.read("a")
         with pytest.raises(PasswordError, match="does not open"):
-            check_password(members)
+            members.check_password()
 
 
 def test_a_damaged_member_does_not_make_a_right_password_wrong(tmp_path):
@@ -163,12 +163,12 @@ def test_a_damaged_member_does_not_make_a_right_password_wrong(tmp_path):
     with open_members(find(path), "geheim") as members:
         with pytest.raises(MemberError):
             members.read("tiny")
-        check_password(members)
+        members.check_password()
 
 
 def test_an_open_archive_needs_no_password(tmp_path):
     with open_members(find(write_zip(tmp_path / "a.zip", MEMBERS))) as members:
-        check_password(members)
+        members.check_password()
 
 
 def test_a_tree_is_a_source_and_passes_reasons_on(tmp_path):

@@ -136,7 +136,9 @@ def test_manifest_may_not_name_paths_outside(tmp_path, name):
         load_manifest(path)
 
 
-@pytest.mark.parametrize("text", ["files: 3", "[1, 2]", "a: [", "!!python/object/apply:os.getcwd []"])
+@pytest.mark.parametrize(
+    "text", ["files: 3", "[1, 2]", "a: [", "!!python/object/apply:os.getcwd []", "archives: {a: [{size: 3}]}"]
+)
 def test_broken_manifest(tmp_path, text):
     (tmp_path / "m.yaml").write_text(text)
     with pytest.raises(AnnotationError, match="cannot be read"):

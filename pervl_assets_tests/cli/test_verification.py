@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 
 from pervl_assets.cli.verification import _find_unfinished, verify_values
+from pervl_assets.core.files import VerifyResult
 from pervl_assets.core.tables import CONTENT_SHA256, hash_frame
 from pervl_assets.definitions import build_definitions
-from pervl_assets.io_managers.base import VerifyResult
 from pervl_assets.testing.runs import make_settings
 from pervl_assets_tests.core.samples import photograph
 

@@ -1,11 +1,12 @@
 """The check of a raw archive: of the demo data's, of the user's own, and of one with missing members."""
 
 import zipfile
+from dataclasses import replace
 
 import dagster as dg
 import pytest
 
-from pervl_assets.archives.known_archives import KnownMembers
+from pervl_assets.archives.official_files import KnownMembers, load_manifest
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs import archive_checks
 from pervl_assets.defs.resources import ANNOTATIONS
@@ -53,7 +54,8 @@ def test_an_archive_of_ones_own_with_other_counts_is_a_warning_and_needs_no_pass
 
 def test_an_archive_with_all_members_and_the_official_counts_passes(data, monkeypatch):
     known = {"youtube_vos_train": (KnownMembers(r".*\.png"),)}
-    monkeypatch.setattr(archive_checks, "load_known_archives", lambda _: known)
+    manifest = replace(load_manifest(ANNOTATIONS / "manifest.yaml"), archives=known)
+    monkeypatch.setattr(archive_checks, "load_manifest", lambda _: manifest)
     found = check(data, ["youtube_vos_train"], **OWN)["youtube_vos_train"]
     assert found.passed
     assert "No hash of the official archive is recorded" in found.description

@@ -4,8 +4,9 @@ import numpy as np
 import polars as pl
 
 from pervl_assets.clip.features import Features
-from pervl_assets.defs.metadata import embed_image, make_check_result, preview_table
+from pervl_assets.defs.metadata import embed_image, make_check_result
 from pervl_assets.io_managers.features import FeaturesIOManager
+from pervl_assets.io_managers.metadata import preview_table
 from pervl_assets.io_managers.tables import COLUMN_SCHEMA
 from pervl_assets.testing.fake_clip import issue_fake_passport
 

@@ -12,6 +12,7 @@ import pytest
 
 from pervl_assets.cli.status import list_states
 from pervl_assets.cli.verification import verify_values
+from pervl_assets.core.files import VerifyResult
 from pervl_assets.core.text import unescape_markdown
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.checks import check_sums
@@ -24,8 +25,7 @@ from pervl_assets.defs.release import (
     valid_croissant,
 )
 from pervl_assets.defs.resources import Workspace
-from pervl_assets.io_managers.base import VerifyResult
-from pervl_assets.io_managers.croissant import CroissantIOManager
+from pervl_assets.io_managers.training_files import CroissantIOManager
 from pervl_assets.testing.runs import explain, list_checks, make_settings, run_assets, run_selection
 from pervl_assets.testing.worlds import World
 from pervl_assets.trees.ledger import list_files

@@ -11,8 +11,7 @@ from pervl_assets.defs import steps
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.steps import SETTINGS, describe_settings, record_step
 from pervl_assets.io_managers.base import PervlIOManager
-from pervl_assets.io_managers.failures import make_failure, show_errors
-from pervl_assets.io_managers.metadata import SECONDS
+from pervl_assets.io_managers.metadata import SECONDS, make_failure, show_errors
 from pervl_assets.settings import Settings
 from pervl_assets.testing.runs import make_settings
 

@@ -100,7 +100,7 @@ KINDS = {
         Kind("tables", make_table, pl.DataFrame.to_dicts, metadata=declare_columns(SCHEMA)),
         Kind("features", make_features, Features.hash),
         Kind("trees", make_tree, show_tree, ("tree/class/a.jpg", "tree/class/b.jpg")),
-        Kind("raw_archives", make_archive, RawArchive.to_json, ("in.zip",)),
+        Kind("raw_archives", make_archive, repr, ("in.zip",)),
         Kind("training_files", make_training_file, files=("train/names.npy",)),
         Kind("croissant", make_croissant, files=("croissant.json",)),
     )

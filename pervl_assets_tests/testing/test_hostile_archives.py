@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pervl_assets.archives.inputs import RawArchive, identify
-from pervl_assets.archives.members import MemberError, Members, check_password, open_members
+from pervl_assets.archives.members import MemberError, Members, open_members
 from pervl_assets.core.errors import ArchiveError, PasswordError
 from pervl_assets.demo import DEMO_PASSWORD
 from pervl_assets.demo.zips import write_zip
@@ -76,7 +76,7 @@ def test_only_the_damaged_member_is_lost(archive, password):
 def test_a_changed_member_has_a_correct_crc(archive, password):
     change_member(archive, "train/b.jpg", bytes.upper, password=password)
     with open_archive(archive, password) as members:
-        check_password(members)
+        members.check_password()
         assert {name: members.read(name) for name in members.names} == MEMBERS | {"train/b.jpg": b"SECOND" * 30}
 
 
@@ -105,6 +105,6 @@ def test_the_old_password_is_wrong_and_the_new_one_opens(tmp_path):
     write_zip(tmp_path / "a.zip", MEMBERS.items(), DEMO_PASSWORD)
     archive = change_password(tmp_path / "a.zip", DEMO_PASSWORD, "another")
     with open_archive(archive, DEMO_PASSWORD) as members, pytest.raises(PasswordError, match="does not open"):
-        check_password(members)
+        members.check_password()
     with zipfile.ZipFile(archive) as opened:
         assert {name: opened.read(name, b"another") for name in opened.namelist()} == MEMBERS

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from pervl_assets.archives.inputs import RawArchive, identify
-from pervl_assets.archives.members import open_members
+from pervl_assets.archives.members import Members, open_members
 from pervl_assets.core.errors import ArchiveError, PasswordError, WriteError
 from pervl_assets.trees import staging
 from pervl_assets.trees.build import Output, RenderTask, TreePlan, build_tree, commit_tree
@@ -54,7 +54,7 @@ def test_a_tree_is_staged_then_put_in_place(tmp_path):
     assert (tree.written, tree.quarantined, tree.missing, tree.rendered) == (6, 0, 0, 6)
     assert tree.bytes == sum(len(data) for data in MEMBERS.values())
     LEDGER.validate(tree.ledger, "ledger")
-    assert verify_tree(tree.root, tree.ledger)
+    assert verify_tree(tree.root, tree.ledger).unchanged
 
 
 def test_nothing_changed_means_nothing_is_written(tmp_path):
@@ -180,7 +180,7 @@ def test_summaries_are_in_the_ledger_and_follow_it(tmp_path):
     again = build(tmp_path, plan_copies(list(MEMBERS), listing=True), previous=first.ledger)
     assert again.staged is not None
     commit_tree(again)
-    assert verify_tree(again.root, again.ledger)
+    assert verify_tree(again.root, again.ledger).unchanged
 
 
 def test_an_archive_of_something_else_does_not_empty_a_good_tree(tmp_path):
@@ -222,7 +222,7 @@ def test_worker_processes_give_the_same_tree(tmp_path):
     several = build(tmp_path, plan_copies(list(members)), members, workers=2)
     assert several.ledger.equals(alone.ledger)
     assert several.rendered == 90
-    assert verify_tree(several.staged, several.ledger)
+    assert verify_tree(several.staged, several.ledger).unchanged
 
 
 def test_verifying_names_missing_changed_and_extra_files(tmp_path):
@@ -231,7 +231,7 @@ def test_verifying_names_missing_changed_and_extra_files(tmp_path):
     (tree.root / "class/b.txt").write_bytes(b"TEXT X")
     (tree.root / "class/new.txt").write_bytes(b"")
     diff = verify_tree(tree.root, tree.ledger)
-    assert not diff
+    assert not diff.unchanged
     assert (diff.missing, diff.changed, diff.extra) == (["class/a.txt"], ["class/b.txt"], ["class/new.txt"])
 
 
@@ -244,7 +244,7 @@ def test_a_tree_is_locked_until_it_is_in_place(tmp_path):
     with pytest.raises(WriteError, match="Another run is building"):
         build(tmp_path, plan_copies(list(MEMBERS)), previous=first.ledger)
     one = commit_tree(one)
-    assert verify_tree(one.root, one.ledger)
+    assert verify_tree(one.root, one.ledger).unchanged
     assert build(tmp_path, plan_copies(list(MEMBERS)), previous=one.ledger).staged is None
     assert not has_leftovers(tmp_path)
 
@@ -258,7 +258,7 @@ def test_a_run_with_nothing_to_do_leaves_the_work_of_another_alone(tmp_path):
         yield from render_capitals(task, blobs)
 
     newer = commit_tree(build(tmp_path, replace(plan_copies(list(MEMBERS)), render=render), previous=first.ledger))
-    assert verify_tree(newer.root, newer.ledger)
+    assert verify_tree(newer.root, newer.ledger).unchanged
 
 
 def test_what_another_run_finished_meanwhile_is_kept(tmp_path, monkeypatch):
@@ -297,7 +297,7 @@ def test_a_source_that_cannot_be_read_any_more_leaves_the_tree_alone(tmp_path, m
         patch.setattr(os, "pread", fail)
         with pytest.raises(ArchiveError, match="cannot be read"):
             build(tmp_path, plan_copies(list(MEMBERS), rules=2), previous=first.ledger)
-    assert verify_tree(first.root, first.ledger)
+    assert verify_tree(first.root, first.ledger).unchanged
 
 
 # ---- kills that are hard to time, and disks that refuse
@@ -327,7 +327,7 @@ def test_a_resumed_build_never_writes_into_the_tree_in_place(tmp_path, monkeypat
         with pytest.raises(KeyboardInterrupt):  # by now the staged files are links to those in place
             build(tmp_path, plan_copies(list(MEMBERS)[1:]), previous=first.ledger)
     build(tmp_path, plan_copies(list(MEMBERS)), dict.fromkeys(MEMBERS, b"new"), first.ledger)
-    assert verify_tree(first.root, first.ledger)
+    assert verify_tree(first.root, first.ledger).unchanged
 
 
 def test_staged_files_of_a_killed_build_that_are_no_longer_planned_are_removed(tmp_path):
@@ -354,7 +354,7 @@ def test_a_full_disk_leaves_the_old_tree_and_the_finished_work(tmp_path, monkeyp
         patch.setattr(staging, "create_file", fill_up)
         with pytest.raises(WriteError, match="disk is full"):
             build(tmp_path, plan, newer, first.ledger)
-    assert verify_tree(tmp_path / "tree", first.ledger)
+    assert verify_tree(tmp_path / "tree", first.ledger).unchanged
     again = build(tmp_path, plan, newer, first.ledger)
     assert again.rendered == 3
     commit_tree(again)
@@ -426,16 +426,15 @@ def locked_folder(tmp_path):
 def test_a_folder_without_write_permission_is_named(locked_folder):
     plan = plan_copies(["a.txt"])
     with pytest.raises(WriteError, match="Make the folder writable") as caught:
-        build_tree(plan, _Memory(), locked_folder / "tree")
+        build_tree(plan, _Memory(Path("memory")), locked_folder / "tree")
     assert str(locked_folder) in caught.value.problem
     assert list(locked_folder.iterdir()) == []
 
 
-class _Memory:
+class _Memory(Members):
     """Members held in memory."""
 
     names = frozenset({"a.txt"})
-    path = Path("memory")
 
     def crc32(self, name):
         return 1

@@ -58,7 +58,7 @@ def test_a_view_has_links_and_its_metadata_names_existing_files(tmp_path, plan):
     lines = (view.root / "train/metadata.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["file_name"] for line in lines] == ["a/a1.jpg", "a/a2.jpg", "b/b1.jpg", "b/b2.jpg"]
     assert json.loads(lines[0]) == {"file_name": "a/a1.jpg", "concept": "a", "text": "a in a1.jpg, é"}
-    assert verify_tree(view.root, view.ledger)
+    assert verify_tree(view.root, view.ledger).unchanged
 
 
 def test_a_second_view_writes_nothing_and_a_repair_links_again(tmp_path, plan):
@@ -100,7 +100,7 @@ def test_files_are_linked_unread_if_their_ledger_is_younger_and_read_otherwise(t
     tree = make_source(tmp_path)
     monkeypatch.setattr(TreeMembers, "read", lambda *_: pytest.fail("read"))
     view = make_view(tmp_path, replace(tree, recorded_ns=time.time_ns() + 10**9), plan)
-    assert verify_tree(view.root, view.ledger)
+    assert verify_tree(view.root, view.ledger).unchanged
     shutil.rmtree(tmp_path / "views")
     monkeypatch.undo()
     oldest = min((tree.root / path).stat().st_mtime_ns for path in tree.ledger["path"])
@@ -133,7 +133,7 @@ def test_files_are_copied_where_they_cannot_be_linked(tmp_path, plan, monkeypatc
     monkeypatch.setattr(staging.os, "link", refuse)
     view = make_view(tmp_path, tree, plan)
     assert not is_linked(tree, view, "learn/a/a1.jpg", "train/a/a1.jpg")
-    assert verify_tree(view.root, view.ledger)
+    assert verify_tree(view.root, view.ledger).unchanged
 
 
 def test_a_view_of_several_trees_names_them(tmp_path):
