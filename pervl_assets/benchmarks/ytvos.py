@@ -5,7 +5,7 @@ Rule numbers refer to docs/fidelity.md. The annotations are read by `ytvos_annot
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Final
 
@@ -142,10 +142,8 @@ def plan_retrieval_set(tables: Mapping[str, pl.DataFrame], split: str | None) ->
         AnnotationError: A caption names a concept that is not among the concepts.
     """
     frames = {
-        concept: [frame for frame in few_shot if frame != evaluation]
-        for concept, evaluation, few_shot in tables["concepts"]
-        .select("concept", "evaluation_frame", "few_shot_frames")
-        .iter_rows()
+        row["concept"]: [frame for frame in row["few_shot_frames"] if frame != row["evaluation_frame"]]
+        for row in tables["concepts"].iter_rows(named=True)
     }
     captions = tables["captions"].filter(split=split)
     if unknown := [concept for concept in captions["concept"] if concept not in frames]:
@@ -179,6 +177,10 @@ def plan_images(tables: Mapping[str, pl.DataFrame], split: str | None) -> TreePl
 def _locate_retrieval_set(split: str | None) -> str:
     return f"youtube_vos/{RETRIVAL_SETS}/{split}"
 
+
+_describe_tree: Final = partial(
+    TreeAsset, name_classes=name_classes, describe=describe_concept, label_images=label_images
+)
 
 BENCHMARK: Final = Benchmark(
     name="ytvos",
@@ -237,7 +239,7 @@ BENCHMARK: Final = Benchmark(
         ),
     ),
     trees=(
-        TreeAsset(
+        _describe_tree(
             name="fsl_seg",
             description="Few-shot crops, evaluation frames with masks and boxes, and retrieval crops of every concept.",
             splits=(),
@@ -249,23 +251,17 @@ BENCHMARK: Final = Benchmark(
             facts={
                 None: {
                     "few_shot_crop": 5989,
-                    "evaluation_frame": 498,
-                    "evaluation_mask": 498,
-                    "retrieval_crop": 498,
-                    "evaluation_box": 498,
+                    **dict.fromkeys(("evaluation_frame", "evaluation_mask", "retrieval_crop", "evaluation_box"), 498),
                 }
             },
             checks=(check_roles_apart("few_shot_crop", "evaluation_frame"), BOXES_INSIDE),
-            name_classes=name_classes,
-            describe=describe_concept,
-            label_images=label_images,
             rule=f"as in {cite_script(_PREPARE, 'A1 to A15')}. Pixels as Pillow decodes them, without EXIF orientation "
             "or ICC. The mask is where the palette index equals the instance. Its box is the lowest and highest x and "
             "y in pixels, inclusive. Few-shot crop: rows `y0:y1`, columns `x0:x1`, without the last of each. Retrieval "
             "crop: the box enlarged by half its width and height on every side, clipped to the image, truncated to "
             "whole pixels. JPEG quality 95, 4:2:0. Masks are 8-bit grey with values 0 and 1.",
         ),
-        TreeAsset(
+        _describe_tree(
             name="retrieval_set",
             description="The folder that PALAVRA reads for a split: few-shot crops and one retrieval crop per concept.",
             splits=SPLITS,
@@ -278,13 +274,10 @@ BENCHMARK: Final = Benchmark(
                 "validation": {"few_shot_copy": 2948, "evaluation_copy": 246},
                 "test": {"few_shot_copy": 3041, "evaluation_copy": 252},
             },
-            name_classes=name_classes,
-            describe=describe_concept,
-            label_images=label_images,
             rule=f"as in {cite_script(_SPLIT, 'B1, B2')}: for every caption of the split, the few-shot crops of its "
             "concept in `codes_infer/<concept>/` and the retrieval crop as `eval/test/<concept>.jpg`, byte for byte.",
         ),
-        TreeAsset(
+        _describe_tree(
             name="imagefolder_view",
             description="A retrieval set as Hugging Face `imagefolder`: few-shot crops as train, retrieval crops as "
             "test. Hard links to the files of `retrieval_set`, which need almost no space.",
@@ -294,13 +287,7 @@ BENCHMARK: Final = Benchmark(
             folder=lambda split: f"views/imagefolder/ytvos/{split}",
             plan=plan_images,
             sheet=SheetRules(FEW_SHOT, (EVALUATION,)),
-            facts={
-                "validation": {FEW_SHOT: 2948, EVALUATION: 246},
-                "test": {FEW_SHOT: 3041, EVALUATION: 252},
-            },
-            name_classes=name_classes,
-            describe=describe_concept,
-            label_images=label_images,
+            facts={"validation": {FEW_SHOT: 2948, EVALUATION: 246}, "test": {FEW_SHOT: 3041, EVALUATION: 252}},
             rule=IMAGE_FOLDER_RULE,
         ),
     ),
