@@ -15,23 +15,8 @@ import yaml
 from numpy.typing import NDArray
 
 from pervl_assets.archives.inputs import ArchiveSpec
+from pervl_assets.benchmarks import ytvos_annotations as annotations
 from pervl_assets.benchmarks.benchmark import Benchmark, TableAsset, TreeAsset
-from pervl_assets.benchmarks.ytvos_annotations import (
-    CAPTIONS,
-    CONCEPTS,
-    CONCEPTS_FILE,
-    SCENES_APART,
-    SPLITS,
-    count_captions,
-    count_concepts,
-    describe_concept,
-    label_images,
-    name_classes,
-    read_captions,
-    read_concepts,
-    read_disjoint_captions,
-    read_disjoint_concepts,
-)
 from pervl_assets.core.errors import AnnotationError, name_some
 from pervl_assets.core.pixels import ImageError, decode_frame, decode_mask, encode_jpeg, encode_mask
 from pervl_assets.trees.boxes import Box, draw_band, find_box, grow_box, tight_region
@@ -148,8 +133,8 @@ def plan_retrieval_set(tables: Mapping[str, pl.DataFrame], split: str | None) ->
     captions = tables["captions"].filter(split=split)
     if unknown := [concept for concept in captions["concept"] if concept not in frames]:
         raise AnnotationError(
-            f"{len(unknown):,} captions of the {split} split name concepts that {CONCEPTS_FILE} does not contain: "
-            f"{name_some(unknown)}.",
+            f"{len(unknown):,} captions of the {split} split name concepts that {annotations.CONCEPTS_FILE} does not "
+            f"contain: {name_some(unknown)}.",
             advice="Use caption files and concepts of the same release.",
         )
     tasks = []
@@ -179,7 +164,10 @@ def _locate_retrieval_set(split: str | None) -> str:
 
 
 _describe_tree: Final = partial(
-    TreeAsset, name_classes=name_classes, describe=describe_concept, label_images=label_images
+    TreeAsset,
+    name_classes=annotations.name_classes,
+    describe=annotations.describe_concept,
+    label_images=annotations.label_images,
 )
 
 BENCHMARK: Final = Benchmark(
@@ -203,9 +191,9 @@ BENCHMARK: Final = Benchmark(
         TableAsset(
             "concepts",
             "The personal concepts: class, scene, instance, split, few-shot frames and evaluation frame.",
-            CONCEPTS,
-            read_concepts,
-            count_concepts,
+            annotations.CONCEPTS,
+            annotations.read_concepts,
+            annotations.count_concepts,
             {
                 "concepts": 498,
                 "validation concepts": 246,
@@ -219,21 +207,21 @@ BENCHMARK: Final = Benchmark(
                 "most few-shot crops of a concept": 33,
             },
             paper="The paper counts 251 test concepts; its published annotations have 252.",
-            checks=(SCENES_APART,),
-            rule=f"a concept is an entry of `{CONCEPTS_FILE}`, named `<class>_<scene>_<instance>` with ids kept as "
-            f"text, as in {cite_script(_PREPARE, 'A16')}; its split is that of the caption file with its name. {PAPER} "
-            "splits by scene.",
-            variants={"scene_disjoint": read_disjoint_concepts},
+            checks=(annotations.SCENES_APART,),
+            rule=f"a concept is an entry of `{annotations.CONCEPTS_FILE}`, named `<class>_<scene>_<instance>` with ids "
+            f"kept as text, as in {cite_script(_PREPARE, 'A16')}; its split is that of the caption file with its name. "
+            f"{PAPER} splits by scene.",
+            variants={"scene_disjoint": annotations.read_disjoint_concepts},
         ),
         TableAsset(
             "captions",
             "The retrieval queries of both splits.",
-            CAPTIONS,
-            read_captions,
-            count_captions,
+            annotations.CAPTIONS,
+            annotations.read_captions,
+            annotations.count_captions,
             {"validation captions": 246, "test captions": 252, "validation images": 246, "test images": 252},
             paper="The paper counts 251 test concepts; its published annotations have captions of 252.",
-            variants={"scene_disjoint": read_disjoint_captions},
+            variants={"scene_disjoint": annotations.read_disjoint_captions},
             rule="the caption files in file order, validation first. The concept is `image_name` up to its last `_`, "
             f"as in {cite_script(_SPLIT, 'B3')}.",
         ),
@@ -264,7 +252,7 @@ BENCHMARK: Final = Benchmark(
         _describe_tree(
             name="retrieval_set",
             description="The folder that PALAVRA reads for a split: few-shot crops and one retrieval crop per concept.",
-            splits=SPLITS,
+            splits=annotations.SPLITS,
             tables=("concepts", "captions"),
             source="fsl_seg",
             folder=_locate_retrieval_set,
@@ -281,7 +269,7 @@ BENCHMARK: Final = Benchmark(
             name="imagefolder_view",
             description="A retrieval set as Hugging Face `imagefolder`: few-shot crops as train, retrieval crops as "
             "test. Hard links to the files of `retrieval_set`, which need almost no space.",
-            splits=SPLITS,
+            splits=annotations.SPLITS,
             tables=("concepts", "captions"),
             source="retrieval_set",
             folder=lambda split: f"views/imagefolder/ytvos/{split}",
