@@ -111,12 +111,7 @@ class Benchmark:
 
 
 def name_members(benchmark: Benchmark, archive: str, annotations: Path) -> set[str]:
-    """Return the members of an archive that the benchmark's annotations name.
-
-    Args:
-        benchmark: Whose trees are made from the archive.
-        archive: Name of its `ArchiveSpec`.
-        annotations: The benchmark's annotations folder.
+    """Return the members of an archive (name of its `ArchiveSpec`) that the annotations in a folder name.
 
     Raises:
         AnnotationError: The annotations do not follow their format.

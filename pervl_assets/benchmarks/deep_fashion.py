@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import polars as pl
 
@@ -214,22 +215,21 @@ def _plan_sources(tables: Mapping[str, pl.DataFrame]) -> dict[str, TreePlan]:
     return {split: plan_personalized(tables, split) for split in SPLITS}
 
 
-def _describe_view(name: str, description: str, splits: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return the arguments of `TreeAsset` that all views share."""
-    facts = {"validation": {FEW_SHOT: 661, EVALUATION: 229}, "test": {FEW_SHOT: 653, EVALUATION: 221}}
-    both: Mapping[str | None, Mapping[str, int]] = {None: {FEW_SHOT: 1314, EVALUATION: 450}}
-    return {
-        "name": name,
-        "description": f"{description} Hard links to the files of `personalized`, which need almost no space.",
-        "splits": splits,
-        "tables": ("few_shot_split", "captions"),
-        "source": "personalized",
-        "sheet": SheetRules(FEW_SHOT, (EVALUATION,)),
-        "facts": facts if splits else both,
-        "name_classes": name_classes,
-        "describe": describe_concept,
-        "label_images": label_images,
-    }
+_describe_tree: Final = partial(
+    TreeAsset,
+    tables=("few_shot_split", "captions"),
+    name_classes=name_classes,
+    describe=describe_concept,
+    label_images=label_images,
+)
+_describe_view: Final = partial(
+    _describe_tree,
+    splits=(),
+    source="personalized",
+    sheet=SheetRules(FEW_SHOT, (EVALUATION,)),
+    facts={None: {FEW_SHOT: 1314, EVALUATION: 450}},
+)
+_LINKED: Final = "Hard links to the files of `personalized`, which need almost no space."
 
 
 BENCHMARK: Final = Benchmark(
@@ -258,16 +258,11 @@ BENCHMARK: Final = Benchmark(
             read_captions,
             count_captions,
             {
-                "validation captions": 229,
-                "test captions": 221,
-                "shortened captions": 653,
-                "detailed captions": 653,
-                "validation images": 229,
-                "test images": 221,
-                "shortened images": 653,
-                "detailed images": 653,
-                "concepts": 100,
-            },
+                f"{name} {what}": count
+                for what in ("captions", "images")
+                for name, count in {"validation": 229, "test": 221, "shortened": 653, "detailed": 653}.items()
+            }
+            | {"concepts": 100},
             rule="the four caption files in file order. `image` is the last part of `image_name`, as in "
             f"{cite_script(_PREPARE, 'C4')}. The split of shortened and detailed captions is that of their item.",
         ),
@@ -288,11 +283,10 @@ BENCHMARK: Final = Benchmark(
         ),
     ),
     trees=(
-        TreeAsset(
+        _describe_tree(
             name="personalized",
             description="The folder that PALAVRA reads for a split: few-shot images by item and evaluation images.",
             splits=SPLITS,
-            tables=("few_shot_split", "captions"),
             source="deep_fashion2_train",
             folder=_locate_personalized,
             plan=plan_personalized,
@@ -302,33 +296,30 @@ BENCHMARK: Final = Benchmark(
                 "test": {"few_shot_copy": 653, "evaluation_copy": 221},
             },
             checks=(check_roles_apart("few_shot_copy", "evaluation_copy"),),
-            name_classes=name_classes,
-            describe=describe_concept,
-            label_images=label_images,
             rule=f"as in {cite_script(_PREPARE, 'C1, C4')}: files byte for byte, the few-shot images of an item in "
             "`codes_infer/<pair_id>/`, the images of all captions of the split in `eval/test/`, 1 to 5 per item.",
         ),
-        TreeAsset(
-            **_describe_view(
-                "concon_chi_view",
-                "The `dataset_root` of ConCon-Chi: both splits, captions, and the order of the concepts.",
-            ),
+        _describe_view(
+            name="concon_chi_view",
+            description="The `dataset_root` of ConCon-Chi: both splits, captions, and the order of the concepts. "
+            f"{_LINKED}",
             rule="the folder that [ConCon-Chi](https://github.com/hsp-iit/concon-chi_benchmark) reads.",
             folder=lambda _: "views/concon_chi",
             plan=lambda tables, _: plan_concon_chi(tables, _plan_sources(tables)),
         ),
-        TreeAsset(
-            **_describe_view("polar_view", "The `--data_path` of POLAR: images of both splits and annotations."),
+        _describe_view(
+            name="polar_view",
+            description=f"The `--data_path` of POLAR: images of both splits and annotations. {_LINKED}",
             rule="the folder that [POLAR](https://github.com/adobe-research/polar-vl) reads.",
             folder=lambda _: "views/polar",
             plan=lambda tables, _: plan_polar(tables, _plan_sources(tables)),
         ),
-        TreeAsset(
-            **_describe_view(
-                "imagefolder_view",
-                "A split as Hugging Face `imagefolder`: few-shot images as train, evaluation images as test.",
-                SPLITS,
-            ),
+        _describe_view(
+            name="imagefolder_view",
+            description="A split as Hugging Face `imagefolder`: few-shot images as train, evaluation images as test. "
+            f"{_LINKED}",
+            splits=SPLITS,
+            facts={"validation": {FEW_SHOT: 661, EVALUATION: 229}, "test": {FEW_SHOT: 653, EVALUATION: 221}},
             rule=IMAGE_FOLDER_RULE,
             folder=lambda split: f"views/imagefolder/deep_fashion/{split}",
             plan=lambda tables, split: plan_images(tables, split, plan_personalized(tables, split)),

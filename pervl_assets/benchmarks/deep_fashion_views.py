@@ -26,10 +26,7 @@ def plan_concon_chi(tables: Mapping[str, pl.DataFrame], sources: Mapping[str, Tr
 
     `data/deep_fashion2/personalized_<split>/` is the tree of that split, with the order of its concepts in
     `concepts.txt`. `annotations/deep_fashion/` contains the captions.
-
-    Args:
-        tables: The benchmark's tables, by name.
-        sources: Plan of the `personalized` tree of each split.
+    `sources` is the plan of the `personalized` tree of each split.
 
     Raises:
         AnnotationError: As `_check_annotations`.
@@ -56,10 +53,7 @@ def plan_polar(tables: Mapping[str, pl.DataFrame], sources: Mapping[str, TreePla
     """Plan the folder that POLAR (adobe-research/polar-vl) reads as `--data_path`.
 
     The images of both splits are in `train/image/`, the annotation files next to `train`.
-
-    Args:
-        tables: The benchmark's tables, by name.
-        sources: Plan of the `personalized` tree of each split.
+    `sources` is the plan of the `personalized` tree of each split.
 
     Raises:
         AnnotationError: As `_check_annotations`.
@@ -119,18 +113,16 @@ def write_annotations(tables: Mapping[str, pl.DataFrame], ledger: pl.DataFrame) 
     images = _list_names(ledger, EVALUATION)
     concepts = set(few_shot["pair_id"])
     classes = few_shot.select("pair_id", "class_name").unique().sort("pair_id")
-    texts = {
-        "train_coarse_grained_names.csv": encode_csv(("unique_pair_ids", "pair_id_categories"), classes.iter_rows())
-    }
+    header = ("unique_pair_ids", "pair_id_categories")
+    texts = {"train_coarse_grained_names.csv": encode_csv(header, classes.iter_rows())}
     for split in few_shot["split"].unique().sort():
         mine = few_shot.filter(split=split)
         blocks = [
             f"codes_infer/{concept}:\n" + "".join(f"{image}\n" for image in mine.filter(pair_id=concept)["image"])
             for concept in sorted(set(mine["pair_id"]))
         ]
-        texts[f"{split}_fsl_train.txt"] = "\n".join(
-            blocks
-        ).encode()  # POLAR counts concepts by empty lines: one between two
+        # POLAR counts concepts by empty lines: one between two.
+        texts[f"{split}_fsl_train.txt"] = "\n".join(blocks).encode()
         queries = tables["captions"].filter(
             pl.col("caption_set") == split, pl.col("image").is_in(images), pl.col("pair_id").is_in(concepts)
         )

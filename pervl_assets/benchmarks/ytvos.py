@@ -5,7 +5,7 @@ Rule numbers refer to docs/fidelity.md. The annotations are read by `ytvos_annot
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Final
 
@@ -15,23 +15,8 @@ import yaml
 from numpy.typing import NDArray
 
 from pervl_assets.archives.inputs import ArchiveSpec
+from pervl_assets.benchmarks import ytvos_annotations as annotations
 from pervl_assets.benchmarks.benchmark import Benchmark, TableAsset, TreeAsset
-from pervl_assets.benchmarks.ytvos_annotations import (
-    CAPTIONS,
-    CONCEPTS,
-    CONCEPTS_FILE,
-    SCENES_APART,
-    SPLITS,
-    count_captions,
-    count_concepts,
-    describe_concept,
-    label_images,
-    name_classes,
-    read_captions,
-    read_concepts,
-    read_disjoint_captions,
-    read_disjoint_concepts,
-)
 from pervl_assets.core.errors import AnnotationError, name_some
 from pervl_assets.core.pixels import ImageError, decode_frame, decode_mask, encode_jpeg, encode_mask
 from pervl_assets.trees.boxes import Box, draw_band, find_box, grow_box, tight_region
@@ -141,16 +126,14 @@ def plan_retrieval_set(tables: Mapping[str, pl.DataFrame], split: str | None) ->
         AnnotationError: A caption names a concept that is not among the concepts.
     """
     frames = {
-        concept: [frame for frame in few_shot if frame != evaluation]
-        for concept, evaluation, few_shot in tables["concepts"]
-        .select("concept", "evaluation_frame", "few_shot_frames")
-        .iter_rows()
+        row["concept"]: [frame for frame in row["few_shot_frames"] if frame != row["evaluation_frame"]]
+        for row in tables["concepts"].iter_rows(named=True)
     }
     captions = tables["captions"].filter(split=split)
     if unknown := [concept for concept in captions["concept"] if concept not in frames]:
         raise AnnotationError(
-            f"{len(unknown):,} captions of the {split} split name concepts that {CONCEPTS_FILE} does not contain: "
-            f"{name_some(unknown)}.",
+            f"{len(unknown):,} captions of the {split} split name concepts that {annotations.CONCEPTS_FILE} does not "
+            f"contain: {name_some(unknown)}.",
             advice="Use caption files and concepts of the same release.",
         )
     tasks = []
@@ -179,6 +162,13 @@ def _locate_retrieval_set(split: str | None) -> str:
     return f"youtube_vos/{RETRIVAL_SETS}/{split}"
 
 
+_describe_tree: Final = partial(
+    TreeAsset,
+    name_classes=annotations.name_classes,
+    describe=annotations.describe_concept,
+    label_images=annotations.label_images,
+)
+
 BENCHMARK: Final = Benchmark(
     name="ytvos",
     title="PerVL-YTVOS",
@@ -200,9 +190,9 @@ BENCHMARK: Final = Benchmark(
         TableAsset(
             "concepts",
             "The personal concepts: class, scene, instance, split, few-shot frames and evaluation frame.",
-            CONCEPTS,
-            read_concepts,
-            count_concepts,
+            annotations.CONCEPTS,
+            annotations.read_concepts,
+            annotations.count_concepts,
             {
                 "concepts": 498,
                 "validation concepts": 246,
@@ -216,27 +206,27 @@ BENCHMARK: Final = Benchmark(
                 "most few-shot crops of a concept": 33,
             },
             paper="The paper counts 251 test concepts; its published annotations have 252.",
-            checks=(SCENES_APART,),
-            rule=f"a concept is an entry of `{CONCEPTS_FILE}`, named `<class>_<scene>_<instance>` with ids kept as "
-            f"text, as in {cite_script(_PREPARE, 'A16')}; its split is that of the caption file with its name. {PAPER} "
-            "splits by scene.",
-            variants={"scene_disjoint": read_disjoint_concepts},
+            checks=(annotations.SCENES_APART,),
+            rule=f"a concept is an entry of `{annotations.CONCEPTS_FILE}`, named `<class>_<scene>_<instance>` with ids "
+            f"kept as text, as in {cite_script(_PREPARE, 'A16')}; its split is that of the caption file with its name. "
+            f"{PAPER} splits by scene.",
+            variants={"scene_disjoint": annotations.read_disjoint_concepts},
         ),
         TableAsset(
             "captions",
             "The retrieval queries of both splits.",
-            CAPTIONS,
-            read_captions,
-            count_captions,
+            annotations.CAPTIONS,
+            annotations.read_captions,
+            annotations.count_captions,
             {"validation captions": 246, "test captions": 252, "validation images": 246, "test images": 252},
             paper="The paper counts 251 test concepts; its published annotations have captions of 252.",
-            variants={"scene_disjoint": read_disjoint_captions},
+            variants={"scene_disjoint": annotations.read_disjoint_captions},
             rule="the caption files in file order, validation first. The concept is `image_name` up to its last `_`, "
             f"as in {cite_script(_SPLIT, 'B3')}.",
         ),
     ),
     trees=(
-        TreeAsset(
+        _describe_tree(
             name="fsl_seg",
             description="Few-shot crops, evaluation frames with masks and boxes, and retrieval crops of every concept.",
             splits=(),
@@ -248,26 +238,20 @@ BENCHMARK: Final = Benchmark(
             facts={
                 None: {
                     "few_shot_crop": 5989,
-                    "evaluation_frame": 498,
-                    "evaluation_mask": 498,
-                    "retrieval_crop": 498,
-                    "evaluation_box": 498,
+                    **dict.fromkeys(("evaluation_frame", "evaluation_mask", "retrieval_crop", "evaluation_box"), 498),
                 }
             },
             checks=(check_roles_apart("few_shot_crop", "evaluation_frame"), BOXES_INSIDE),
-            name_classes=name_classes,
-            describe=describe_concept,
-            label_images=label_images,
             rule=f"as in {cite_script(_PREPARE, 'A1 to A15')}. Pixels as Pillow decodes them, without EXIF orientation "
             "or ICC. The mask is where the palette index equals the instance. Its box is the lowest and highest x and "
             "y in pixels, inclusive. Few-shot crop: rows `y0:y1`, columns `x0:x1`, without the last of each. Retrieval "
             "crop: the box enlarged by half its width and height on every side, clipped to the image, truncated to "
             "whole pixels. JPEG quality 95, 4:2:0. Masks are 8-bit grey with values 0 and 1.",
         ),
-        TreeAsset(
+        _describe_tree(
             name="retrieval_set",
             description="The folder that PALAVRA reads for a split: few-shot crops and one retrieval crop per concept.",
-            splits=SPLITS,
+            splits=annotations.SPLITS,
             tables=("concepts", "captions"),
             source="fsl_seg",
             folder=_locate_retrieval_set,
@@ -277,29 +261,20 @@ BENCHMARK: Final = Benchmark(
                 "validation": {"few_shot_copy": 2948, "evaluation_copy": 246},
                 "test": {"few_shot_copy": 3041, "evaluation_copy": 252},
             },
-            name_classes=name_classes,
-            describe=describe_concept,
-            label_images=label_images,
             rule=f"as in {cite_script(_SPLIT, 'B1, B2')}: for every caption of the split, the few-shot crops of its "
             "concept in `codes_infer/<concept>/` and the retrieval crop as `eval/test/<concept>.jpg`, byte for byte.",
         ),
-        TreeAsset(
+        _describe_tree(
             name="imagefolder_view",
             description="A retrieval set as Hugging Face `imagefolder`: few-shot crops as train, retrieval crops as "
             "test. Hard links to the files of `retrieval_set`, which need almost no space.",
-            splits=SPLITS,
+            splits=annotations.SPLITS,
             tables=("concepts", "captions"),
             source="retrieval_set",
             folder=lambda split: f"views/imagefolder/ytvos/{split}",
             plan=plan_images,
             sheet=SheetRules(FEW_SHOT, (EVALUATION,)),
-            facts={
-                "validation": {FEW_SHOT: 2948, EVALUATION: 246},
-                "test": {FEW_SHOT: 3041, EVALUATION: 252},
-            },
-            name_classes=name_classes,
-            describe=describe_concept,
-            label_images=label_images,
+            facts={"validation": {FEW_SHOT: 2948, EVALUATION: 246}, "test": {FEW_SHOT: 3041, EVALUATION: 252}},
             rule=IMAGE_FOLDER_RULE,
         ),
     ),

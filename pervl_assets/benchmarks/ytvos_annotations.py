@@ -156,23 +156,17 @@ def read_captions(folder: Path) -> pl.DataFrame:
 def read_disjoint_concepts(folder: Path) -> pl.DataFrame:
     """Read the concepts as `read_concepts` does, without a split for validation concepts whose scene is also in test.
 
-    Raises:
-        AnnotationError: As `read_concepts`.
-        MissingInputError: An annotation file is missing.
+    Raises as `read_concepts` does.
     """
     concepts = read_concepts(folder)
     is_test = pl.col("split") == "test"
-    return concepts.with_columns(
-        pl.when(is_test | ~is_test.any().over("scene")).then("split").otherwise(None).alias("split")
-    )
+    return concepts.with_columns(split=pl.when(is_test | ~is_test.any().over("scene")).then("split"))
 
 
 def read_disjoint_captions(folder: Path) -> pl.DataFrame:
     """Read the captions as `read_captions` does, without those of validation concepts whose scene is also in test.
 
-    Raises:
-        AnnotationError: As `read_concepts`.
-        MissingInputError: An annotation file is missing.
+    Raises as `read_concepts` does.
     """
     concepts = read_concepts(folder).select("concept", old="split")
     left_out = concepts.join(read_disjoint_concepts(folder), on="concept").filter(

@@ -87,21 +87,13 @@ REFUSED: Final[Mapping[str, Corrupt]] = {
 
 
 def damage_member(archive: Path, member: str) -> Path:
-    """Flip one bit in the middle of a member, so that its CRC no longer matches.
-
-    Raises:
-        KeyError: There is no such member.
-    """
+    """Flip one bit in the middle of a member, so that its CRC no longer matches; KeyError if there is none."""
     with zipfile.ZipFile(archive) as opened:
         entry = opened.getinfo(member)
-    with archive.open("r+b") as file:
-        file.seek(entry.header_offset + 26)
-        lengths = struct.unpack("<HH", file.read(4))  # of the name and of the extra field, in the local header
-        offset = entry.header_offset + _LOCAL_HEADER + sum(lengths) + entry.compress_size // 2
-        file.seek(offset)
-        byte = file.read(1)[0]
-        file.seek(offset)
-        file.write(bytes([byte ^ 1]))
+    content = bytearray(archive.read_bytes())
+    lengths = struct.unpack_from("<HH", content, entry.header_offset + 26)  # of name and extra field, local header
+    content[entry.header_offset + _LOCAL_HEADER + sum(lengths) + entry.compress_size // 2] ^= 1
+    archive.write_bytes(content)
     return archive
 
 
@@ -112,13 +104,9 @@ def change_members(
     password: str | None = None,
     new_password: str | None = None,
 ) -> Path:
-    """Rewrite the archive with changed members.
+    """Rewrite the archive: `change` maps a member's name and bytes to its new bytes, or to None to remove it.
 
-    Args:
-        archive: The zip.
-        change: Maps a member's name and bytes to its new bytes, or to None to remove it.
-        password: Opens the archive, if it is encrypted.
-        new_password: Encrypts the new archive; by default `password`.
+    `password` opens the archive if it is encrypted; `new_password`, by default the same, encrypts the new one.
     """
     with zipfile.ZipFile(archive) as opened:
         opened.setpassword((password or "").encode())
@@ -129,21 +117,13 @@ def change_members(
 
 
 def change_member(archive: Path, member: str, change: Callable[[bytes], bytes], *, password: str | None = None) -> Path:
-    """Change one member and its CRC, e.g. `change_member(archive, "train2014/….jpg", cut_jpeg)`.
-
-    Raises:
-        KeyError: There is no such member.
-    """
+    """Change one member and its CRC, e.g. `change_member(archive, "train2014/….jpg", cut_jpeg)`; KeyError if absent."""
     _require(archive, member)
     return change_members(archive, lambda name, old: change(old) if name == member else old, password=password)
 
 
 def drop_members(archive: Path, *members: str, password: str | None = None) -> Path:
-    """Remove members.
-
-    Raises:
-        KeyError: There is no such member.
-    """
+    """Remove members; KeyError if one is absent."""
     _require(archive, *members)
     return change_members(archive, lambda name, old: None if name in members else old, password=password)
 

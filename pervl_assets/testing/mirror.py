@@ -28,12 +28,9 @@ class _Handler(SimpleHTTPRequestHandler):
 
 
 class Mirror(ThreadingHTTPServer):
-    """A server of a folder with the layout of a data folder, and optionally `annotations/`.
+    """A server of `folder`, which is laid out like a data folder; change a file to publish a new version.
 
-    Attributes:
-        folder: The served folder. Change a file to publish a new version.
-        url: Its address, for `PERVL_FETCH` or `fetch=`.
-        down: If true, every request is answered with 503.
+    `url` is its address, for `PERVL_FETCH` or `fetch=`. If `down`, every request is answered with 503.
     """
 
     daemon_threads = True

@@ -13,12 +13,7 @@ from pervl_assets.demo import RAW_NAMES, draw_raw
 
 @dataclass(frozen=True)
 class World:
-    """A data folder in which assets were materialized.
-
-    Attributes:
-        data: The data folder.
-        results: The runs that materialized them, if they ran in this process.
-    """
+    """A data folder in which assets were materialized, and the runs that did so in this process."""
 
     data: Path
     results: list[dg.ExecuteInProcessResult] = field(default_factory=list)
@@ -32,15 +27,7 @@ class World:
 
 
 def locate_raw(data: Path, name: str) -> Path:
-    """Return the path of a raw input in a data folder.
-
-    Args:
-        data: The data folder.
-        name: Its asset's name below `raw/`, e.g. `coco_train2014`.
-
-    Raises:
-        KeyError: There is no raw input of this name.
-    """
+    """Return the path of a raw input, e.g. `coco_train2014`, in a data folder; KeyError if none has this name."""
     return data / {spec.name: spec.file for spec in list_specs()}[name]
 
 

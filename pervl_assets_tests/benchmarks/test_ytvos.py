@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pervl_assets.benchmarks import ytvos
+from pervl_assets.benchmarks import ytvos_annotations as annotations
 from pervl_assets.core.errors import AnnotationError, MissingInputError
 from pervl_assets.testing.hostile_archives import damage_member
 from pervl_assets.testing.hostile_images import cut_jpeg, turn_cmyk, turn_grey
@@ -37,7 +38,7 @@ def folder(tmp_path):
 
 
 def test_concepts_keep_their_texts(folder):
-    concepts = ytvos.read_concepts(folder)
+    concepts = annotations.read_concepts(folder)
     assert concepts["concept"].to_list() == ["dog_1336440745_1", "dog_13e3070469_1", "giant_panda_1336440745_2"]
     panda = concepts.row(2, named=True)
     assert panda == {
@@ -53,15 +54,15 @@ def test_concepts_keep_their_texts(folder):
 
 
 def test_ids_without_quotes_stay_text(folder):
-    expected = ytvos.read_concepts(folder)
+    expected = annotations.read_concepts(folder)
     lines = [re.sub(r"'([0-9e]+)'", r"\1", line) for line in YAML.splitlines(keepends=True)]
     (folder / META).write_text("".join(lines))
     assert "scene_id: 1336440745" in (folder / META).read_text()
-    assert ytvos.read_concepts(folder).equals(expected)
+    assert annotations.read_concepts(folder).equals(expected)
 
 
 def test_captions_take_the_concept_from_the_file_name(folder):
-    captions = ytvos.read_captions(folder)
+    captions = annotations.read_captions(folder)
     assert captions.select("split", "concept").rows() == [
         ("validation", "giant_panda_1336440745_2"),
         ("test", "dog_13e3070469_1"),
@@ -92,14 +93,14 @@ def test_faulty_concepts_are_listed_with_their_line(folder, old, new, fault):
     assert old in tail
     (folder / META).write_text(head + tail.replace(old, new, 1))
     with pytest.raises(AnnotationError, match=re.escape(fault)):
-        ytvos.read_concepts(folder)
+        annotations.read_concepts(folder)
 
 
 @pytest.mark.parametrize("text", ["a: [", "- a\n- b\n", "", "{}", "!!python/object/apply:os.system ['true']"])
 def test_annotations_that_are_no_mapping_are_refused(folder, text):
     (folder / META).write_text(text)
     with pytest.raises(AnnotationError):
-        ytvos.read_concepts(folder)
+        annotations.read_concepts(folder)
 
 
 @settings(max_examples=60, deadline=None)
@@ -109,7 +110,7 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory, data):
     for name in (META, "cleaned_captions_ytvos_val.csv"):
         (folder / name).write_bytes(data)
         with pytest.raises(AnnotationError):
-            ytvos.read_concepts(folder)
+            annotations.read_concepts(folder)
         write_ytvos_annotations(folder)
 
 
@@ -118,14 +119,14 @@ def test_hostile_image_names_are_refused(folder, image_name):
     file = folder / "cleaned_captions_ytvos_test.csv"
     file.write_text(file.read_text().replace("eval/images/dog_1336440745_1_00085.jpg", image_name))
     with pytest.raises(AnnotationError, match="line 3: image_name"):
-        ytvos.read_captions(folder)
+        annotations.read_captions(folder)
 
 
 def test_a_second_caption_of_a_concept_is_refused(folder):
     file = folder / "cleaned_captions_ytvos_test.csv"
     file.write_text(file.read_text() + file.read_text().splitlines()[-1] + "\n")
     with pytest.raises(AnnotationError, match="line 4: a second caption of dog_1336440745_1"):
-        ytvos.read_captions(folder)
+        annotations.read_captions(folder)
 
 
 def test_a_caption_of_an_unknown_concept_is_refused(folder):
@@ -138,14 +139,14 @@ def test_a_caption_of_an_unknown_concept_is_refused(folder):
 def test_a_concept_without_caption_is_in_no_split(folder):
     file = folder / "cleaned_captions_ytvos_test.csv"
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
-    concepts = ytvos.read_concepts(folder)
+    concepts = annotations.read_concepts(folder)
     assert concepts.filter(pl.col("split").is_null())["concept"].to_list() == ["dog_1336440745_1"]
 
 
 def test_missing_annotations_are_named(folder):
     (folder / META).unlink()
     with pytest.raises(MissingInputError, match=META):
-        ytvos.read_concepts(folder)
+        annotations.read_concepts(folder)
 
 
 def test_facts_of_the_official_annotations():
@@ -154,16 +155,16 @@ def test_facts_of_the_official_annotations():
     tables = read_tables(ytvos.BENCHMARK, OFFICIAL)
     for table in ytvos.BENCHMARK.tables:
         assert table.count(tables[table.name]) == table.facts
-    scenes = ytvos.SCENES_APART.evaluate(tables["concepts"])
+    scenes = annotations.SCENES_APART.evaluate(tables["concepts"])
     assert not scenes.passed
     for scene in ("77610860e0", "c55784c766", "ff15a5eff6"):
         assert scene in scenes.text
-        assert scene in ytvos.SCENES_APART.description
-    disjoint = ytvos.read_disjoint_concepts(OFFICIAL)
-    assert ytvos.SCENES_APART.evaluate(disjoint).passed
+        assert scene in annotations.SCENES_APART.description
+    disjoint = annotations.read_disjoint_concepts(OFFICIAL)
+    assert annotations.SCENES_APART.evaluate(disjoint).passed
     left_out = tables["concepts"].filter(disjoint["split"].is_null())["concept"].to_list()
     assert left_out == ["cow_77610860e0_3", "person_c55784c766_1", "person_ff15a5eff6_1"]
-    assert tables["captions"].height - ytvos.read_disjoint_captions(OFFICIAL).height == 3
+    assert tables["captions"].height - annotations.read_disjoint_captions(OFFICIAL).height == 3
     plan = ytvos.plan_fsl_seg(tables)
     assert len(plan.tasks) == 4129
     for tree in ytvos.BENCHMARK.trees:
@@ -174,21 +175,21 @@ def test_facts_of_the_official_annotations():
 
 def test_scenes_in_both_splits_are_named_and_can_be_left_out_of_validation(folder):
     """The panda of validation and the second dog of test are in one video."""
-    found = ytvos.SCENES_APART.evaluate(ytvos.read_concepts(folder))
+    found = annotations.SCENES_APART.evaluate(annotations.read_concepts(folder))
     assert not found.passed
     assert "1 of 2 scenes are in both splits: 1336440745" in found.text
     assert "giant_panda_1336440745_2 (validation), dog_1336440745_1 (test)" in found.text
     assert (found.numbers["validation concepts of these"], found.numbers["test concepts of these"]) == (1, 1)
 
-    concepts, captions = ytvos.read_disjoint_concepts(folder), ytvos.read_disjoint_captions(folder)
+    concepts, captions = annotations.read_disjoint_concepts(folder), annotations.read_disjoint_captions(folder)
     assert concepts.select("concept", "split").rows() == [
         ("dog_1336440745_1", "test"),
         ("dog_13e3070469_1", "test"),
         ("giant_panda_1336440745_2", None),
     ]
-    assert concepts.drop("split").equals(ytvos.read_concepts(folder).drop("split"))
-    assert captions.equals(ytvos.read_captions(folder).filter(split="test"))
-    again = ytvos.SCENES_APART.evaluate(concepts)
+    assert concepts.drop("split").equals(annotations.read_concepts(folder).drop("split"))
+    assert captions.equals(annotations.read_captions(folder).filter(split="test"))
+    again = annotations.SCENES_APART.evaluate(concepts)
     assert (again.passed, again.numbers["concepts in no split"]) == (True, 1)
     tables = {"concepts": concepts, "captions": captions}
     assert ytvos.plan_retrieval_set(tables, "validation").tasks == ()
@@ -200,13 +201,13 @@ def test_scenes_in_both_splits_are_named_and_can_be_left_out_of_validation(folde
 def test_scenes_apart_change_nothing(folder):
     file = folder / "cleaned_captions_ytvos_test.csv"
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))  # without the second dog
-    assert ytvos.read_disjoint_concepts(folder).equals(ytvos.read_concepts(folder))
-    assert ytvos.read_disjoint_captions(folder).equals(ytvos.read_captions(folder))
+    assert annotations.read_disjoint_concepts(folder).equals(annotations.read_concepts(folder))
+    assert annotations.read_disjoint_captions(folder).equals(annotations.read_captions(folder))
 
 
 def test_counts_and_descriptions_of_concepts(folder):
     tables = read_tables(ytvos.BENCHMARK, folder)
-    counts = ytvos.count_concepts(tables["concepts"])
+    counts = annotations.count_concepts(tables["concepts"])
     assert {name: counts[name] for name in ("validation concepts", "test concepts", "classes", "scenes")} == {
         "validation concepts": 1,
         "test concepts": 2,
@@ -218,7 +219,7 @@ def test_counts_and_descriptions_of_concepts(folder):
         1,
         6,
     )
-    assert ytvos.describe_concept(tables, "giant_panda_1336440745_2") == [
+    assert annotations.describe_concept(tables, "giant_panda_1336440745_2") == [
         ("class", "giant panda"),
         ("caption", "* is at the back:  far away."),
         ("split", "validation"),
@@ -270,7 +271,7 @@ def test_bad_frames_and_masks_are_quarantined_and_the_rest_is_built(tmp_path, fo
     assert all(frame in path for path in bad["path"])
     assert tree.written + tree.quarantined == 5 + 3 * 4 + 1
     assert all(not (tree.root / path).exists() for path in bad["path"])
-    sources = [text for split in ytvos.SPLITS for text in trees[split].ledger["reason"] if text]
+    sources = [text for split in annotations.SPLITS for text in trees[split].ledger["reason"] if text]
     assert len(sources) == 2
     assert all(f"source quarantined: {reason}" in text for text in sources)
 

@@ -8,7 +8,7 @@ from PIL import Image, ImageCms
 
 from pervl_assets.archives.inputs import RawArchive, identify
 from pervl_assets.archives.members import open_members
-from pervl_assets.benchmarks import deep_fashion, ytvos
+from pervl_assets.benchmarks import deep_fashion, ytvos, ytvos_annotations
 from pervl_assets.trees.build import build_tree, commit_tree
 from pervl_assets.trees.ledger import FolderTree
 from pervl_assets.trees.members import open_tree
@@ -110,7 +110,7 @@ def build_ytvos(tmp_path: Path, members: dict[str, bytes] | Path, folder: Path) 
     plan = ytvos.plan_fsl_seg(tables)
     with open_members(RawArchive(path, identify(path))) as source:
         trees = {"fsl_seg": commit_tree(build_tree(plan, source, tmp_path / plan.folder))}
-    for split in ytvos.SPLITS:
+    for split in ytvos_annotations.SPLITS:
         plan = ytvos.plan_retrieval_set(tables, split)
         with open_tree(trees["fsl_seg"]) as source:
             trees[split] = commit_tree(build_tree(plan, source, tmp_path / plan.folder))

@@ -17,7 +17,7 @@ import polars as pl
 
 from pervl_assets.archives.inputs import RawArchive, identify
 from pervl_assets.archives.members import Members, open_members
-from pervl_assets.benchmarks import deep_fashion, ytvos
+from pervl_assets.benchmarks import deep_fashion, ytvos, ytvos_annotations
 from pervl_assets.trees.build import FolderTree, TreePlan, build_tree, commit_tree
 
 
@@ -48,7 +48,7 @@ def main() -> None:
 def plan_trees(benchmark: str, annotations: Path, every: int) -> dict[str, TreePlan]:
     """Return the plans by the folder of their tree."""
     if benchmark == "ytvos":
-        concepts = ytvos.read_concepts(annotations / "ytvos").gather_every(every)
+        concepts = ytvos_annotations.read_concepts(annotations / "ytvos").gather_every(every)
         return {"trees": ytvos.plan_fsl_seg({"concepts": concepts})}
     few_shot = deep_fashion.read_few_shot_split(annotations / "deep_fashion")
     captions = deep_fashion.read_captions(annotations / "deep_fashion")
