@@ -21,14 +21,15 @@ from pervl_assets.io_managers.base import VerifyResult
 from pervl_assets.settings import Settings
 from pervl_assets.upstream import RETRIVAL_SETS
 
-_COLOURS: Final = {
-    **{"up to date": "green", "stale": "yellow", "missing": "red"},
-    **{"passed": "none", "warned": "yellow", "failed": "bold red", "unfinished": "bold red", "not run": "dim"},
-    **{"passing": "green", "warning": "yellow", "failing": "red", "unknown": "dim"},
-    **{"error": "bold red"},
+_WORDS: Final = {
+    "none": ("passed",),
+    "green": ("up to date", "passing"),
+    "yellow": ("stale", "warned", "warning"),
+    "red": ("missing", "failing"),
+    "bold red": ("failed", "unfinished", "error"),
+    "dim": ("not run", "unknown"),
 }
-"""Of states, check statuses, freshness and severities."""
-
+_COLOURS: Final = {word: colour for colour, words in _WORDS.items() for word in words}
 _DIFFERENCES: Final = ("missing", "changed", "extra")
 _SHORT_ID: Final = 8
 _WIDTH_OF_A_FILE: Final = 140
