@@ -5,12 +5,10 @@ Dagster is imported inside the commands, so that `--help` is printed at once.
 
 import os
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -19,14 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from pervl_assets.core.errors import PervlError
 from pervl_assets.core.files import write_bytes_atomically
+from pervl_assets.core.text import escape_terminal
 from pervl_assets.settings import Settings, load_env_file
-
-if TYPE_CHECKING:
-    from dagster import DagsterEvent, DagsterInstance
-
-    from pervl_assets.defs.run_results import RunResult
-
-_POLL_SECONDS = 0.3
 
 
 class _PervlGroup(click.Group):
@@ -37,7 +29,9 @@ class _PervlGroup(click.Group):
         try:
             return super().invoke(ctx)
         except PervlError as error:
-            Console(stderr=True).print(f"[bold red]error[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+            Console(stderr=True).print(
+                f"[bold red]error[/] {escape(escape_terminal(str(error)))}", highlight=False, soft_wrap=True
+            )
             ctx.exit(1)
 
 
@@ -124,7 +118,7 @@ def preview(asset: str, concept: str, split: str | None, out: Path | None) -> No
 def _run_graph(selection: str, *, force: bool = False) -> bool:
     """Materialize what is not up to date in a selection; return whether all of it and every error check passed."""
     from pervl_assets.cli.printing import make_console, print_reasons, print_run_result
-    from pervl_assets.cli.runs import open_instance
+    from pervl_assets.cli.runs import follow, open_instance
     from pervl_assets.dagster_private import ReconstructableRepository
     from pervl_assets.definitions import defs
     from pervl_assets.defs.runs import Launch, fail_dead_runs
@@ -137,7 +131,7 @@ def _run_graph(selection: str, *, force: bool = False) -> bool:
         if plan.skipped:
             print_reasons(console, plan.todo)
         with _show_progress(console) as progress:
-            result = launch.execute(plan, lambda _, result: _follow(instance, result, progress))
+            result = launch.execute(plan, lambda _, result: follow(instance, result.runs[-1], result.total, progress))
     print_run_result(console, result, time.monotonic() - start)
     return result.passed
 
@@ -171,32 +165,3 @@ def _show_progress(console: Console) -> Iterator[Progress]:
     with bar:
         bar.add_task("materializing", total=None, news="")
         yield bar
-
-
-@contextmanager
-def _follow(
-    instance: "DagsterInstance", result: "RunResult", progress: Progress
-) -> Iterator[Callable[["DagsterEvent"], None]]:
-    """Update the bar from the events and logs of the run that executes, those of its worker processes included."""
-    from pervl_assets.cli.runs import read_progress
-
-    over, task = threading.Event(), progress.tasks[0].id
-    progress.update(task, total=result.total)
-
-    def watch() -> None:
-        cursor, last = None, False
-        while not last:
-            last = over.wait(_POLL_SECONDS)
-            news, cursor = read_progress(instance, result.runs[-1], cursor)
-            for text, made in news:
-                progress.update(task, advance=int(made), news=escape(text))
-                if made and progress.disable:
-                    progress.console.print(f"  {escape(text)}", highlight=False)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield lambda _: None
-    finally:
-        over.set()
-        watcher.join()

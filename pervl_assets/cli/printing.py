@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Final, get_args
 
 import rich.filesize
-from rich import box
+from rich import box, markup
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from pervl_assets.cli.status import AssetState, CheckStatus, Health, InputState
@@ -21,14 +20,15 @@ from pervl_assets.io_managers.metadata import QUARANTINED
 from pervl_assets.settings import Settings
 from pervl_assets.upstream import RETRIVAL_SETS
 
-_COLOURS: Final = {
-    **{"up to date": "green", "stale": "yellow", "missing": "red"},
-    **{"passed": "none", "warned": "yellow", "failed": "bold red", "unfinished": "bold red", "not run": "dim"},
-    **{"passing": "green", "warning": "yellow", "failing": "red", "unknown": "dim"},
-    **{"error": "bold red"},
+_WORDS: Final = {
+    "none": ("passed",),
+    "green": ("up to date", "passing"),
+    "yellow": ("stale", "warned", "warning"),
+    "red": ("missing", "failing"),
+    "bold red": ("failed", "unfinished", "error"),
+    "dim": ("not run", "unknown"),
 }
-"""Of states, check statuses, freshness and severities."""
-
+_COLOURS: Final = {word: colour for colour, words in _WORDS.items() for word in words}
 _DIFFERENCES: Final = ("missing", "changed", "extra")
 _SHORT_ID: Final = 8
 _WIDTH_OF_A_FILE: Final = 140
@@ -46,7 +46,7 @@ def print_reasons(console: Console, reasons: Mapping[Value, str]) -> None:
     for (key, partition), reason in reasons.items():
         by_reason.setdefault(reason, []).append(name_partition(key.to_user_string(), partition))
     for reason, names in by_reason.items():
-        console.print(f"[dim]{_escape(reason)}:[/] {_escape(name_some(names))}", highlight=False, soft_wrap=True)
+        console.print(f"[dim]{escape(reason)}:[/] {escape(name_some(names))}", highlight=False, soft_wrap=True)
 
 
 def print_run_result(console: Console, result: RunResult, seconds: float) -> None:
@@ -91,7 +91,7 @@ def _print_findings(console: Console, findings: Iterable[Finding]) -> None:
 
 
 def _print_cause(console: Console, colour: str, kind: str, asset: str, text: str) -> None:
-    console.print(f"[{colour}]{kind}[/] [bold]{_escape(asset)}[/] {_escape(text)}", highlight=False, soft_wrap=True)
+    console.print(f"[{colour}]{kind}[/] [bold]{escape(asset)}[/] {escape(text)}", highlight=False, soft_wrap=True)
 
 
 def print_verification(console: Console, results: Mapping[str, VerifyResult], data: Path) -> bool:
@@ -109,11 +109,11 @@ def print_verification(console: Console, results: Mapping[str, VerifyResult], da
         result = (
             f"[red]{counts}[/]" if counts else "[green]as written[/]" if value.files else "[dim]not materialized[/]"
         )
-        table.add_row(_escape(name), *size, result)
+        table.add_row(escape(name), *size, result)
     console.print(table)
     for name, differences in differing.items():
         for what, names in differences.items():
-            console.print(f"[red]{what}[/] in [bold]{_escape(name)}[/]: {_escape(name_some(names))}", soft_wrap=True)
+            console.print(f"[red]{what}[/] in [bold]{escape(name)}[/]: {escape(name_some(names))}", soft_wrap=True)
     if not found:
         console.print(f"[red]nothing to verify below {data}[/]: run pervl materialize first")
     elif differing:
@@ -127,9 +127,9 @@ def print_verification(console: Console, results: Mapping[str, VerifyResult], da
     return bool(found) and not differing
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Return untrusted text for a terminal, without control characters and without markup of rich."""
-    return escape(escape_terminal(text))
+    return markup.escape(escape_terminal(text))
 
 
 def print_status(

@@ -2,16 +2,22 @@
 
 import logging
 import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from dagster import DagsterEventType, DagsterInstance
+from dagster import DagsterEvent, DagsterEventType, DagsterInstance
+from rich.progress import Progress
 
+from pervl_assets.cli.printing import escape
 from pervl_assets.defs.run_results import read_materialization
 from pervl_assets.settings import is_trusted
 
 _log = logging.getLogger(__name__)
 
+_POLL_SECONDS: Final = 0.3
 _INSTANCE: Final = "telemetry: {enabled: false}\npython_logs: {python_log_level: INFO}\n"
 """For a Dagster home that has no `dagster.yaml`; the project's own sets more."""
 
@@ -43,19 +49,35 @@ def open_instance(data: Path) -> DagsterInstance:
     return DagsterInstance.get()
 
 
-def read_progress(
-    instance: DagsterInstance, run_id: str, cursor: str | None
-) -> tuple[list[tuple[str, bool]], str | None]:
-    """Return the progress of a run after a cursor, and the next cursor.
+@contextmanager
+def follow(
+    instance: DagsterInstance, run_id: str, total: int, progress: Progress
+) -> Iterator[Callable[[DagsterEvent], None]]:
+    """Update the bar from the events and logs of a run while it executes, those of its worker processes included."""
+    over, task = threading.Event(), progress.tasks[0].id
+    progress.update(task, total=total)
 
-    Progress is assets that were made (True) and lines that ops logged (False).
-    """
-    connection = instance.get_records_for_run(run_id, cursor=cursor)
-    news: list[tuple[str, bool]] = []
-    for record in connection.records:
-        entry = record.event_log_entry
-        if not entry.is_dagster_event:
-            news.append((f"{(entry.step_key or '').replace('__', '/')}: {entry.user_message}", False))
-        elif entry.get_dagster_event().event_type == DagsterEventType.ASSET_MATERIALIZATION:
-            news.append((read_materialization(entry.get_dagster_event()).name, True))
-    return news, connection.cursor
+    def watch() -> None:
+        cursor, last = None, False
+        while not last:
+            last = over.wait(_POLL_SECONDS)
+            connection = instance.get_records_for_run(run_id, cursor=cursor)
+            cursor = connection.cursor
+            for record in connection.records:
+                entry = record.event_log_entry
+                if not entry.is_dagster_event:
+                    step = (entry.step_key or "").replace("__", "/")
+                    progress.update(task, news=escape(f"{step}: {entry.user_message}"))
+                elif entry.get_dagster_event().event_type == DagsterEventType.ASSET_MATERIALIZATION:
+                    name = escape(read_materialization(entry.get_dagster_event()).name)
+                    progress.update(task, advance=1, news=name)
+                    if progress.disable:
+                        progress.console.print(f"  {name}", highlight=False)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield lambda _: None
+    finally:
+        over.set()
+        watcher.join()

@@ -90,7 +90,7 @@ def _selection_help(graph: BaseAssetGraph[Any]) -> str:
     groups = sorted({graph.get(key).group_name for key in graph.materializable_asset_keys})
     return (
         f"""Name a group ({", ".join(groups)}) as group:NAME or an asset as key:"ytvos/fsl_seg"; a + before it adds """
-        "what it needs, a + behind it what needs it."
+        "everything that it needs, a + behind it everything that needs it."
     )
 
 

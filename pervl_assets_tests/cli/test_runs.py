@@ -1,7 +1,11 @@
+import io
+
 import dagster as dg
 import pytest
+from rich.console import Console
+from rich.progress import Progress
 
-from pervl_assets.cli.runs import find_dagster_home, open_instance, read_progress
+from pervl_assets.cli.runs import find_dagster_home, follow, open_instance
 
 
 def test_the_home_is_the_one_named_else_the_project_else_below_the_data(tmp_path, monkeypatch):
@@ -44,6 +48,11 @@ def test_progress_is_logged_lines_and_materializations(instance):
         context.log.info("half of it")
 
     run = dg.materialize([archive], instance=instance).run_id
-    news, cursor = read_progress(instance, run, None)
-    assert news == [("raw/archive: half of it", False), ("raw/archive", True)]
-    assert read_progress(instance, run, cursor)[0] == []
+    updates: list[dict] = []
+    progress = Progress(console=Console(file=io.StringIO()), disable=True)
+    progress.add_task("materializing")
+    progress.update = lambda _, **update: updates.append(update)
+    with follow(instance, run, 1, progress):
+        pass
+    assert updates == [{"total": 1}, {"news": "raw/archive: half of it"}, {"advance": 1, "news": "raw/archive"}]
+    assert progress.console.file.getvalue() == "  raw/archive\n"
