@@ -32,12 +32,8 @@ def _move_legs(
     look: Look, swing: float, far: tuple[float, float], near: tuple[float, float]
 ) -> list[tuple[float, float, Colour]]:
     """Return place, step and colour of four legs; legs side by side step in opposite directions."""
-    return [
-        (far[0], -swing, look.dark),
-        (far[1], swing, look.dark),
-        (near[0], swing, look.rgb),
-        (near[1], -swing, look.rgb),
-    ]
+    colours = (look.dark, look.dark, look.rgb, look.rgb)
+    return [*zip((*far, *near), (-swing, swing, swing, -swing), colours, strict=True)]
 
 
 def _paint_dog(brush: Brush, look: Look) -> None:

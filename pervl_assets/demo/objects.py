@@ -114,17 +114,15 @@ def _paint_umbrella(brush: Brush, look: Look) -> None:
     brush.slice((4, 10, 96, 94), 180, 360, look.rgb)
     brush.slice((20, 10, 80, 94), 180, 360, look.light if look.marking == "plain" else look.accent)
     brush.slice((38, 10, 62, 94), 180, 360, look.rgb)
-    for x in (4, 20, 38, 62, 80):
-        width = 16 if x in (4, 80) else 18 if x in (20, 62) else 24
+    for x, width in ((4, 16), (20, 18), (38, 24), (62, 18), (80, 16)):
         brush.slice((x, 47, x + width, 57), 180, 360, look.dark)
     brush.line([(50, 4), (50, 12)], _WOOD, 3)
 
 
 def _paint_ball(brush: Brush, look: Look) -> None:
     brush.disc(50, 58, 38, look.rgb)
-    brush.slice((12, 20, 88, 96), 200 + 20 * look.phase, 260 + 20 * look.phase, _WHITE)
-    brush.slice((12, 20, 88, 96), 320 + 20 * look.phase, 380 + 20 * look.phase, _WHITE)
-    brush.slice((12, 20, 88, 96), 80 + 20 * look.phase, 140 + 20 * look.phase, _WHITE)
+    for start in (200, 320, 80):
+        brush.slice((12, 20, 88, 96), start + 20 * look.phase, start + 60 + 20 * look.phase, _WHITE)
     brush.disc(50, 58, 9, look.dark)
     brush.ellipse(30, 28, 44, 38, look.light)
 

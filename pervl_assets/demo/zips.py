@@ -56,8 +56,7 @@ def write_zip(target: Path, members: Iterable[Member], password: str | None = No
         WriteError: No permission, or no space left.
     """
     random = Random(f"{seed}/encryption headers")
-    directory = bytearray()
-    count = 0
+    directory, count = bytearray(), 0
     with replace_atomically(target) as partial, partial.open("wb") as file:
         for name, data in members:
             crc, encoded = zlib.crc32(data), name.encode()
@@ -66,9 +65,8 @@ def write_zip(target: Path, members: Iterable[Member], password: str | None = No
             if password is not None and secret:
                 body = encrypt(data, password.encode(), random.randbytes(11) + bytes([crc >> 24]))
             flags = (1 if secret else 0) | (0 if name.isascii() else 0x800)
-            common = struct.pack(
-                "<HHHHHIIIHH", 20, flags, 0, 0, _DOS_DATE, crc, len(body), len(data), len(encoded), 0
-            )  # fmt: skip
+            sizes = (len(body), len(data), len(encoded), 0)
+            common = struct.pack("<HHHHHIIIHH", 20, flags, 0, 0, _DOS_DATE, crc, *sizes)
             mode = 0o40755 << 16 | 0x10 if name.endswith("/") else 0o100644 << 16
             directory += b"PK\x01\x02" + struct.pack("<H", 3 << 8 | 20) + common
             directory += struct.pack("<HHHII", 0, 0, 0, mode, file.tell()) + encoded

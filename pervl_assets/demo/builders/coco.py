@@ -74,4 +74,3 @@ BUILDER: Final = Builder(
         "coco_svo_triplets": RawInput(f"{_FOLDER}/mscoco-train2014-svo-2016-02-18.txt", _write_triplets),
     }
 )
-"""Draws the pictures of COCO and writes their triplets."""

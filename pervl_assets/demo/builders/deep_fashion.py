@@ -183,4 +183,3 @@ BUILDER: Final = Builder(
     annotations="deep_fashion",
     write_annotations=_write_annotations,
 )
-"""Draws DeepFashion2 and writes the annotations of PerVL on it."""

@@ -67,4 +67,3 @@ BUILDER: Final = Builder(
         )
     }
 )
-"""Writes the class names of OpenImages."""

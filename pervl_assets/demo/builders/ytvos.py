@@ -267,4 +267,3 @@ BUILDER: Final = Builder(
     annotations="ytvos",
     write_annotations=_write_annotations,
 )
-"""Draws YouTube-VOS and writes the annotations of PerVL on it."""
