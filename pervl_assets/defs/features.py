@@ -9,6 +9,7 @@ import polars as pl
 
 from pervl_assets.archives.inputs import RawArchive
 from pervl_assets.archives.members import open_members
+from pervl_assets.clip.drift import compare_vectors, take_sample
 from pervl_assets.clip.encode_images import EncodeProgress, encode_image_shard
 from pervl_assets.clip.features import Features, list_feature_columns, update_names
 from pervl_assets.defs.checks import report
@@ -82,6 +83,7 @@ def encode_images(
     """Encode the images of one shard with CLIP. The model is loaded only if there is work for it."""
     shard, encoder = context.partition_key, find_encoder(context.asset_key)
     stored = FeaturesIOManager(data=workspace.data)
+    previous: Features | None = stored.read_previous(context.asset_key, shard)
     progress = _EncodingReport(context.log.info, f"shard {shard}")
     number, total = map(int, shard.split("-of-"))
     with open_members(coco_train2014) as members:
@@ -91,12 +93,23 @@ def encode_images(
             clip.describe(encoder),
             lambda: clip.load(encoder),
             stored.locate_chunks(context.asset_key, shard),
-            previous=stored.read_previous(context.asset_key, shard),
+            previous=previous,
             batch_size=clip.batch_size,
             workers=workspace.workers,
             report=progress,
         )
-    return FeaturesIOManager.describe(features, **progress.rates)
+    return FeaturesIOManager.describe(features, **progress.rates, **_describe_change(previous, features))
+
+
+def _describe_change(previous: Features | None, features: Features) -> dict[str, Any]:
+    """Return how far a sample of the vectors moved that these features replace, as metadata; empty if none moved."""
+    known = set(features.ids)
+    if previous is None or previous is features or not known & set(previous.ids):
+        return {}
+    sample = take_sample(previous.take([row for row, one in enumerate(previous.ids) if one in known]))
+    result, _ = compare_vectors(sample, features)
+    names = ("largest_relative_difference", "smallest_cosine")
+    return {"replaced_vectors": result.text, **{name: result.numbers[name] for name in names}}
 
 
 class _EncodingReport:
@@ -197,6 +210,6 @@ def _build_text_features(name: str, encoder: str | None = None) -> dg.AssetsDefi
         texts, progress = names["name"].to_list(), _EncodingReport(context.log.info, name).count_names
         features = update_names(texts, clip.describe(encoder), lambda: clip.load(encoder), previous, progress)
         checks = [report(_NAMES_AND_VECTORS, check_names(features, texts), "error")]
-        yield FeaturesIOManager.describe(features, checks=checks)
+        yield FeaturesIOManager.describe(features, checks=checks, **_describe_change(previous, features))
 
     return text_features

@@ -232,6 +232,18 @@ def test_what_a_probe_with_another_encoder_found_does_not_stick(own_data, instan
     assert probe(own_data, instance, clip_pretrained=str(other_weights)).passed
 
 
+def test_a_run_reports_how_far_the_vectors_moved_that_it_replaced(own_data, instance, other_weights):
+    def read_metadata(**changes) -> dict:
+        result = run(own_data, instance, [NAMES], None, **changes)
+        (event,) = result.get_asset_materialization_events()
+        return event.materialization.metadata
+
+    assert "replaced_vectors" not in read_metadata()
+    metadata = read_metadata(clip_pretrained=str(other_weights))
+    assert metadata["smallest_cosine"].value < 0.99
+    assert "weights_sha256" in metadata["replaced_vectors"].value
+
+
 def test_names_are_encoded_again_without_a_probe(own_data, instance, loads):
     assert (materialize(own_data, instance, NAMES).passed, loads) == (True, [])
     with (own_data / OPENIMAGES).open("a") as file:
