@@ -4,7 +4,7 @@ A Dagster release may move any of them. `pervl_assets_tests/test_dagster_private
 which one is gone and what breaks.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Literal
 
@@ -28,8 +28,8 @@ with _explain_moved_names():
     # Type of `Definitions.resolve_asset_graph()`, which is public and whose class is not exported.
     from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 
-    # Why a value is stale, as the UI computes it: public only through GraphQL of a running webserver.
-    from dagster._core.definitions.data_version import CachingStaleStatusResolver
+    # Tag of a materialization with its data version; `instance.get_latest_data_version` does not exist.
+    from dagster._core.definitions.data_version import CODE_VERSION_TAG, DATA_VERSION_TAG
 
     # A job that worker processes load by themselves: `dg.reconstructable` takes functions, not code locations.
     from dagster._core.definitions.reconstruct import ReconstructableRepository
@@ -51,6 +51,7 @@ with _explain_moved_names():
     # The latest evaluation of each asset check, and whether it is of the latest materialization.
     from dagster._core.storage.asset_check_execution_record import (
         AssetCheckExecutionRecord,
+        AssetCheckExecutionRecordStatus,
     )
 
     # Asset records through the cache above, so that one query reads those of all assets.
@@ -62,8 +63,8 @@ with _explain_moved_names():
 __all__ = [
     "AssetCheckExecutionRecord",
     "AssetRecord",
+    "CODE_VERSION_TAG",
     "BaseAssetGraph",
-    "CachingStaleStatusResolver",
     "Freshness",
     "ReconstructableRepository",
     "Request",
@@ -73,6 +74,7 @@ __all__ = [
     "find_failed_run",
     "free_pool_slots",
     "read_check_history",
+    "read_data_versions",
     "read_freshness",
     "read_latest_checks",
     "recon_repository_from_origin",
@@ -149,8 +151,28 @@ def read_latest_checks(
 def read_check_history(
     instance: dg.DagsterInstance, key: dg.AssetCheckKey, limit: int
 ) -> Sequence[AssetCheckExecutionRecord]:
-    """Return the latest records of one check, the latest first."""
-    return instance.event_log_storage.get_asset_check_execution_history(key, limit)
+    """Return the latest evaluations of one check, the latest first; checks that were only planned are left out."""
+    evaluated = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
+    return instance.event_log_storage.get_asset_check_execution_history(key, limit, status=evaluated)
+
+
+def read_data_versions(
+    instance: dg.DagsterInstance, whole: Iterable[dg.AssetKey], split: Iterable[dg.AssetKey]
+) -> dict[tuple[dg.AssetKey, str | None], str | None]:
+    """Return the latest data versions of assets without partitions (one query), and of those that are split (one each).
+
+    The public `instance.fetch_materializations` needs one query per partition.
+    """
+    versions: dict[tuple[dg.AssetKey, str | None], str | None] = {}
+    for record in instance.get_asset_records(keys) if (keys := [*whole]) else ():
+        if (made := record.asset_entry.last_materialization) is not None and made.asset_materialization:
+            tags = made.asset_materialization.tags or {}
+            versions[record.asset_entry.asset_key, None] = tags.get(DATA_VERSION_TAG)
+    kind = dg.DagsterEventType.ASSET_MATERIALIZATION
+    for key in split:
+        found = instance.event_log_storage.get_latest_tags_by_partition(key, kind, [DATA_VERSION_TAG])
+        versions |= {(key, partition): tags.get(DATA_VERSION_TAG) for partition, tags in found.items()}
+    return versions
 
 
 async def read_freshness(node: Any, request: Request) -> Freshness | None:

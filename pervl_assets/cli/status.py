@@ -1,7 +1,7 @@
-"""State and health of the graph as the Dagster UI shows them, and which raw inputs are found.
+"""State and health of the graph, and which raw inputs are found.
 
-State: up to date, stale or missing. Health: asset checks, freshness, and whether the last run failed. Both come from
-the classes that the UI and the daemon use, so that all of them agree.
+State: up to date, stale or missing, as `pervl materialize` plans its runs. Health: asset checks, freshness, and whether
+the last run failed, from the classes that the UI and the daemon use.
 """
 
 import asyncio
@@ -12,12 +12,11 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 import dagster as dg
-from dagster import AssetRecordsFilter, DagsterInstance
+from dagster import DagsterInstance
 
 from pervl_assets.core.text import unescape_markdown
 from pervl_assets.dagster_private import (
     AssetCheckExecutionRecord,
-    CachingStaleStatusResolver,
     Freshness,
     Request,
     find_failed_run,
@@ -26,7 +25,7 @@ from pervl_assets.dagster_private import (
 from pervl_assets.defs.raw import list_specs
 from pervl_assets.defs.run_results import Finding, Materialized, read_run_result
 from pervl_assets.defs.runs import list_values
-from pervl_assets.defs.up_to_date import explain_stale
+from pervl_assets.defs.up_to_date import explain_values
 from pervl_assets.settings import Settings
 
 CheckStatus = Literal["passed", "warned", "failed", "unfinished", "not run"]
@@ -44,8 +43,8 @@ class AssetState(Materialized):
     """An asset, or one partition of it, and its last materialization.
 
     Attributes:
-        when: When it was last materialized; None: never.
-        why: Reasons why it is stale (an input or its code is new); empty: it is not.
+        when: When it was last materialized, or None if never.
+        why: Why `pervl materialize` would make it again. Empty if it is up to date or missing.
     """
 
     when: datetime | None = None
@@ -78,17 +77,15 @@ def list_inputs(settings: Settings) -> list[InputState]:
 def list_states(defs: dg.Definitions, instance: DagsterInstance) -> Iterator[AssetState]:
     """Return the state of every asset and partition, in topological order."""
     graph = defs.resolve_asset_graph()
-    resolver = CachingStaleStatusResolver(instance, graph, Request(instance))
-    for key, partition in list_values(graph, graph.materializable_asset_keys):
-        wanted = AssetRecordsFilter(asset_key=key, asset_partitions=[partition] if partition else None)
-        last = next(iter(instance.fetch_materializations(wanted, limit=1).records), None)
+    values = list_values(graph, graph.materializable_asset_keys)
+    for (key, partition), last, reason in explain_values(graph, instance, values, defs.resources or {}):
         made = last.asset_materialization if last else None
         yield AssetState(
             asset=key.to_user_string(),
             partition=partition,
             metadata={name: value.value for name, value in made.metadata.items()} if made else {},
             when=datetime.fromtimestamp(last.timestamp, UTC) if last else None,
-            why=explain_stale(resolver, key, partition),
+            why=reason or "" if last else "",
         )
 
 
@@ -115,7 +112,7 @@ class Health:
 
     @property
     def healthy(self) -> bool:
-        """Whether a user need do nothing; warnings and checks that were not run are tolerated."""
+        """Whether no action is needed. Warnings and checks that were not run are ignored."""
         failed = self.failed_run or self.checks["failed"] or self.checks["unfinished"]
         return not failed and self.freshness != "failing"
 

@@ -17,6 +17,11 @@ from pervl_assets.io_managers.base import PervlIOManager
 OFFICIAL_COUNTS: Final = "official_counts"
 SUMS_HOLD: Final = "sums_hold"
 
+FAILED_PARTITIONS: Final = "failed_partitions"
+"""Metadata of a check that reads all partitions on disk: those in which it failed."""
+READ_PARTITION: Final = "partition"
+"""Metadata of such a check that read one partition only."""
+
 _DIFFERENCES: Final = ("missing", "changed", "extra")
 
 Value = TypeVar("Value")
@@ -88,7 +93,7 @@ def build_sums_check(assets: Iterable[dg.AssetsDefinition]) -> dg.AssetChecksDef
                 SUMS_HOLD,
                 asset=key,
                 description="Every file exists and matches its recorded sha256, and a folder holds no other file (raw "
-                "inputs: their identity card). Reads the whole value again; materializing repairs just what differs.",
+                "inputs: their identity card). Reads the whole value again; materializing repairs only the differing files.",
             )
             for key in values
         ],
@@ -98,20 +103,25 @@ def build_sums_check(assets: Iterable[dg.AssetsDefinition]) -> dg.AssetChecksDef
         own = context.partition_key if context.has_partition_key else None
         for check in sorted(context.selected_asset_check_keys):
             manager, partitions = values[check.asset_key]
-            yield check_sums(
-                manager(data=workspace.data), check.asset_key, [own] if own in partitions else partitions or [None]
-            )
+            is_one = own in partitions
+            chosen = [own] if is_one else partitions or [None]
+            result = check_sums(manager(data=workspace.data), check.asset_key, chosen)
+            yield result._replace(metadata={**result.metadata, READ_PARTITION: own}) if is_one else result
 
     return sums_hold
 
 
 def check_sums(manager: PervlIOManager, key: dg.AssetKey, partitions: Sequence[str | None]) -> dg.AssetCheckResult:
     """Compare those partitions of a value that are materialized with their manifests."""
-    found = [manager.verify(key, partition) for partition in partitions]
+    return summarize_sums(key, {partition: manager.verify(key, partition) for partition in partitions})
+
+
+def summarize_sums(key: dg.AssetKey, found: Mapping[str | None, VerifyResult]) -> dg.AssetCheckResult:
+    """Return the result of `sums_hold` from what was found in each partition."""
     total = VerifyResult(
-        sum(one.files for one in found),
-        sum(one.bytes for one in found),
-        *([name for one in found for name in getattr(one, what)] for what in _DIFFERENCES),
+        sum(one.files for one in found.values()),
+        sum(one.bytes for one in found.values()),
+        *([name for one in found.values() for name in getattr(one, what)] for what in _DIFFERENCES),
     )
     differing = {what: names for what in _DIFFERENCES if (names := getattr(total, what))}
     text = f"{total.files:,} files read; all are as they were written"
@@ -128,4 +138,5 @@ def check_sums(manager: PervlIOManager, key: dg.AssetKey, partitions: Sequence[s
         files=total.files,
         bytes=total.bytes,
         **{what: len(getattr(total, what)) for what in _DIFFERENCES},
+        **{FAILED_PARTITIONS: [one for one, value in found.items() if one and not value.unchanged]},
     )._replace(asset_key=key)

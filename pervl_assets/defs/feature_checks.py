@@ -19,7 +19,7 @@ from pervl_assets.clip.features import Features, encode_names, merge_features
 from pervl_assets.core.errors import PervlError, SchemaError
 from pervl_assets.core.files import PARTIAL
 from pervl_assets.dagster_private import read_check_history
-from pervl_assets.defs.checks import report
+from pervl_assets.defs.checks import FAILED_PARTITIONS, report
 from pervl_assets.defs.features import (
     GPU_TAGS,
     IMAGE_FEATURES,
@@ -83,10 +83,12 @@ def _build_ids_check(key: dg.AssetKey, shards: int) -> dg.AssetChecksDefinition:
 
         found = check_ids(read(), shards)
         if unreadable:
-            return make_check_result(
-                None, passed=False, text="; ".join(unreadable), is_error=True, unreadable=len(unreadable)
-            )
-        return report(None, found, "error")
+            text = "; ".join(unreadable)
+            result = make_check_result(None, passed=False, text=text, is_error=True, unreadable=len(unreadable))
+        else:
+            result = report(None, found, "error")
+        failed = [] if result.passed else name_shards(shards)
+        return result._replace(metadata={**result.metadata, FAILED_PARTITIONS: failed})
 
     return ids_and_vectors
 

@@ -1,7 +1,7 @@
-"""Which values are up to date, so that a run need not make them again; a value is an asset or one of its partitions.
+"""Which values are up to date, so that a run need not make them again. A value is an asset or one of its partitions.
 
-Example: `explain_outdated(...)` returns `{(ytvos/fsl_seg, None): "its files have changed on disk"}`; what is not in it
-is up to date. Nothing is read from results but sizes and times.
+Example: `explain_outdated(...)` returns `{(ytvos/fsl_seg, None): "its files have changed on disk"}`. Values not in the
+result are up to date. Only sizes and mtimes are read.
 """
 
 import time
@@ -9,26 +9,27 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import dagster as dg
-from dagster import AssetRecordsFilter, DagsterInstance
+from dagster import AssetRecordsFilter, DagsterEventType, DagsterInstance
 
+from pervl_assets.core.errors import name_some
 from pervl_assets.dagster_private import (
-    AssetCheckExecutionRecord,
+    CODE_VERSION_TAG,
     AssetRecord,
     BaseAssetGraph,
-    CachingStaleStatusResolver,
     Request,
     read_check_history,
     read_latest_checks,
 )
-from pervl_assets.defs.checks import SUMS_HOLD
-from pervl_assets.defs.steps import SETTINGS, describe_settings
+from pervl_assets.defs.checks import FAILED_PARTITIONS, READ_PARTITION, SUMS_HOLD
+from pervl_assets.defs.steps import INPUTS, SETTINGS, InputVersions, describe_settings
 from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.io_managers.metadata import STAMP
 
 Value = tuple[dg.AssetKey, str | None]
 """An asset and the partition of it; None for an asset without partitions."""
 
-_EVALUATIONS_PER_PARTITION: Final = 4
+_HISTORY: Final = 4
+"""Evaluations of a check that are read, per partition of its asset."""
 
 
 def explain_outdated(
@@ -38,16 +39,20 @@ def explain_outdated(
 
     `resources` are the resources and IO managers of the next run, by their keys.
     """
+    explained = explain_values(graph, instance, values, resources)
+    return {value: reason for value, _, reason in explained if reason is not None}
+
+
+def explain_values(
+    graph: BaseAssetGraph[Any], instance: DagsterInstance, values: Iterable[Value], resources: Mapping[str, Any]
+) -> Iterator[tuple[Value, Any, str | None]]:
+    """Yield values with the record of their last materialization, and the reason why they are not up to date, if any.
+
+    Arguments as of `explain_outdated`.
+    """
     reader = _Reader(graph, instance, resources, values := list(values))
-    reasons = ((value, next(reader.list_reasons(*value), None)) for value in values)
-    return {value: reason for value, reason in reasons if reason is not None}
-
-
-def explain_stale(resolver: CachingStaleStatusResolver, key: dg.AssetKey, partition: str | None) -> str:
-    """Return why Dagster calls a value stale: a data version above it or its code version changed. Empty: fresh."""
-    causes = resolver.get_stale_causes(key, partition)
-    leaves = [child for cause in causes for child in cause.children or [cause]]  # a child names the input that is new
-    return "; ".join(sorted({f"{cause.asset_key.to_user_string()} {cause.reason}" for cause in leaves}))
+    for value in values:
+        yield value, reader.read_last(*value), next(reader.list_reasons(*value), None)
 
 
 class _Reader:
@@ -57,77 +62,114 @@ class _Reader:
         self, graph: BaseAssetGraph[Any], instance: DagsterInstance, resources: Mapping[str, Any], values: list[Value]
     ) -> None:
         self._graph, self._instance, self._resources = graph, instance, resources
-        request = Request(instance)
-        self._resolver = CachingStaleStatusResolver(instance, graph, request)
         keys = list(dict.fromkeys(key for key, _ in values))
-        self._records = dict(zip(keys, AssetRecord.blocking_get_many(request, keys), strict=True))
+        self._inputs = InputVersions(graph, instance, keys)
+        self._records = dict(zip(keys, AssetRecord.blocking_get_many(Request(instance), keys), strict=True))
         self._checks = {key: sorted(graph.get_check_keys_for_assets({key})) for key in keys}
         whole = [check for key, checks in self._checks.items() if not graph.get(key).is_partitioned for check in checks]
-        self._evaluations = {key: [record] for key, record in read_latest_checks(instance, whole).items()}
+        latest = {check: _read_evaluation(record) for check, record in read_latest_checks(instance, whole).items()}
+        self._evaluations = {check: [one] for check, one in latest.items() if one}
         for key in keys:
-            if (partitioning := graph.get(key).partitions_def) is not None:
-                limit = _EVALUATIONS_PER_PARTITION * partitioning.get_num_partitions()
-                self._evaluations |= {
-                    check: [*read_check_history(instance, check, limit)] for check in self._checks[key]
-                }
+            partitioning = graph.get(key).partitions_def
+            limit = _HISTORY * (partitioning.get_num_partitions() if partitioning else 1)
+            for check in self._checks[key]:
+                if partitioning or (check in latest and latest[check] is None):  # a run was killed before it
+                    history = map(_read_evaluation, read_check_history(instance, check, limit))
+                    self._evaluations[check] = [one for one in history if one]
+        self._of_runs: dict[str, list[tuple[dg.AssetCheckEvaluation, str, float]]] = {}
+        self._last: dict[Value, Any] = {}
 
     def list_reasons(self, key: dg.AssetKey, partition: str | None) -> Iterator[str]:
         """Yield the reasons why a value is not up to date, the cheapest to find first."""
         asset, node = self._records[key], self._graph.get(key)
-        made = self._read_last(key, partition)
+        made = self.read_last(key, partition)
         if asset is None or made is None or made.asset_materialization is None:
             yield "it was never materialized"
             return
         if partition is None and asset.asset_entry.last_run_id not in (None, made.run_id):
-            yield "the last run did not materialize it"
-        if stale := explain_stale(self._resolver, key, partition):
-            yield stale
+            yield "its last run has not materialized it"
+        made_by = (made.asset_materialization.tags or {}).get(CODE_VERSION_TAG)
+        if node.code_version not in (None, made_by):
+            yield f"its code changed: version {made_by} → {node.code_version}"
         metadata: dict[str, Any] = {name: one.value for name, one in made.asset_materialization.metadata.items()}
-        made_with = metadata.get(SETTINGS)  # an earlier version of the project recorded none
-        used = {name: self._resources[name] for name in made_with or {} if name in self._resources}
-        if made_with != describe_settings(used):
-            yield "it was made with other settings"
+        if changes := list_changes(metadata.get(INPUTS), self._inputs.describe(key, partition)):
+            yield f"inputs changed: {name_some([change.split()[0] for change in changes])}"
+        if changes := self._list_changed_settings(key, metadata.get(SETTINGS)):
+            yield f"settings changed: {'; '.join(changes)}"
         manager = self._resources.get(node.assets_def.get_io_manager_key_for_asset_key(key))
         stamp = manager.stamp(key, partition) if isinstance(manager, PervlIOManager) else None
         if stamp is None or stamp != metadata.get(STAMP):
             yield "its files have changed on disk"
         policy = node.freshness_policy
         if policy is not None and time.time() - made.timestamp > policy.fail_window.to_timedelta().total_seconds():
-            yield "its source was not checked for too long (PERVL_FRESH_DAYS)"
+            yield "it was last revalidated more than PERVL_FRESH_DAYS ago"
         for check in self._checks[key]:
-            yield from self._explain_check(check, made)
+            yield from self._explain_check(check, made, partition)
 
-    def _read_last(self, key: dg.AssetKey, partition: str | None) -> Any:
-        """Return the record of the last materialization."""
+    def read_last(self, key: dg.AssetKey, partition: str | None) -> Any:
+        """Return the record of the last materialization, or None."""
         if partition is None:
             asset = self._records[key]
             return asset and asset.asset_entry.last_materialization_record
-        wanted = AssetRecordsFilter(asset_key=key, asset_partitions=[partition])
-        return next(iter(self._instance.fetch_materializations(wanted, limit=1).records), None)
+        if (key, partition) not in self._last:
+            wanted = AssetRecordsFilter(asset_key=key, asset_partitions=[partition])
+            records = self._instance.fetch_materializations(wanted, limit=1).records
+            self._last[key, partition] = next(iter(records), None)
+        return self._last[key, partition]
 
-    def _explain_check(self, check: dg.AssetCheckKey, made: Any) -> Iterator[str]:
-        record = next((one for one in self._evaluations.get(check, ()) if _is_of(one, made)), None)
-        found = _read_evaluation(record) if record else None
+    def _list_changed_settings(self, key: dg.AssetKey, made_with: Mapping[str, Any] | None) -> list[str]:
+        used = {name: self._resources[name] for name in made_with or {} if name in self._resources}
+        uses = (made_with or {}).get("workspace")
+        return list_changes(made_with, describe_settings(used, key, uses))
+
+    def _explain_check(self, check: dg.AssetCheckKey, made: Any, partition: str | None) -> Iterator[str]:
+        evaluations = self._evaluations.get(check, ())
+        found = next((one for one, *of in evaluations if _is_of(one, *of, made, partition)), None)
+        if found is None and partition is not None:  # so many later ones of other partitions that it was not read
+            found = next((one for one, *_ in self._read_run(made.run_id) if one.asset_check_key == check), None)
         if found is None:
             # `sums_hold` reads every byte: schedules, buttons and `pervl verify` evaluate it, materializing does not.
             if check.name != SUMS_HOLD:
                 yield f"its check {check.name} was not evaluated"
         elif not found.passed and found.severity == dg.AssetCheckSeverity.ERROR:
-            yield f"its check {check.name} failed"
+            failed = found.metadata.get(FAILED_PARTITIONS)
+            if failed is None or partition is None or partition in failed.value:
+                yield f"its check {check.name} failed"
+
+    def _read_run(self, run_id: str) -> list[tuple[dg.AssetCheckEvaluation, str, float]]:
+        if run_id not in self._of_runs:
+            kind = DagsterEventType.ASSET_CHECK_EVALUATION
+            records = self._instance.get_records_for_run(run_id, of_type=kind).records if run_id else ()
+            events = [record.event_log_entry.get_dagster_event() for record in records]
+            self._of_runs[run_id] = [(event.asset_check_evaluation_data, run_id, 0.0) for event in events]
+        return self._of_runs[run_id]
 
 
-def _is_of(record: AssetCheckExecutionRecord, made: Any) -> bool:
-    """Return whether a check ran in the run of a materialization, or was evaluated for it later."""
-    if record.run_id == made.run_id:
-        return True
-    if (found := _read_evaluation(record)) is None:
-        return False
-    if record.key.name == SUMS_HOLD:  # of all partitions at once
-        return record.event is not None and bool(record.event.timestamp > made.timestamp)
+def list_changes(old: Any, new: Any, name: str = "") -> list[str]:
+    """Name the entries in which two nested mappings differ: `top_objects 30 → 50`."""
+    if old == new:
+        return []
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        names = dict.fromkeys([*old, *new])
+        return [change for one in names for change in list_changes(old.get(one), new.get(one), one)]
+    return [f"{name} {old} → {new}" if name else "none were recorded"]
+
+
+def _is_of(
+    found: dg.AssetCheckEvaluation, run_id: str, timestamp: float, made: Any, partition: str | None
+) -> bool:
+    """Return whether an evaluation is of a materialization.
+
+    A check that names the partitions in which it failed read all that were on disk, or the one that it names.
+    """
+    if FAILED_PARTITIONS in found.metadata:
+        read = found.metadata.get(READ_PARTITION)
+        return timestamp > made.timestamp and (read is None or read.value == partition)
     target = found.target_materialization_data
-    return target is not None and target.storage_id == made.storage_id
+    return run_id == made.run_id or (target is not None and target.storage_id == made.storage_id)
 
 
-def _read_evaluation(record: AssetCheckExecutionRecord) -> dg.AssetCheckEvaluation | None:
-    """Return the evaluation of a record; None for a check that was planned and not evaluated: it has another event."""
-    return record.evaluation if isinstance(record.evaluation, dg.AssetCheckEvaluation) else None
+def _read_evaluation(record: Any) -> tuple[dg.AssetCheckEvaluation, str, float] | None:
+    """Return the evaluation of a record with its run and time, or None for a check that was only planned."""
+    found = record.evaluation
+    return (found, record.run_id, record.event.timestamp) if isinstance(found, dg.AssetCheckEvaluation) else None

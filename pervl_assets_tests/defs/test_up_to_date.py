@@ -165,7 +165,7 @@ def test_a_value_that_was_never_made_is_not_up_to_date(tmp_path, instance):
 def test_a_value_whose_last_run_failed_is_made_again(graph):
     CONTENT["failing"] = "table itself"
     assert not graph.execute(dg.AssetSelection.assets("table")).success
-    assert graph.explain() == {"table": "the last run did not materialize it"}
+    assert graph.explain() == {"table": "its last run has not materialized it"}
 
 
 def test_a_missing_file_and_a_source_not_checked_for_days_are_reasons(graph, monkeypatch):
@@ -173,7 +173,7 @@ def test_a_missing_file_and_a_source_not_checked_for_days_are_reasons(graph, mon
     later = time.time() + timedelta(days=9).total_seconds()
     monkeypatch.setattr("pervl_assets.defs.up_to_date.time", SimpleNamespace(time=lambda: later))
     reasons = graph.explain()
-    assert reasons.pop("source").startswith("its source was not checked for too long")
+    assert reasons.pop("source").startswith("it was last revalidated more than")
     assert reasons == {"table": "its files have changed on disk"}
 
 
