@@ -61,9 +61,9 @@ with _explain_moved_names():
     from dagster._utils.hosted_user_process import recon_repository_from_origin
 
 __all__ = [
+    "CODE_VERSION_TAG",
     "AssetCheckExecutionRecord",
     "AssetRecord",
-    "CODE_VERSION_TAG",
     "BaseAssetGraph",
     "Freshness",
     "ReconstructableRepository",

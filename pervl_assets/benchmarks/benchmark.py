@@ -67,6 +67,8 @@ class TreeAsset:
         label_images: Adds `split` and `caption` (String, null if there is none) to a frame with the columns `concept`
             and `image` (file name), one row per image; from the tables (by name).
         rule: The rule that defines its content, and the rule's source; for its page, after *Rule:*.
+        version: Of its rendering. Raise it when the same input must give other bytes, so that every file is rendered
+            again. It is part of the recipe of each file and of the asset's code version.
     """
 
     name: str
@@ -85,6 +87,7 @@ class TreeAsset:
         images.with_columns(split=pl.lit(None, pl.String), caption=pl.lit(None, pl.String))
     )
     rule: str = ""
+    version: int = 1
 
 
 @dataclass(frozen=True)

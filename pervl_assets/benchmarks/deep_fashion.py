@@ -193,7 +193,7 @@ def plan_personalized(tables: Mapping[str, pl.DataFrame], split: str | None) -> 
             outputs[output.path] = output
             sources.setdefault(f"train/image/{image}", []).append(output)
     tasks = tuple(RenderTask((member,), tuple(made)) for member, made in sorted(sources.items()))
-    return TreePlan(_locate_personalized(split), tasks, _copy_image, rules=1)
+    return TreePlan(_locate_personalized(split), tasks, _copy_image)
 
 
 def _copy_image(task: RenderTask, blobs: list[bytes]) -> Iterator[Rendered]:

@@ -51,7 +51,7 @@ def plan_fsl_seg(tables: Mapping[str, pl.DataFrame], split: str | None = None) -
         RenderTask((f"train/JPEGImages/{scene}/{frame}.jpg", f"train/Annotations/{scene}/{frame}.png"), tuple(made))
         for (scene, frame), made in sorted(outputs.items())
     )
-    return TreePlan("youtube_vos/ytvos_PerVL/fsl_seg", tasks, _render_frame, rules=1, finish=_list_boxes)
+    return TreePlan("youtube_vos/ytvos_PerVL/fsl_seg", tasks, _render_frame, finish=_list_boxes)
 
 
 def _render_frame(task: RenderTask, blobs: list[bytes]) -> Iterator[Rendered | Quarantined]:
@@ -143,7 +143,7 @@ def plan_retrieval_set(tables: Mapping[str, pl.DataFrame], split: str | None) ->
             tasks.append(RenderTask((f"train/{name}",), (Output(f"codes_infer/{name}", concept, "few_shot_copy"),)))
         crop = f"eval/retrieval/{Path(image_name).name}"
         tasks.append(RenderTask((crop,), (Output(f"eval/test/{concept}.jpg", concept, "evaluation_copy"),)))
-    return TreePlan(_locate_retrieval_set(split), tuple(tasks), copy_member, rules=1, link=True)
+    return TreePlan(_locate_retrieval_set(split), tuple(tasks), copy_member, link=True)
 
 
 def plan_images(tables: Mapping[str, pl.DataFrame], split: str | None) -> TreePlan:

@@ -48,13 +48,13 @@ def main() -> None:
 
 @main.command()
 @click.option("--select", default="*", show_default=True, help="""Dagster selection: group:ytvos, +key:"palavra/…" """)
-@click.option("--force", is_flag=True, help="Run every step, also of what is up to date.")
+@click.option("--force", is_flag=True, help="Materialize up-to-date values too.")
 def materialize(select: str, *, force: bool) -> None:
     """Materialize what is not up to date in the graph or in a part of it, every partition of what is selected.
 
-    Up to date means: inputs, code and settings are those of the last materialization, its files have the sizes and
-    times they had, and none of its checks failed. Exits with 0 only if every asset is materialized and every check of
-    error severity passed.
+    Up to date means: inputs, code version and settings are those of the last materialization, its files have the sizes
+    and times they had, and none of its checks failed (pervl verify evaluates sums_hold). Exits with 0 only if every
+    asset is materialized and every check of error severity passed.
     """
     sys.exit(0 if _run_graph(select, force=force) else 1)
 
@@ -73,16 +73,16 @@ def demo() -> None:
 
 @main.command()
 def verify() -> None:
-    """Read what is on disk again and compare it with its manifests: missing, changed, extra files."""
+    """Read all values again and compare them with their manifests: missing, changed, extra files."""
     sys.exit(0 if _run_verification() else 1)
 
 
 @main.command()
 @click.option("--check", is_flag=True, help="Exit with 1 if anything is missing, stale, failed or no longer fresh.")
 def status(*, check: bool) -> None:
-    """Show what is up to date, stale or missing, the state of checks and freshness, and which raw inputs are found.
+    """Show which values are up to date, stale or missing, checks and freshness, and which raw inputs are found.
 
-    The Dagster UI shows the same for the same folder.
+    Stale values are those that pervl materialize would make again. The Dagster UI shows the same checks and freshness.
     """
     from pervl_assets.cli.printing import make_console, print_status
     from pervl_assets.cli.runs import open_instance
@@ -137,14 +137,18 @@ def _run_graph(selection: str, *, force: bool = False) -> bool:
 
 
 def _run_verification() -> bool:
-    """Verify what is on disk with an end table; return whether all of it matches its manifests."""
+    """Verify all values, print and record the results; return whether all of them match their manifests."""
     from pervl_assets.cli.printing import make_console, print_verification
-    from pervl_assets.cli.verification import verify_values
+    from pervl_assets.cli.runs import find_dagster_home, open_instance
+    from pervl_assets.cli.verification import record_results, verify_values
     from pervl_assets.definitions import defs
 
     settings, console = Settings.from_env(), make_console()
     with console.status("reading all values"):
         results = dict(verify_values(defs, settings.data))
+    if (find_dagster_home(settings.data) / "dagster.yaml").exists():  # else nothing is recorded as materialized
+        with open_instance(settings.data) as instance:
+            record_results(defs, instance, results)
     return print_verification(console, results, settings.data)
 
 

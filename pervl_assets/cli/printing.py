@@ -80,7 +80,7 @@ def print_run_result(console: Console, result: RunResult, seconds: float) -> Non
     console.print(
         "[bold green]all materialized, no check of error severity failed[/]"
         if result.passed
-        else "[bold red]failed[/]: fix what is named above and run the same command again; finished work is kept"
+        else "[bold red]failed[/]: fix the errors above and run the same command again; finished work is kept"
     )
 
 
@@ -163,7 +163,7 @@ def print_status(
     wrong = {"missing": count["missing"], "stale": count["stale"], "failed or no longer fresh": unhealthy}
     problems = ", ".join(f"{number} {what}" for what, number in wrong.items() if number)
     console.print(
-        f"[bold red]{problems}[/]: run pervl materialize; it makes what is missing or stale, and reports failures"
+        f"[bold red]{problems}[/]: run pervl materialize; it makes missing and stale values again, and reports failures"
         if problems
         else "[bold green]all up to date, no check of error severity failed[/]"
     )

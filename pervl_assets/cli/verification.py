@@ -1,12 +1,17 @@
-"""`pervl verify`: all values on disk compared with their manifests. It repairs nothing; `pervl materialize` does."""
+"""`pervl verify`: all values on disk compared with their manifests. It repairs nothing.
+
+Its results are recorded as evaluations of `sums_hold`. `pervl materialize` reads these, and repairs values that differ
+even if neither sizes nor mtimes do.
+"""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import dagster as dg
 
 from pervl_assets.core.files import PARTIAL, VerifyResult
+from pervl_assets.defs.checks import SUMS_HOLD, summarize_sums
 from pervl_assets.defs.release import CROISSANT_KEY
 from pervl_assets.defs.run_results import name_partition
 from pervl_assets.defs.runs import list_values
@@ -45,6 +50,26 @@ def verify_values(defs: dg.Definitions, data: Path) -> Iterator[tuple[str, Verif
         yield name_partition(key.to_user_string(), partition), result
     if left := sorted(_find_unfinished(data)):
         yield "unfinished work", VerifyResult(len(left), extra=left)
+
+
+def record_results(defs: dg.Definitions, instance: dg.DagsterInstance, results: Mapping[str, VerifyResult]) -> None:
+    """Record results of `verify_values`, one evaluation of `sums_hold` per asset that has files."""
+    graph = defs.resolve_asset_graph()
+    for key in sorted(graph.materializable_asset_keys):
+        values = list_values(graph, {key})
+        found = {one: results[name_partition(key.to_user_string(), one)] for _, one in values}
+        if any(value.files for value in found.values()):
+            check = summarize_sums(key, found)
+            instance.report_runless_asset_event(
+                dg.AssetCheckEvaluation(
+                    asset_key=key,
+                    check_name=SUMS_HOLD,
+                    passed=check.passed,
+                    metadata=check.metadata,
+                    severity=check.severity,
+                    description=check.description,
+                )
+            )
 
 
 def _find_unfinished(data: Path) -> Iterator[str]:

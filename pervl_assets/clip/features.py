@@ -194,7 +194,8 @@ def merge_features(shards: Sequence[Features]) -> Features:
         if differences := passport.list_differences(shard.passport):
             raise PervlError(
                 f"Shards 0 and {number} of the features were encoded differently: {'; '.join(differences)}.",
-                advice="Materialize all shards again with the same model, precision and device.",
+                advice="Materialize all shards again with the same model, precision and device, also those that are up "
+                "to date: pervl materialize --force --select and the asset of the shards.",
             )
     ids = [image_id for shard in shards for image_id in shard.ids]
     order = sorted(range(len(ids)), key=ids.__getitem__)

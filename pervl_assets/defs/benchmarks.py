@@ -12,6 +12,7 @@ from pervl_assets.archives.inputs import ArchiveSpec, RawArchive
 from pervl_assets.archives.members import open_members
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.benchmarks.benchmark import Benchmark, TableAsset, TreeAsset
+from pervl_assets.core.files import hash_bytes
 from pervl_assets.defs.checks import declare_benchmark_checks, evaluate_checks, evaluate_counts
 from pervl_assets.defs.metadata import OWNERS, embed_image
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW, build_raw_asset
@@ -58,11 +59,11 @@ def build_table_asset(benchmark: Benchmark, table: TableAsset) -> dg.AssetsDefin
         description=table.description,
         kinds={"polars", "parquet"},
         owners=OWNERS,
-        code_version="1",
+        code_version=f"1.{_hash_facts(table.facts)}",
         metadata=declare_columns(table.schema),
         check_specs=declare_benchmark_checks(key, table.checks, table.paper),
     )
-    @record_step
+    @record_step(uses=("profile", "splits") if table.variants else ("profile",))
     def annotation_table(
         workspace: Workspace, pervl_annotations: RawArchive
     ) -> Iterator[dg.MaterializeResult[pl.DataFrame]]:
@@ -94,10 +95,10 @@ def build_tree_asset(benchmark: Benchmark, tree: TreeAsset) -> dg.AssetsDefiniti
         description=tree.description,
         kinds={"pillow", "folder"},
         owners=OWNERS,
-        code_version="1",
+        code_version=f"{tree.version}.{_hash_facts(tree.facts)}",
         check_specs=[*declare_tree_checks(key), *declare_benchmark_checks(key, tree.checks)],
     )
-    @record_step
+    @record_step(uses=("profile",))
     def folder_tree(
         context: dg.AssetExecutionContext, workspace: Workspace, **inputs: Any
     ) -> Iterator[dg.MaterializeResult[FolderTree]]:
@@ -125,6 +126,11 @@ def build_tree_asset(benchmark: Benchmark, tree: TreeAsset) -> dg.AssetsDefiniti
     return folder_tree
 
 
+def _hash_facts(facts: Mapping[Any, Any]) -> str:
+    """Return the part of a code version that changes with the official counts, which checks compare with."""
+    return hash_bytes(repr(facts).encode())[:8]
+
+
 def _space(column: str) -> str:
     """Return a column's name as a heading that the page can break into two lines."""
     return column.replace("_", " ")
@@ -139,7 +145,7 @@ def build_from_source(
     inputs: Mapping[str, Any],
 ) -> FolderTree:
     """Build a tree from its source (an archive or another tree), keeping the files of earlier runs that are right."""
-    plan = tree.plan({name: inputs[name] for name in tree.tables}, split)
+    plan = replace(tree.plan({name: inputs[name] for name in tree.tables}, split), rules=tree.version)
     previous: FolderTree | None = TreeIOManager(data=workspace.data).read_previous(context.asset_key, split)
     source = inputs["source"]
     if spec:

@@ -1,7 +1,7 @@
 """Asset checks: those a `Benchmark` declares, its counts against the official ones, and `sums_hold` of every value."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, TypeVar
 
 import dagster as dg
 
@@ -93,7 +93,7 @@ def build_sums_check(assets: Iterable[dg.AssetsDefinition]) -> dg.AssetChecksDef
                 SUMS_HOLD,
                 asset=key,
                 description="Every file exists and matches its recorded sha256, and a folder holds no other file (raw "
-                "inputs: their identity card). Reads the whole value again; materializing repairs only the differing files.",
+                "inputs: their identity card). Reads the whole value; materializing repairs only the differing files.",
             )
             for key in values
         ],
@@ -103,26 +103,22 @@ def build_sums_check(assets: Iterable[dg.AssetsDefinition]) -> dg.AssetChecksDef
         own = context.partition_key if context.has_partition_key else None
         for check in sorted(context.selected_asset_check_keys):
             manager, partitions = values[check.asset_key]
-            is_one = own in partitions
-            chosen = [own] if is_one else partitions or [None]
-            result = check_sums(manager(data=workspace.data), check.asset_key, chosen)
-            yield result._replace(metadata={**result.metadata, READ_PARTITION: own}) if is_one else result
+            stored, is_one = manager(data=workspace.data), own in partitions
+            chosen: list[str | None] = [own] if is_one else [*partitions] or [None]
+            found = {one: stored.verify(check.asset_key, one) for one in chosen}
+            yield summarize_sums(check.asset_key, found, **({READ_PARTITION: own} if is_one else {}))
 
     return sums_hold
 
 
-def check_sums(manager: PervlIOManager, key: dg.AssetKey, partitions: Sequence[str | None]) -> dg.AssetCheckResult:
-    """Compare those partitions of a value that are materialized with their manifests."""
-    return summarize_sums(key, {partition: manager.verify(key, partition) for partition in partitions})
-
-
-def summarize_sums(key: dg.AssetKey, found: Mapping[str | None, VerifyResult]) -> dg.AssetCheckResult:
-    """Return the result of `sums_hold` from what was found in each partition."""
+def summarize_sums(key: dg.AssetKey, found: Mapping[str | None, VerifyResult], **more: Any) -> dg.AssetCheckResult:
+    """Return the result of `sums_hold` from the comparison of each partition with its manifest, with more metadata."""
     total = VerifyResult(
         sum(one.files for one in found.values()),
         sum(one.bytes for one in found.values()),
         *([name for one in found.values() for name in getattr(one, what)] for what in _DIFFERENCES),
     )
+    failed = [one for one, value in found.items() if one and not value.unchanged]
     differing = {what: names for what in _DIFFERENCES if (names := getattr(total, what))}
     text = f"{total.files:,} files read; all are as they were written"
     if not total.files:
@@ -138,5 +134,5 @@ def summarize_sums(key: dg.AssetKey, found: Mapping[str | None, VerifyResult]) -
         files=total.files,
         bytes=total.bytes,
         **{what: len(getattr(total, what)) for what in _DIFFERENCES},
-        **{FAILED_PARTITIONS: [one for one, value in found.items() if one and not value.unchanged]},
+        **{FAILED_PARTITIONS: dg.MetadataValue.json(failed), **more},
     )._replace(asset_key=key)

@@ -88,7 +88,7 @@ def _build_ids_check(key: dg.AssetKey, shards: int) -> dg.AssetChecksDefinition:
         else:
             result = report(None, found, "error")
         failed = [] if result.passed else name_shards(shards)
-        return result._replace(metadata={**result.metadata, FAILED_PARTITIONS: failed})
+        return result._replace(metadata={**result.metadata, FAILED_PARTITIONS: dg.MetadataValue.json(failed)})
 
     return ids_and_vectors
 

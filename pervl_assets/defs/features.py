@@ -72,7 +72,7 @@ def name_shards(shards: int) -> list[str]:
     code_version="1",
     out=dg.Out(io_manager_key="features"),
 )
-@record_step
+@record_step(uses=())
 def encode_images(
     context: dg.AssetExecutionContext,
     workspace: Workspace,
@@ -202,7 +202,7 @@ def _build_text_features(name: str, encoder: str | None = None) -> dg.AssetsDefi
             )
         ],
     )
-    @record_step
+    @record_step(uses=())
     def text_features(
         context: dg.AssetExecutionContext, workspace: Workspace, clip: Clip, names: pl.DataFrame
     ) -> Iterator[dg.MaterializeResult[Features]]:

@@ -1,6 +1,6 @@
 """The tables of the inversion model as assets: triplets, classes, sentences, names and matches."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, Final
 
 import dagster as dg
@@ -60,10 +60,12 @@ def _table(schema: TableSchema) -> dict[str, Any]:
     }
 
 
-def _table_asset(schema: TableSchema, **more: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """Return the decorator of an asset whose value is a table."""
+def _table_asset(
+    schema: TableSchema, uses: Collection[str] = (), **more: Any
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """Return the decorator of an asset whose value is a table; `uses` as of `record_step`."""
     decorate: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(**_table(schema), **more)
-    return lambda compute: decorate(record_step(compute))
+    return lambda compute: decorate(record_step(compute, uses=uses))
 
 
 @dg.multi_asset(
@@ -126,6 +128,7 @@ def _check_malformed(name: str, malformed: pl.DataFrame, well_formed: int) -> dg
 
 @_table_asset(
     OBJECT_CLASSES,
+    uses=("top_objects",),
     check_specs=[
         dg.AssetCheckSpec(
             "as_many_as_asked_for",
@@ -198,7 +201,7 @@ def coco_object_sentences(
         ),
     ],
 )
-@record_step
+@record_step(uses=("profile", "openimages_names"))
 def openimages_classes(
     workspace: Workspace, openimages_class_descriptions: RawArchive
 ) -> Iterator[dg.MaterializeResult[Any]]:

@@ -7,6 +7,7 @@ import dagster as dg
 from pervl_assets.archives.inputs import ArchiveSpec, RawArchive, identify_contents, list_texts
 from pervl_assets.archives.official_files import FilesReport, OfficialFiles, count_entries, load_manifest, require_files
 from pervl_assets.benchmarks import find_benchmarks
+from pervl_assets.core.files import hash_file
 from pervl_assets.defs.downloads import Downloads
 from pervl_assets.defs.metadata import OWNERS, describe_download, make_check_result
 from pervl_assets.defs.resources import ANNOTATIONS, Workspace
@@ -37,7 +38,7 @@ def build_raw_asset(spec: ArchiveSpec) -> dg.AssetsDefinition:
         code_version="1",
         metadata={"place": spec.file, "disk": spec.disk},
     )
-    @record_step
+    @record_step(uses=("profile",))
     def raw_archive(
         context: dg.AssetExecutionContext, workspace: Workspace, downloads: Downloads
     ) -> dg.MaterializeResult[RawArchive]:
@@ -55,7 +56,7 @@ def build_raw_asset(spec: ArchiveSpec) -> dg.AssetsDefinition:
     io_manager_key="raw_archives",
     kinds={"csv", "yaml"},
     owners=OWNERS,
-    code_version="1",
+    code_version=f"1.{hash_file(ANNOTATIONS / 'manifest.yaml')[:8]}",
     check_specs=[
         dg.AssetCheckSpec(
             "official_files",
@@ -65,7 +66,7 @@ def build_raw_asset(spec: ArchiveSpec) -> dg.AssetsDefinition:
         )
     ],
 )
-@record_step
+@record_step(uses=("profile", "annotations"))
 def pervl_annotations(
     context: dg.AssetExecutionContext, workspace: Workspace, downloads: Downloads
 ) -> Iterator[dg.MaterializeResult[RawArchive]]:

@@ -94,7 +94,7 @@ def collect_release(published: Sequence[Published], workspace: Workspace) -> Rel
 def _label(key: dg.AssetKey, workspace: Workspace, images: pl.DataFrame) -> pl.DataFrame:
     """Return the images of a tree with class, split and caption, from the tables of the tree.
 
-    If a table was removed, the labels are null; the release reports the table as left out.
+    Labels are null if a table is missing. The release lists that table as left out.
     """
     stored = TableIOManager(data=workspace.data)
     (tree,) = (tree for one in find_benchmarks() for tree in one.trees if (one.name, tree.name) == tuple(key.path))
@@ -117,7 +117,7 @@ def build_release_asset(assets: Iterable[dg.AssetsDefinition]) -> dg.AssetsDefin
         io_manager_key=CroissantIOManager.key,
         kinds={"json"},
         owners=OWNERS,
-        code_version="2",
+        code_version=f"2 of {version('pervl_assets')}",
         check_specs=[
             dg.AssetCheckSpec(
                 WHOLE,
@@ -126,7 +126,7 @@ def build_release_asset(assets: Iterable[dg.AssetsDefinition]) -> dg.AssetsDefin
             )
         ],
     )
-    @record_step
+    @record_step(uses=("profile",))
     def croissant(workspace: Workspace) -> Iterator[dg.MaterializeResult[TrainingFile]]:
         """`croissant.json`: all published files with their sha256, fields, splits, and the licences of the inputs.
 

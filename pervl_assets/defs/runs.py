@@ -1,4 +1,4 @@
-"""Runs of the asset graph: which values go into one run, in which order, and which need no run at all.
+"""Runs of the asset graph: values per run, their order, and the values that are up to date and need no run.
 
 A Dagster run has one partition for all its assets. A graph of several partitionings is therefore materialized in
 several runs, each the largest set of assets of one partitioning whose inputs are all done.
@@ -32,7 +32,7 @@ PROCESS_TAG: Final = "pervl/process"
 """Host and process id of the `pervl`, or of the job, that started a run."""
 
 _QUIET: Final = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-"""Run config of planned runs: their log is read from their events, and printed once."""
+"""Run config without console logs; log lines are printed from the events."""
 
 _WHERE_INTERRUPTED: Final = (DagsterEventType.ENGINE_EVENT, DagsterEventType.STEP_FAILURE)
 """Events of an executor that is interrupted, before its run ends."""
@@ -89,8 +89,8 @@ def select_assets(graph: BaseAssetGraph[Any], selection: str) -> frozenset[dg.As
 def _selection_help(graph: BaseAssetGraph[Any]) -> str:
     groups = sorted({graph.get(key).group_name for key in graph.materializable_asset_keys})
     return (
-        f"""Name a group ({", ".join(groups)}) as group:NAME or an asset as key:"ytvos/fsl_seg"; a + before it adds """
-        "everything that it needs, a + behind it everything that needs it."
+        f"""Name a group ({", ".join(groups)}) as group:NAME or an asset as key:"ytvos/fsl_seg"; +X adds """
+        "upstream assets, X+ downstream assets."
     )
 
 
@@ -113,7 +113,7 @@ def plan_runs(graph: BaseAssetGraph[Any], values: Set[Value]) -> list[PlannedRun
     runs: list[PlannedRun] = []
     while waiting:
         is_ready = {key: (graph.get(key).parent_keys & keys) <= done for key in waiting}
-        # Assets with partitions first, once they can: what waits for several of them then goes into one last run.
+        # Partitioned assets first, so that unpartitioned ones that depend on several of them share one run.
         first = max((key for key in waiting if is_ready[key]), key=lambda key: graph.get(key).is_partitioned)
         partitioning = graph.get(first).partitions_def
         chosen: list[dg.AssetKey] = []
@@ -132,11 +132,11 @@ def plan_runs(graph: BaseAssetGraph[Any], values: Set[Value]) -> list[PlannedRun
 class Plan:
     """The runs that bring a selection up to date, planned again after each of them.
 
-    A run makes the values that are not up to date, and nothing behind them: that is in a later run if their data
-    versions changed. What was made once is not made again, even if one of its checks failed.
+    A run materializes outdated values only. Downstream values follow in a later run if a data version changed. No value
+    is made twice, even if one of its checks failed.
 
     Attributes:
-        todo: The values that are not made yet and not up to date, each with the reason.
+        todo: The outdated values that were not made yet, each with the reason.
         skipped: How many values of the selection are up to date.
     """
 
@@ -164,10 +164,10 @@ class Plan:
 
     def _find_todo(self) -> None:
         if self._force:
-            self.todo = dict.fromkeys(self._left, "everything is made")
+            self.todo = dict.fromkeys(self._left, "forced (--force)")
         else:
             self.todo = explain_outdated(self._graph, self._instance, self._left, self._resources)
-            for (key, partition), reason in [*self.todo.items()]:  # what one step makes is made together
+            for (key, partition), reason in [*self.todo.items()]:  # outputs of one step are made together
                 for other in self._graph.get(key).execution_set_asset_keys:
                     if (other, partition) in self._left:
                         self.todo.setdefault((other, partition), reason)

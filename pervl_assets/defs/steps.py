@@ -51,10 +51,10 @@ def record_step(
         if not isinstance(result, dg.MaterializeResult):
             return result
         resources = {name: value for name, value in named.items() if isinstance(value, dg.ConfigurableResource)}
-        key = result.asset_key or next(iter(inputs), None)
+        key: dg.AssetKey | None = result.asset_key or next(iter(inputs), None)
         settings = dg.MetadataValue.json(describe_settings(resources, key, uses))
         recorded: dict[str, Any] = {SECONDS: round(time.perf_counter() - start, 3), SETTINGS: settings}
-        if key in inputs:
+        if key is not None and key in inputs:
             recorded[INPUTS] = dg.MetadataValue.json(inputs[key])
         return result._replace(metadata={**recorded, **(result.metadata or {})})
 
@@ -95,9 +95,7 @@ class InputVersions:
     Dagster compares inputs too, but none that has 100 partitions or more, and no input that is older than the result.
     """
 
-    def __init__(
-        self, graph: BaseAssetGraph[Any], instance: dg.DagsterInstance, keys: Collection[dg.AssetKey]
-    ) -> None:
+    def __init__(self, graph: BaseAssetGraph[Any], instance: dg.DagsterInstance, keys: Collection[dg.AssetKey]) -> None:
         """Read the inputs of these assets."""
         self._graph = graph
         inputs = {parent for key in keys for parent in graph.get(key).parent_keys}

@@ -6,6 +6,7 @@ result are up to date. Only sizes and mtimes are read.
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import dagster as dg
@@ -76,7 +77,7 @@ class _Reader:
                 if partitioning or (check in latest and latest[check] is None):  # a run was killed before it
                     history = map(_read_evaluation, read_check_history(instance, check, limit))
                     self._evaluations[check] = [one for one in history if one]
-        self._of_runs: dict[str, list[tuple[dg.AssetCheckEvaluation, str, float]]] = {}
+        self._of_runs: dict[str, list[dg.AssetCheckEvaluation]] = {}
         self._last: dict[Value, Any] = {}
 
     def list_reasons(self, key: dg.AssetKey, partition: str | None) -> Iterator[str]:
@@ -124,24 +125,24 @@ class _Reader:
 
     def _explain_check(self, check: dg.AssetCheckKey, made: Any, partition: str | None) -> Iterator[str]:
         evaluations = self._evaluations.get(check, ())
-        found = next((one for one, *of in evaluations if _is_of(one, *of, made, partition)), None)
-        if found is None and partition is not None:  # so many later ones of other partitions that it was not read
-            found = next((one for one, *_ in self._read_run(made.run_id) if one.asset_check_key == check), None)
+        found = next((one.found for one in evaluations if _is_of(one, made, partition)), None)
+        if found is None and partition is not None:  # it can be older than the evaluations of other partitions
+            found = next((one for one in self._read_run(made.run_id) if one.asset_check_key == check), None)
         if found is None:
             # `sums_hold` reads every byte: schedules, buttons and `pervl verify` evaluate it, materializing does not.
             if check.name != SUMS_HOLD:
                 yield f"its check {check.name} was not evaluated"
         elif not found.passed and found.severity == dg.AssetCheckSeverity.ERROR:
-            failed = found.metadata.get(FAILED_PARTITIONS)
+            failed: Any = found.metadata.get(FAILED_PARTITIONS)
             if failed is None or partition is None or partition in failed.value:
                 yield f"its check {check.name} failed"
 
-    def _read_run(self, run_id: str) -> list[tuple[dg.AssetCheckEvaluation, str, float]]:
+    def _read_run(self, run_id: str) -> list[dg.AssetCheckEvaluation]:
         if run_id not in self._of_runs:
             kind = DagsterEventType.ASSET_CHECK_EVALUATION
             records = self._instance.get_records_for_run(run_id, of_type=kind).records if run_id else ()
             events = [record.event_log_entry.get_dagster_event() for record in records]
-            self._of_runs[run_id] = [(event.asset_check_evaluation_data, run_id, 0.0) for event in events]
+            self._of_runs[run_id] = [event.asset_check_evaluation_data for event in events]
         return self._of_runs[run_id]
 
 
@@ -155,21 +156,30 @@ def list_changes(old: Any, new: Any, name: str = "") -> list[str]:
     return [f"{name} {old} → {new}" if name else "none were recorded"]
 
 
-def _is_of(
-    found: dg.AssetCheckEvaluation, run_id: str, timestamp: float, made: Any, partition: str | None
-) -> bool:
+@dataclass(frozen=True)
+class _Evaluation:
+    """An evaluation of a check, its run (empty: none) and its time in seconds since 1970."""
+
+    found: dg.AssetCheckEvaluation
+    run_id: str
+    timestamp: float
+
+
+def _read_evaluation(record: Any) -> _Evaluation | None:
+    """Return the evaluation of a record, or None for a check that was only planned."""
+    found = record.evaluation
+    is_found = isinstance(found, dg.AssetCheckEvaluation)
+    return _Evaluation(found, record.run_id, record.event.timestamp) if is_found else None
+
+
+def _is_of(evaluation: _Evaluation, made: Any, partition: str | None) -> bool:
     """Return whether an evaluation is of a materialization.
 
     A check that names the partitions in which it failed read all that were on disk, or the one that it names.
     """
+    found = evaluation.found
     if FAILED_PARTITIONS in found.metadata:
         read = found.metadata.get(READ_PARTITION)
-        return timestamp > made.timestamp and (read is None or read.value == partition)
+        return evaluation.timestamp > made.timestamp and (read is None or read.value == partition)
     target = found.target_materialization_data
-    return run_id == made.run_id or (target is not None and target.storage_id == made.storage_id)
-
-
-def _read_evaluation(record: Any) -> tuple[dg.AssetCheckEvaluation, str, float] | None:
-    """Return the evaluation of a record with its run and time, or None for a check that was only planned."""
-    found = record.evaluation
-    return (found, record.run_id, record.event.timestamp) if isinstance(found, dg.AssetCheckEvaluation) else None
+    return evaluation.run_id == made.run_id or (target is not None and target.storage_id == made.storage_id)

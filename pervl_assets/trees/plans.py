@@ -74,7 +74,7 @@ class TreePlan:
         tasks: Which outputs are made from which members.
         render: Makes the outputs of a task from its members' bytes; a top-level function, because it runs in worker
             processes. A `MemberError` or `ImageError` quarantines the outputs it has not returned yet.
-        rules: Version of the rules; raise it when the same input must give other bytes.
+        rules: Version of the rules, part of every recipe; that of a benchmark's tree is its `TreeAsset.version`.
         finish: Makes further files (path to bytes) from the finished ledger.
         link: Whether every output is a copy of its one source member. It becomes a hard link to the source file, which
             costs no space, if source and tree are on one disk that has hard links.
@@ -83,7 +83,7 @@ class TreePlan:
     folder: str
     tasks: tuple[RenderTask, ...]
     render: Renderer
-    rules: int
+    rules: int = 1
     finish: Callable[[pl.DataFrame], Mapping[str, bytes]] | None = None
     link: bool = False
 

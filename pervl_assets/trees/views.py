@@ -40,7 +40,7 @@ def plan_view(
     for member, output in files:
         outputs.setdefault(output.path, (member, output))
     tasks = tuple(RenderTask((member,), (output,)) for member, output in outputs.values())
-    return TreePlan(folder, tasks, copy_member, rules=1, finish=finish, link=True)
+    return TreePlan(folder, tasks, copy_member, finish=finish, link=True)
 
 
 def plan_image_folder(

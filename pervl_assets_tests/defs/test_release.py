@@ -15,7 +15,7 @@ from pervl_assets.cli.verification import verify_values
 from pervl_assets.core.files import VerifyResult
 from pervl_assets.core.text import unescape_markdown
 from pervl_assets.definitions import build_definitions
-from pervl_assets.defs.checks import check_sums
+from pervl_assets.defs.checks import summarize_sums
 from pervl_assets.defs.release import (
     CROISSANT_KEY,
     WHOLE,
@@ -62,7 +62,7 @@ def verify_all(data: Path) -> dict[str, VerifyResult]:
 def evaluate(data: Path) -> dict[str, dg.AssetCheckResult]:
     """Evaluate the checks that do not need a materialization."""
     workspace = Workspace.from_settings(make_settings(data))
-    sums = check_sums(CroissantIOManager(data=str(data)), CROISSANT_KEY, [None])
+    sums = summarize_sums(CROISSANT_KEY, {None: CroissantIOManager(data=str(data)).verify(CROISSANT_KEY)})
     return {"valid": valid_croissant(workspace=workspace), "sums": sums}
 
 

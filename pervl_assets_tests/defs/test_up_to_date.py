@@ -9,9 +9,10 @@ import dagster as dg
 import pytest
 from pydantic import Field
 
-from pervl_assets.defs.checks import SUMS_HOLD
+from pervl_assets.defs.checks import FAILED_PARTITIONS, READ_PARTITION, SUMS_HOLD
 from pervl_assets.defs.runs import Plan
 from pervl_assets.defs.steps import record_step
+from pervl_assets.defs.up_to_date import _HISTORY, explain_outdated
 from pervl_assets.io_managers.base import PervlIOManager
 
 
@@ -74,7 +75,18 @@ def total(part: dict[str, str]) -> dg.MaterializeResult[str]:
 @dg.asset_check(asset=total, name=SUMS_HOLD)
 @record_step
 def sums_hold() -> dg.AssetCheckResult:
+    if CONTENT["failing"] == "killed":
+        raise ValueError
     return dg.AssetCheckResult(passed=CONTENT["failing"] != "sums")
+
+
+@dg.asset_check(asset=part, name=SUMS_HOLD)
+@record_step
+def part_sums(context) -> dg.AssetCheckResult:
+    """Read both parts, or the one of the run."""
+    one = {READ_PARTITION: context.partition_key} if context.has_partition_key else {}
+    failed = [] if one.get(READ_PARTITION) == "north" or CONTENT["failing"] != "sums" else ["south"]
+    return dg.AssetCheckResult(passed=not failed, metadata={FAILED_PARTITIONS: dg.MetadataValue.json(failed), **one})
 
 
 ASSETS = [source, table, part, total]
@@ -90,7 +102,7 @@ class Graph:
     def plan(self, suffix="", **options):
         self.resources = {"io_manager": self.io_manager, "workspace": Workspace(data="anywhere", suffix=suffix)}
         graph = dg.Definitions(
-            assets=ASSETS, asset_checks=[named, sums_hold], resources=self.resources
+            assets=ASSETS, asset_checks=[named, sums_hold, part_sums], resources=self.resources
         ).resolve_asset_graph()
         return Plan(graph, self.instance, graph.materializable_asset_keys, self.resources, **options)
 
@@ -138,6 +150,7 @@ def test_a_change_spreads_as_far_as_data_versions_change(graph):
 
 
 def test_another_setting_makes_the_values_that_use_it(graph):
+    assert {*graph.plan("!").todo.values()} == {"settings changed: suffix  → !"}
     assert graph.make(suffix="!") == (["table", "part north", "part south", "total"], 1)
     assert graph.make(suffix="!") == ([], 5)
 
@@ -185,3 +198,49 @@ def test_a_check_that_was_not_evaluated_is_a_reason_unless_it_reads_every_byte(g
     CONTENT["failing"] = "sums"
     graph.execute(dg.AssetSelection.checks(sums_hold), checks=[sums_hold])
     assert "its check sums_hold failed" in graph.explain()["total"]
+
+
+def test_a_failure_survives_a_check_that_was_killed(graph):
+    CONTENT["failing"] = "sums"
+    graph.execute(dg.AssetSelection.checks(sums_hold), checks=[sums_hold])
+    CONTENT["failing"] = "killed"
+    assert not graph.execute(dg.AssetSelection.checks(sums_hold), checks=[sums_hold]).success
+    assert graph.explain() == {"total": "its check sums_hold failed"}
+
+
+def test_a_check_of_one_partition_does_not_hide_the_failure_of_another(graph):
+    CONTENT["failing"] = "sums"
+    graph.execute(dg.AssetSelection.checks(part_sums), checks=[part_sums])
+    assert graph.execute(dg.AssetSelection.assets("part"), [named, part_sums], partition_key="north").success
+    assert [*graph.plan().todo] == [(part.key, "south")]
+
+
+def test_a_failed_check_of_a_run_is_found_behind_many_later_ones(graph):
+    CONTENT["failing"] = "part"
+    graph.execute(dg.AssetSelection.assets("part"), partition_key="south")
+    CONTENT["failing"] = ""
+    for _ in range(2 * _HISTORY):
+        graph.execute(dg.AssetSelection.assets("part"), partition_key="north")
+    assert graph.plan().todo == {(part.key, "south"): "its check named failed"}
+
+
+def test_partitions_that_are_back_are_compared_too(graph, monkeypatch):
+    """The sum of one part, and then of both again: no part is newer than the sum."""
+    both = part.partitions_def
+    table = graph.io_manager.locate(total.key)
+    monkeypatch.setattr(PARTS, "_partitions", ["south"], raising=True)
+    assert both.get_partition_keys() == ["south"]
+    assert graph.make() == (["total"], 3)
+    assert "north" not in table.read_text()
+    monkeypatch.undo()
+    assert graph.make() == (["total"], 4)
+    assert "north" in table.read_text()
+
+
+def test_another_code_version_is_a_reason(graph):
+    key = source.key
+    assets = [source.map_asset_specs(lambda spec: spec.replace_attributes(code_version="2")), table, part, total]
+    resolved = dg.Definitions(assets=assets, resources=graph.resources).resolve_asset_graph()
+    found = explain_outdated(resolved, graph.instance, [(key, None), (table.key, None)], graph.resources)
+    assert [*found] == [(key, None)]
+    assert found[key, None].endswith("→ 2")
