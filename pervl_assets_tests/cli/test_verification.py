@@ -1,19 +1,23 @@
 """`pervl verify` by kind of value: missing, changed and extra files, and values that are not materialized."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import dagster as dg
 import numpy as np
 import polars as pl
 import pytest
 
-from pervl_assets.cli.verification import _find_unfinished, verify_values
+from pervl_assets.cli.verification import _find_unfinished, record_results, verify_values
 from pervl_assets.core.files import VerifyResult
 from pervl_assets.core.tables import CONTENT_SHA256, hash_frame
 from pervl_assets.definitions import build_definitions
-from pervl_assets.testing.runs import make_settings
+from pervl_assets.defs.run_results import name_partition
+from pervl_assets.defs.runs import Plan, select_assets
+from pervl_assets.testing.runs import explain, make_settings, run_assets, run_selection
 from pervl_assets_tests.core.samples import photograph
 
 RAW = "inversion_model_train_data"
@@ -116,6 +120,30 @@ def test_a_changed_file_is_reported_and_nothing_else(data, name):
     wrong = find_differences(data)
     assert list(wrong) == [asset]
     assert (wrong[asset].missing, wrong[asset].changed, wrong[asset].extra) == ([], [file], [])
+
+
+def test_materializing_repairs_values_that_differ_in_bytes_alone(data, instance):
+    """Neither size nor time changes: what a failing disk does, or `cp -p` of a damaged copy."""
+    selection = '+key:"deep_fashion/personalized" or +key:"deep_fashion/captions"'
+    assert all(result.success for result in run_selection(data, selection, instance))
+    image = next((data / TREE).rglob("*.jpg"))
+    captions = data / "assets/deep_fashion/captions.parquet"
+    for path in (image, captions):
+        times = path.stat()
+        flip(path)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    real = build_definitions(make_settings(data))
+    defs = dg.Definitions(assets=real.assets, asset_checks=real.asset_checks, resources=real.resources)
+    record_results(defs, instance, verify(data))
+    graph = defs.resolve_asset_graph()
+    plan = Plan(graph, instance, select_assets(graph, selection), real.resources)
+    reasons = {name_partition(key.to_user_string(), partition): why for (key, partition), why in plan.todo.items()}
+    damaged = {"deep_fashion/personalized [test]", "deep_fashion/captions"}
+    assert {name for name, why in reasons.items() if why == "its check sums_hold failed"} == damaged
+    for run in plan:
+        result = run_assets(data, dg.AssetSelection.assets(*run.keys), instance, run.partition)
+        assert result.success, explain(result)
+    assert not find_differences(data)
 
 
 def test_a_changed_raw_input_is_reported(data):

@@ -127,16 +127,57 @@ def test_settings_that_change_no_result_are_left_out(tmp_path):
     assert describe_settings({"downloads": defs.resources["downloads"]}) == {}
 
 
-def test_another_file_of_weights_is_another_setting(tmp_path):
+def test_another_file_of_weights_is_another_setting(tmp_path, monkeypatch):
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"1")
-    settings = Settings.from_env({"PERVL_CLIP_MODEL": "ViT-B-32", "PERVL_CLIP_PRETRAINED": str(weights)})
-    clip = Clip.from_settings(settings)
+    clip = build_clip({"PERVL_CLIP_MODEL": "ViT-B-32", "PERVL_CLIP_PRETRAINED": str(weights)})
     before = describe_settings({"clip": clip})
     weights.write_bytes(b"22")
     after = describe_settings({"clip": clip})
     assert before["clip"]["weights"][0][:2] == ["model.safetensors", 1]
     assert after["clip"]["weights"][0][:2] == ["model.safetensors", 2]
+    (tmp_path / "openai").mkdir()
+    (tmp_path / "openai/file").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)  # with a folder that is called as a pretrained tag
+    assert describe_settings({"clip": build_clip({"PERVL_CLIP_MODEL": "RN50"})})["clip"]["weights"] == []
+
+
+def build_clip(environment) -> Clip:
+    return Clip.from_settings(Settings.from_env(environment))
+
+
+def test_a_device_that_appears_is_another_setting(tmp_path, monkeypatch):
+    """Vectors of a CPU and of a GPU do not mix, so all shards are made again."""
+    driver = tmp_path / "version"
+    monkeypatch.setattr(steps, "_DRIVER", driver)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def read():
+        found = describe_settings({"clip": build_clip({"PERVL_DEVICE": "auto"})})["clip"]
+        return found["device"], found["precision"]
+
+    assert read() == ("cpu", "fp32")
+    driver.touch()
+    assert read() == ("cuda", "fp16")
+
+
+def test_the_settings_of_an_encoder_are_its_own():
+    key, two = dg.AssetKey(["inversion", "coco_image_features"]), "RN50=openai,RN101=openai"
+    plain, more = build_clip({}), build_clip({"PERVL_ENCODERS": two})
+    assert describe_settings({"clip": plain}, key) == describe_settings({"clip": more}, key)
+    other = describe_settings({"clip": more}, dg.AssetKey(["inversion", "RN101_openai", "coco_image_features"]))
+    assert (other["clip"]["model"], other["clip"]["preprocessing"]) == ("RN101", "model")
+
+
+def test_only_settings_that_an_asset_uses_are_recorded(tmp_path):
+    @dg.asset
+    @record_step(uses=("profile",))
+    def table(workspace: Workspace) -> dg.MaterializeResult:
+        return dg.MaterializeResult()
+
+    workspace = Workspace.from_settings(make_settings(tmp_path))
+    (made,) = dg.materialize([table], resources={"workspace": workspace}).get_asset_materialization_events()
+    assert made.materialization.metadata[SETTINGS].value == {"workspace": {"profile": "demo"}}
 
 
 # ---- errors

@@ -224,17 +224,54 @@ def test_a_failed_check_of_a_run_is_found_behind_many_later_ones(graph):
     assert graph.plan().todo == {(part.key, "south"): "its check named failed"}
 
 
-def test_partitions_that_are_back_are_compared_too(graph, monkeypatch):
-    """The sum of one part, and then of both again: no part is newer than the sum."""
-    both = part.partitions_def
-    table = graph.io_manager.locate(total.key)
-    monkeypatch.setattr(PARTS, "_partitions", ["south"], raising=True)
-    assert both.get_partition_keys() == ["south"]
-    assert graph.make() == (["total"], 3)
-    assert "north" not in table.read_text()
-    monkeypatch.undo()
-    assert graph.make() == (["total"], 4)
-    assert "north" in table.read_text()
+class Shards:
+    """An asset of N shards, whose data versions are recorded without a run, and one that is made from all of them."""
+
+    def __init__(self, number, folder, instance):
+        names = [f"{one}-of-{number}" for one in range(number)]
+
+        @dg.asset(partitions_def=dg.StaticPartitionsDefinition(names))
+        def shard(): ...
+
+        @dg.asset(deps=[shard])
+        @record_step
+        def merged() -> dg.MaterializeResult[str]:
+            return result("merged")
+
+        self.names, self.instance, self.assets = names, instance, [shard, merged]
+        self.resources = {"io_manager": TextIOManager(data=str(folder))}
+        self.graph = dg.Definitions(assets=self.assets).resolve_asset_graph()
+
+    def record(self, version, *names):
+        for name in names or self.names:
+            event = dg.AssetMaterialization("shard", partition=name, tags={"dagster/data_version": version})
+            self.instance.report_runless_asset_event(event)
+
+    def merge(self):
+        assert dg.materialize(self.assets, selection="merged", resources=self.resources, instance=self.instance).success
+        assert not self.explain()
+
+    def explain(self):
+        return explain_outdated(self.graph, self.instance, [(dg.AssetKey("merged"), None)], self.resources)
+
+
+def test_one_of_many_partitions_is_compared(tmp_path, instance):
+    """Dagster itself compares fewer than 100."""
+    shards = Shards(101, tmp_path, instance)
+    shards.record("a")
+    shards.merge()
+    shards.record("b", "50-of-101")
+    assert [*shards.explain().values()] == ["inputs changed: shard"]
+
+
+def test_partitions_that_are_used_again_are_compared(tmp_path, instance):
+    """Both shards are older than the value that was made from the one shard in between."""
+    two, one = (Shards(number, tmp_path, instance) for number in (2, 1))
+    two.record("a")
+    two.merge()
+    one.record("b")
+    one.merge()
+    assert [*two.explain().values()] == ["inputs changed: shard"]
 
 
 def test_another_code_version_is_a_reason(graph):
