@@ -14,7 +14,7 @@ import dagster as dg
 from pervl_assets.core.files import VerifyResult, hash_bytes, hash_file, write_bytes_atomically
 from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.io_managers.metadata import BYTES, FILES, ROWS
-from pervl_assets.release.images import IMAGES_FILE, Labeller
+from pervl_assets.release.images import Labeller
 from pervl_assets.release.parts import FilePart, Part
 from pervl_assets.release.validation import list_files, verify_files
 
@@ -103,9 +103,9 @@ class CroissantIOManager(TrainingFileIOManager):
     key = "croissant"
 
     def list_parts(self, path: Path) -> list[Path]:
-        """Return the file, and the table of images that is written with it if there are images."""
+        """Return the file and all files that it describes: the release is outdated once one of them is rewritten."""
         (file,) = super().list_parts(path)
-        return [file, *(file.parent / name for name, _ in list_files(file) if name == IMAGES_FILE)]
+        return [file, *(file.parent / name for name, _ in list_files(file))]
 
     def compare(self, path: Path) -> VerifyResult:
         """Hash the file, and every single file that it describes; the files of trees are in the trees' own ledgers.

@@ -187,7 +187,10 @@ def test_a_changed_file_is_reported(whole, tmp_path):
     file = data / "assets/inversion/coco_object_classes.parquet"
     content = bytearray(file.read_bytes())
     content[10] ^= 1
+    release = CroissantIOManager(data=str(data))
+    stamp = release.stamp(CROISSANT_KEY)
     file.write_bytes(content)
+    assert release.stamp(CROISSANT_KEY) != stamp, "the release is outdated"
     results = evaluate(data)
     assert not results["sums"].passed
     assert "1 changed: assets/inversion/coco_object_classes.parquet" in results["sums"].description
