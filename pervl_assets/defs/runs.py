@@ -16,7 +16,7 @@ import dagster as dg
 from dagster import DagsterEventType, DagsterInstance, RunsFilter
 
 from pervl_assets.core.errors import PervlError, name_some
-from pervl_assets.core.workers import is_running
+from pervl_assets.core.workers import is_running, read_start_time
 from pervl_assets.dagster_private import (
     BaseAssetGraph,
     ReconstructableRepository,
@@ -29,7 +29,14 @@ from pervl_assets.defs.run_results import RunResult, read_run_result
 from pervl_assets.defs.up_to_date import Value, explain_outdated
 
 PROCESS_TAG: Final = "pervl/process"
-"""Host and process id of the `pervl`, or of the job, that started a run."""
+"""Host, process id and start time of the process that started a run: of `pervl`, or of a job."""
+
+_UNFINISHED: Final = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
 
 _QUIET: Final = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """Run config without console logs; log lines are printed from the events."""
@@ -226,7 +233,7 @@ class Launch:
         again. Dagster's daemon does not retry it after an interruption: the command or job that started it does.
         """
         checks = self.repository.get_definition().asset_graph.get_check_keys_for_assets({*planned.keys})
-        process = {PROCESS_TAG: f"{socket.gethostname()}/{os.getpid()}"}
+        process = {PROCESS_TAG: f"{socket.gethostname()}/{os.getpid()}/{read_start_time(os.getpid())}"}
         return create_run(
             self.repository,
             self.instance,
@@ -244,16 +251,21 @@ class Launch:
             self.instance.report_run_canceling(run)
 
 
+def _is_process(process: int, start: str) -> bool:
+    """Return whether a process is running and is the one that started at `start`, as far as both are known."""
+    now = read_start_time(process)
+    return is_running(process) and (now == start or "" in (now, start))
+
+
 def fail_dead_runs(instance: DagsterInstance) -> list[str]:
     """Mark the runs of processes that were killed as failed, and free the pool slots they held; return their ids.
 
     A killed run would hold the one slot of the pool `gpu` for ever. The daemon watches the runs started from the UI.
     """
     dead = []
-    unfinished = RunsFilter(statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])
-    for run in instance.get_runs(unfinished):
-        host, _, pid = run.tags.get(PROCESS_TAG, "").partition("/")
-        if host == socket.gethostname() and not is_running(int(pid)):
+    for run in instance.get_runs(RunsFilter(statuses=_UNFINISHED)):
+        host, pid, start, *_ = [*run.tags.get(PROCESS_TAG, "").split("/"), "", ""]
+        if host == socket.gethostname() and not _is_process(int(pid), start):
             instance.report_run_failed(
                 run, "The process of this run was killed. What to do: start it again; finished work is kept."
             )

@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 
 from pervl_assets.core.errors import PervlError
+from pervl_assets.core.workers import read_start_time
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.runs import PROCESS_TAG, fail_dead_runs, list_values, plan_runs, select_assets
 from pervl_assets.testing.runs import make_settings
@@ -73,12 +74,24 @@ def test_the_pool_slot_of_a_killed_run_is_freed_and_that_of_a_running_one_kept(t
         job = defs.resolve_implicit_global_asset_job_def()
         instance.event_log_storage.set_concurrency_slots("gpu", 2)
         runs = {}
-        for name, pid in {"killed": finished.pid, "living": os.getpid()}.items():
-            tags = {PROCESS_TAG: f"{socket.gethostname()}/{pid}"}
-            runs[name] = instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED).run_id
+        living = f"{os.getpid()}/{read_start_time(os.getpid())}"
+        for name, status, process in [
+            ("killed", "STARTED", f"{finished.pid}/1"),
+            ("killed before it began", "NOT_STARTED", f"{finished.pid}/1"),
+            ("killed while it was terminated", "CANCELING", f"{finished.pid}/1"),
+            ("killed, and its process id used again", "STARTED", f"{os.getpid()}/1"),
+            ("living", "STARTED", living),
+            ("living of an earlier version", "STARTED", f"{os.getpid()}"),
+            ("from the UI", "NOT_STARTED", None),
+        ]:
+            tags = {PROCESS_TAG: f"{socket.gethostname()}/{process}"} if process else {}
+            run = instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus[status])
+            runs[name] = run.run_id
+        for name in ("killed", "living"):
             instance.event_log_storage.claim_concurrency_slot("gpu", runs[name], "step")
-        assert fail_dead_runs(instance) == [runs["killed"]]
-        assert instance.get_run_by_id(runs["killed"]).status == dg.DagsterRunStatus.FAILURE
+        dead = {run for name, run in runs.items() if name.startswith("killed")}
+        assert set(fail_dead_runs(instance)) == dead
+        assert {instance.get_run_by_id(run).status for run in dead} == {dg.DagsterRunStatus.FAILURE}
         assert instance.get_run_by_id(runs["living"]).status == dg.DagsterRunStatus.STARTED
         slots = instance.event_log_storage.get_concurrency_info("gpu").claimed_slots
         assert [slot.run_id for slot in slots] == [runs["living"]]
