@@ -110,7 +110,7 @@ def fetch_file(
     """
     exists = target.exists()
     record = read_record(record_file) if exists else None  # it says nothing about a file that was removed
-    if exists and (record is None or not _is_as_recorded(target, record)):
+    if exists and not (record and (_is_as_recorded(target, record) or _finish_move(target, record))):
         return Fetched("by_hand", None)
     if record is not None and record.sha256 == sha256:
         return Fetched("unchanged", record)
@@ -147,6 +147,27 @@ def _is_as_recorded(target: Path, record: Record) -> bool:
     return (stat.st_size, stat.st_mtime_ns) == (record.bytes, record.mtime_ns) or (
         stat.st_size == record.bytes and hash_file(target) == record.sha256
     )
+
+
+def _finish_move(target: Path, record: Record) -> bool:
+    """Move the recorded file from `NAME.partial` over an older `target`, and return whether `target` is as recorded.
+
+    For a crash between the two last steps of `put_in_place`.
+    """
+    partial = target.with_name(target.name + PARTIAL)
+    if not partial.is_file() or target.stat().st_mtime_ns > record.mtime_ns:
+        return False
+    with _lock(target):
+        if partial.is_file() and _is_as_recorded(partial, record):
+            with explain_write_errors(target):
+                move_synced(partial, target)
+                target.with_name(f"{target.name}{PARTIAL}.json").unlink(missing_ok=True)
+    return _is_as_recorded(target, record)
+
+
+def _lock(target: Path) -> Lock:
+    """Keep other runs from a download. Raises `WriteError` if one has it."""
+    return Lock(target.with_name(f"{target.name}{PARTIAL}.lock"), f"downloading {target}")
 
 
 def _choose_pause(error: Exception, failures: int) -> float:
@@ -215,16 +236,13 @@ class _Download:
         return Fetched("unchanged" if same else "changed" if self._record else "fetched", new, self.received)
 
     def _take_lock(self) -> None:
-        """Keep other runs from this download. Raises `WriteError` if one has it."""
         if self._lock is None:
-            path = self._target.with_name(f"{self._target.name}{PARTIAL}.lock")
-            self._lock = Lock(path, f"downloading {self._target}")
+            self._lock = _lock(self._target)
 
     def unlock(self) -> None:
-        """Let other runs have the download, if this one had it."""
+        """Release the lock, if this run had it."""
         if self._lock is not None:
-            self._lock.path.unlink(missing_ok=True)
-            self._lock.release()
+            self._lock.remove()
             self._lock = None
 
     def size(self) -> int:

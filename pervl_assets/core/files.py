@@ -86,11 +86,12 @@ def explain_read_errors(source: Path) -> Iterator[None]:
 class Lock:
     """A lock on a file, against other processes and against other locks of this one, until `release`.
 
-    A process that ends, however it ends, releases its locks. Where the file system has no locks (some network disks),
+    As a context manager it is released, and its file removed, at the end. A process that ends, however it ends,
+    releases its locks. Where the file system has no locks (some network disks),
     a warning is logged and the work goes on without.
 
     Args:
-        path: The file; created where it does not exist, never removed.
+        path: The file; created if it does not exist.
         work: What the lock guards, for the message, e.g. `building /data/views/polar`.
 
     Raises:
@@ -137,6 +138,17 @@ class Lock:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+    def remove(self) -> None:
+        """Remove the file and release the lock."""
+        self.path.unlink(missing_ok=True)
+        self.release()
+
+    def __enter__(self) -> None:
+        """Hold the lock."""
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
 
     def __del__(self) -> None:
         self.release()

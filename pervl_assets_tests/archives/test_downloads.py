@@ -411,11 +411,38 @@ def test_a_second_run_is_refused_while_one_is_downloading(server, fetch, target)
     assert fetch().outcome == "unchanged"
 
 
-def test_a_crash_between_record_and_file_is_repaired(fetch, target, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(downloads, "move_synced", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
+@pytest.fixture
+def crash(fetch, monkeypatch):
+    def crash():
+        """Fetch, and crash between writing the record and moving the file."""
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(downloads, "move_synced", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             fetch()
+
+    return crash
+
+
+def test_a_crash_between_record_and_file_is_repaired(crash, fetch, target):
+    crash()
     assert not target.exists()
     assert fetch().outcome == "fetched"
     assert target.read_bytes() == CONTENT
+
+
+def test_a_crash_between_record_and_file_is_repaired_for_a_changed_file(server, crash, fetch, target):
+    fetch()
+    server.content, server.etag = NEWER, '"v2"'
+    crash()
+    assert target.read_bytes() == CONTENT
+    assert fetch().outcome == "unchanged"
+    assert target.read_bytes() == NEWER
+    assert list_leftovers(target) == []
+
+
+def test_a_file_put_there_by_hand_after_a_crash_stays(server, crash, fetch, target):
+    fetch()
+    server.content, server.etag = NEWER, '"v2"'
+    crash()
+    target.write_bytes(b"by hand")
+    assert fetch().outcome == "by_hand"
+    assert target.read_bytes() == b"by hand"
