@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from pervl_assets.archives.zip_index import read_index
+from pervl_assets.archives.zip_index import ZipIndex, read_index
 from pervl_assets.core.errors import MissingInputError
 from pervl_assets.core.files import explain_read_errors, hash_bytes, hash_file
 
@@ -121,9 +121,13 @@ def identify(path: Path, index: Path | None = None) -> IdentityCard:
             return identify_listing(list_folder(path))
         size = path.stat().st_size
         if path.suffix == ".zip":
-            members = read_index(path, index)
-            return IdentityCard("zip", size, members.frame.height, members.sha256, members.is_encrypted)
+            return identify_members(read_index(path, index), size)
         return IdentityCard("file", size, 1, hash_file(path), encrypted=False)
+
+
+def identify_members(index: ZipIndex, size: int) -> IdentityCard:
+    """Return the identity card of a zip of `size` bytes from its members."""
+    return IdentityCard("zip", size, index.frame.height, index.sha256, index.is_encrypted)
 
 
 def identify_listing(listing: Mapping[str, os.stat_result]) -> IdentityCard:

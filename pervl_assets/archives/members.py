@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
-from pervl_assets.archives.inputs import IdentityCard, RawArchive, identify, identify_listing, list_folder
+from pervl_assets.archives.inputs import IdentityCard, RawArchive, identify_listing, identify_members, list_folder
 from pervl_assets.archives.zip_directory import MAX_MEMBER_BYTES, ZipEntry
 from pervl_assets.archives.zip_index import get_signature, read_index
 from pervl_assets.archives.zips import MemberError, read_entry
@@ -93,12 +93,16 @@ class ZipMembers(Members):
     """Members of a zip archive."""
 
     def __init__(
-        self, path: Path, entries: Mapping[str, ZipEntry], password: bytes | None, password_variable: str | None
+        self,
+        path: Path,
+        entries: Mapping[str, ZipEntry],
+        signature: tuple[int, int, int],
+        password: bytes | None,
+        password_variable: str | None,
     ) -> None:
         super().__init__(path)
         self.entries, self.password_variable = entries, password_variable
-        self._password, self._file = password, -1
-        self._signature = get_signature(path)
+        self._password, self._file, self._signature = password, -1, signature
 
     @property
     def names(self) -> Collection[str]:
@@ -131,9 +135,7 @@ class ZipMembers(Members):
     def select(self, names: Collection[str]) -> Self:
         """Return the same archive with these members only."""
         chosen = {name: self.entries[name] for name in names}
-        selected = type(self)(self.path, chosen, self._password, self.password_variable)
-        selected._signature = self._signature
-        return selected
+        return type(self)(self.path, chosen, self._signature, self._password, self.password_variable)
 
     def close(self) -> None:
         """Close the archive."""
@@ -252,6 +254,7 @@ def _open(archive: RawArchive, password: str | None) -> tuple[Members, IdentityC
     if password is None and archive.password_variable:
         password = os.environ.get(archive.password_variable) or None
     secret = None if password is None else os.fsencode(password)
-    entries = read_index(archive.path, archive.index).entries
-    members = ZipMembers(archive.path, entries, secret, archive.password_variable)
-    return members, identify(archive.path, archive.index)
+    signature = get_signature(archive.path)  # first, so that a zip replaced now is noticed when a member is read
+    index = read_index(archive.path, archive.index)
+    members = ZipMembers(archive.path, index.entries, signature, secret, archive.password_variable)
+    return members, identify_members(index, signature[0])

@@ -74,14 +74,15 @@ def read_index(path: Path, store: Path | None = None) -> ZipIndex:
     """
     start, directory, stated, stat = find_directory(path)
     key = json.dumps([_VERSION, stat.st_size, stat.st_mtime_ns, stat.st_ino, hash_bytes(directory)])
-    stored = _load(store, key) if store and (str(path), key) not in _recent else None
-    index = _recent.get((str(path), key)) or stored or _make_index(check_directory(path, start, directory, stated))
+    index = _recent.get((str(path), key)) or (_load(store, key) if store else None)
+    if index is None:
+        index = _make_index(check_directory(path, start, directory, stated))
+        if store:
+            with suppress(WriteError, OSError):  # it saves time and nothing else
+                write_parquet(index.frame, store, {"key": key, "sha256": _hash_columns(index.frame)})
     _recent[str(path), key] = index
     for old in list(_recent)[:-_KEPT]:
         _recent.pop(old, None)
-    if store and stored is None:
-        with suppress(WriteError, OSError):  # it saves time and nothing else
-            write_parquet(index.frame, store, {"key": key, "sha256": _hash_columns(index.frame)})
     return index
 
 

@@ -32,7 +32,9 @@ def forget():
     zip_index._recent.clear()
 
 
-def test_a_directory_is_parsed_once_for_all_readers(tmp_path, parsed):
+def test_a_directory_is_parsed_and_written_once_for_all_readers(tmp_path, parsed, monkeypatch):
+    written, write = [], zip_index.write_parquet
+    monkeypatch.setattr(zip_index, "write_parquet", lambda *args: written.append(write(*args)))
     spec = ArchiveSpec("clips", "", "", "clips/train.zip", "", "", "", "")
     write_encrypted_zip(tmp_path / spec.file, MEMBERS, "geheim")
     archive = find_archive(spec, tmp_path)
@@ -42,7 +44,7 @@ def test_a_directory_is_parsed_once_for_all_readers(tmp_path, parsed):
             assert {name: members.read(name) for name in members.names} == MEMBERS
         assert identify(archive.path, archive.index) == archive.card
         forget()
-    assert len(parsed) == 1
+    assert len(parsed) == len(written) == 1
     assert identify(archive.path) == archive.card
     assert len(parsed) == 2
 
