@@ -143,7 +143,7 @@ def _find_in_folder(folder: Path, pretrained: str) -> Checkpoint:
         raise CheckpointError(
             f"The model folder {folder} has no readable {_CONFIG}: {error!r}.", advice=advice
         ) from error
-    candidates = [Path(pretrained)] if pretrained else [folder / name for name in _FOLDER_WEIGHTS]
+    candidates = [Path(pretrained).expanduser()] if pretrained else [folder / name for name in _FOLDER_WEIGHTS]
     weights = next((path for path in candidates if path.is_file()), None)
     if weights is None:
         raise CheckpointError(
@@ -262,15 +262,15 @@ def read_weights(checkpoint: Checkpoint) -> "dict[str, torch.Tensor]":
         ]
         content = inner[0] if inner else content
     items = content.items() if isinstance(content, dict) else ()
-    weights = {name: value for name, value in items if isinstance(name, str) and isinstance(value, torch.Tensor)}
+    tensors = {name: value for name, value in items if isinstance(name, str) and isinstance(value, torch.Tensor)}
+    weights = {name: tensor for name, tensor in tensors.items() if name not in _OPENAI_ONLY}
     if not weights:
         raise CheckpointError(f"The checkpoint {path} holds no state dict.", advice=_SAVE_WEIGHTS)
-    if "input_resolution" in weights and not checkpoint.config.get("quick_gelu"):
+    if "input_resolution" in tensors and not checkpoint.config.get("quick_gelu"):
         raise CheckpointError(
             f"{path} holds OpenAI's weights, trained with QuickGELU, which {checkpoint.model} does not use.",
             advice=f"Set PERVL_CLIP_MODEL to {_swap_activation(checkpoint.model)}.",
         )
-    weights = {name: tensor for name, tensor in weights.items() if name not in _OPENAI_ONLY}
     while prefix := next((each for each in _PREFIXES if all(name.startswith(each) for name in weights)), None):
         weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
     return weights

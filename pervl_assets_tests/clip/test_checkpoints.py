@@ -147,9 +147,10 @@ def test_damaged_files_are_refused(name, data, tiny_name, tmp_path):
 def test_a_file_without_a_state_dict_is_refused(tiny_name, tmp_path):
     import torch
 
-    torch.save([torch.zeros(1)], tmp_path / "list.pt")
-    with pytest.raises(CheckpointError, match="holds no state dict"):
-        load_encoder(tiny_name, str(tmp_path / "list.pt"), "cpu", None)
+    for content in ([torch.zeros(1)], {"context_length": torch.tensor(77)}):
+        torch.save(content, tmp_path / "none.pt")
+        with pytest.raises(CheckpointError, match="holds no state dict"):
+            load_encoder(tiny_name, str(tmp_path / "none.pt"), "cpu", None)
 
 
 def test_unknown_names_and_missing_files_say_what_there_is(tiny_name, tmp_path):
@@ -195,8 +196,10 @@ def test_a_tag_in_the_cache_needs_no_network(tiny_clip, tmp_path, monkeypatch):
     assert found.weights == repository / "snapshots/abc/open_clip_model.safetensors"
 
 
-def test_a_folder_brings_its_weights_and_merges(tiny_folder, tmp_path):
+def test_a_folder_brings_its_weights_and_merges(tiny_folder, tmp_path, monkeypatch):
     checkpoint = find_checkpoint(str(tiny_folder), "")
+    monkeypatch.setenv("HOME", str(tiny_folder))
+    assert find_checkpoint(str(tiny_folder), "~/open_clip_model.safetensors").weights == checkpoint.weights
     assert (checkpoint.weights.name, checkpoint.bpe) == ("open_clip_model.safetensors", None)
     assert set(read_weights(checkpoint)) > {"visual.proj", "text_projection"}
 
