@@ -4,6 +4,7 @@ A chunk is a fixed list of images, and its file is named after a hash of passpor
 the work folder is either exactly what would be computed again, or dropped.
 """
 
+import contextlib
 import itertools
 import json
 import logging
@@ -31,8 +32,8 @@ from pervl_assets.clip.features import (
 from pervl_assets.clip.passport import EmbeddingPassport, gather_notes
 from pervl_assets.clip.prepare_image import Decoded, decode_images
 from pervl_assets.clip.preprocessing import Preprocessing
-from pervl_assets.core.errors import PervlError, SchemaError
-from pervl_assets.core.files import hash_bytes
+from pervl_assets.core.errors import PervlError, SchemaError, WriteError
+from pervl_assets.core.files import PARTIAL, Lock, hash_bytes
 
 BATCHES: Final = {"cpu": 32, "cuda": 64}
 """Images in one forward pass by device. More of them do not fit a CPU's caches: on two cores, ViT-B/32 in fp32 encodes
@@ -98,7 +99,7 @@ def encode_image_shard(
     once the result is stored.
 
     Args:
-        images: Id and archive member of each image, e.g. `("57870 ", "train2014/COCO_train2014_000000057870.jpg")`.
+        images: Id and archive member of each image, e.g. `("0001", "photos/0001.jpg")`.
         members: The archive.
         passport: The encoder's passport, from `describe_encoder`.
         load_encoder: Loads the encoder; called only if there is something to encode.
@@ -114,32 +115,44 @@ def encode_image_shard(
 
     Raises:
         PervlError: The encoder is not the one the passport describes, its device is too small, or a worker died.
-        WriteError: A chunk cannot be saved.
+        WriteError: A chunk cannot be saved, or another run is encoding this shard.
     """
-    names, present = dict(images), members.names
-    members = members.select(list(dict.fromkeys(name for name in names.values() if name in present)))
-    crc32s = {image_id: members.crc32(name) for image_id, name in names.items() if name in present}
-    kept = _keep_previous(previous, passport, names, crc32s)
-    known = {*kept.ids, *kept.rejected["id"]}
-    chunks = _plan_chunks({i: crc for i, crc in crc32s.items() if i not in known}, passport, chunk_size, work)
-    finished = _find_finished(chunks, work)
-    if pending := {file: chunk for file, chunk in chunks.items() if file not in finished}:
-        encoder = load_encoder()
-        if differences := passport.list_differences(encoder.passport):
-            raise PervlError(
-                f"The loaded encoder differs from its description: {'; '.join(differences)}.",
-                advice="Do not change checkpoint or device during a run; run again.",
-            )
-        meter = _Meter(len(names), len(names) - sum(map(len, pending.values())), report)
-        _encode_chunks(pending, names, members, encoder, batch_size or BATCHES[passport.device], workers, meter)
-    saved = map(read_features, chunks)  # one at a time in memory
-    features = _assemble(list(names), passport, itertools.chain([kept], saved))
+    with _lock(work):
+        names, present = dict(images), members.names
+        members = members.select(list(dict.fromkeys(name for name in names.values() if name in present)))
+        crc32s = {image_id: members.crc32(name) for image_id, name in names.items() if name in present}
+        kept = _keep_previous(previous, passport, names, crc32s)
+        known = {*kept.ids, *kept.rejected["id"]}
+        chunks = _plan_chunks({i: crc for i, crc in crc32s.items() if i not in known}, passport, chunk_size, work)
+        finished = _find_finished(chunks, work)
+        if pending := {file: chunk for file, chunk in chunks.items() if file not in finished}:
+            encoder = _load_as_described(load_encoder, passport)
+            meter = _Meter(len(names), len(names) - sum(map(len, pending.values())), report)
+            _encode_chunks(pending, names, members, encoder, batch_size or BATCHES[passport.device], workers, meter)
+        saved = map(read_features, chunks)  # one at a time in memory
+        features = _assemble(list(names), passport, itertools.chain([kept], saved))
     return previous if previous is not None and features.hash() == previous.hash() else features
 
 
+def _load_as_described(load_encoder: Callable[[], ImageEncoder], passport: EmbeddingPassport) -> ImageEncoder:
+    encoder = load_encoder()
+    if differences := passport.list_differences(encoder.passport):
+        raise PervlError(
+            f"The loaded encoder differs from its description: {'; '.join(differences)}.",
+            advice="Do not change checkpoint or device during a run; run again.",
+        )
+    return encoder
+
+
+def _lock(work: Path) -> Lock:
+    return Lock(work.with_name(f"{work.name}.lock"), f"encoding {work.name.removesuffix(PARTIAL)}")
+
+
 def clear_chunks(work: Path) -> None:
-    """Remove the work folder of a shard whose result is stored."""
-    shutil.rmtree(work, ignore_errors=True)
+    """Remove the work folder of a shard whose result is stored, unless another run is encoding that shard."""
+    if work.is_dir():
+        with contextlib.suppress(WriteError), _lock(work):
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def _keep_previous(

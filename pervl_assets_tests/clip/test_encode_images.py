@@ -15,11 +15,11 @@ import pytest
 
 from pervl_assets.archives.inputs import RawArchive, identify
 from pervl_assets.archives.members import open_members
-from pervl_assets.clip.encode_images import clear_chunks, encode_image_shard
+from pervl_assets.clip.encode_images import _lock, clear_chunks, encode_image_shard
 from pervl_assets.clip.encoder import describe_encoder
 from pervl_assets.clip.prepare_image import prepare_image
 from pervl_assets.clip.preprocessing import Preprocessing
-from pervl_assets.core.errors import PervlError
+from pervl_assets.core.errors import PervlError, WriteError
 from pervl_assets.inversion.sources import locate_image
 from pervl_assets_tests.inversion.kit import FakeEncoder, draw_jpeg, make_passport, write_coco
 
@@ -241,6 +241,17 @@ def test_only_rejected_images_give_an_empty_table(tmp_path, work):
 def test_an_encoder_other_than_described_is_refused(coco, work):
     with pytest.raises(PervlError, match="precision fp32 / fp16"):
         encode_image_shard(pair(IDS), coco, make_passport(), lambda: FakeEncoder(make_passport(precision="fp16")), work)
+
+
+def test_a_second_run_is_refused_while_one_is_encoding(coco, work):
+    encode(coco, work)
+    with _lock(work):
+        with pytest.raises(WriteError, match=f"Another run is encoding {work.stem} right now"):
+            encode(coco, work)
+        clear_chunks(work)
+        assert work.is_dir()
+    clear_chunks(work)
+    assert list(work.parent.glob("shard.*")) == []
 
 
 KILLED = """
