@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 PROMPT: Final = "This is a photo of a "
-"""Text before a class name, e.g. `This is a photo of a dog` (upstream rule F5)."""
+"""Text before a name, e.g. `This is a photo of a dog`."""
 
 TEXT_BATCH: Final = 256
 
@@ -48,7 +48,7 @@ def choose_device(device: str) -> str:
 def describe_encoder(
     model: str, pretrained: str, device: str, precision: Precision | None, preprocessing: PreprocessingRule = "upstream"
 ) -> EmbeddingPassport:
-    """Return the passport of the encoder that `load_encoder` would load, without loading it, so without its notes.
+    """Return the passport of the encoder that `load_encoder` would load, without loading it. Notes are unset.
 
     Args:
         model: See `find_checkpoint`.
@@ -217,7 +217,7 @@ def reuse_encoder(
 
 
 class ClipEncoder:
-    """Turns images and texts into feature vectors: float32, not normalised (upstream rules E2 and F3).
+    """Turns images and texts into feature vectors: float32, not normalised.
 
     A batch that does not fit into the device's memory is halved, and so are those after it.
 
@@ -280,8 +280,7 @@ class ClipEncoder:
     ) -> npt.NDArray[np.float32]:
         """Encode texts, `batch_size` at a time.
 
-        Texts with the same tokens (CLIP lower-cases) are encoded once, so that their vectors are equal to the last bit
-        and the lowest index is the nearest of them (upstream rule F4).
+        Texts with the same tokens (CLIP lower-cases) are encoded once, so that their vectors are equal to the last bit.
 
         Args:
             texts: Any number of texts.

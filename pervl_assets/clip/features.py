@@ -20,7 +20,7 @@ from pervl_assets.core.tables import CONTENT_SHA256, Column, TableSchema, hash_f
 
 REJECTED_IMAGES: Final = TableSchema(
     (
-        Column("id", pl.String, "Image id as text, with its space"),
+        Column("id", pl.String, "Id of the image as text"),
         Column("member", pl.String, "Member of the archive"),
         Column("status", pl.String, "missing: not in the archive; quarantined: it is, and cannot be used"),
         Column("reason", pl.String, "What is wrong"),
@@ -39,7 +39,7 @@ def list_feature_columns(encoded: str | None = None, dimension: int | None = Non
     made_from = (encoded,) if encoded else ()
     return TableSchema(
         (
-            Column("id", pl.String, "Image id as text, with its space; or the name", made_from),
+            Column("id", pl.String, "Id of the image as text, or the name", made_from),
             Column("crc32", pl.UInt32, "CRC-32 of the archive's member that the image is; null for names"),
             Column(
                 "vector",
@@ -68,7 +68,7 @@ class Features:
     """Feature vectors of images or texts.
 
     Attributes:
-        ids: Image id texts, or names, one per vector. Names may repeat.
+        ids: Image ids or names, one per vector. Names may repeat.
         vectors: Float32 of shape (N, D), not normalised.
         passport: Everything the vectors depend on.
         crc32s: CRC-32 of the member each image was decoded from; None for texts.
@@ -182,7 +182,7 @@ def verify_features(path: Path) -> Features:
 
 
 def merge_features(shards: Sequence[Features]) -> Features:
-    """Merge the shards of the image features into one value, ids in text order (upstream rule E3).
+    """Merge the shards of the image features into one value, ids in text order.
 
     Raises:
         PervlError: The shards' passports differ, or an image occurs in two shards; names both.
@@ -219,7 +219,7 @@ def merge_features(shards: Sequence[Features]) -> Features:
 def encode_names(
     encoder: ClipEncoder, names: list[str], report: Callable[[int, int], None] = lambda done, total: None
 ) -> Features:
-    """Encode names in the prompt `This is a photo of a ` (upstream rule F5); ids are the names."""
+    """Encode names in the prompt `This is a photo of a `; ids are the names."""
     vectors = encoder.encode_texts([PROMPT + name for name in names], TEXT_BATCH, report)
     return Features(names, vectors, replace(encoder.passport, batch_size=TEXT_BATCH))
 
@@ -233,8 +233,8 @@ def update_names(
 ) -> Features:
     """Encode names, unless `previous` holds just these under the same passport; then no model is loaded.
 
-    Where one name is new, all are encoded: names that differ only in case must get the same vector to the last bit
-    (upstream rule F4), and that holds within one call.
+    If one name is new, all are encoded: names that differ only in case must get the same vector to the last bit, which
+    holds within one call only.
 
     Args:
         names: Names in order; ids of the result.

@@ -13,7 +13,7 @@ _PAIRS: Final = 1 << 14
 
 
 def find_nearest_classes(queries: Features, classes: Features, chunk: int = 1024) -> pl.DataFrame:
-    """Find the class with the smallest squared L2 distance to each query (upstream rules F3, F4).
+    """Find the class with the smallest squared L2 distance to each query.
 
     Distances are computed in float64 and compared as float32, so that classes with equal vectors are equally near
     in any order of summation. Of equally near classes the first is the match and the second the runner-up.
@@ -36,7 +36,7 @@ def find_nearest_classes(queries: Features, classes: Features, chunk: int = 1024
             advice="Materialize both text features again with the same model, precision and device.",
         )
     if not classes.ids:
-        raise PervlError("There is no object class to compare with.", advice="Materialize the object classes.")
+        raise PervlError("There is no class to compare with.", advice="Materialize the classes.")
     vectors = classes.vectors.astype(np.float64)
     squares = (vectors * vectors).sum(axis=1)
     starts = range(0, len(queries.ids), chunk)

@@ -10,7 +10,7 @@ Precision = Literal["fp32", "fp16", "bf16"]
 
 DEVICES: Final = "auto, cpu, cuda or cuda:<number>"
 
-_OLD_NOTES: Final = ("preprocessing_effect", "compile_failure")
+_OLD_ENTRIES: Final = ("preprocessing_effect", "compile_failure", "torch_compile")
 
 
 def is_device(name: str) -> bool:
@@ -22,9 +22,8 @@ def is_device(name: str) -> bool:
 class EmbeddingPassport:
     """Everything a feature vector depends on, except its image or text. Vectors of different passports are not mixed.
 
-    `batch_size` is a note: it changes last bits only, is recorded, and is not compared. An entry with a default is
-    newer than the others. It is not written while it has its default, so that passports stored before it existed are
-    equal to today's.
+    `batch_size` is a note: it changes last bits only, is recorded, and is not compared. Fields with a default were
+    added later. They are omitted from the JSON while unset, so older passports still compare equal.
 
     Attributes:
         model: open_clip's name of the model, or the name of its folder.
@@ -67,9 +66,9 @@ class EmbeddingPassport:
         """
         content: Any = json.loads(text)
         try:
-            entries = {name: value for name, value in content.items() if name not in _OLD_NOTES}
-            if entries.pop("torch_compile", False):  # such vectors have other last bits
-                entries["torch"] += " compiled"
+            # Until 1.0: passports stored by earlier versions. Vectors of compiled models have other last bits.
+            entries = {name: value for name, value in content.items() if name not in _OLD_ENTRIES}
+            entries["torch"] += " compiled" if content.get("torch_compile") else ""
             return cls(**entries)
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"not an embedding passport: {error}") from error

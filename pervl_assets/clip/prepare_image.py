@@ -35,7 +35,7 @@ _MAX_WORKERS: Final = 16
 def prepare_image(data: bytes, preprocessing: Preprocessing = UPSTREAM) -> npt.NDArray[np.uint8]:
     """Decode an image, resize it in its own mode, crop the centre, convert to RGB.
 
-    EXIF orientation and ICC profiles are ignored, as upstream ignores them (rules A4, E1). The pixels are those that
+    EXIF orientation and ICC profiles are ignored. The pixels are those that
     Pillow's decoder, `resize`, `crop` and `convert` return one after the other, bit for bit.
 
     Args:

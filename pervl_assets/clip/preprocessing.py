@@ -55,7 +55,7 @@ class Preprocessing:
 
 
 UPSTREAM: Final = Preprocessing("upstream", resize=300, crop=224)
-"""Upstream rule E1."""
+"""For models that take 224 x 224 pixels: they see the centre of an image resized to 300."""
 
 
 def choose_preprocessing(
