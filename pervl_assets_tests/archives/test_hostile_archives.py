@@ -12,7 +12,7 @@ import pytest
 from pervl_assets.archives.inputs import RawArchive, identify
 from pervl_assets.archives.members import open_members
 from pervl_assets.core.errors import ArchiveError, PervlError
-from pervl_assets.testing.hostile_archives import (
+from pervl_assets.testing.hostile import (
     add_absolute_path,
     add_bomb,
     add_case_twin,

@@ -14,8 +14,7 @@ from PIL import Image
 from pervl_assets.benchmarks import ytvos
 from pervl_assets.benchmarks import ytvos_annotations as annotations
 from pervl_assets.core.errors import AnnotationError, MissingInputError
-from pervl_assets.testing.hostile_archives import damage_member
-from pervl_assets.testing.hostile_images import cut_jpeg, turn_cmyk, turn_grey
+from pervl_assets.testing.hostile import cut_jpeg, damage_member, turn_cmyk, turn_grey
 from pervl_assets_tests.benchmarks.worlds import (
     YAML,
     build_ytvos,

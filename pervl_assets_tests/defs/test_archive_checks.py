@@ -10,7 +10,7 @@ from pervl_assets.archives.official_files import KnownMembers, load_manifest
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs import archive_checks
 from pervl_assets.defs.resources import ANNOTATIONS
-from pervl_assets.testing.hostile_archives import drop_members
+from pervl_assets.testing.hostile import drop_members
 from pervl_assets.testing.runs import explain, list_checks, make_settings, run_assets
 from pervl_assets.testing.worlds import locate_raw
 

@@ -16,8 +16,7 @@ from pervl_assets.defs.benchmarks import build_tree_asset
 from pervl_assets.defs.resources import ANNOTATIONS
 from pervl_assets.demo import DEMO_PASSWORD
 from pervl_assets.io_managers.base import locate_value
-from pervl_assets.testing.hostile_archives import change_member, drop_members
-from pervl_assets.testing.hostile_images import cut_jpeg
+from pervl_assets.testing.hostile import change_member, cut_jpeg, drop_members
 from pervl_assets.testing.runs import explain, list_checks, run_selection
 from pervl_assets.testing.worlds import World, locate_raw
 from pervl_assets_tests.core.samples import photograph

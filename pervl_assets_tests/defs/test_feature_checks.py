@@ -17,7 +17,7 @@ from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.feature_checks import DRIFT_PROBE, IDS_AND_VECTORS
 from pervl_assets.demo import TINY_CLIP
 from pervl_assets.io_managers.base import locate_value
-from pervl_assets.testing.hostile_archives import change_members
+from pervl_assets.testing.hostile import change_members
 from pervl_assets.testing.runs import explain, list_checks, make_settings, run_selection
 from pervl_assets.testing.worlds import World
 from pervl_assets_tests.defs.plain import COCO, OPENIMAGES, TRIPLETS, name_member

@@ -14,8 +14,7 @@ from pervl_assets.clip.features import Features, read_features
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.run_results import read_run_result
 from pervl_assets.io_managers.base import locate_value
-from pervl_assets.testing.hostile_archives import change_members
-from pervl_assets.testing.hostile_images import cut_jpeg
+from pervl_assets.testing.hostile import change_members, cut_jpeg
 from pervl_assets.testing.runs import explain, list_checks, make_settings, run_selection
 from pervl_assets_tests.core.samples import photograph
 from pervl_assets_tests.defs.plain import (

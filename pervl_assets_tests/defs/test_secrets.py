@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pervl_assets.demo import DEMO_PASSWORD
-from pervl_assets.testing.hostile_archives import change_password
+from pervl_assets.testing.hostile import change_password
 from pervl_assets.testing.worlds import copy_raw
 
 pytestmark = pytest.mark.timeout(300)

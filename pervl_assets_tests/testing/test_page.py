@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pervl_assets.testing import fixtures, hostile_archives, hostile_images, mirror, runs, worlds
+from pervl_assets.testing import fixtures, hostile, mirror, runs, worlds
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/testing.md").read_text()
@@ -54,7 +54,7 @@ def test_every_example_is_a_file_and_passes(drawn_raw, made_world, tmp_path):
         text=True,
         check=False,
     )
-    tests = sum(code.count("\ndef test_") for code in files.values()) + len(hostile_archives.REFUSED) - 1
+    tests = sum(code.count("\ndef test_") for code in files.values()) + len(hostile.REFUSED) - 1
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{tests} passed" in done.stdout
 
@@ -69,10 +69,10 @@ def list_fixtures() -> set[str]:
     return {node.name for node in functions if any("fixture" in ast.unparse(mark) for mark in node.decorator_list)}
 
 
-@pytest.mark.parametrize("module", [hostile_archives, hostile_images, mirror, runs, worlds], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", [hostile, mirror, runs, worlds], ids=lambda m: m.__name__)
 def test_every_function_is_in_a_table(module):
     rows = "\n".join(line for line in PAGE.splitlines() if line.startswith("|"))
-    prefix = "" if module in (hostile_archives, hostile_images) else module.__name__.rpartition(".")[2] + "."
+    prefix = "" if module is hostile else module.__name__.rpartition(".")[2] + "."
     assert list_public(module)
     assert {name for name in list_public(module) if f"`{prefix}{name}(" not in rows} == set()
 

@@ -1,15 +1,18 @@
-"""Corrupted archives, which an asset must survive or refuse with a clear error.
+"""Corrupted archives and images, which an asset must survive or refuse with a clear error.
 
-Each function changes the zip at the given path and returns the path. Pass a copy (the fixtures `data` and `one_archive`
-are copies).
+Each function of archives changes the zip at the given path and returns the path. Pass a copy (the fixtures `data` and
+`one_archive` are copies).
 """
 
+import io
 import stat
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
+
+from PIL import Image
 
 from pervl_assets.demo.zips import write_zip
 
@@ -153,3 +156,39 @@ def _require(archive: Path, *members: str) -> None:
     with zipfile.ZipFile(archive) as opened:
         for member in members:
             opened.getinfo(member)
+
+
+# ---- images, which are quarantined; for use with `change_member`
+
+
+def cut_jpeg(jpeg: bytes, keep: float = 0.5) -> bytes:
+    """Return the first part of a JPEG, like an interrupted copy: with its header and without its end."""
+    return jpeg[: int(len(jpeg) * keep)]
+
+
+def turn_grey(jpeg: bytes) -> bytes:
+    """Return a grey JPEG, with one channel instead of three."""
+    return _convert(jpeg, "L")
+
+
+def turn_cmyk(jpeg: bytes) -> bytes:
+    """Return a CMYK JPEG, which some readers silently decode to wrong colours."""
+    return _convert(jpeg, "CMYK")
+
+
+def shrink_image(image: bytes) -> bytes:
+    """Return an image without its last row and column, e.g. a mask that no longer fits its frame."""
+    with Image.open(io.BytesIO(image)) as opened:
+        smaller = opened.crop((0, 0, opened.width - 1, opened.height - 1))
+        return _save(smaller, opened.format)
+
+
+def _convert(jpeg: bytes, mode: str) -> bytes:
+    with Image.open(io.BytesIO(jpeg)) as opened:
+        return _save(opened.convert(mode), "JPEG")
+
+
+def _save(image: Image.Image, kind: str | None) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
