@@ -13,7 +13,7 @@ from pervl_assets.archives.inputs import INDEX_EXTENSION, RawArchive, identify, 
 from pervl_assets.core.errors import ArchiveError, MissingInputError
 from pervl_assets.core.files import VerifyResult, write_bytes_atomically
 from pervl_assets.io_managers.base import PervlIOManager
-from pervl_assets.io_managers.metadata import BYTES, FILES
+from pervl_assets.io_managers.metadata import BYTES, FILES, show_errors
 
 _STORED: Final = TypeAdapter(RawArchive)
 
@@ -33,9 +33,7 @@ class RawArchiveIOManager(PervlIOManager):
 
     def load(self, path: Path) -> RawArchive:
         """Read the card; the input itself is not opened."""
-        return replace(
-            TypeAdapter(RawArchive).validate_json(path.read_bytes()), index=path.with_suffix(INDEX_EXTENSION)
-        )
+        return replace(_STORED.validate_json(path.read_bytes()), index=path.with_suffix(INDEX_EXTENSION))
 
     def read(self, key: dg.AssetKey, partition: str | None = None) -> RawArchive:
         """Read the card back.
@@ -56,6 +54,20 @@ class RawArchiveIOManager(PervlIOManager):
                 advice=advice,
             )
         return archive
+
+    @show_errors()
+    def handle_output(self, context: dg.OutputContext, obj: RawArchive) -> None:
+        """Write the card, and record the stamp of the input that it was taken from.
+
+        Raises:
+            ArchiveError: The input was replaced in between.
+        """
+        super().handle_output(context, obj)
+        if not self.verify(context.asset_key).unchanged:
+            raise ArchiveError(
+                f"{obj.path} was replaced or changed while its identity card was taken.",
+                advice="Wait until it is whole, and materialize its raw asset again.",
+            )
 
     def list_parts(self, path: Path) -> list[Path]:
         """Return the input."""

@@ -299,6 +299,16 @@ def test_a_table_without_declared_columns_is_refused(tmp_path):
     assert "declares no columns" in explain(result)
 
 
+def test_an_archive_replaced_while_it_is_identified_is_refused(tmp_path):
+    archive = make_archive(tmp_path, 0)
+    stat = archive.path.stat()
+    write_zip(archive.path, {"a": b"y"})
+    os.utime(archive.path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert archive.path.stat().st_size == stat.st_size
+    _, result = store_and_load(KINDS["raw_archives"], archive, tmp_path)
+    assert "was replaced or changed while its identity card was taken" in explain(result)
+
+
 def test_an_archive_that_changed_since_is_noticed(tmp_path):
     archive = make_archive(tmp_path, 0)
 
