@@ -24,9 +24,9 @@ ARROWS = {
     "demo": ("core", "upstream"),
     "release": ("trees", "upstream"),
     "settings": ("benchmarks", "inversion", "demo"),
-    "io_managers": ("benchmarks", "inversion", "demo", "release"),
     "dagster_private": ("core",),
-    "defs": ("io_managers", "settings", "dagster_private"),
+    "io_managers": ("benchmarks", "inversion", "demo", "release", "dagster_private"),
+    "defs": ("io_managers", "settings"),
     "definitions": ("defs",),
     "cli": ("definitions",),
     "testing": ("cli",),  # tools for tests: nothing in the package imports them

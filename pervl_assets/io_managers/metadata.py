@@ -9,6 +9,7 @@ import polars as pl
 
 from pervl_assets.core.errors import PervlError
 from pervl_assets.core.text import escape_markdown
+from pervl_assets.dagster_private import name_failure
 
 ROWS: Final = "dagster/row_count"
 FILES: Final = "files"
@@ -51,13 +52,8 @@ def _show(cell: object) -> str:
 
 
 def make_failure(error: PervlError, **metadata: Any) -> dg.Failure:
-    """Return an error as Dagster's `Failure`: what is wrong, where, how many, and what to do, line by line.
-
-    Its class has the name of the error and no module, because Dagster prints both before the message.
-    """
-    kind = type(type(error).__name__, (dg.Failure,), {"__module__": "builtins"})
-    failure: dg.Failure = kind(str(error), metadata)
-    return failure
+    """Return an error as Dagster's `Failure`, which has its name: problem, counts and advice, line by line."""
+    return name_failure(type(error).__name__)(str(error), metadata)
 
 
 @contextmanager
