@@ -1,9 +1,9 @@
 """One file over HTTP: resumed after a cut, revalidated by its version, and put in place once it is whole.
 
 Beside a file that is being downloaded are `NAME.partial`, `NAME.partial.json` (its address and version) and
-`NAME.partial.lock`. The first two outlive a crash, and the next call goes on from there. The record of a finished
+`NAME.partial.lock`. The first two survive a crash; the next call resumes from them. The record of a finished
 download is stored where the caller wants it. A file without a record, or a different one than its record describes, was
-put there by hand: it stays as it is, and no server is asked about it.
+put there by hand: it is left unchanged and not revalidated.
 """
 
 import email.utils
@@ -35,7 +35,7 @@ _Report = Callable[[int, int | None], None]
 class Record:
     """The record of a finished download: its address, the file, and the server's `ETag` and `Last-Modified`, if sent.
 
-    Another size or modification time than the recorded one shows that the file was changed.
+    A different size or modification time shows that the file was changed.
     """
 
     url: str
@@ -290,14 +290,14 @@ class _Download:
         stated = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if start == 0 or stated is None or int(stated[1]) != start:
             self.drop()
-            raise _TransientError("the server sends another part than was requested", 0.0)
+            raise _TransientError("the server sends a different part than was requested", 0.0)
         return None if stated[3] == "*" else int(stated[3])
 
     def _receive(self, response: httpx.Response, start: int, total: int | None) -> bool:
         self._take_lock()
         encoding = response.headers.get("Content-Encoding", "identity")
         if encoding != "identity":
-            raise _RefusedError(f"the server compresses its answer ({encoding}) although it was asked not to")
+            raise _RefusedError(f"the server compresses its answer ({encoding}) although the request forbids it")
         free = shutil.disk_usage(self._target.parent).free
         if total is not None and total - start > free:
             raise _RefusedError(f"it needs {total - start:,} bytes and the disk has {free:,} left")

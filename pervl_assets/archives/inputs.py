@@ -47,7 +47,7 @@ class RawArchive:
         card: Its identity card.
         prefix: Put before a folder's file names to get the members' names, e.g. `train/`; empty for a zip.
         password_variable: Environment variable that holds the password, if it may need one.
-        index: Parquet file that keeps a zip's members; None: they are kept in memory only. No part of its identity.
+        index: Parquet file that keeps a zip's members, or None to keep them in memory only. Not compared.
     """
 
     path: Path
@@ -73,7 +73,7 @@ class ArchiveSpec:
         licence: Terms of use.
         disk: Space it takes, in words.
         password_variable: Environment variable of its password, if it has one.
-        url: Address of a public download; None: you must request it yourself.
+        url: Address of a public download, or None if you must request it yourself.
     """
 
     name: str

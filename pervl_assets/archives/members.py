@@ -65,11 +65,11 @@ class Members(ABC):
         """Return the same source with these members only, their CRCs known."""
 
     def locate(self, name: str) -> Path | None:
-        """Return the path of the file that is the member; None: there is no such file."""
+        """Return the path of the file that is the member, or None if there is no such file."""
         return None
 
     def find_record(self, name: str, stat: os.stat_result) -> FileRecord | None:
-        """Return what is recorded of the file that is the member, if its status `stat` shows that it is unchanged."""
+        """Return the record of the file that is the member, or None if `stat` shows that it may have changed."""
         return None
 
     def check_password(self) -> None:  # noqa: B027 - most sources need none
@@ -222,7 +222,7 @@ def open_members(archive: RawArchive, password: str | None = None) -> Members:
 
     Args:
         archive: As returned by `find_archive`.
-        password: Its password; None: taken from the environment variable that the archive names.
+        password: Its password, or None to read the environment variable that the archive names.
 
     Raises:
         MissingInputError: It no longer exists.

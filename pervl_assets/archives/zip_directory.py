@@ -137,7 +137,7 @@ def _explain_damage(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _pause_collection() -> Iterator[None]:
-    """Stop the garbage collector from walking hundreds of thousands of new entries again and again."""
+    """Disable garbage collection while entries are created."""
     was_on = gc.isenabled()
     gc.disable()
     try:

@@ -67,7 +67,7 @@ def read_index(path: Path, store: Path | None = None) -> ZipIndex:
 
     Args:
         path: The zip.
-        store: Parquet file of the kept index; None: it is kept in memory only.
+        store: Parquet file of the kept index, or None to keep it in memory only.
 
     Raises:
         ArchiveError: The archive is damaged or unsafe.
@@ -87,7 +87,7 @@ def read_index(path: Path, store: Path | None = None) -> ZipIndex:
 
 
 def get_signature(path: Path) -> tuple[int, int, int]:
-    """Return size, modification time in nanoseconds, and inode: another triple is another file, or another content."""
+    """Return size, modification time in nanoseconds, and inode: they change with the file or its content."""
     stat = os.stat(path)  # noqa: PTH116 - a Path's own is slower, and this is called per member
     return stat.st_size, stat.st_mtime_ns, stat.st_ino
 

@@ -175,7 +175,7 @@ def _find_by_name(model: str, pretrained: str) -> Checkpoint:
     tag = open_clip.get_pretrained_cfg(model, pretrained)
     if tag and bool(tag.get("quick_gelu")) != bool(config.get("quick_gelu")):
         raise CheckpointError(
-            f"The weights {pretrained!r} of {model} were trained with another activation than the model has.",
+            f"The weights {pretrained!r} of {model} were trained with a different activation than the model has.",
             advice=f"Set PERVL_CLIP_MODEL to {_swap_activation(model)}.",
         )
     if tag:

@@ -1,8 +1,8 @@
 """Drift: how far stored vectors are from those that the encoder returns today, measured on a fixed sample of 64.
 
-The same image has slightly different vectors in another batch, on another device, under another version of a library:
-that is noise, within a stated tolerance. Drift beyond it means another checkpoint, preprocessing or driver, or a
-damaged file.
+The same image has slightly different vectors in a different batch, on a different device or with other
+versions of libraries. That is noise, within a stated tolerance. Drift beyond it means a different checkpoint,
+preprocessing or driver, or a damaged file.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ def take_sample(features: Features, size: int = SAMPLE_SIZE) -> Features:
 def compare_vectors(stored: Features, again: Features) -> tuple[CheckResult, Severity]:
     """Compare stored vectors with those of the same ids encoded again; the coarser precision sets the tolerance.
 
-    Ids that `again` has rejected or read from another file (by its CRC) are not compared, which is a warning, and so
+    Ids that `again` has rejected or read from a changed file (by its CRC) are not compared, which is a warning, and so
     are vectors that moved beyond the tolerance. A vector that points elsewhere, is not finite, or has another length
     is an error.
     """
@@ -55,7 +55,7 @@ def compare_vectors(stored: Features, again: Features) -> tuple[CheckResult, Sev
     same = [again.crc32s is None or now.get(one) == crc for one, crc in crc32s]
     ids = list(compress(stored.ids, same))
     others = [one for one, is_same in zip(stored.ids, same, strict=True) if not is_same]
-    lost = [f"{one}: {reasons.get(one, 'another image in the archive now')}" for one in others]
+    lost = [f"{one}: {reasons.get(one, 'the archive holds a different image now')}" for one in others]
     old, new = stored.vectors[same].astype(np.float64), again.vectors[[row_of[one] for one in ids]].astype(np.float64)
     if new.shape != old.shape:
         new = np.full_like(old, np.nan)

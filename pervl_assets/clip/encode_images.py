@@ -105,7 +105,7 @@ def encode_image_shard(
         load_encoder: Loads the encoder; called only if there is something to encode.
         work: Folder of the chunks, with `.partial` in its name.
         previous: The shard as it was stored last.
-        batch_size: Images in one forward pass; None: as `BATCHES` says.
+        batch_size: Images in one forward pass; None for the value of `BATCHES`.
         chunk_size: Images in one chunk.
         workers: See `decode_images`; at most one where the CPU itself encodes.
         report: Called after every batch.

@@ -54,7 +54,7 @@ def describe_encoder(
         model: See `find_checkpoint`.
         pretrained: See `find_checkpoint`.
         device: `auto`, `cpu`, `cuda` or `cuda:n`.
-        precision: None: fp16 on CUDA, as upstream's CLIP has it, and fp32 on the CPU.
+        precision: None for fp16 on CUDA (as in OpenAI's CLIP) and fp32 on the CPU.
         preprocessing: See `choose_preprocessing`.
 
     Raises:

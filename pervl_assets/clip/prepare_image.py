@@ -35,8 +35,8 @@ _MAX_WORKERS: Final = 16
 def prepare_image(data: bytes, preprocessing: Preprocessing = UPSTREAM) -> npt.NDArray[np.uint8]:
     """Decode an image, resize it in its own mode, crop the centre, convert to RGB.
 
-    EXIF orientation and ICC profiles are ignored. The pixels are those that
-    Pillow's decoder, `resize`, `crop` and `convert` return one after the other, bit for bit.
+    EXIF orientation and ICC profiles are ignored. The pixels are those of Pillow's decoder, `resize`, `crop` and
+    `convert`, bit for bit.
 
     Args:
         data: The file.

@@ -2,8 +2,8 @@
 
 JPEG: with simplejpeg (Pillow's libjpeg-turbo). Most of a frame's time goes into reading its Huffman codes from the top
 to the bottom. If only the upper part of a frame is needed, it is decoded under a header that states fewer rows. libjpeg
-then stops after them, looks for the end of the file, and warns about the bytes between. The file counts as whole only
-if that is its first warning, and the marker at the end of these bytes is that of the file's end.
+then stops after them, looks for the end of the file, and warns about the bytes between. The file is accepted
+only if this is the first warning and the skipped bytes end with the EOI marker.
 
 PNG: with unfiltered rows, in one piece with zlib-ng. Masks are long runs of few values. Filtering them row by row, as
 Pillow does, takes ten times as long and makes the files no smaller.

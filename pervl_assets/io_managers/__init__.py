@@ -1,6 +1,6 @@
 """One IO manager for each kind of value: where it is stored, how it is written, read, verified and described.
 
-A new kind is a new module with a subclass of `PervlIOManager`; it is found by itself.
+A new kind is a new module with a subclass of `PervlIOManager`; it is found automatically.
 """
 
 import importlib

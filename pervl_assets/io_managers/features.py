@@ -37,7 +37,7 @@ class FeaturesIOManager(PervlIOManager):
         return verify_features(path)
 
     def locate_chunks(self, key: dg.AssetKey, partition: str | None = None) -> Path:
-        """Return the folder, beside a features file, of the chunks that are encoded so far."""
+        """Return the folder of the chunks that are encoded so far, beside the features file."""
         return _locate_chunks(self.locate(key, partition))
 
     @staticmethod

@@ -39,12 +39,12 @@ def build_tree(
     workers: int = 1,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> FolderTree:
-    """Make a tree beside `destination`, taking over every file that is already right.
+    """Build a tree in a staging folder; reuse every file that is already correct.
 
-    A file is right if its row in `previous`, or in the journal of a killed run, has the recipe it has now, and its
-    bytes hash as that row says. Quarantined outputs are tried again. If the tree at `destination` is right as it is,
-    nothing is written and nothing is locked. After an error (a full disk, a kill) the finished part stays in
-    `DESTINATION.partial`, and the next call goes on from there.
+    A file is correct if its row in `previous`, or in the journal of a killed run, has today's recipe and the sha256 of
+    its bytes. Quarantined outputs are tried again. If the tree at `destination` is correct, nothing is written and
+    nothing is locked. After an error (a full disk, a kill) the finished part stays in `DESTINATION.partial`, and the
+    next call resumes from it.
 
     Args:
         plan: All files of the tree.
@@ -94,7 +94,7 @@ def commit_tree(tree: FolderTree) -> FolderTree:
     """Put a staged tree in place, whole, and unlock it; if nothing is staged, do nothing.
 
     Save the ledger before, not after: a run killed between the two then finds every file of the ledger either in the
-    staged tree or in the tree in place.
+    staged tree or in the old one.
 
     Raises:
         WriteError: No permission.
@@ -125,7 +125,7 @@ class _Render:
         return list(self._render(task, crcs))
 
     def _link(self, task: RenderTask, crcs: list[int]) -> Row | None:
-        """Link a file that its source's record vouches for, without reading it; None: it must be read."""
+        """Link a file whose record in the source is current, without reading it. Return None if it must be read."""
         (name,), (output,) = task.members, task.outputs
         with suppress(FileNotFoundError):
             source = self.members.locate(name)
@@ -276,12 +276,12 @@ def _complete(plan: TreePlan, rows: Mapping[str, Row]) -> tuple[pl.DataFrame, Ma
 
 
 def _list_kept(staging: Staging, in_place: Iterable[str], summaries: Mapping[str, bytes]) -> set[str]:
-    """Return the files of the tree in place that are right as they are."""
+    """Return the files of the existing tree that can be kept."""
     whole = (p for p, data in summaries.items() if is_whole(staging.target / p, len(data), hash_bytes(data)))
     return {*in_place, *whole}
 
 
 def _is_in_place(staging: Staging, ledger: pl.DataFrame, kept: set[str]) -> bool:
-    """Return whether the tree in place holds the ledger's files and no others."""
+    """Return whether the existing tree holds the ledger's files and no others."""
     wanted = set(ledger.filter(status="written")["path"])
     return wanted <= kept and list_files(staging.target) == wanted

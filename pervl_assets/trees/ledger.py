@@ -62,10 +62,10 @@ class FolderTree:
     Attributes:
         root: Its path, now or once committed.
         ledger: Every expected output (schema `LEDGER`).
-        staged: The finished tree beside `root`, to be put in place by `commit_tree`; None: `root` is up to date.
+        staged: The finished tree beside `root`, to be put in place by `commit_tree`. None if `root` is up to date.
         rendered: Number of outputs made by the build that returned this value.
-        recorded_ns: When the ledger was saved, in nanoseconds since the epoch; None: unknown, or not saved yet. A file
-            of the right size that is older is what the ledger describes.
+        recorded_ns: When the ledger was saved, in nanoseconds since the epoch. None if unknown or not saved yet. A file
+            of the right size that is older is unchanged.
         lock: Held while `staged` is set: no other run builds this tree.
     """
 

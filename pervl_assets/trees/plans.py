@@ -73,7 +73,7 @@ class TreePlan:
         folder: The tree's root below `PERVL_DATA`.
         tasks: Which outputs are made from which members.
         render: Makes the outputs of a task from its members' bytes; a top-level function, because it runs in worker
-            processes. A `MemberError` or `ImageError` quarantines the outputs it has not returned yet.
+            processes. Outputs not yet yielded when it raises `MemberError` or `ImageError` are quarantined.
         rules: Version of the rules, part of every recipe; that of a benchmark's tree is its `TreeAsset.version`.
         finish: Makes further files (path to bytes) from the finished ledger.
         link: Whether every output is a copy of its one source member. It becomes a hard link to the source file, which

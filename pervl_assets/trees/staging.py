@@ -1,9 +1,9 @@
 """A folder made beside its target, kept across a kill, and exchanged with it whole.
 
 Beside the target `NAME`, while it is being made: `NAME.partial` (the files), `NAME.partial.jsonl` (the journal: one
-ledger row per finished file, written after its bytes; its lock is the tree's) and, where the file system cannot
-exchange two folders in one step, `NAME.partial-old` for the moment between two renames. A run that is killed or fails
-leaves the first two. The next run takes over the finished files, checked by hash, and removes both.
+ledger row per finished file, written after its bytes; its lock is the tree's) and, if the file system cannot exchange
+two folders in one step, `NAME.partial-old` for the moment between two renames. A run that is killed or fails leaves the
+first two. The next run reuses the finished files, checked by hash, and removes both.
 """
 
 import ctypes
@@ -33,7 +33,7 @@ class Staging:
         self._retired = self.target.with_name(self.target.name + PARTIAL + "-old")
 
     def lock(self) -> Lock:
-        """Lock the tree, from the first look at it to the swap.
+        """Lock the tree, from reading it to the swap.
 
         Raises:
             WriteError: Another run is building this tree, or nothing can be written here.
@@ -41,7 +41,7 @@ class Staging:
         return Lock(self.journal, f"building {self.target}")
 
     def identify_target(self) -> tuple[int, int] | None:
-        """Return device and inode of the target, which a swap changes; None: it does not exist."""
+        """Return device and inode of the target, which a swap changes, or None if it does not exist."""
         try:
             stat = self.target.stat()
         except OSError:
@@ -66,11 +66,11 @@ class Staging:
         return rows  # type: ignore[return-value]
 
     def has_leftovers(self) -> bool:
-        """Return whether a run is at work here, or was killed."""
+        """Return whether a run is building this tree, or was killed."""
         return any(path.exists() for path in (self.folder, self.journal, self._retired))
 
     def tidy(self) -> None:
-        """Remove what a killed run left, unless another run is at work here."""
+        """Remove the leftovers of a killed run, unless another run is building this tree."""
         if self.has_leftovers():
             try:
                 lock = self.lock()
@@ -81,7 +81,7 @@ class Staging:
             lock.release()
 
     def keep(self, path: str) -> None:
-        """Take over a file of the old tree, without copying it where the file system has hard links."""
+        """Reuse a file of the old tree, as a hard link if the file system has them."""
         link_or_copy(self.folder / path, self.target / path)
 
     def prune(self, wanted: Iterable[str]) -> None:
@@ -131,7 +131,7 @@ def create_file(file: Path, data: bytes) -> None:
 
 
 def link(file: Path, source: Path) -> os.stat_result | None:
-    """Make `file` a hard link to `source` and return its status; None: the file system has no links, or is another one.
+    """Make `file` a hard link to `source` and return its status, or None if the file system cannot link them.
 
     Raises:
         WriteError: No permission, or no space left.

@@ -68,7 +68,7 @@ def test_openais_weights_need_quickgelu(tiny_clip, tiny_name, tmp_path):
     path = save(tiny_clip.state_dict(), tmp_path / "openai.pt", "openai")
     with pytest.raises(CheckpointError, match=r"QuickGELU, which Tiny does not use(.|\n)*Tiny-quickgelu"):
         load_encoder("Tiny", path, "cpu", None)
-    with pytest.raises(CheckpointError, match=r"another activation(.|\n)*ViT-B-32-quickgelu"):
+    with pytest.raises(CheckpointError, match=r"a different activation(.|\n)*ViT-B-32-quickgelu"):
         find_checkpoint("ViT-B-32", "openai")
 
 

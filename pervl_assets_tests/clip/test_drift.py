@@ -117,7 +117,7 @@ def test_images_that_left_the_archive_or_are_others_now_are_not_compared():
     found, severity = compare_vectors(stored, again)
     assert (found.passed, severity, found.numbers["probed"]) == (False, "warning", 27)
     assert found.numbers["largest_difference"] == 0.0
-    for row, reason in enumerate(("not in the archive", "another image in the archive now", "CRC")):
+    for row, reason in enumerate(("not in the archive", "the archive holds a different image now", "CRC")):
         assert f"{IDS[row]}: {reason}" in found.text
 
 
