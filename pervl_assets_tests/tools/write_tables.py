@@ -17,6 +17,7 @@ import dagster as dg
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.core.tables import TableSchema
 from pervl_assets.definitions import build_definitions
+from pervl_assets.defs.checks import SUMS_HOLD
 from pervl_assets.io_managers import find_io_managers
 from pervl_assets.settings import Settings, get_variable
 
@@ -80,7 +81,9 @@ def describe_asset(graph: Any, key: dg.AssetKey) -> Iterable[str]:
     }
     yield from (f"- {label}: {text}" for label, text in facts.items() if text)
     schema = node.metadata.get("dagster/column_schema")
-    if schema is not None:
+    if schema is not None and key.path[-1].endswith("_features"):
+        yield "- columns: [features](README.md#features)"
+    elif schema is not None:
         yield ""
         yield from make_table(
             ["column", "type", "holds"],
@@ -93,10 +96,10 @@ def describe_asset(graph: Any, key: dg.AssetKey) -> Iterable[str]:
 
 
 def describe_checks(graph: Any, keys: Collection[dg.AssetKey]) -> Iterable[str]:
-    """Describe the checks of some assets. A check that several assets share has one row."""
+    """Describe the checks of some assets, except `sums_hold`, which every asset has. Assets share the row of a check."""
     described: dict[tuple[str, str], list[str]] = {}
     for check in sorted(graph.asset_check_keys):
-        if check.asset_key in keys:
+        if check.asset_key in keys and check.name != SUMS_HOLD:
             description = graph.get_check_spec(check).description or ""
             described.setdefault((_name_check(graph, check), description), []).append(check.asset_key.path[-1])
     rows = [[name, description, ", ".join(map(_code, of))] for (name, description), of in sorted(described.items())]
