@@ -1,7 +1,3 @@
-"""The PerVL benchmark as software-defined Dagster assets.
-
-Holds nothing but this docstring and the version: import what you need from the layers
-(`core`, `benchmarks`, `inversion`, `demo`, `io_managers`, `defs`) or load `pervl_assets.definitions`.
-"""
+"""The PerVL benchmark as Dagster assets. See `docs/architecture.md` for the rooms of this package."""
 
 __version__ = "0.1.0"

@@ -20,13 +20,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from dotenv import dotenv_values
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from pervl_assets.benchmarks.benchmark import SplitRule
+from pervl_assets.benchmarks.benchmark import SplitMode
 from pervl_assets.clip.checkpoints import parse_encoders
 from pervl_assets.clip.passport import DEVICES, Precision, is_device
-from pervl_assets.clip.preprocessing import PreprocessingRule
+from pervl_assets.clip.preprocessing import PreprocessingMode
 from pervl_assets.core.errors import PervlError
 from pervl_assets.demo import TINY_CLIP
-from pervl_assets.inversion.open_images import NamesRule
+from pervl_assets.inversion.open_images import NamesMode
 
 Profile = Literal["demo", "full"]
 Executor = Literal["in_process", "multiprocess"]
@@ -144,7 +144,7 @@ class Settings(BaseModel):
         "precision in which CLIP encodes: `fp32`, `fp16`, `bf16`",
         "fp16 on CUDA, as upstream's CLIP; fp32 on a CPU",
     )
-    preprocessing: PreprocessingRule = _setting(
+    preprocessing: PreprocessingMode = _setting(
         "upstream",
         "how images are prepared for CLIP. `upstream`: shorter side to 300, centre crop 224; `model`: as the model was "
         "published, any square size",
@@ -159,10 +159,10 @@ class Settings(BaseModel):
         most=4096,
     )
     top_objects: int = _setting(_by_profile(30, 1000), "number of the most common objects that are classes", most=10**9)
-    openimages_names: NamesRule = _setting(
-        "csv", "how OpenImages names are read. `csv`: parsed as CSV; `upstream`: by upstream's own rule"
+    openimages_names: NamesMode = _setting(
+        "csv", "how OpenImages names are read. `csv`: parsed as CSV; `upstream`: split at commas, as upstream does"
     )
-    splits: SplitRule = _setting(
+    splits: SplitMode = _setting(
         "official",
         "splits of the benchmarks. `official`: as published; `scene_disjoint`: PerVL-YTVOS validation without the "
         "three concepts whose scenes are in test too",

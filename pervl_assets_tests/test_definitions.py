@@ -127,7 +127,7 @@ import polars as pl
 from pervl_assets.archives.annotations import read_csv
 from pervl_assets.archives.inputs import ArchiveSpec
 from pervl_assets.benchmarks.benchmark import Benchmark, TableAsset, TreeAsset
-from pervl_assets.trees.contact_sheet import SheetRules
+from pervl_assets.trees.contact_sheet import SheetRoles
 from pervl_assets.core.tables import Column, TableSchema
 from pervl_assets.trees.build import RenderTask, Output, Rendered, TreePlan
 
@@ -175,7 +175,7 @@ BENCHMARK = Benchmark(
             source="pet_photos",
             folder=lambda split: "pets/portraits",
             plan=plan_portraits,
-            sheet=SheetRules(few_shot="portrait", evaluation=()),
+            sheet=SheetRoles(few_shot="portrait", evaluation=()),
             facts={None: {"portrait": 2}},
         ),
     ),

@@ -85,7 +85,7 @@ def fetch_file(
     check: Callable[[Path], None] = lambda path: None,
     attempts: int = ATTEMPTS,
     sleep: Callable[[float], None] = time.sleep,
-    report: _Report = lambda done, total: None,
+    on_progress: _Report = lambda done, total: None,
 ) -> Fetched:
     """Bring `target` to the content of `url`, transferring as few bytes as possible.
 
@@ -98,7 +98,7 @@ def fetch_file(
         check: Checks the downloaded file before it is moved into place, and raises its faults.
         attempts: Failures in a row, without progress, that end the download.
         sleep: Waits; tests replace it.
-        report: Called now and then with bytes received and their total, None while it is not known.
+        on_progress: Called now and then with bytes received and their total, None while it is not known.
 
     Returns:
         The result. If the server cannot be reached and an earlier download is at `target`, that one is kept.
@@ -114,7 +114,7 @@ def fetch_file(
         return Fetched("by_hand", None)
     if record is not None and record.sha256 == sha256:
         return Fetched("unchanged", record)
-    download = _Download(url, target, client, record, report)
+    download = _Download(url, target, client, record, on_progress)
     try:
         with explain_write_errors(target):
             is_new = download.run(attempts, sleep)
@@ -179,9 +179,12 @@ def _choose_pause(error: Exception, failures: int) -> float:
 class _Download:
     """A file that is being downloaded: received bytes stay in `NAME.partial` until it is whole."""
 
-    def __init__(self, url: str, target: Path, client: httpx.Client, record: Record | None, report: _Report) -> None:
+    def __init__(
+        self, url: str, target: Path, client: httpx.Client, record: Record | None, on_progress: _Report
+    ) -> None:
         self.partial, self.received = target.with_name(target.name + PARTIAL), 0
-        self._url, self._target, self._client, self._record, self._report = url, target, client, record, report
+        self._url, self._target, self._client = url, target, client
+        self._record, self._on_progress = record, on_progress
         self._version: dict[str, str] = {}
         self._version_file = target.with_name(f"{target.name}{PARTIAL}.json")
         self._lock: Lock | None = None
@@ -312,7 +315,7 @@ class _Download:
                 file.write(block)
                 done += len(block)
                 self.received += len(block)
-                self._report(done, total)
+                self._on_progress(done, total)
         if total is not None and done != total:
             if done > total:
                 self.drop()

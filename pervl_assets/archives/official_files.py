@@ -110,11 +110,11 @@ def fetch_files(
     client: httpx.Client,
     *,
     attempts: int = ATTEMPTS,
-    report: Callable[[str], None] = lambda line: None,
+    on_progress: Callable[[str], None] = lambda line: None,
 ) -> FilesReport:
     """Bring `folder` to exactly the manifest's files: right ones stay, the rest is downloaded and its sha256 checked.
 
-    The records of downloads are stored beside the folder. `report` is called with one line per downloaded file.
+    The records of downloads are stored beside the folder. `on_progress` is called with one line per downloaded file.
 
     Raises:
         MissingInputError: The server cannot be reached, does not have a file, or sends another one; all are named.
@@ -130,7 +130,7 @@ def fetch_files(
         except MissingInputError as error:
             failures.append(f"{file.path}: {error.problem}")
             continue
-        report(f"downloaded {file.path} ({file.bytes:,} bytes, {file.rows:,} rows)")
+        on_progress(f"downloaded {file.path} ({file.bytes:,} bytes, {file.rows:,} rows)")
     if failures:
         raise MissingInputError(
             f"{len(failures)} of {len(wanted)} annotation files could not be downloaded from {manifest.base_url}.",

@@ -10,11 +10,11 @@ import polars as pl
 from pervl_assets.archives.inputs import ArchiveSpec
 from pervl_assets.core.checks import Check
 from pervl_assets.core.tables import TableSchema
-from pervl_assets.trees.contact_sheet import SheetRules
+from pervl_assets.trees.contact_sheet import SheetRoles
 from pervl_assets.trees.ledger import FolderTree
 from pervl_assets.trees.plans import TreePlan
 
-SplitRule = Literal["official", "scene_disjoint"]
+SplitMode = Literal["official", "scene_disjoint"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class TableAsset:
         paper: How these differ from the paper, in a sentence.
         checks: Further checks of the table.
         variants: Other ways to read it, by the value of `PERVL_SPLITS` that selects them.
-        rule: The rule that defines its content, and the rule's source; for its page, after *Rule:*.
+        source_note: What defines its content, and where that is from; on its page, after *Source:*.
     """
 
     name: str
@@ -44,7 +44,7 @@ class TableAsset:
     paper: str = ""
     checks: tuple[Check[pl.DataFrame], ...] = ()
     variants: Mapping[str, Callable[[Path], pl.DataFrame]] = field(default_factory=dict)
-    rule: str = ""
+    source_note: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,14 @@ class TreeAsset:
         folder: Its root below `PERVL_DATA`, by split (None for an unpartitioned tree).
         plan: All its files, from the tables (by name) and the split.
         sheet: Files shown on the contact sheet.
-        facts: Outputs by rule under the official annotations, by split (None for an unpartitioned tree).
+        facts: Outputs by role under the official annotations, by split (None for an unpartitioned tree).
         checks: Further checks of the tree.
         name_classes: Class of every concept, from the tables (by name).
         describe: Facts about a concept for its preview, as label and text, from the tables (by name).
         label_images: Adds `split` and `caption` (String, null if there is none) to a frame with the columns `concept`
             and `image` (file name), one row per image; from the tables (by name).
-        rule: The rule that defines its content, and the rule's source; for its page, after *Rule:*.
-        version: Of its rendering. Raise it when the same input must give other bytes, so that every file is rendered
+        source_note: What defines its content, and where that is from. Shown on its page after *Source:*.
+        version: Raise it when the same input must give different bytes, so that every file is rendered
             again. It is part of the recipe of each file and of the asset's code version.
     """
 
@@ -78,7 +78,7 @@ class TreeAsset:
     source: str
     folder: Callable[[str | None], str]
     plan: Callable[[Mapping[str, pl.DataFrame], str | None], TreePlan]
-    sheet: SheetRules
+    sheet: SheetRoles
     facts: Mapping[str | None, Mapping[str, int]] = field(default_factory=dict)
     checks: tuple[Check[FolderTree], ...] = ()
     name_classes: Callable[[Mapping[str, pl.DataFrame]], Mapping[str, str]] = lambda tables: {}
@@ -86,7 +86,7 @@ class TreeAsset:
     label_images: Callable[[Mapping[str, pl.DataFrame], pl.DataFrame], pl.DataFrame] = lambda tables, images: (
         images.with_columns(split=pl.lit(None, pl.String), caption=pl.lit(None, pl.String))
     )
-    rule: str = ""
+    source_note: str = ""
     version: int = 1
 
 

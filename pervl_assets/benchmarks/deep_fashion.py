@@ -15,9 +15,9 @@ from pervl_assets.benchmarks.deep_fashion_views import plan_concon_chi, plan_ima
 from pervl_assets.core.pixels import measure_image
 from pervl_assets.core.tables import Column, TableSchema
 from pervl_assets.trees.checks import check_roles_apart
-from pervl_assets.trees.contact_sheet import SheetRules
+from pervl_assets.trees.contact_sheet import SheetRoles
 from pervl_assets.trees.plans import Output, Rendered, RenderTask, TreePlan
-from pervl_assets.trees.views import EVALUATION, FEW_SHOT, IMAGE_FOLDER_RULE
+from pervl_assets.trees.views import EVALUATION, FEW_SHOT, IMAGE_FOLDER_NOTE
 from pervl_assets.upstream import cite_script
 
 SPLITS: Final = ("validation", "test")
@@ -226,7 +226,7 @@ _describe_view: Final = partial(
     _describe_tree,
     splits=(),
     source="personalized",
-    sheet=SheetRules(FEW_SHOT, (EVALUATION,)),
+    sheet=SheetRoles(FEW_SHOT, (EVALUATION,)),
     facts={None: {FEW_SHOT: 1314, EVALUATION: 450}},
 )
 _LINKED: Final = "Hard links to the files of `personalized`, which need almost no space."
@@ -263,7 +263,7 @@ BENCHMARK: Final = Benchmark(
                 for name, count in {"validation": 229, "test": 221, "shortened": 653, "detailed": 653}.items()
             }
             | {"concepts": 100},
-            rule="the four caption files in file order. `image` is the last part of `image_name`, as in "
+            source_note="the four caption files in file order. `image` is the last part of `image_name`, as in "
             f"{cite_script(_PREPARE, 'C4')}. The split of shortened and detailed captions is that of their item.",
         ),
         TableAsset(
@@ -278,8 +278,8 @@ BENCHMARK: Final = Benchmark(
                 "validation few-shot images": 661,
                 "test few-shot images": 653,
             },
-            rule="in `<split>_fsl_train.txt` a line `codes_infer/<pair_id>:` starts an item, and `.jpg` lines below it "
-            f"are its images, as in {cite_script(_PREPARE, 'C2, C3')}. A header without `:` is an error.",
+            source_note="in `<split>_fsl_train.txt` a line `codes_infer/<pair_id>:` starts an item, and `.jpg` lines "
+            f"below it are its images, as in {cite_script(_PREPARE, 'C2, C3')}. A header without `:` is an error.",
         ),
     ),
     trees=(
@@ -290,27 +290,28 @@ BENCHMARK: Final = Benchmark(
             source="deep_fashion2_train",
             folder=_locate_personalized,
             plan=plan_personalized,
-            sheet=SheetRules("few_shot_copy", ("evaluation_copy",)),
+            sheet=SheetRoles("few_shot_copy", ("evaluation_copy",)),
             facts={
                 "validation": {"few_shot_copy": 661, "evaluation_copy": 229},
                 "test": {"few_shot_copy": 653, "evaluation_copy": 221},
             },
             checks=(check_roles_apart("few_shot_copy", "evaluation_copy"),),
-            rule=f"as in {cite_script(_PREPARE, 'C1, C4')}: files byte for byte, the few-shot images of an item in "
-            "`codes_infer/<pair_id>/`, the images of all captions of the split in `eval/test/`, 1 to 5 per item.",
+            source_note=f"as in {cite_script(_PREPARE, 'C1, C4')}: files byte for byte, the few-shot images of an "
+            "item in `codes_infer/<pair_id>/`, the images of all captions of the split in `eval/test/`, 1 to 5 per "
+            "item.",
         ),
         _describe_view(
             name="concon_chi_view",
             description="The `dataset_root` of ConCon-Chi: both splits, captions, and the order of the concepts. "
             f"{_LINKED}",
-            rule="the folder that [ConCon-Chi](https://github.com/hsp-iit/concon-chi_benchmark) reads.",
+            source_note="the folder that [ConCon-Chi](https://github.com/hsp-iit/concon-chi_benchmark) reads.",
             folder=lambda _: "views/concon_chi",
             plan=lambda tables, _: plan_concon_chi(tables, _plan_sources(tables)),
         ),
         _describe_view(
             name="polar_view",
             description=f"The `--data_path` of POLAR: images of both splits and annotations. {_LINKED}",
-            rule="the folder that [POLAR](https://github.com/adobe-research/polar-vl) reads.",
+            source_note="the folder that [POLAR](https://github.com/adobe-research/polar-vl) reads.",
             folder=lambda _: "views/polar",
             plan=lambda tables, _: plan_polar(tables, _plan_sources(tables)),
         ),
@@ -320,7 +321,7 @@ BENCHMARK: Final = Benchmark(
             f"{_LINKED}",
             splits=SPLITS,
             facts={"validation": {FEW_SHOT: 661, EVALUATION: 229}, "test": {FEW_SHOT: 653, EVALUATION: 221}},
-            rule=IMAGE_FOLDER_RULE,
+            source_note=IMAGE_FOLDER_NOTE,
             folder=lambda split: f"views/imagefolder/deep_fashion/{split}",
             plan=lambda tables, split: plan_images(tables, split, plan_personalized(tables, split)),
         ),

@@ -43,7 +43,7 @@ def plan_concon_chi(tables: Mapping[str, pl.DataFrame], sources: Mapping[str, Tr
         return texts
 
     files = (
-        (member, Output(f"{folders[split]}/{output.path}", output.concept, _ROLES[output.rule]))
+        (member, Output(f"{folders[split]}/{output.path}", output.concept, _ROLES[output.role]))
         for split, member, output in _iterate_sources(sources)
     )
     return plan_view("views/concon_chi", files, write_texts)
@@ -60,7 +60,7 @@ def plan_polar(tables: Mapping[str, pl.DataFrame], sources: Mapping[str, TreePla
     """
     _check_annotations(tables, sources)
     files = (
-        (member, Output(f"train/image/{PurePosixPath(output.path).name}", output.concept, _ROLES[output.rule]))
+        (member, Output(f"train/image/{PurePosixPath(output.path).name}", output.concept, _ROLES[output.role]))
         for _, member, output in _iterate_sources(sources)
     )
     return plan_view("views/polar", files, lambda ledger: write_annotations(tables, ledger))

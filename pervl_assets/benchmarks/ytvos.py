@@ -21,9 +21,9 @@ from pervl_assets.core.errors import AnnotationError, name_some
 from pervl_assets.core.pixels import ImageError, decode_frame, decode_mask, encode_jpeg, encode_mask
 from pervl_assets.trees.boxes import Box, draw_band, find_box, grow_box, tight_region
 from pervl_assets.trees.checks import BOXES_INSIDE, check_roles_apart
-from pervl_assets.trees.contact_sheet import SheetRules
+from pervl_assets.trees.contact_sheet import SheetRoles
 from pervl_assets.trees.plans import Output, Quarantined, Rendered, RenderTask, TreePlan, copy_member
-from pervl_assets.trees.views import EVALUATION, FEW_SHOT, IMAGE_FOLDER_RULE, plan_image_folder
+from pervl_assets.trees.views import EVALUATION, FEW_SHOT, IMAGE_FOLDER_NOTE, plan_image_folder
 from pervl_assets.upstream import PAPER, RETRIVAL_SETS, cite_script
 
 _BAND_COLOUR: Final = (255, 255, 0)
@@ -74,24 +74,24 @@ def _render_frame(task: RenderTask, blobs: list[bytes]) -> Iterator[Rendered | Q
         instance = int(output.params[0])
         mask, box = masks[instance], boxes[instance]
         try:
-            yield Rendered(output, _render(output.rule, pixels, mask, box, whole_frame), box, width, height)
+            yield Rendered(output, _render(output.role, pixels, mask, box, whole_frame), box, width, height)
         except ImageError as error:
             yield Quarantined(output, str(error))
 
 
 def _count_rows(task: RenderTask, boxes: Mapping[int, Box | None]) -> int | None:
     """Return the number of pixel rows of the frame that are needed; None for all."""
-    if any(output.rule != "few_shot_crop" for output in task.outputs):
+    if any(output.role != "few_shot_crop" for output in task.outputs):
         return None
     return max((box.y1 for box in boxes.values() if box), default=None)
 
 
 def _render(
-    rule: str, pixels: NDArray[np.uint8], mask: NDArray[np.bool_], box: Box | None, whole_frame: Callable[[], bytes]
+    role: str, pixels: NDArray[np.uint8], mask: NDArray[np.bool_], box: Box | None, whole_frame: Callable[[], bytes]
 ) -> bytes:
     if box is None:
         raise ImageError("the mask does not contain this instance")  # upstream rule A10
-    match rule:
+    match role:
         case "evaluation_frame":
             return whole_frame()
         case "evaluation_mask":
@@ -103,7 +103,7 @@ def _render(
         case "retrieval_crop":
             region = grow_box(box, pixels.shape[1], pixels.shape[0])
         case _:
-            raise ValueError(f"No rule {rule!r}.")
+            raise ValueError(f"No role {role!r}.")
     crop = region.cut(pixels)
     if not crop.size:  # upstream rule A9
         raise ImageError(f"the mask is one pixel wide or high, so the crop is empty: box {list(box)}")
@@ -207,9 +207,9 @@ BENCHMARK: Final = Benchmark(
             },
             paper="The paper counts 251 test concepts; its published annotations have 252.",
             checks=(annotations.SCENES_APART,),
-            rule=f"a concept is an entry of `{annotations.CONCEPTS_FILE}`, named `<class>_<scene>_<instance>` with ids "
-            f"kept as text, as in {cite_script(_PREPARE, 'A16')}; its split is that of the caption file with its name. "
-            f"{PAPER} splits by scene.",
+            source_note=f"a concept is an entry of `{annotations.CONCEPTS_FILE}`, named `<class>_<scene>_<instance>` "
+            f"with ids kept as text, as in {cite_script(_PREPARE, 'A16')}; its split is that of the caption file with "
+            f"its name. {PAPER} splits by scene.",
             variants={"scene_disjoint": annotations.read_disjoint_concepts},
         ),
         TableAsset(
@@ -221,8 +221,8 @@ BENCHMARK: Final = Benchmark(
             {"validation captions": 246, "test captions": 252, "validation images": 246, "test images": 252},
             paper="The paper counts 251 test concepts; its published annotations have captions of 252.",
             variants={"scene_disjoint": annotations.read_disjoint_captions},
-            rule="the caption files in file order, validation first. The concept is `image_name` up to its last `_`, "
-            f"as in {cite_script(_SPLIT, 'B3')}.",
+            source_note="the caption files in file order, validation first. The concept is `image_name` up to its "
+            f"last `_`, as in {cite_script(_SPLIT, 'B3')}.",
         ),
     ),
     trees=(
@@ -234,7 +234,7 @@ BENCHMARK: Final = Benchmark(
             source="youtube_vos_train",
             folder=lambda _: "youtube_vos/ytvos_PerVL/fsl_seg",
             plan=plan_fsl_seg,
-            sheet=SheetRules("few_shot_crop", ("evaluation_frame", "retrieval_crop"), "evaluation_mask"),
+            sheet=SheetRoles("few_shot_crop", ("evaluation_frame", "retrieval_crop"), "evaluation_mask"),
             facts={
                 None: {
                     "few_shot_crop": 5989,
@@ -242,11 +242,11 @@ BENCHMARK: Final = Benchmark(
                 }
             },
             checks=(check_roles_apart("few_shot_crop", "evaluation_frame"), BOXES_INSIDE),
-            rule=f"as in {cite_script(_PREPARE, 'A1 to A15')}. Pixels as Pillow decodes them, without EXIF orientation "
-            "or ICC. The mask is where the palette index equals the instance. Its box is the lowest and highest x and "
-            "y in pixels, inclusive. Few-shot crop: rows `y0:y1`, columns `x0:x1`, without the last of each. Retrieval "
-            "crop: the box enlarged by half its width and height on every side, clipped to the image, truncated to "
-            "whole pixels. JPEG quality 95, 4:2:0. Masks are 8-bit grey with values 0 and 1.",
+            source_note=f"as in {cite_script(_PREPARE, 'A1 to A15')}. Pixels as Pillow decodes them, without EXIF "
+            "orientation or ICC. The mask is where the palette index equals the instance. Its box is the lowest and "
+            "highest x and y in pixels, inclusive. Few-shot crop: rows `y0:y1`, columns `x0:x1`, without the last of "
+            "each. Retrieval crop: the box enlarged by half its width and height on every side, clipped to the image, "
+            "truncated to whole pixels. JPEG quality 95, 4:2:0. Masks are 8-bit grey with values 0 and 1.",
         ),
         _describe_tree(
             name="retrieval_set",
@@ -256,13 +256,14 @@ BENCHMARK: Final = Benchmark(
             source="fsl_seg",
             folder=_locate_retrieval_set,
             plan=plan_retrieval_set,
-            sheet=SheetRules("few_shot_copy", ("evaluation_copy",)),
+            sheet=SheetRoles("few_shot_copy", ("evaluation_copy",)),
             facts={
                 "validation": {"few_shot_copy": 2948, "evaluation_copy": 246},
                 "test": {"few_shot_copy": 3041, "evaluation_copy": 252},
             },
-            rule=f"as in {cite_script(_SPLIT, 'B1, B2')}: for every caption of the split, the few-shot crops of its "
-            "concept in `codes_infer/<concept>/` and the retrieval crop as `eval/test/<concept>.jpg`, byte for byte.",
+            source_note=f"as in {cite_script(_SPLIT, 'B1, B2')}: for every caption of the split, the few-shot crops "
+            "of its concept in `codes_infer/<concept>/` and the retrieval crop as `eval/test/<concept>.jpg`, byte for "
+            "byte.",
         ),
         _describe_tree(
             name="imagefolder_view",
@@ -273,9 +274,9 @@ BENCHMARK: Final = Benchmark(
             source="retrieval_set",
             folder=lambda split: f"views/imagefolder/ytvos/{split}",
             plan=plan_images,
-            sheet=SheetRules(FEW_SHOT, (EVALUATION,)),
+            sheet=SheetRoles(FEW_SHOT, (EVALUATION,)),
             facts={"validation": {FEW_SHOT: 2948, EVALUATION: 246}, "test": {FEW_SHOT: 3041, EVALUATION: 252}},
-            rule=IMAGE_FOLDER_RULE,
+            source_note=IMAGE_FOLDER_NOTE,
         ),
     ),
     paper="Cohen et al., 'This is my unicorn, Fluffy': Personalizing frozen vision-language representations, ECCV 2022",

@@ -89,7 +89,7 @@ def encode_image_shard(
     batch_size: int | None = None,
     chunk_size: int = CHUNK,
     workers: int | None = None,
-    report: Callable[[EncodeProgress], None] = lambda progress: None,
+    on_progress: Callable[[EncodeProgress], None] = lambda progress: None,
 ) -> Features:
     """Encode the images of a shard, except those that were encoded before.
 
@@ -108,7 +108,7 @@ def encode_image_shard(
         batch_size: Images in one forward pass; None for the value of `BATCHES`.
         chunk_size: Images in one chunk.
         workers: See `decode_images`; at most one where the CPU itself encodes.
-        report: Called after every batch.
+        on_progress: Called after every batch.
 
     Returns:
         Features in the order of `images`; images that are missing or cannot be used are in `rejected`.
@@ -127,7 +127,7 @@ def encode_image_shard(
         finished = _find_finished(chunks, work)
         if pending := {file: chunk for file, chunk in chunks.items() if file not in finished}:
             encoder = _load_as_described(load_encoder, passport)
-            meter = _Meter(len(names), len(names) - sum(map(len, pending.values())), report)
+            meter = _Meter(len(names), len(names) - sum(map(len, pending.values())), on_progress)
             _encode_chunks(pending, names, members, encoder, batch_size or BATCHES[passport.device], workers, meter)
         saved = map(read_features, chunks)  # one at a time in memory
         features = _assemble(list(names), passport, itertools.chain([kept], saved))
@@ -266,8 +266,8 @@ def _assemble(ids: Sequence[str], passport: EmbeddingPassport, parts: Iterable[F
 class _Meter:
     """Counts images, and measures waiting and encoding."""
 
-    def __init__(self, total: int, done: int, report: Callable[[EncodeProgress], None]) -> None:
-        self._total, self._done, self._report = total, done, report
+    def __init__(self, total: int, done: int, on_progress: Callable[[EncodeProgress], None]) -> None:
+        self._total, self._done, self._on_progress = total, done, on_progress
         self._start, self._before = time.perf_counter(), done
         self._waiting = self._encoding = 0.0
 
@@ -287,5 +287,5 @@ class _Meter:
         self._encoding += now - start
         whole = now - self._start
         rate = (self._done - self._before) / whole
-        self._report(EncodeProgress(self._done, self._total, rate, self._waiting / whole, self._encoding / whole))
+        self._on_progress(EncodeProgress(self._done, self._total, rate, self._waiting / whole, self._encoding / whole))
         return vectors

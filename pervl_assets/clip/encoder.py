@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pervl_assets.clip.checkpoints import Checkpoint, fill_model, find_checkpoint, read_weights
 from pervl_assets.clip.passport import EmbeddingPassport, Precision
-from pervl_assets.clip.preprocessing import UPSTREAM, Preprocessing, PreprocessingRule, choose_preprocessing
+from pervl_assets.clip.preprocessing import UPSTREAM, Preprocessing, PreprocessingMode, choose_preprocessing
 from pervl_assets.core.errors import CheckpointError, PervlError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def choose_device(device: str) -> str:
 
 
 def describe_encoder(
-    model: str, pretrained: str, device: str, precision: Precision | None, preprocessing: PreprocessingRule = "upstream"
+    model: str, pretrained: str, device: str, precision: Precision | None, preprocessing: PreprocessingMode = "upstream"
 ) -> EmbeddingPassport:
     """Return the passport of the encoder that `load_encoder` would load, without loading it. Notes are unset.
 
@@ -65,11 +65,11 @@ def describe_encoder(
 
 
 def _describe(
-    model: str, pretrained: str, device: str, precision: Precision | None, rule: PreprocessingRule
+    model: str, pretrained: str, device: str, precision: Precision | None, mode: PreprocessingMode
 ) -> tuple[Checkpoint, Preprocessing, EmbeddingPassport]:
     checkpoint = find_checkpoint(model, pretrained)
     vision = checkpoint.config.get("vision_cfg", {})
-    chosen = choose_preprocessing(rule, checkpoint.model, vision, checkpoint.preprocessing)
+    chosen = choose_preprocessing(mode, checkpoint.model, vision, checkpoint.preprocessing)
     kind: Literal["cpu", "cuda"] = "cuda" if choose_device(device).startswith("cuda") else "cpu"
     passport = EmbeddingPassport(
         model=checkpoint.model,
@@ -87,7 +87,7 @@ def _describe(
 
 
 def load_encoder(
-    model: str, pretrained: str, device: str, precision: Precision | None, preprocessing: PreprocessingRule = "upstream"
+    model: str, pretrained: str, device: str, precision: Precision | None, preprocessing: PreprocessingMode = "upstream"
 ) -> "ClipEncoder":
     """Load a CLIP with its weights and tokenizer onto a device. Arguments as of `describe_encoder`.
 
@@ -202,7 +202,7 @@ _last: "tuple[EmbeddingPassport, str, ClipEncoder] | None" = None
 
 
 def reuse_encoder(
-    model: str, pretrained: str, device: str, precision: Precision | None, preprocessing: PreprocessingRule = "upstream"
+    model: str, pretrained: str, device: str, precision: Precision | None, preprocessing: PreprocessingMode = "upstream"
 ) -> "ClipEncoder":
     """Return the encoder that this process loaded last if its passport and device are these; else load it.
 
@@ -276,7 +276,7 @@ class ClipEncoder:
         self,
         texts: list[str],
         batch_size: int = TEXT_BATCH,
-        report: Callable[[int, int], None] = lambda done, total: None,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> npt.NDArray[np.float32]:
         """Encode texts, `batch_size` at a time.
 
@@ -285,7 +285,7 @@ class ClipEncoder:
         Args:
             texts: Any number of texts.
             batch_size: Texts in one forward pass.
-            report: Called after every batch with the number of different texts done and their total.
+            on_progress: Called after every batch with the number of different texts done and their total.
 
         Returns:
             Vectors, float32 of shape (M, D).
@@ -312,7 +312,7 @@ class ClipEncoder:
         batches = []
         for start in range(0, len(tokens), batch_size):
             batches.append(self._encode(tokens[start : start + batch_size], forward))
-            report(min(start + batch_size, len(tokens)), len(tokens))
+            on_progress(min(start + batch_size, len(tokens)), len(tokens))
         return np.concatenate(batches)[rows.ravel()]
 
     def _move(self, tensor: "torch.Tensor") -> "torch.Tensor":

@@ -217,10 +217,10 @@ def merge_features(shards: Sequence[Features]) -> Features:
 
 
 def encode_names(
-    encoder: ClipEncoder, names: list[str], report: Callable[[int, int], None] = lambda done, total: None
+    encoder: ClipEncoder, names: list[str], on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Features:
     """Encode names in the prompt `This is a photo of a `; ids are the names."""
-    vectors = encoder.encode_texts([PROMPT + name for name in names], TEXT_BATCH, report)
+    vectors = encoder.encode_texts([PROMPT + name for name in names], TEXT_BATCH, on_progress)
     return Features(names, vectors, replace(encoder.passport, batch_size=TEXT_BATCH))
 
 
@@ -229,7 +229,7 @@ def update_names(
     passport: EmbeddingPassport,
     load_encoder: Callable[[], ClipEncoder],
     previous: Features | None = None,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Features:
     """Encode names, unless `previous` holds just these under the same passport; then no model is loaded.
 
@@ -241,8 +241,8 @@ def update_names(
         passport: The encoder's passport, from `describe_encoder`.
         load_encoder: Loads the encoder.
         previous: The features as they were stored last.
-        report: Called after every batch with the number of different texts done and their total.
+        on_progress: Called after every batch with the number of different texts done and their total.
     """
     if previous is not None and previous.passport == passport and previous.ids == names:
         return previous
-    return encode_names(load_encoder(), names, report)
+    return encode_names(load_encoder(), names, on_progress)

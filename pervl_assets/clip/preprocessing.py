@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, cast, get_args
 
 from pervl_assets.core.errors import CheckpointError
 
-PreprocessingRule = Literal["upstream", "model"]
+PreprocessingMode = Literal["upstream", "model"]
 Filter = Literal["bicubic", "bilinear"]
 _Triple = tuple[float, float, float]
 
@@ -23,7 +23,7 @@ class Preprocessing:
     """The steps of preparing an image: resize in its own mode, crop the centre, convert to RGB, scale, normalise.
 
     Attributes:
-        rule: `upstream` or `model`.
+        mode: `upstream` or `model`.
         resize: Length in pixels of the shorter side after resizing; of a squashed image, of both.
         crop: Side in pixels of the square cropped from the centre, the model's input.
         filter: Pillow's filter for resizing.
@@ -32,7 +32,7 @@ class Preprocessing:
         std: Divisor of the channels after that.
     """
 
-    rule: PreprocessingRule
+    mode: PreprocessingMode
     resize: int
     crop: int
     filter: Filter = "bicubic"
@@ -59,19 +59,19 @@ UPSTREAM: Final = Preprocessing("upstream", resize=300, crop=224)
 
 
 def choose_preprocessing(
-    rule: PreprocessingRule, model: str, vision: Mapping[str, Any], published: Mapping[str, Any]
+    mode: PreprocessingMode, model: str, vision: Mapping[str, Any], published: Mapping[str, Any]
 ) -> Preprocessing:
-    """Return the preprocessing of a rule for a model.
+    """Return the preprocessing of a mode for a model.
 
     Args:
-        rule: `upstream` is for models that take 224 x 224 pixels with CLIP's mean and deviation. `model` is what the
+        mode: `upstream` is for models that take 224 x 224 pixels with CLIP's mean and deviation. `model` is what the
             model was published with, as open_clip's `image_transform` does it for evaluation.
         model: The model's name, for messages.
         vision: The image tower's part of the model's architecture, as open_clip describes it.
         published: `mean`, `std`, `interpolation` and `resize_mode` published with the weights; OpenAI's where missing.
 
     Raises:
-        CheckpointError: The model takes other pixels than the rule's, or needs steps this project does not support.
+        CheckpointError: The model takes other pixels than the mode's, or needs steps this project does not support.
     """
     try:
         size = vision.get("image_size", UPSTREAM.crop)
@@ -82,7 +82,7 @@ def choose_preprocessing(
             f"The configuration of {model} has no usable image size, mean or deviation: {error}.",
             advice="Write image_size as one number or two, mean and std as one number or three.",
         ) from error
-    if rule != "model":
+    if mode != "model":
         if (width, height, mean, std) == (UPSTREAM.crop, UPSTREAM.crop, UPSTREAM.mean, UPSTREAM.std):
             return UPSTREAM
         raise CheckpointError(
@@ -91,14 +91,14 @@ def choose_preprocessing(
             advice="Set PERVL_PREPROCESSING=model, or choose a model trained on 224 x 224 pixels as OpenAI's CLIP was, "
             "e.g. ViT-B-32-quickgelu.",
         )
-    kernel, mode = published.get("interpolation") or "bicubic", published.get("resize_mode") or "shortest"
-    if width != height or kernel not in get_args(Filter) or mode not in ("shortest", "squash"):
+    kernel, resize_mode = published.get("interpolation") or "bicubic", published.get("resize_mode") or "shortest"
+    if width != height or kernel not in get_args(Filter) or resize_mode not in ("shortest", "squash"):
         raise CheckpointError(
-            f"{model} takes images of {width} x {height} pixels, resized by {mode!r} with {kernel!r}; this "
+            f"{model} takes images of {width} x {height} pixels, resized by {resize_mode!r} with {kernel!r}; this "
             "project supports squares, by 'shortest' or 'squash', with 'bicubic' or 'bilinear'.",
             advice="Choose another model, e.g. ViT-B-32-quickgelu.",
         )
-    return Preprocessing(rule, width, width, cast("Filter", kernel), mode == "squash", mean, std)
+    return Preprocessing(mode, width, width, cast("Filter", kernel), resize_mode == "squash", mean, std)
 
 
 def _read_triple(value: Any) -> _Triple | None:

@@ -145,7 +145,7 @@ def build_from_source(
     inputs: Mapping[str, Any],
 ) -> FolderTree:
     """Build a tree from its source (an archive or another tree), keeping the files of earlier runs that are right."""
-    plan = replace(tree.plan({name: inputs[name] for name in tree.tables}, split), rules=tree.version)
+    plan = replace(tree.plan({name: inputs[name] for name in tree.tables}, split), version=tree.version)
     previous: FolderTree | None = TreeIOManager(data=workspace.data).read_previous(context.asset_key, split)
     source = inputs["source"]
     if spec:
@@ -159,7 +159,7 @@ def build_from_source(
             workspace.root / plan.folder,
             previous=previous.ledger if previous else None,
             workers=workspace.workers,
-            report=report_progress(context),
+            on_progress=report_progress(context),
         )
 
 
@@ -167,10 +167,10 @@ def report_progress(context: dg.AssetExecutionContext) -> Callable[[int, int], N
     """Return a function that logs the progress every few seconds; each line is a commit to Dagster's database."""
     due = time.monotonic() + _LOG_SECONDS
 
-    def report(done: int, total: int) -> None:
+    def on_progress(done: int, total: int) -> None:
         nonlocal due
         if (now := time.monotonic()) >= due:
             due = now + _LOG_SECONDS
             context.log.info(f"{done:,} of {total:,} files done")
 
-    return report
+    return on_progress

@@ -48,7 +48,7 @@ def declare_benchmark_checks(
 
 def evaluate_checks(checks: Iterable[Check[Value]], value: Value) -> list[dg.AssetCheckResult]:
     """Evaluate every check on a value."""
-    return [report(check.name, check.evaluate(value), check.severity) for check in checks]
+    return [to_check_result(check.name, check.evaluate(value), check.severity) for check in checks]
 
 
 def evaluate_counts(counts: Mapping[str, int], official: Mapping[str, int], *, synthetic: bool) -> dg.AssetCheckResult:
@@ -60,10 +60,12 @@ def evaluate_counts(counts: Mapping[str, int], official: Mapping[str, int], *, s
         synthetic: Whether the inputs are the demo data, which has counts of its own.
     """
     found = compare_counts(counts, {} if synthetic else official)
-    return report(OFFICIAL_COUNTS, found, "warning", "The demo data has counts of its own: " if synthetic else "")
+    return to_check_result(
+        OFFICIAL_COUNTS, found, "warning", "The demo data has counts of its own: " if synthetic else ""
+    )
 
 
-def report(name: str | None, found: CheckResult, severity: Severity, before: str = "") -> dg.AssetCheckResult:
+def to_check_result(name: str | None, found: CheckResult, severity: Severity, before: str = "") -> dg.AssetCheckResult:
     """Return the result of a check as Dagster's, with all numbers and rows; `before` precedes its text."""
     rows = {} if found.rows is None else {"rows": found.rows}
     is_error = severity == "error"

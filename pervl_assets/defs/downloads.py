@@ -51,7 +51,7 @@ class Downloads(SettingsResource):
         if self.source != _OFFICIAL:
             manifest = replace(manifest, base_url=f"{self.source.rstrip('/')}/annotations/")
         with self.open_client() as client:
-            return fetch_files(folder, manifest, client, attempts=self.attempts, report=log)
+            return fetch_files(folder, manifest, client, attempts=self.attempts, on_progress=log)
 
     def fetch_input(self, spec: ArchiveSpec, root: Path, log: Callable[[str], None]) -> Fetched | None:
         """Bring a public input up to date; None: it is not public, downloads are off, or it exists unzipped.
@@ -79,7 +79,7 @@ class Downloads(SettingsResource):
                     client,
                     check=check,
                     attempts=self.attempts,
-                    report=_build_report(spec.title, log),
+                    on_progress=_build_report(spec.title, log),
                 )
             except MissingInputError as error:
                 raise MissingInputError(
@@ -98,10 +98,10 @@ def _build_report(title: str, log: Callable[[str], None]) -> Callable[[int, int 
     """Return a function that logs the progress of a large download, every 256 MB."""
     logged = 0
 
-    def report(done: int, total: int | None) -> None:
+    def on_progress(done: int, total: int | None) -> None:
         nonlocal logged
         if done >= logged + _REPORT_BYTES:
             logged = done
             log(f"{title}: {done / 1e6:,.0f}{f' of {total / 1e6:,.0f}' if total else ''} MB")
 
-    return report
+    return on_progress

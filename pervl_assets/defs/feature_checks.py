@@ -19,7 +19,7 @@ from pervl_assets.clip.features import Features, encode_names, merge_features
 from pervl_assets.core.errors import PervlError, SchemaError
 from pervl_assets.core.files import PARTIAL
 from pervl_assets.dagster_private import read_check_history
-from pervl_assets.defs.checks import FAILED_PARTITIONS, report
+from pervl_assets.defs.checks import FAILED_PARTITIONS, to_check_result
 from pervl_assets.defs.features import (
     GPU_TAGS,
     IMAGE_FEATURES,
@@ -86,7 +86,7 @@ def _build_ids_check(key: dg.AssetKey, shards: int) -> dg.AssetChecksDefinition:
             text = "; ".join(unreadable)
             result = make_check_result(None, passed=False, text=text, is_error=True, unreadable=len(unreadable))
         else:
-            result = report(None, found, "error")
+            result = to_check_result(None, found, "error")
         failed = [] if result.passed else name_shards(shards)
         return result._replace(metadata={**result.metadata, FAILED_PARTITIONS: dg.MetadataValue.json(failed)})
 
@@ -110,7 +110,7 @@ def _build_drift_check(key: dg.AssetKey, partitions: Sequence[str | None]) -> dg
                 text = "nothing is materialized, so there is nothing to encode again"
                 return make_check_result(None, passed=False, text=text)
             sample = take_sample(merge_features(samples))
-            return report(None, *compare_vectors(sample, _encode_again(sample, key, workspace, clip)))
+            return to_check_result(None, *compare_vectors(sample, _encode_again(sample, key, workspace, clip)))
         except PervlError as error:
             return make_check_result(None, passed=False, text=str(error), is_error=True)
 

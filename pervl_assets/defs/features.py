@@ -12,7 +12,7 @@ from pervl_assets.archives.members import open_members
 from pervl_assets.clip.drift import compare_vectors, take_sample
 from pervl_assets.clip.encode_images import EncodeProgress, encode_image_shard
 from pervl_assets.clip.features import Features, list_feature_columns, update_names
-from pervl_assets.defs.checks import report
+from pervl_assets.defs.checks import to_check_result
 from pervl_assets.defs.metadata import OWNERS
 from pervl_assets.defs.raw import RAW
 from pervl_assets.defs.resources import Clip, Workspace
@@ -96,7 +96,7 @@ def encode_images(
             previous=previous,
             batch_size=clip.batch_size,
             workers=workspace.workers,
-            report=progress,
+            on_progress=progress,
         )
     return FeaturesIOManager.describe(features, **progress.rates, **_describe_change(previous, features))
 
@@ -209,7 +209,7 @@ def _build_text_features(name: str, encoder: str | None = None) -> dg.AssetsDefi
         previous: Features | None = FeaturesIOManager(data=workspace.data).read_previous(key)
         texts, progress = names["name"].to_list(), _EncodingReport(context.log.info, name).count_names
         features = update_names(texts, clip.describe(encoder), lambda: clip.load(encoder), previous, progress)
-        checks = [report(_NAMES_AND_VECTORS, check_names(features, texts), "error")]
+        checks = [to_check_result(_NAMES_AND_VECTORS, check_names(features, texts), "error")]
         yield FeaturesIOManager.describe(features, checks=checks, **_describe_change(previous, features))
 
     return text_features

@@ -10,7 +10,7 @@ from pervl_assets.archives.inputs import RawArchive
 from pervl_assets.clip.features import Features
 from pervl_assets.clip.nearest import find_nearest_classes
 from pervl_assets.core.tables import TableSchema
-from pervl_assets.defs.checks import OFFICIAL_COUNTS, declare_checks, evaluate_checks, evaluate_counts, report
+from pervl_assets.defs.checks import OFFICIAL_COUNTS, declare_checks, evaluate_checks, evaluate_counts, to_check_result
 from pervl_assets.defs.features import INVERSION, TEXT_FEATURES, build_features
 from pervl_assets.defs.metadata import OWNERS, make_check_result
 from pervl_assets.defs.raw import RAW, build_raw_asset
@@ -147,7 +147,7 @@ def coco_object_classes(
     """
     classes = count_object_classes(coco_triplets, workspace.top_objects)
     number = check_class_number(classes, workspace.top_objects)
-    yield TableIOManager.describe(classes, checks=[report("as_many_as_asked_for", number, "warning")])
+    yield TableIOManager.describe(classes, checks=[to_check_result("as_many_as_asked_for", number, "warning")])
 
 
 @_table_asset(
@@ -169,7 +169,7 @@ def coco_object_sentences(
     sentence without the name is unchanged.
     """
     sentences = collect_object_sentences(coco_triplets, coco_object_classes)
-    sums = report("counts_add_up", check_class_sums(coco_object_classes, sentences), "error")
+    sums = to_check_result("counts_add_up", check_class_sums(coco_object_classes, sentences), "error")
     yield TableIOManager.describe(sentences, checks=[sums], images=sentences["image_id"].n_unique())
 
 
@@ -216,7 +216,7 @@ def openimages_classes(
             *evaluate_checks([REPEATED_NAMES], names["name"].to_list()),
             evaluate_counts({"names": names.height}, official, synthetic=workspace.profile == "demo"),
         ],
-        **{QUARANTINED: malformed.height, "rule": workspace.openimages_names},
+        **{QUARANTINED: malformed.height, "mode": workspace.openimages_names},
     )
     yield TableIOManager.describe(malformed, asset_key=_key("openimages_malformed_rows"))
 
@@ -246,7 +246,7 @@ def openimages_matches(
     by_class = tabulate_matches(matches)
     yield TableIOManager.describe(
         matches,
-        checks=[report("ties", check_ties(matches, coco_class_text_features), "warning")],
+        checks=[to_check_result("ties", check_ties(matches, coco_class_text_features), "warning")],
         classes_with_names=by_class.height,
         by_class=preview_table(by_class, rows=_CLASSES_SHOWN),
         highest_margin=preview_table(sorted_matches, rows=15),

@@ -15,15 +15,15 @@ from dagster import DagsterEventType
 from pydantic import Field
 
 from pervl_assets.benchmarks import find_benchmarks
-from pervl_assets.benchmarks.benchmark import SplitRule
+from pervl_assets.benchmarks.benchmark import SplitMode
 from pervl_assets.clip.passport import Precision
-from pervl_assets.clip.preprocessing import PreprocessingRule
+from pervl_assets.clip.preprocessing import PreprocessingMode
 from pervl_assets.core.errors import PervlError
 from pervl_assets.dagster_private import recon_repository_from_origin
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.run_results import RunResult, read_finding, read_materialization
 from pervl_assets.defs.runs import Launch, PlannedRun, fail_dead_runs
-from pervl_assets.inversion.open_images import NamesRule
+from pervl_assets.inversion.open_images import NamesMode
 from pervl_assets.io_managers.metadata import make_failure, show_errors
 from pervl_assets.settings import Settings, check_settings, get_variable
 
@@ -53,10 +53,10 @@ class JobConfig(dg.Config):
         "(with + also everything that it needs), `*`. Every partition is materialized."
     )
     top_objects: int | None = _override("top_objects")
-    openimages_names: Literal["environment", NamesRule] = _override("openimages_names", _AS_SET)
-    splits: Literal["environment", SplitRule] = _override("splits", _AS_SET)
+    openimages_names: Literal["environment", NamesMode] = _override("openimages_names", _AS_SET)
+    splits: Literal["environment", SplitMode] = _override("splits", _AS_SET)
     workers: int | None = _override("workers")
-    preprocessing: Literal["environment", PreprocessingRule] = _override("preprocessing", _AS_SET)
+    preprocessing: Literal["environment", PreprocessingMode] = _override("preprocessing", _AS_SET)
     precision: Literal["environment", Precision] = _override("precision", _AS_SET)
     device: str = _override("device", _AS_SET)
     batch_size: int | None = _override("batch_size")

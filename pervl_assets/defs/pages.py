@@ -1,4 +1,4 @@
-"""The parts of an asset's page that follow from the whole graph: tags, rule, licences of its inputs, column links."""
+"""The parts of an asset's page that follow from the whole graph: tags, source, licences of its inputs, column links."""
 
 from collections.abc import Container, Iterable, Mapping
 from functools import cache
@@ -13,7 +13,7 @@ from pervl_assets.benchmarks.benchmark import TableAsset, TreeAsset
 from pervl_assets.core.text import escape_markdown
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW, list_specs
 from pervl_assets.defs.resources import ANNOTATIONS
-from pervl_assets.defs.rules import RULES
+from pervl_assets.defs.source_notes import SOURCE_NOTES
 from pervl_assets.io_managers import find_io_managers
 from pervl_assets.io_managers.metadata import preview_table
 from pervl_assets.io_managers.tables import COLUMN_LINEAGE, COLUMN_SCHEMA
@@ -21,14 +21,14 @@ from pervl_assets.release.parts import Source
 
 
 def complete_pages(assets: Iterable[dg.AssetsDefinition]) -> list[dg.AssetsDefinition]:
-    """Return the assets with tags, rules, licences of their inputs, and links in their column descriptions.
+    """Return the assets with tags, source notes, licences of their inputs, and links in their column descriptions.
 
     Tags: `pervl/value` (kind of value), `pervl/benchmark`, and `pervl/from_<raw input>` for each that it descends from.
     """
     graph = list(assets)
     stores = {key: asset.get_io_manager_key_for_asset_key(key) for asset in graph for key in asset.keys}
     managers = find_io_managers()
-    origins, sources, rules = trace_sources(graph), list_sources(), list_rules()
+    origins, sources, notes = trace_sources(graph), list_sources(), list_source_notes()
     benchmarks = {dg.AssetKey([RAW, spec.name]): one.name for one in find_benchmarks() for spec in one.archives}
     benchmarks |= {key: key.path[0] for key in _list_results()}
 
@@ -48,9 +48,9 @@ def complete_pages(assets: Iterable[dg.AssetsDefinition]) -> list[dg.AssetsDefin
             metadata = {"inputs": _tabulate_inputs(inputs)}
             tags |= {f"pervl/from_{one.name}": "" for one in inputs}
         completed = spec.merge_attributes(tags=tags, metadata={**metadata, **show_columns(spec.metadata)})
-        if key not in rules:
+        if key not in notes:
             return completed
-        return completed.replace_attributes(description=f"{spec.description}\n\n**Rule:** {rules[key]}")
+        return completed.replace_attributes(description=f"{spec.description}\n\n**Source:** {notes[key]}")
 
     return [*dg.map_asset_specs(complete, graph)]
 
@@ -84,10 +84,10 @@ def list_sources() -> dict[str, Source]:
     return {source.name: source for source in found}
 
 
-def list_rules() -> dict[dg.AssetKey, str]:
-    """Return the rule of every asset that follows one."""
-    own = {key: asset.rule for key, asset in _list_results().items() if asset.rule}
-    return own | {dg.AssetKey.from_user_string(key): rule for key, rule in RULES.items()}
+def list_source_notes() -> dict[dg.AssetKey, str]:
+    """Return the source note of every asset that has one."""
+    own = {key: asset.source_note for key, asset in _list_results().items() if asset.source_note}
+    return own | {dg.AssetKey.from_user_string(key): note for key, note in SOURCE_NOTES.items()}
 
 
 def _list_results() -> dict[dg.AssetKey, TableAsset | TreeAsset]:

@@ -36,7 +36,7 @@ def build_raw_asset(spec: ArchiveSpec) -> dg.AssetsDefinition:
         kinds={spec.file.rpartition(".")[2]},
         owners=OWNERS,
         code_version="1",
-        metadata={"place": spec.file, "disk": spec.disk},
+        metadata={"path": spec.file, "disk": spec.disk},
     )
     @record_step(uses=("profile",))
     def raw_archive(

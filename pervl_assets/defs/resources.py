@@ -1,4 +1,4 @@
-"""Dagster resources made from `Settings`: the workspace (data root, profile, rules) and the CLIP encoder.
+"""Dagster resources made from `Settings`: the workspace (data root, profile, modes) and the CLIP encoder.
 
 A password is not part of a resource: it is read from the environment where an archive is opened.
 """
@@ -11,12 +11,12 @@ import dagster as dg
 from pydantic import Field
 
 from pervl_assets.archives.inputs import ArchiveSpec, RawArchive, find_archive
-from pervl_assets.benchmarks.benchmark import SplitRule
+from pervl_assets.benchmarks.benchmark import SplitMode
 from pervl_assets.clip.checkpoints import parse_encoders
 from pervl_assets.clip.passport import Precision
-from pervl_assets.clip.preprocessing import PreprocessingRule
+from pervl_assets.clip.preprocessing import PreprocessingMode
 from pervl_assets.demo import DEMO_PASSWORD, RAW_NAMES, draw_raw
-from pervl_assets.inversion.open_images import NamesRule
+from pervl_assets.inversion.open_images import NamesMode
 from pervl_assets.settings import Profile, Settings, get_variable
 
 if TYPE_CHECKING:
@@ -52,14 +52,14 @@ class SettingsResource(dg.ConfigurableResource[Any]):
 
 
 class Workspace(SettingsResource):
-    """Where inputs and results are, and by which rules results are made."""
+    """Paths of inputs and results, and the settings of results."""
 
     profile: Profile = from_setting("profile")
     data: str = from_setting("data")
     annotations: str | None = from_setting("annotations")
     top_objects: int = from_setting("top_objects")
-    openimages_names: NamesRule = from_setting("openimages_names")
-    splits: SplitRule = from_setting("splits")
+    openimages_names: NamesMode = from_setting("openimages_names")
+    splits: SplitMode = from_setting("splits")
     workers: int = from_setting("workers")
 
     @property
@@ -99,7 +99,7 @@ class Clip(SettingsResource):
     encoders: str = from_setting("encoders")
     device: str = from_setting("device")
     precision: str | None = from_setting("precision")
-    preprocessing: PreprocessingRule = from_setting("preprocessing")
+    preprocessing: PreprocessingMode = from_setting("preprocessing")
     batch_size: int | None = from_setting("batch_size")
 
     def describe(self, encoder: str | None = None) -> "EmbeddingPassport":
@@ -114,7 +114,7 @@ class Clip(SettingsResource):
 
         return reuse_encoder(*self._choose(encoder))
 
-    def _choose(self, encoder: str | None) -> "tuple[str, str, str, Precision | None, PreprocessingRule]":
+    def _choose(self, encoder: str | None) -> "tuple[str, str, str, Precision | None, PreprocessingMode]":
         precision = cast("Precision | None", self.precision)  # Dagster 1.13 supports no optional Literal
         if encoder is None:
             return self.model, self.pretrained, self.device, precision, self.preprocessing

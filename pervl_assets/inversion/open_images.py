@@ -10,7 +10,7 @@ from pervl_assets.core.errors import AnnotationError
 from pervl_assets.core.tables import Column, TableSchema
 from pervl_assets.inversion.text_lines import list_malformed, read_lines, refuse_too_many
 
-NamesRule = Literal["csv", "upstream"]
+NamesMode = Literal["csv", "upstream"]
 
 OPENIMAGES_CLASSES: Final = TableSchema(
     (
@@ -47,12 +47,12 @@ _HEADER: Final = ["LabelName", "DisplayName"]
 _ADVICE: Final = "Compare the file with https://storage.googleapis.com/openimages/v6/oidv6-class-descriptions.csv."
 
 
-def read_class_names(path: Path, rule: NamesRule) -> tuple[pl.DataFrame, pl.DataFrame]:
+def read_class_names(path: Path, mode: NamesMode) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Read the OpenImages class names.
 
     Args:
         path: CSV with lines `<label>,<display name>`.
-        rule: `csv`: each line is parsed as CSV, without the header. `upstream`: the name is the text after the first
+        mode: `csv`: each line is parsed as CSV, without the header. `upstream`: the name is the text after the first
             comma, with further commas replaced by spaces; quotes are kept and the header is taken as a class (rules
             F1, F2). Example: `/m/0f,"Apple, red"` is `Apple, red` or `"Apple  red"`.
 
@@ -67,7 +67,7 @@ def read_class_names(path: Path, rule: NamesRule) -> tuple[pl.DataFrame, pl.Data
     texts = {number: text for lines, _ in parts for number, text in lines.iter_rows()}
     classes: list[tuple[str, str]] = []
     for number, text in texts.items():
-        if rule == "upstream":
+        if mode == "upstream":
             label, *rest = text.split(",")
             classes.append((label, " ".join(rest)))
         elif text.strip():

@@ -37,8 +37,8 @@ def preview_table(frame: pl.DataFrame, rows: int = _PREVIEW_ROWS, *, markup: boo
     """
     if frame.is_empty():
         return dg.MetadataValue.md("*no rows*")
-    rule = "".join(" ---: |" if dtype.is_numeric() else " --- |" for dtype in frame.dtypes)
-    lines = ["| " + " | ".join(map(escape_markdown, frame.columns)) + " |", f"|{rule}"]
+    align = "".join(" ---: |" if dtype.is_numeric() else " --- |" for dtype in frame.dtypes)
+    lines = ["| " + " | ".join(map(escape_markdown, frame.columns)) + " |", f"|{align}"]
     for row in frame.head(rows).iter_rows():
         lines.append("| " + " | ".join(str(cell) if markup else _show(cell) for cell in row) + " |")
     return dg.MetadataValue.md("\n".join(lines))

@@ -1,6 +1,6 @@
 """The images of all folder trees in one table, `images.parquet`, and in groups that share folders.
 
-Example of a row: path `deep_fashion2/personalized_test/eval/test/107.jpg`, tree `deep_fashion/personalized`, rule
+Example of a row: path `deep_fashion2/personalized_test/eval/test/107.jpg`, tree `deep_fashion/personalized`, role
 `evaluation_copy`, concept `1245`, class `long sleeve dress`, split `test`, caption `A person walks a dog.`
 """
 
@@ -27,7 +27,7 @@ IMAGES: Final = TableSchema(
     (
         Column("path", pl.String, "path of the image below the data root, with forward slashes"),
         Column("tree", pl.String, "asset of the folder tree, e.g. ytvos/fsl_seg"),
-        Column("rule", pl.String, "rule that made the image, e.g. few_shot_crop"),
+        Column("rule", pl.String, "what the image is for, e.g. few_shot_crop"),
         Column("concept", pl.String, "concept that the image belongs to"),
         Column("class_name", pl.String, "class of the concept; null if the annotations name none"),
         Column("split", pl.String, "split of the concept; null if it is in none"),
@@ -52,13 +52,13 @@ class ImageGroup:
     """Images of a tree that one FileSet and one record set describe.
 
     Attributes:
-        name: Name of the tree and of the rules, e.g. `ytvos/fsl_seg/few_shot_crop`.
-        rules: The rules that made the images; several if their files share a folder.
+        name: Name of the tree and of the roles, e.g. `ytvos/fsl_seg/few_shot_crop`.
+        roles: The roles of the images; several if their files share a folder.
         patterns: Glob patterns of the images' paths below the data root. In Croissant a `*` also matches `/`.
     """
 
     name: str
-    rules: tuple[str, ...]
+    roles: tuple[str, ...]
     patterns: tuple[str, ...]
     suffix: str
     count: int
@@ -100,36 +100,36 @@ def list_single_files(part: TreePart) -> list[tuple[str, int, str]]:
 
 
 def group_images(part: TreePart) -> list[ImageGroup]:
-    """Group the images of a tree by rule and suffix; where folders of rules overlap, all rules form one group.
+    """Group the images of a tree by role and suffix; where folders of roles overlap, all roles form one group.
 
-    A FileSet selects files by path, so it cannot separate two rules in one folder; the field `rule` of the record set
+    A FileSet selects files by path, so it cannot separate two roles in one folder; the field `rule` of the record set
     does. Example: `ytvos/fsl_seg/few_shot_crop` is `youtube_vos/ytvos_PerVL/fsl_seg/train/*.jpg`.
     """
     images = pl.concat([_list_images(tree).with_columns(root=pl.lit(tree.root)) for tree in part.trees])
     groups: list[ImageGroup] = []
     for (suffix,), rows in sorted(images.group_by("suffix")):
         folders: dict[str, list[str]] = defaultdict(list)
-        for rule, root, paths in rows.group_by("rule", "root", maintain_order=True).agg("path").iter_rows():
+        for role, root, paths in rows.group_by("rule", "root", maintain_order=True).agg("path").iter_rows():
             common = PurePosixPath(os.path.commonpath([PurePosixPath(path).parent for path in paths]))
-            folders[rule].append((root / common).as_posix())
-        every = [folder for rule in sorted(folders) for folder in folders[rule]]
+            folders[role].append((root / common).as_posix())
+        every = [folder for role in sorted(folders) for folder in folders[role]]
         outer = [
             folder for folder in dict.fromkeys(every) if not any(folder.startswith(f"{other}/") for other in every)
         ]
         kinds = [(tuple(sorted(folders)), outer)]
         if len(outer) == len(every):
-            kinds = [((rule,), folders[rule]) for rule in sorted(folders)]
-        for rules, roots in kinds:
-            mine = rows.filter(pl.col("rule").is_in(rules))
+            kinds = [((role,), folders[role]) for role in sorted(folders)]
+        for roles, roots in kinds:
+            mine = rows.filter(pl.col("rule").is_in(roles))
             patterns = tuple(f"{glob.escape(folder)}/*{suffix}" for folder in sorted(roots))
-            name = f"{part.name}/{'_and_'.join(rules)}"
+            name = f"{part.name}/{'_and_'.join(roles)}"
             name += str(suffix) if any(group.name == name for group in groups) else ""
-            groups.append(ImageGroup(name, rules, patterns, str(suffix), mine.height, int(mine["bytes"].sum())))
+            groups.append(ImageGroup(name, roles, patterns, str(suffix), mine.height, int(mine["bytes"].sum())))
     return groups
 
 
 def _list_images(tree: Tree) -> pl.DataFrame:
-    """Return path, concept, rule, bytes and suffix of the written images of a tree, sorted by path."""
+    """Return path, concept, role, bytes and suffix of the written images of a tree, sorted by path."""
     suffix = pl.col("path").str.extract(r"(\.[^./]+)$")
     return (
         tree.rows.filter(pl.col("status") == "written", pl.col("concept") != "", suffix.is_in([*IMAGE_TYPES]))

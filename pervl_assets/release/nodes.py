@@ -125,7 +125,7 @@ def _describe_trees(part: TreePart, origin: str, root: Path) -> Iterator[Node]:
         yield _describe_file(part, f"About all concepts of {part.name}. {origin}", path, size, sha256)
     for group in group_images(part):
         text = (
-            f"{' and '.join(group.rules)} of {part.name}: {group.count:,} files, {group.bytes:,} bytes. The sha256 of "
+            f"{' and '.join(group.roles)} of {part.name}: {group.count:,} files, {group.bytes:,} bytes. The sha256 of "
             f"each file is in {' and '.join(tree.ledger for tree in part.trees)}. {origin}"
         )
         yield _describe_file_set(part, group.name, text, group.patterns, group.suffix)

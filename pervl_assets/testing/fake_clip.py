@@ -69,11 +69,14 @@ class FakeEncoder:
         return self._fit(0, images.mean(axis=(1, 2), dtype=np.float64) / 255)
 
     def encode_texts(
-        self, texts: list[str], batch_size: int = 256, report: Callable[[int, int], None] = lambda done, total: None
+        self,
+        texts: list[str],
+        batch_size: int = 256,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> npt.NDArray[np.float32]:
         """Return the vectors of texts: float32 (M, D). Arguments as of `ClipEncoder.encode_texts`."""
         self.texts += texts
-        report(len(texts), len(texts))
+        on_progress(len(texts), len(texts))
         letters = [count_letters(text.removeprefix(PROMPT)) for text in texts]
         return self._fit(COLOURS, np.reshape(letters, (len(texts), len(string.ascii_lowercase))))
 

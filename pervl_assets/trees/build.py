@@ -37,7 +37,7 @@ def build_tree(
     previous: pl.DataFrame | None = None,
     *,
     workers: int = 1,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> FolderTree:
     """Build a tree in a staging folder; reuse every file that is already correct.
 
@@ -52,7 +52,7 @@ def build_tree(
         destination: The tree's root.
         previous: Ledger of the tree at `destination`, if there is one.
         workers: Number of worker processes; small plans and links are done in this one.
-        report: Called with the number of outputs that are done, and their total.
+        on_progress: Called with the number of outputs that are done, and their total.
 
     Returns:
         The tree. If `staged` is set, `commit_tree` must put it in place; until then the tree stays locked.
@@ -72,7 +72,7 @@ def build_tree(
         ledger, summaries = _complete(plan, work.rows | in_place)
         if _is_in_place(work.staging, ledger, _list_kept(work.staging, in_place, summaries)):
             work.staging.tidy()
-            report(total, total)
+            on_progress(total, total)
             return FolderTree(destination, ledger)
 
     lock = work.staging.lock()
@@ -80,7 +80,7 @@ def build_tree(
         journal = work.staging.heal()
         if work.staging.identify_target() != seen:  # another run has finished since
             in_place = _find_whole(work.recipes, work.old, work.staging.target)
-        tree = _build_locked(work, in_place, journal, lock, workers, lambda done: report(done, total))
+        tree = _build_locked(work, in_place, journal, lock, workers, lambda done: on_progress(done, total))
         tree = replace(tree, root=destination)
     except BaseException:
         lock.release()
@@ -113,7 +113,7 @@ class _Render:
     """Makes the files of a task; sent to every worker process."""
 
     render: Renderer
-    rules: int
+    version: int
     members: Members
     folder: Path
     link: bool
@@ -131,7 +131,7 @@ class _Render:
             source = self.members.locate(name)
             stat = link(self.folder / output.path, source) if source else None
             if stat and (record := self.members.find_record(name, stat)):
-                row = start_row(self.rules, output, task.members, crcs)
+                row = start_row(self.version, output, task.members, crcs)
                 return fill_row(row, record)
         return None
 
@@ -146,7 +146,7 @@ class _Render:
             reason = ""
             for result in self.render(task, blobs):
                 del pending[result.output.path]
-                row = start_row(self.rules, result.output, task.members, crcs)
+                row = start_row(self.version, result.output, task.members, crcs)
                 if isinstance(result, Quarantined):
                     yield {**row, "status": "quarantined", "reason": result.reason}
                 else:
@@ -156,7 +156,7 @@ class _Render:
         if pending and not reason:
             raise ValueError(f"No result for {name_some(pending)}.")
         for output in pending.values():
-            yield {**start_row(self.rules, output, task.members, crcs), "status": "quarantined", "reason": reason}
+            yield {**start_row(self.version, output, task.members, crcs), "status": "quarantined", "reason": reason}
 
     def _write(self, row: Row, result: Rendered) -> Row:
         file = self.folder / row["path"]
@@ -186,7 +186,7 @@ class _Work:
 
 
 def _build_locked(
-    work: _Work, in_place: dict[str, Row], journal: list[Row], lock: Lock, workers: int, report: Callable[[int], None]
+    work: _Work, in_place: dict[str, Row], journal: list[Row], lock: Lock, workers: int, on_done: Callable[[int], None]
 ) -> FolderTree:
     """Render all outputs that are neither in place nor staged, and complete the staged tree."""
     plan, staging = work.plan, work.staging
@@ -194,19 +194,19 @@ def _build_locked(
     in_place |= _find_whole(rest, journal, staging.target)
     rest = {path: recipe for path, recipe in rest.items() if path not in in_place}
     rows = work.rows | in_place | _find_whole(rest, [*work.old, *journal], staging.folder)
-    report(len(rows))
+    on_done(len(rows))
     with explain_write_errors(staging.folder):
         staging.folder.mkdir(parents=True, exist_ok=True)
     left = ((task, tuple(output for output in task.outputs if output.path not in rows)) for task in work.tasks)
     todo = [replace(task, outputs=outputs) for task, outputs in left if outputs]
-    render = _Render(plan.render, plan.rules, work.members, staging.folder, plan.link)
+    render = _Render(plan.render, plan.version, work.members, staging.folder, plan.link)
     rendered = 0
     for made in map_in_processes(render, todo, 0 if plan.link or workers < 2 else workers):
         rows |= {row["path"]: row for row in made}
         written = [row for row in made if row["status"] == "written"]
         lock.write("".join(json.dumps(row) + "\n" for row in written).encode())
         rendered += len(written)
-        report(len(rows))
+        on_done(len(rows))
 
     ledger, summaries = _complete(plan, rows)
     kept = _list_kept(staging, in_place, summaries)
@@ -249,12 +249,12 @@ def _plan_work(plan: TreePlan, members: Members, staging: Staging, previous: pl.
         if absent := [name for name in task.members if name not in present]:
             reason = f"not in {members.path.name}: {', '.join(absent)}"
             for output in task.outputs:
-                work.rows[output.path] = {**start_row(plan.rules, output, task.members, []), "reason": reason}
+                work.rows[output.path] = {**start_row(plan.version, output, task.members, []), "reason": reason}
             continue
         work.tasks.append(task)
         crcs = [members.crc32(name) for name in task.members]
         for output in task.outputs:
-            work.recipes[output.path] = make_recipe(plan.rules, output, task.members, crcs)
+            work.recipes[output.path] = make_recipe(plan.version, output, task.members, crcs)
     return work
 
 
@@ -270,7 +270,7 @@ def _complete(plan: TreePlan, rows: Mapping[str, Row]) -> tuple[pl.DataFrame, Ma
     ledger = build_frame(rows.values())
     summaries = plan.finish(ledger) if plan.finish else {}
     outputs = {path: Output(path, "", "summary", (hash_bytes(data),)) for path, data in summaries.items()}
-    starts = (start_row(plan.rules, output, (), []) for output in outputs.values())
+    starts = (start_row(plan.version, output, (), []) for output in outputs.values())
     more = [fill_row(row, record_bytes(summaries[row["path"]])) for row in starts]
     return pl.concat([ledger, build_frame(more)]).sort("path"), summaries
 

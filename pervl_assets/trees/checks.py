@@ -15,8 +15,8 @@ def check_roles_apart(few_shot: str, evaluation: str) -> Check[FolderTree]:
     """Return the check that no concept is evaluated on an image that a concept is learned from.
 
     Args:
-        few_shot: Rule of the few-shot images.
-        evaluation: Rule of the evaluation images.
+        few_shot: Role of the few-shot images.
+        evaluation: Role of the evaluation images.
     """
 
     def evaluate(tree: FolderTree) -> CheckResult:

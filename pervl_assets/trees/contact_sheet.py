@@ -34,14 +34,14 @@ _MASK: Final = (255, 0, 120)
 _MISSING: Final = (252, 236, 234)
 
 
-class SheetRules(NamedTuple):
-    """The rules of a ledger that are shown.
+class SheetRoles(NamedTuple):
+    """The roles of a ledger that are shown.
 
     Attributes:
-        few_shot: Rule of the few-shot images.
-        evaluation: Rules of the evaluation images. The box of a row is drawn over the image if it is the frame of the
+        few_shot: Role of the few-shot images.
+        evaluation: Roles of the evaluation images. The box of a row is drawn over the image if it is the frame of the
             box.
-        mask: Rule of the masks drawn over that frame; None if the tree has none.
+        mask: Role of the masks drawn over that frame; None if the tree has none.
     """
 
     few_shot: str
@@ -61,12 +61,12 @@ class _Section(NamedTuple):
     tiles: Sequence[_Tile] = ()
 
 
-def draw_contact_sheet(tree: FolderTree, rules: SheetRules, concepts: int = 6, seed: int = 0) -> bytes:
+def draw_contact_sheet(tree: FolderTree, roles: SheetRoles, concepts: int = 6, seed: int = 0) -> bytes:
     """Draw some concepts of a tree, one per row: few-shot images, then evaluation images with box and mask.
 
     Args:
         tree: A committed tree.
-        rules: The rules to show.
+        roles: The roles to show.
         concepts: Number of concepts, sampled at random.
         seed: Seed of the sample.
 
@@ -74,11 +74,11 @@ def draw_contact_sheet(tree: FolderTree, rules: SheetRules, concepts: int = 6, s
         A JPEG of at most `MAX_BYTES` bytes.
     """
     written = tree.ledger.filter(status="written")
-    names = sorted(written.filter(pl.col("rule").is_in([rules.few_shot, *rules.evaluation]))["concept"].unique())
+    names = sorted(written.filter(pl.col("rule").is_in([roles.few_shot, *roles.evaluation]))["concept"].unique())
     chosen = sorted(random.Random(seed).sample(names, min(concepts, len(names))))  # noqa: S311 - a choice of images
     sections = []
     for concept in chosen:
-        shots, shown, mask = _find_rows(written, rules, concept)
+        shots, shown, mask = _find_rows(written, roles, concept)
         few = (
             [shots[index * len(shots) // _FEW_SHOT] for index in range(_FEW_SHOT)] if len(shots) > _FEW_SHOT else shots
         )
@@ -89,21 +89,21 @@ def draw_contact_sheet(tree: FolderTree, rules: SheetRules, concepts: int = 6, s
     return _encode(_draw(sections, _SHEET_WIDTH, 4))
 
 
-def draw_concept(tree: FolderTree, rules: SheetRules, concept: str, texts: Sequence[tuple[str, str]] = ()) -> bytes:
+def draw_concept(tree: FolderTree, roles: SheetRoles, concept: str, texts: Sequence[tuple[str, str]] = ()) -> bytes:
     """Draw all few-shot images of a concept, and all evaluation images with box and mask.
 
     Quarantined, missing and damaged images are drawn as a card with the reason.
 
     Args:
         tree: A committed tree.
-        rules: The rules of the ledger to show.
+        roles: The roles of the ledger to show.
         concept: Name of a concept in the ledger.
         texts: Lines below the name, as pairs of label and text.
 
     Returns:
         A PNG, 1200 pixels wide.
     """
-    shots, shown, mask = _find_rows(tree.ledger, rules, concept)
+    shots, shown, mask = _find_rows(tree.ledger, roles, concept)
     columns = int((_PREVIEW_WIDTH - 56) / ImageFont.load_default(16).getlength("n"))
     lines = [line for label, text in texts for line in textwrap.wrap(f"{label}: {text}", columns)]
     sections = [_Section([(concept, 30), *((line, 16) for line in lines)])]
@@ -142,11 +142,11 @@ def load_image(root: Path, row: Row, mask: Row | None, side: int | None = None) 
     return image
 
 
-def _find_rows(ledger: pl.DataFrame, rules: SheetRules, concept: str) -> tuple[list[Row], list[Row], Row | None]:
+def _find_rows(ledger: pl.DataFrame, roles: SheetRoles, concept: str) -> tuple[list[Row], list[Row], Row | None]:
     """Return the rows of a concept's few-shot and evaluation images, and of its mask."""
     rows: list[Row] = ledger.filter(concept=concept).sort("path").to_dicts()  # type: ignore[assignment]
-    shots, *shown = ([row for row in rows if row["rule"] == rule] for rule in (rules.few_shot, *rules.evaluation))
-    mask = next((row for row in rows if row["rule"] == rules.mask and row["status"] == "written"), None)
+    shots, *shown = ([row for row in rows if row["rule"] == role] for role in (roles.few_shot, *roles.evaluation))
+    mask = next((row for row in rows if row["rule"] == roles.mask and row["status"] == "written"), None)
     return shots, [row for rows in shown for row in rows], mask
 
 

@@ -25,13 +25,13 @@ class Output:
     Attributes:
         path: Relative to the tree's root, with forward slashes.
         concept: Concept it belongs to.
-        rule: Name of the rule that makes it; part of its recipe.
-        params: Input of the rule beside the source members; part of its recipe.
+        role: What it is for, e.g. `few_shot_crop`. The ledger's column `rule`; part of its recipe.
+        params: Input of the renderer beside the source members; part of its recipe.
     """
 
     path: str
     concept: str
-    rule: str
+    role: str
     params: tuple[int | str, ...] = ()
 
 
@@ -74,7 +74,7 @@ class TreePlan:
         tasks: Which outputs are made from which members.
         render: Makes the outputs of a task from its members' bytes; a top-level function, because it runs in worker
             processes. Outputs not yet yielded when it raises `MemberError` or `ImageError` are quarantined.
-        rules: Version of the rules, part of every recipe; that of a benchmark's tree is its `TreeAsset.version`.
+        version: Part of every recipe. That of a benchmark's tree is its `TreeAsset.version`.
         finish: Makes further files (path to bytes) from the finished ledger.
         link: Whether every output is a copy of its one source member. It becomes a hard link to the source file, which
             costs no space, if source and tree are on one disk that has hard links.
@@ -83,7 +83,7 @@ class TreePlan:
     folder: str
     tasks: tuple[RenderTask, ...]
     render: Renderer
-    rules: int = 1
+    version: int = 1
     finish: Callable[[pl.DataFrame], Mapping[str, bytes]] | None = None
     link: bool = False
 
@@ -109,17 +109,17 @@ def list_outputs(plan: TreePlan) -> dict[str, Output]:
     return wanted
 
 
-def make_recipe(rules: int, output: Output, members: Iterable[str], crcs: Iterable[int]) -> str:
+def make_recipe(version: int, output: Output, members: Iterable[str], crcs: Iterable[int]) -> str:
     """Return the sha256 of everything that decides an output's bytes."""
-    return hash_bytes(json.dumps([rules, output.rule, output.params, [*members], [*crcs]]).encode())
+    return hash_bytes(json.dumps([version, output.role, output.params, [*members], [*crcs]]).encode())
 
 
-def start_row(rules: int, output: Output, members: Iterable[str], crcs: list[int]) -> Row:
+def start_row(version: int, output: Output, members: Iterable[str], crcs: list[int]) -> Row:
     """Return an output's row before anything is known about its file."""
     return Row(
         path=output.path,
         concept=output.concept,
-        rule=output.rule,
+        rule=output.role,
         status="missing",
         reason=None,
         bytes=None,
@@ -130,7 +130,7 @@ def start_row(rules: int, output: Output, members: Iterable[str], crcs: list[int
         box=None,
         width=None,
         height=None,
-        recipe=make_recipe(rules, output, members, crcs),
+        recipe=make_recipe(version, output, members, crcs),
     )
 
 

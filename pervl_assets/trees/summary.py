@@ -22,50 +22,50 @@ _BAR: Final = 12
 """Characters of the longest bar. With a wider one the table would not fit the asset page."""
 
 
-def count_classes(tree: FolderTree, rules: Sequence[str], classes: Mapping[str, str]) -> pl.DataFrame:
+def count_classes(tree: FolderTree, roles: Sequence[str], classes: Mapping[str, str]) -> pl.DataFrame:
     """Count concepts and written files by class, the largest class first.
 
     Args:
         tree: The tree.
-        rules: The rules whose files are counted, one column each.
+        roles: Roles whose files are counted, one column each.
         classes: Class of every concept. A concept that is not in it is a class of its own.
 
     Returns:
-        Columns `class` (String), `concepts` and one per rule (UInt32).
+        Columns `class` (String), `concepts` and one per role (UInt32).
     """
-    written = tree.ledger.filter(pl.col("status") == "written", pl.col("rule").is_in(rules))
+    written = tree.ledger.filter(pl.col("status") == "written", pl.col("rule").is_in(roles))
     return (
         written.with_columns(pl.col("concept").replace(classes).alias("class"))
         .group_by("class")
         .agg(
             pl.col("concept").n_unique().alias("concepts"),
-            *((pl.col("rule") == rule).sum().alias(rule) for rule in rules),
+            *((pl.col("rule") == role).sum().alias(role) for role in roles),
         )
-        .sort("concepts", *rules, "class", descending=[True] * (1 + len(rules)) + [False])
+        .sort("concepts", *roles, "class", descending=[True] * (1 + len(roles)) + [False])
     )
 
 
-def tabulate_sizes(tree: FolderTree, rules: Sequence[str]) -> pl.DataFrame:
+def tabulate_sizes(tree: FolderTree, roles: Sequence[str]) -> pl.DataFrame:
     """Count the images of a tree by the length of their shorter side. Only the headers of the files are read.
 
     Args:
         tree: A tree whose files exist at its root.
-        rules: The rules whose images are measured, one column each.
+        roles: Roles whose images are measured, one column each.
 
     Returns:
-        One row per bin, from the smallest image to the largest: `shorter side, px` (String), one column per rule
+        One row per bin, from the smallest image to the largest: `shorter side, px` (String), one column per role
         (Int64), and the number of images in the bin as a bar (String).
     """
-    written = tree.ledger.filter(pl.col("status") == "written", pl.col("rule").is_in(rules)).select("path", "rule")
+    written = tree.ledger.filter(pl.col("status") == "written", pl.col("rule").is_in(roles)).select("path", "rule")
     sides = map_in_threads(lambda path: _measure_shorter_side(tree.root / path), written["path"].to_list())
     counts = Counter(zip((bisect(_EDGES, side) for side in sides), written["rule"], strict=True))
     found = [number for number, _ in counts]
     bins = range(min(found, default=0), max(found, default=-1) + 1)
-    rows = {number: [counts[number, rule] for rule in rules] for number in bins}
+    rows = {number: [counts[number, role] for role in roles] for number in bins}
     largest = max(map(sum, rows.values()), default=1)
     return pl.DataFrame(
         [(_name_bin(number), *row, "█" * -(-_BAR * sum(row) // largest)) for number, row in rows.items()],
-        schema={"shorter side, px": pl.String, **dict.fromkeys(rules, pl.Int64), "images": pl.String},
+        schema={"shorter side, px": pl.String, **dict.fromkeys(roles, pl.Int64), "images": pl.String},
         orient="row",
     )
 

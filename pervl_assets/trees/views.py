@@ -15,11 +15,11 @@ from pervl_assets.trees.plans import Output, RenderTask, TreePlan, copy_member
 FEW_SHOT: Final = "few_shot_view"
 EVALUATION: Final = "evaluation_view"
 
-IMAGE_FOLDER_RULE: Final = (
+IMAGE_FOLDER_NOTE: Final = (
     "[Hugging Face `imagefolder`](https://huggingface.co/docs/datasets/image_dataset): subsets `train` and `test`; "
     "the annotations of each image are in `metadata.jsonl`."
 )
-"""The rule of `plan_image_folder`, for the asset page."""
+"""Where the layout of `plan_image_folder` is from, for the asset page."""
 
 _SUBSETS: Final = {FEW_SHOT: "train", EVALUATION: "test"}
 
@@ -57,7 +57,7 @@ def plan_image_folder(
     Args:
         folder: Its root below `PERVL_DATA`.
         source: Plan of the tree whose files are linked.
-        roles: Rule of the source to `FEW_SHOT` or `EVALUATION`.
+        roles: Role of the source to `FEW_SHOT` or `EVALUATION`.
         describe: Returns the columns of `metadata.jsonl` besides `file_name` and `concept`, from concept and file name.
             They must be the same columns, all text, for every image, because readers infer one type per column.
     """
@@ -68,7 +68,7 @@ def plan_image_folder(
         )
         for task in source.tasks
         for output in task.outputs
-        if (role := roles.get(output.rule))
+        if (role := roles.get(output.role))
     ]
 
     def write_metadata(ledger: pl.DataFrame) -> dict[str, bytes]:

@@ -129,7 +129,7 @@ def list_leftovers(target):
 
 def test_a_file_is_fetched_once_and_then_only_asked_after(server, fetch, target):
     reports = []
-    first = fetch(report=lambda done, total: reports.append((done, total)))
+    first = fetch(on_progress=lambda done, total: reports.append((done, total)))
     assert (first.outcome, first.received, target.read_bytes()) == ("fetched", len(CONTENT), CONTENT)
     assert reports[-1] == (len(CONTENT), len(CONTENT))
     assert first.record.sha256 == hashlib.sha256(CONTENT).hexdigest()

@@ -76,7 +76,7 @@ def test_fetches_what_is_missing_or_different_and_only_that(server, manifest, tm
     (folder / "ytvos").mkdir(parents=True)
     (folder / "ytvos/a.csv").write_bytes(FILES["ytvos/a.csv"])
     (folder / "ytvos/b.yaml").write_bytes(b"other")
-    report = fetch_files(folder, manifest, client, report=lines.append)
+    report = fetch_files(folder, manifest, client, on_progress=lines.append)
     assert sorted(report.official) == sorted(FILES)
     assert sorted(server.RequestHandlerClass.asked) == ["/deep/c.txt", "/ytvos/b.yaml"]
     assert len(lines) == 2

@@ -141,8 +141,8 @@ def test_facts_of_the_official_annotations():
         members = set()
         for split, facts in tree.facts.items():
             plan = tree.plan(tables, split)
-            rules = [output.rule for job in plan.tasks for output in job.outputs]
-            assert {rule: rules.count(rule) for rule in facts} == dict(facts)
+            roles = [output.role for job in plan.tasks for output in job.outputs]
+            assert {role: roles.count(role) for role in facts} == dict(facts)
             members |= {name for job in plan.tasks for name in job.members}
         assert len(members) == 1764
 

@@ -168,8 +168,8 @@ def test_facts_of_the_official_annotations():
     assert len(plan.tasks) == 4129
     for tree in ytvos.BENCHMARK.trees:
         for split, facts in tree.facts.items():
-            rules = [output.rule for job in tree.plan(tables, split).tasks for output in job.outputs]
-            assert {rule: rules.count(rule) for rule in facts} == dict(facts)
+            roles = [output.role for job in tree.plan(tables, split).tasks for output in job.outputs]
+            assert {role: roles.count(role) for role in facts} == dict(facts)
 
 
 def test_scenes_in_both_splits_are_named_and_can_be_left_out_of_validation(folder):

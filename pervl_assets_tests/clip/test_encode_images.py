@@ -94,11 +94,11 @@ def test_workers_give_the_same_as_this_process(device, workers, tmp_path, work):
     clear_chunks(work)
     progress, processes = [], []
 
-    def report(step):
+    def on_progress(step):
         progress.append(step)
         processes.append(len(multiprocessing.active_children()))
 
-    together, _ = encode(coco, work, FakeEncoder(passport), ids, workers=2, report=report)
+    together, _ = encode(coco, work, FakeEncoder(passport), ids, workers=2, on_progress=on_progress)
     assert together.hash() == alone.hash()
     assert max(processes) == workers
     assert [step.done for step in progress] == sorted(step.done for step in progress)
@@ -126,17 +126,17 @@ def test_saved_chunks_are_taken_up_and_cleared(coco, work):
 def test_images_are_prepared_as_the_encoder_says(workers, tmp_path, work):
     photos = {f"{number} ": draw_jpeg(number, (120, 130)) for number in range(1, 71)}
     coco, ids = write_coco(tmp_path / "train2014.zip", photos), sorted(photos)
-    rule = Preprocessing("model", 112, 112, "bilinear")
-    encoder = FakeEncoder(make_passport(device="cuda"), preprocessing=rule)
+    preprocessing = Preprocessing("model", 112, 112, "bilinear")
+    encoder = FakeEncoder(make_passport(device="cuda"), preprocessing=preprocessing)
     features, _ = encode(coco, work, encoder, ids, workers=workers)
-    expected = FakeEncoder().encode_images(np.stack([prepare_image(photos[i], rule) for i in ids]))
+    expected = FakeEncoder().encode_images(np.stack([prepare_image(photos[i], preprocessing) for i in ids]))
     assert np.array_equal(features.vectors, expected)
 
 
 def test_features_of_another_preprocessing_do_not_mix(coco, work, tiny_folder, caplog):
     stored = None
-    for rule in ("upstream", "model"):
-        passport = describe_encoder(str(tiny_folder), "", "cpu", None, rule)
+    for mode in ("upstream", "model"):
+        passport = describe_encoder(str(tiny_folder), "", "cpu", None, mode)
         encoder = FakeEncoder(passport)
         with caplog.at_level(logging.INFO):
             stored = encode_image_shard(

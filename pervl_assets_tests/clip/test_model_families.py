@@ -78,10 +78,10 @@ def check_vectors(folder, plain, precision="fp32"):
     import open_clip
 
     encoder = load_encoder(str(folder), "", "cpu", precision, "model")
-    rule = encoder.preprocessing
-    images = np.random.default_rng(0).integers(0, 256, (3, rule.crop, rule.crop, 3), dtype=np.uint8)
+    preprocessing = encoder.preprocessing
+    images = np.random.default_rng(0).integers(0, 256, (3, preprocessing.crop, preprocessing.crop, 3), dtype=np.uint8)
     scaled = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (rule.mean, rule.std))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     with torch.inference_mode():
         expected = plain.encode_image((scaled - mean) / std, normalize=False)
@@ -109,8 +109,8 @@ def test_the_published_preprocessing_of_a_folder_is_used(tmp_path):
     plain = write_folder(
         tmp_path / "model", FAMILIES["SigLIP"], mean=[0.5] * 3, std=[0.5] * 3, resize_mode="squash", size=64
     )
-    rule = check_vectors(tmp_path / "model", plain).preprocessing
-    assert (rule.crop, rule.squash, rule.mean) == (64, True, (0.5, 0.5, 0.5))
+    preprocessing = check_vectors(tmp_path / "model", plain).preprocessing
+    assert (preprocessing.crop, preprocessing.squash, preprocessing.mean) == (64, True, (0.5, 0.5, 0.5))
 
 
 def test_a_text_tower_from_hugging_face_builds_from_its_folder(tmp_path):

@@ -106,7 +106,7 @@ def test_a_plain_colour_jpeg_is_never_opened_by_pillow(monkeypatch):
     assert prepare_image(data).shape == (224, 224, 3)
 
 
-MODEL_RULES = [
+PUBLISHED = [
     Preprocessing("model", 224, 224),
     Preprocessing("model", 336, 336),
     Preprocessing("model", 336, 336, "bilinear", squash=True),
@@ -114,19 +114,19 @@ MODEL_RULES = [
 ]
 
 
-@pytest.mark.parametrize("rule", MODEL_RULES, ids=Preprocessing.describe)
-def test_the_models_own_rule_is_open_clips_transform_for_evaluation(rule):
+@pytest.mark.parametrize("steps", PUBLISHED, ids=Preprocessing.describe)
+def test_preparing_as_published_is_open_clips_transform_for_evaluation(steps):
     import torch
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    mode = "squash" if rule.squash else "shortest"
-    config = PreprocessCfg(rule.crop, mean=rule.mean, std=rule.std, interpolation=rule.filter, resize_mode=mode)
+    mode = "squash" if steps.squash else "shortest"
+    config = PreprocessCfg(steps.crop, mean=steps.mean, std=steps.std, interpolation=steps.filter, resize_mode=mode)
     transform = image_transform_v2(config, is_train=False)
     images = [draw_noise(*size) for size in (*COCO_SIZES, *SIZES)]
     images += [draw(mode, size) for mode in MODES for size in ((333, 500), (50, 40))]
     for data in images:
-        pixels = torch.tensor(prepare_image(data, rule)).permute(2, 0, 1)
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (rule.mean, rule.std))
+        pixels = torch.tensor(prepare_image(data, steps)).permute(2, 0, 1)
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (steps.mean, steps.std))
         with Image.open(io.BytesIO(data)) as image:
             assert torch.equal((pixels.float() / 255 - mean) / std, transform(image))
 

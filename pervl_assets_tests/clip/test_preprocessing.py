@@ -12,8 +12,8 @@ from pervl_assets.clip.preprocessing import (
 from pervl_assets.core.errors import CheckpointError
 
 
-def choose(rule, vision=None, **published):
-    return choose_preprocessing(rule, "Some-Model", vision or {}, published)
+def choose(mode, vision=None, **published):
+    return choose_preprocessing(mode, "Some-Model", vision or {}, published)
 
 
 def test_upstreams_words_are_those_of_passports_stored_before_there_was_a_choice():
@@ -21,7 +21,7 @@ def test_upstreams_words_are_those_of_passports_stored_before_there_was_a_choice
 
 
 def test_every_rule_has_words_of_its_own():
-    rules = [
+    modes = [
         UPSTREAM,
         choose("model"),
         choose("model", {"image_size": 336}),
@@ -30,9 +30,9 @@ def test_every_rule_has_words_of_its_own():
         choose("model", mean=0.5),
         choose("model", std=[0.5, 0.5, 0.25]),
     ]
-    assert len({rule.describe() for rule in rules}) == len(rules)
-    assert rules[-1].describe().endswith("mean [0.48145466, 0.4578275, 0.40821073], std [0.5, 0.5, 0.25]")
-    assert pickle.loads(pickle.dumps(rules)) == rules
+    assert len({mode.describe() for mode in modes}) == len(modes)
+    assert modes[-1].describe().endswith("mean [0.48145466, 0.4578275, 0.40821073], std [0.5, 0.5, 0.25]")
+    assert pickle.loads(pickle.dumps(modes)) == modes
 
 
 def test_the_models_own_rule_is_read_from_what_was_published():

@@ -53,9 +53,9 @@ def plain_b_32(vit_b_32):
     return open_clip.create_model("ViT-B-32-quickgelu", pretrained=str(vit_b_32)).eval()
 
 
-def transform_as(rule, model):
+def transform_as(mode, model):
     """Return upstream's transform, or open_clip's own for a model."""
-    if rule == "model":
+    if mode == "model":
         return image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
     bicubic = transforms.InterpolationMode.BICUBIC
     steps = [transforms.Resize(300, bicubic), transforms.CenterCrop(224), lambda image: image.convert("RGB")]
@@ -73,12 +73,12 @@ def measure_cosines(one, other):
     return (one * other).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
 
 
-@pytest.mark.parametrize("rule", ["upstream", "model"])
-def test_vit_b_32_gives_the_vectors_of_plain_open_clip(rule, vit_b_32, plain_b_32):
-    encoder = load_encoder("ViT-B-32-quickgelu", str(vit_b_32), "cpu", "fp32", rule)
+@pytest.mark.parametrize("mode", ["upstream", "model"])
+def test_vit_b_32_gives_the_vectors_of_plain_open_clip(mode, vit_b_32, plain_b_32):
+    encoder = load_encoder("ViT-B-32-quickgelu", str(vit_b_32), "cpu", "fp32", mode)
     vectors = encoder.encode_images(np.stack([prepare_image(data, encoder.preprocessing) for data in PHOTOS]))
     assert vectors.shape == (2, 512)
-    expected = encode_one_by_one(plain_b_32, transform_as(rule, plain_b_32), PHOTOS)
+    expected = encode_one_by_one(plain_b_32, transform_as(mode, plain_b_32), PHOTOS)
     assert measure_cosines(vectors, expected).min() > 0.99999
     assert np.allclose(vectors, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
     with torch.inference_mode():
@@ -93,12 +93,12 @@ def test_vit_l_14_is_loaded_and_run_with_both_preprocessings(tmp_path):
     assert encoder.passport.dimension == 768
     model = encoder._model
     model.visual.preprocess_cfg = {"size": 224}
-    for rule in (UPSTREAM, choose_preprocessing("model", "ViT-L-14", {"image_size": 224}, {})):
-        passport = dataclasses.replace(encoder.passport, preprocessing=rule.describe())
-        same = ClipEncoder(model, encoder._tokenizer, passport, torch.device("cpu"), rule)
-        vectors = same.encode_images(np.stack([prepare_image(PHOTOS[0], rule)]))
+    for steps in (UPSTREAM, choose_preprocessing("model", "ViT-L-14", {"image_size": 224}, {})):
+        passport = dataclasses.replace(encoder.passport, preprocessing=steps.describe())
+        same = ClipEncoder(model, encoder._tokenizer, passport, torch.device("cpu"), steps)
+        vectors = same.encode_images(np.stack([prepare_image(PHOTOS[0], steps)]))
         assert vectors.shape == (1, 768)
-        assert measure_cosines(vectors, encode_one_by_one(model, transform_as(rule.rule, model), PHOTOS[:1])) > 0.9999
+        assert measure_cosines(vectors, encode_one_by_one(model, transform_as(steps.mode, model), PHOTOS[:1])) > 0.9999
 
 
 @pytest.fixture

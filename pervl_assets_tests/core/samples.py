@@ -104,10 +104,10 @@ def write_encrypted_zip(path: Path, members: Mapping[str, bytes], password: str,
     return path
 
 
-def plan_copies(names: list[str], rules: int = 1, *, listing: bool = False) -> TreePlan:
+def plan_copies(names: list[str], version: int = 1, *, listing: bool = False) -> TreePlan:
     """Plan a tree of one output a member: its bytes in capitals."""
     jobs = tuple(RenderTask((name,), (Output(f"class/{name}", name.split(".")[0], "capitals"),)) for name in names)
-    return TreePlan("tree", jobs, render_capitals, rules, list_files if listing else None)
+    return TreePlan("tree", jobs, render_capitals, version, list_files if listing else None)
 
 
 def render_capitals(job: RenderTask, blobs: list[bytes]) -> Iterator[Rendered | Quarantined]:

@@ -8,7 +8,7 @@ import pytest
 
 from pervl_assets.core.checks import CheckResult
 from pervl_assets.definitions import build_definitions
-from pervl_assets.defs.checks import SUMS_HOLD, evaluate_counts, report
+from pervl_assets.defs.checks import SUMS_HOLD, evaluate_counts, to_check_result
 from pervl_assets.defs.resources import ANNOTATIONS
 from pervl_assets.testing.runs import explain, list_checks, make_settings, run_selection
 from pervl_assets_tests.benchmarks.worlds import write_ytvos_annotations
@@ -136,7 +136,7 @@ def test_synthetic_inputs_are_not_compared_with_official_counts():
 
 def test_a_check_result_keeps_its_numbers_and_rows():
     rows = pl.DataFrame({"scene": ["abc"]})
-    result = report("name", CheckResult(False, "one scene", {"scenes": 1}, rows), "error")
+    result = to_check_result("name", CheckResult(False, "one scene", {"scenes": 1}, rows), "error")
     assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.ERROR)
     assert result.metadata["scenes"].value == 1
     assert "abc" in result.metadata["rows"].value

@@ -1,4 +1,4 @@
-"""What the page of every asset shows: tags, rules, licences of the inputs, and where each column is from."""
+"""What the page of every asset shows: tags, notes, licences of the inputs, and where each column is from."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pytest
 from pervl_assets.archives.official_files import load_manifest
 from pervl_assets.core.text import unescape_markdown
 from pervl_assets.definitions import build_definitions
-from pervl_assets.defs.pages import link_asset, list_rules, list_sources
+from pervl_assets.defs.pages import link_asset, list_source_notes, list_sources
 from pervl_assets.defs.resources import ANNOTATIONS
 from pervl_assets.io_managers import find_io_managers
 from pervl_assets.io_managers.tables import COLUMN_LINEAGE, COLUMN_SCHEMA
@@ -82,12 +82,12 @@ def test_licences_are_shown_with_their_addresses(nodes):
 
 
 def test_every_result_names_its_rule(nodes):
-    rules = list_rules()
-    assert set(rules) == {key for key in nodes if key.path[0] != "raw"}
-    assert all(nodes[key].description.endswith(f"**Rule:** {rule}") for key, rule in rules.items())
+    notes = list_source_notes()
+    assert set(notes) == {key for key in nodes if key.path[0] != "raw"}
+    assert all(nodes[key].description.endswith(f"**Source:** {note}") for key, note in notes.items())
     manifest = load_manifest(ANNOTATIONS / "manifest.yaml")
     assert (manifest.repository, manifest.commit) == (REPOSITORY, COMMIT)
-    assert f"{REPOSITORY}/blob/{COMMIT}/ytvos/ytvos_read_split.py" in rules[dg.AssetKey(["ytvos", "retrieval_set"])]
+    assert f"{REPOSITORY}/blob/{COMMIT}/ytvos/ytvos_read_split.py" in notes[dg.AssetKey(["ytvos", "retrieval_set"])]
 
 
 def test_a_column_is_from_columns_that_parents_have(nodes, schemas, lineages):

@@ -92,7 +92,7 @@ def test_the_whole_release_is_valid_and_complete(whole):
     assert all(result.passed for result in evaluate(whole.data).values())
     description = read_croissant(whole)
     assert "Incomplete" not in description["description"]
-    assert "**Rule:**" not in json.dumps(description)  # rules are for asset pages only
+    assert "**Source:**" not in json.dumps(description)  # notes are for asset pages only
     assert {entry["name"] for entry in description["license"]} == {source.licence for source in list_sources().values()}
     (made,) = whole.results[-1].asset_materializations_for_node("release__croissant")
     metadata = made.metadata

@@ -7,17 +7,17 @@ from pervl_assets.settings import Settings
 
 
 @pytest.mark.parametrize(
-    ("rule", "words"),
+    ("mode", "words"),
     [
         ("upstream", "resize 300 bicubic (PIL, own mode) > centre crop 224 > RGB > /255"),
         ("model", "resize 224 bicubic (PIL, own mode) > centre crop 224 > RGB > /255"),
     ],
 )
-def test_the_preprocessing_setting_reaches_the_encoder(rule, words):
-    clip = Clip.from_settings(Settings.from_env({"PERVL_PREPROCESSING": rule, "PERVL_DEVICE": "cpu"}))
+def test_the_preprocessing_setting_reaches_the_encoder(mode, words):
+    clip = Clip.from_settings(Settings.from_env({"PERVL_PREPROCESSING": mode, "PERVL_DEVICE": "cpu"}))
     announced, encoder = clip.describe(), clip.load()
     assert announced.preprocessing.startswith(words)
-    assert (encoder.passport, encoder.preprocessing.rule) == (announced, rule)
+    assert (encoder.passport, encoder.preprocessing.mode) == (announced, mode)
 
 
 def test_resources_hold_the_settings_of_the_environment():

@@ -157,7 +157,7 @@ def encode_archive(encoder: ClipEncoder, members: Members, batch: int) -> str:
     progress: list[EncodeProgress] = []
     images = [(name, name) for name in sorted(members.names)]
     with tempfile.TemporaryDirectory() as work:
-        options: dict[str, Any] = {"batch_size": batch, "report": progress.append}
+        options: dict[str, Any] = {"batch_size": batch, "on_progress": progress.append}
         start = time.perf_counter()
         encode_image_shard(images, members, encoder.passport, lambda: encoder, Path(work, "x.partial"), **options)
         rate = len(images) / (time.perf_counter() - start)

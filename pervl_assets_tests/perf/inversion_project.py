@@ -65,7 +65,7 @@ def encode_images(archive: str, model: str, weights: str, precision: str, out: s
     start = time.perf_counter()
     with open_coco(archive) as members:
         features = encode_image_shard(
-            list_images(members), members, passport, load, Path(out, "x.partial"), report=progress.append
+            list_images(members), members, passport, load, Path(out, "x.partial"), on_progress=progress.append
         )
     write_features(features, Path(out, "features.parquet"))
     last = progress[-1]

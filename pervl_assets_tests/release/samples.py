@@ -20,13 +20,13 @@ PASSPORT = {"model": "tiny", "weights_sha256": "ab", "precision": "fp32", "devic
 
 
 def make_rows(files: list[tuple[str, str, str]], root: Path | None = None) -> pl.DataFrame:
-    """Return a ledger of files given as path, concept and rule; their bytes are those below `root`."""
+    """Return a ledger of files given as path, concept and role; their bytes are those below `root`."""
     rows = []
-    for path, concept, rule in files:
+    for path, concept, role in files:
         file = root / path if root else None
         rows.append(
             dict.fromkeys(LEDGER.names)
-            | {"path": path, "concept": concept, "rule": rule, "status": "written", "recipe": ""}
+            | {"path": path, "concept": concept, "rule": role, "status": "written", "recipe": ""}
             | {"bytes": file.stat().st_size if file else 3, "sha256": hash_file(file) if file else "0" * 64}
             | {"source_members": [f"member of {path}"], "source_crc32s": [1]}
         )

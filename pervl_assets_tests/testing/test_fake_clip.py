@@ -59,7 +59,7 @@ def test_nothing_to_encode_returns_no_vectors():
 
 def test_progress_is_reported():
     calls = []
-    FakeEncoder().encode_texts(["a", "b"], report=lambda *numbers: calls.append(numbers))
+    FakeEncoder().encode_texts(["a", "b"], on_progress=lambda *numbers: calls.append(numbers))
     assert calls == [(2, 2)]
 
 

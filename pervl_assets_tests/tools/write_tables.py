@@ -74,7 +74,7 @@ def describe_asset(graph: Any, key: dg.AssetKey) -> Iterable[str]:
         # Only the release has more inputs than fit in a list: it includes every published asset.
         "made from": ", ".join(map(_code, parents)) if len(parents) <= _LISTED else "everything that is published",
         "partitions": _name_partitions(node.partitions_def.get_partition_keys()) if node.partitions_def else "",
-        **{label: _code(node.metadata[label]) for label in ("path", "place") if label in node.metadata},
+        **{label: _code(node.metadata[label]) for label in ("path",) if label in node.metadata},
         "folder": ", ".join(map(_code, list_folders(key))),
         "stored in": _code(_locate(node)),
         "pool": ", ".join(map(_code, sorted(node.pools or ()))),
@@ -96,7 +96,7 @@ def describe_asset(graph: Any, key: dg.AssetKey) -> Iterable[str]:
 
 
 def describe_checks(graph: Any, keys: Collection[dg.AssetKey]) -> Iterable[str]:
-    """Describe the checks of some assets, except `sums_hold`, which every asset has. Assets share the row of a check."""
+    """Describe the checks of some assets, except `sums_hold`. Assets share the row of a check."""
     described: dict[tuple[str, str], list[str]] = {}
     for check in sorted(graph.asset_check_keys):
         if check.asset_key in keys and check.name != SUMS_HOLD:

@@ -95,7 +95,7 @@ def test_changed_members_and_new_rules_are_rendered_again(tmp_path):
     assert second.rendered == 1
     assert read_all(tmp_path)["class/b.txt"] == b"NEW"
     assert second.content_hash != first.content_hash
-    third = build(tmp_path, plan_copies(list(MEMBERS), rules=2), {**MEMBERS, "b.txt": b"new"}, second.ledger)
+    third = build(tmp_path, plan_copies(list(MEMBERS), version=2), {**MEMBERS, "b.txt": b"new"}, second.ledger)
     assert third.rendered == 6
     assert commit_tree(third).content_hash == second.content_hash
 
@@ -211,7 +211,7 @@ def test_plans_that_leave_the_tree_or_name_a_file_twice_are_mistakes(tmp_path, p
 
 def test_progress_counts_every_output_once(tmp_path):
     seen = []
-    build(tmp_path, plan_copies([*MEMBERS, "x.txt"]), report=lambda done, total: seen.append((done, total)))
+    build(tmp_path, plan_copies([*MEMBERS, "x.txt"]), on_progress=lambda done, total: seen.append((done, total)))
     assert seen == [(done, 7) for done in range(1, 8)]
 
 
@@ -296,7 +296,7 @@ def test_a_source_that_cannot_be_read_any_more_leaves_the_tree_alone(tmp_path, m
     with monkeypatch.context() as patch:
         patch.setattr(os, "pread", fail)
         with pytest.raises(ArchiveError, match="cannot be read"):
-            build(tmp_path, plan_copies(list(MEMBERS), rules=2), previous=first.ledger)
+            build(tmp_path, plan_copies(list(MEMBERS), version=2), previous=first.ledger)
     assert verify_tree(first.root, first.ledger).unchanged
 
 

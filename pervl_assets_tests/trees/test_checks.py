@@ -13,15 +13,15 @@ ROLES = check_roles_apart("shot", "frame")
 
 
 def make_tree(tmp_path, *rows):
-    """Return a tree of (rule, concept, members, box); its frames have 100 x 50 pixels."""
+    """Return a tree of (role, concept, members, box); its frames have 100 x 50 pixels."""
     made = [
         {
-            **fill_row(start_row(1, Output(f"{number}.jpg", concept, rule), members, [1]), record_bytes(b"x")),
+            **fill_row(start_row(1, Output(f"{number}.jpg", concept, role), members, [1]), record_bytes(b"x")),
             "box": box,
             "width": 100,
             "height": 50,
         }
-        for number, (rule, concept, members, box) in enumerate(rows)
+        for number, (role, concept, members, box) in enumerate(rows)
     ]
     return FolderTree(tmp_path, build_frame(made))
 

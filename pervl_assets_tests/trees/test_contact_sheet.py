@@ -7,20 +7,20 @@ import pytest
 from PIL import Image
 
 from pervl_assets.core.pixels import encode_jpeg, encode_mask
-from pervl_assets.trees.contact_sheet import MAX_BYTES, SheetRules, draw_concept, draw_contact_sheet
+from pervl_assets.trees.contact_sheet import MAX_BYTES, SheetRoles, draw_concept, draw_contact_sheet
 from pervl_assets.trees.ledger import FolderTree, build_frame
 from pervl_assets.trees.plans import Output, fill_row, record_bytes, start_row
 from pervl_assets_tests.core.samples import draw_picture
 
-RULES = SheetRules("shot", ("frame",), "mask")
+ROLES = SheetRoles("shot", ("frame",), "mask")
 
 
-def write(root, path, concept, rule, data):
+def write(root, path, concept, role, data):
     """Write a file of a tree; return its row. The few-shot images of a concept have one source, the others another."""
     (root / path).parent.mkdir(parents=True, exist_ok=True)
     (root / path).write_bytes(data)
-    source = (f"{concept} {rule == 'shot'}",)
-    return fill_row(start_row(1, Output(path, concept, rule), source, [1]), record_bytes(data))
+    source = (f"{concept} {role == 'shot'}",)
+    return fill_row(start_row(1, Output(path, concept, role), source, [1]), record_bytes(data))
 
 
 def make_tree(root, concepts, size=(160, 90), *, noise=False):
@@ -30,13 +30,13 @@ def make_tree(root, concepts, size=(160, 90), *, noise=False):
     mask[20:60, 40:100] = True
     for number in range(concepts):
         concept = f"cat_{number:02}"
-        for rule, count in (("shot", number + 1), ("frame", 1), ("mask", 1)):
+        for role, count in (("shot", number + 1), ("frame", 1), ("mask", 1)):
             for index in range(count):
                 pixels = rng.integers(0, 256, (*size[::-1], 3), np.uint8) if noise else draw_picture(*size) // 4
-                data = encode_mask(mask) if rule == "mask" else encode_jpeg(pixels)
-                path = f"{rule}/{concept}_{index}.{'png' if rule == 'mask' else 'jpg'}"
-                row = write(root, path, concept, rule, data)
-                box = None if rule == "shot" else [40, 20, 99, 59]
+                data = encode_mask(mask) if role == "mask" else encode_jpeg(pixels)
+                path = f"{role}/{concept}_{index}.{'png' if role == 'mask' else 'jpg'}"
+                row = write(root, path, concept, role, data)
+                box = None if role == "shot" else [40, 20, 99, 59]
                 rows.append({**row, "box": box, "width": size[0], "height": size[1]})
     return FolderTree(root, build_frame(rows))
 
@@ -49,31 +49,31 @@ def decode(sheet):
 
 def test_box_and_mask_are_drawn_over_the_evaluation_frame(tmp_path):
     tree = make_tree(tmp_path, 1)
-    with_mask, without = (decode(draw_contact_sheet(tree, rules)) for rules in (RULES, SheetRules("shot", ("frame",))))
+    with_mask, without = (decode(draw_contact_sheet(tree, roles)) for roles in (ROLES, SheetRoles("shot", ("frame",))))
 
     def count_yellow(sheet):
         return int((np.minimum(sheet[..., 0], sheet[..., 1]) - sheet[..., 2] > 60).sum())
 
     assert count_yellow(without) > 100
-    assert count_yellow(decode(draw_contact_sheet(tree, SheetRules("shot", ("shot",))))) == 0
+    assert count_yellow(decode(draw_contact_sheet(tree, SheetRoles("shot", ("shot",))))) == 0
     reddened = with_mask[..., 0] - with_mask[..., 1] - (without[..., 0] - without[..., 1])
     assert (reddened > 40).sum() > 500
 
 
 def test_the_same_seed_draws_the_same_concepts(tmp_path):
     tree = make_tree(tmp_path, 9)
-    assert draw_contact_sheet(tree, RULES, concepts=3, seed=1) == draw_contact_sheet(tree, RULES, concepts=3, seed=1)
-    assert draw_contact_sheet(tree, RULES, concepts=3, seed=1) != draw_contact_sheet(tree, RULES, concepts=3, seed=2)
+    assert draw_contact_sheet(tree, ROLES, concepts=3, seed=1) == draw_contact_sheet(tree, ROLES, concepts=3, seed=1)
+    assert draw_contact_sheet(tree, ROLES, concepts=3, seed=1) != draw_contact_sheet(tree, ROLES, concepts=3, seed=2)
 
 
 @pytest.mark.parametrize("concepts", [0, 1, 40])
 def test_a_sheet_is_never_too_large(tmp_path, concepts):
-    sheet = draw_contact_sheet(make_tree(tmp_path, min(concepts, 12), noise=True), RULES, concepts=concepts)
+    sheet = draw_contact_sheet(make_tree(tmp_path, min(concepts, 12), noise=True), ROLES, concepts=concepts)
     assert 0 < len(sheet) <= MAX_BYTES
     assert decode(sheet).ndim == 3
 
 
-ALL_RULES = SheetRules("shot", ("frame", "crop"), "mask")
+ALL_RULES = SheetRoles("shot", ("frame", "crop"), "mask")
 BLUE, GREEN, GREY = (20, 40, 230), (20, 200, 40), (128, 128, 128)
 WIDTH = 1200
 
@@ -89,8 +89,8 @@ def make_one(root, shots=3, broken=()):
     files += [("frame/cat_1_9.jpg", "frame", paint(GREY, 160, 90)), ("mask/cat_1_9.png", "mask", encode_mask(mask))]
     files += [("crop/cat_1_9.jpg", "crop", paint(GREEN)), ("shot/dog_1_0.jpg", "shot", paint((255, 0, 0)))]
     rows = []
-    for path, rule, data in files:
-        row = write(root, path, path.split("/")[1][:5], rule, data)
+    for path, role, data in files:
+        row = write(root, path, path.split("/")[1][:5], role, data)
         size = {"box": [40, 30, 99, 59], "width": 160, "height": 90}
         if path in broken:
             row |= {"status": "quarantined", "reason": "the mask does not contain this instance", "sha256": None}

@@ -7,12 +7,12 @@ from pervl_assets_tests.core.samples import draw_picture, save_jpeg
 
 
 def make_tree(root, *rows, status="written"):
-    """Return a tree of (rule, concept, width, height)."""
+    """Return a tree of (role, concept, width, height)."""
     made = []
-    for number, (rule, concept, width, height) in enumerate(rows):
+    for number, (role, concept, width, height) in enumerate(rows):
         data = save_jpeg(draw_picture(width, height))
         (root / f"{number}.jpg").write_bytes(data)
-        row = fill_row(start_row(1, Output(f"{number}.jpg", concept, rule), ("a",), [1]), record_bytes(data))
+        row = fill_row(start_row(1, Output(f"{number}.jpg", concept, role), ("a",), [1]), record_bytes(data))
         made.append({**row, "status": status})
     return FolderTree(root, build_frame(made))
 

@@ -1,7 +1,7 @@
-"""The rule and its source for each asset of the inversion model, PALAVRA's files and the release.
+"""Where the content of each asset is defined: assets of the inversion model, PALAVRA's files and the release.
 
-They are shown on asset pages after *Rule:*. They are not part of the descriptions, because those go into
-`croissant.json`, whose readers do not know upstream's scripts. Rules of benchmarks are in `pervl_assets.benchmarks`.
+They are shown on asset pages after *Source:*. They are not part of the descriptions, because those go into
+`croissant.json`, whose readers do not know upstream's scripts. Those of benchmarks are in `pervl_assets.benchmarks`.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ _IMAGES: Final = "inversion_training/get_visual_features.py"
 _NAMES: Final = "inversion_training/text_from_open_images.py"
 _ENCODED: Final = f"prompt, and `encode_text` without normalising, as in {cite_script(_NAMES, 'F3, F5')}."
 
-RULES: Final[Mapping[str, str]] = {
+SOURCE_NOTES: Final[Mapping[str, str]] = {
     "inversion/coco_triplets": "a line is `img_id=<id> | <subject>, <relation>, <object> | <text> | <sentence>`, split "
     "at every `|`, and its triplet at every comma. Parts are stripped, the id is not, as in "
     f"{cite_script(_TRIPLETS, 'D1, D2')}.",
