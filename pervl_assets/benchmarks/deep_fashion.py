@@ -50,7 +50,7 @@ CAPTIONS: Final = TableSchema(
     )
 )
 
-FEW_SHOT_SPLIT: Final = TableSchema(
+_FEW_SHOT_SPLIT: Final = TableSchema(
     (
         Column("split", pl.String, "validation or test"),
         Column("pair_id", pl.String, "id of the item of clothing; text"),
@@ -61,7 +61,7 @@ FEW_SHOT_SPLIT: Final = TableSchema(
 
 
 def read_few_shot_split(folder: Path) -> pl.DataFrame:
-    """Read the few-shot images of each concept (schema `FEW_SHOT_SPLIT`), in file order (upstream rules C2, C3).
+    """Read the few-shot images of each concept (schema `_FEW_SHOT_SPLIT`), in file order (upstream rules C2, C3).
 
     Raises:
         AnnotationError: Lists each faulty line: neither header nor image, an image before any header, a repeated header
@@ -93,7 +93,7 @@ def read_few_shot_split(folder: Path) -> pl.DataFrame:
         for empty in headers.keys() - filled:
             faults.add(headers[empty], f"codes_infer/{empty} has no images")
         faults.raise_any()
-    return pl.DataFrame(rows, schema=FEW_SHOT_SPLIT.to_polars(), orient="row")
+    return pl.DataFrame(rows, schema=_FEW_SHOT_SPLIT.to_polars(), orient="row")
 
 
 def _read_classes(file: Path) -> dict[str, str]:
@@ -139,7 +139,7 @@ def count_captions(captions: pl.DataFrame) -> dict[str, int]:
 
 
 def _count_few_shot(few_shot: pl.DataFrame) -> dict[str, int]:
-    """Count concepts and few-shot images of each split (schema `FEW_SHOT_SPLIT`)."""
+    """Count concepts and few-shot images of each split (schema `_FEW_SHOT_SPLIT`)."""
     splits = {split: few_shot.filter(split=split) for split in SPLITS}
     return {f"{split} concepts": frame["pair_id"].n_unique() for split, frame in splits.items()} | {
         f"{split} few-shot images": frame["image"].n_unique() for split, frame in splits.items()
@@ -269,7 +269,7 @@ BENCHMARK: Final = Benchmark(
         TableAsset(
             "few_shot_split",
             "The few-shot images of each item of clothing.",
-            FEW_SHOT_SPLIT,
+            _FEW_SHOT_SPLIT,
             read_few_shot_split,
             _count_few_shot,
             {

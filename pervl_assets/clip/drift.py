@@ -26,7 +26,7 @@ TOLERANCES: Final[Mapping[Precision, float]] = {"fp32": 1e-4, "fp16": 5e-3, "bf1
 """Relative difference of a vector that is noise. Measured with ViT-B/32 and random weights on a CPU: 6e-7 between batch
 sizes in fp32; against fp32, 1.4e-3 in fp16 and 1.1e-2 in bf16. Each is stated with a margin for trained weights."""
 
-COSINE_BOUNDS: Final[Mapping[Precision, float]] = {"fp32": 0.9999, "fp16": 0.9995, "bf16": 0.999}
+_COSINE_BOUNDS: Final[Mapping[Precision, float]] = {"fp32": 0.9999, "fp16": 0.9995, "bf16": 0.999}
 """A cosine between stored and new vector that is smaller is never noise."""
 
 
@@ -73,7 +73,7 @@ def compare_vectors(stored: Features, again: Features) -> tuple[CheckResult, Sev
         "smallest_cosine": float(cosines.min(initial=1.0)),
     }
     precisions = (stored.passport.precision, again.passport.precision)
-    tolerance, bound = max(map(TOLERANCES.__getitem__, precisions)), min(map(COSINE_BOUNDS.__getitem__, precisions))
+    tolerance, bound = max(map(TOLERANCES.__getitem__, precisions)), min(map(_COSINE_BOUNDS.__getitem__, precisions))
     text = (
         f"{len(ids):,} of a sample of {len(stored.ids):,} vectors encoded again: largest difference "
         f"{numbers['largest_difference']:.2g}, relative {numbers['largest_relative_difference']:.2g} (tolerance "

@@ -18,22 +18,22 @@ from pervl_assets.defs.steps import record_step
 from pervl_assets.inversion.sources import ARCHIVES
 from pervl_assets.io_managers.raw_archives import RawArchiveIOManager
 
-KNOWN_ARCHIVE: Final = "known_archive"
+_KNOWN_ARCHIVE: Final = "known_archive"
 
 
 def build_archive_checks() -> list[dg.AssetChecksDefinition]:
     """Return the check of every zip archive: of the benchmarks, with the members that their annotations name."""
     specs = [(spec, benchmark) for benchmark in find_benchmarks() for spec in benchmark.archives]
     zips = [spec for spec in ARCHIVES if spec.file.endswith(".zip")]
-    return [build_archive_check(*pair) for pair in specs] + [build_archive_check(spec) for spec in zips]
+    return [_build_archive_check(*pair) for pair in specs] + [_build_archive_check(spec) for spec in zips]
 
 
-def build_archive_check(spec: ArchiveSpec, benchmark: Benchmark | None = None) -> dg.AssetChecksDefinition:
+def _build_archive_check(spec: ArchiveSpec, benchmark: Benchmark | None = None) -> dg.AssetChecksDefinition:
     """Return the check of one archive, and of the members that a benchmark's annotations name, if it is one's."""
 
     @dg.asset_check(
         asset=dg.AssetKey([RAW, spec.name]),
-        name=KNOWN_ARCHIVE,
+        name=_KNOWN_ARCHIVE,
         # For the order only: the archive can be checked without annotations.
         additional_deps=[ANNOTATIONS_KEY],
         description="The archive holds every member that the annotations name (if not: an error), and as many members "
@@ -43,21 +43,21 @@ def build_archive_check(spec: ArchiveSpec, benchmark: Benchmark | None = None) -
     @record_step
     def known_archive(workspace: Workspace, archive: RawArchive) -> dg.AssetCheckResult:
         known = load_manifest(ANNOTATIONS / "manifest.yaml").archives
-        folder = find_annotations(workspace.root)
+        folder = _find_annotations(workspace.root)
         needed = name_members(benchmark, spec.name, folder / benchmark.name) if benchmark and folder else set()
         report = inspect_archive(archive, known.get(spec.name, ()), needed)
-        return check_report(report, demo=workspace.profile == "demo", annotated=folder is not None)
+        return _check_archive(report, demo=workspace.profile == "demo", annotated=folder is not None)
 
     return known_archive
 
 
-def find_annotations(root: Path) -> Path | None:
+def _find_annotations(root: Path) -> Path | None:
     """Return the folder of annotations that `raw/pervl_annotations` recorded; None: it is not materialized."""
     archive: RawArchive | None = RawArchiveIOManager(data=str(root)).read_previous(ANNOTATIONS_KEY)
     return archive.path if archive else None
 
 
-def check_report(report: ArchiveReport, *, demo: bool, annotated: bool) -> dg.AssetCheckResult:
+def _check_archive(report: ArchiveReport, *, demo: bool, annotated: bool) -> dg.AssetCheckResult:
     """Return the comparison with the official archive as the result of an asset check.
 
     Args:

@@ -41,13 +41,13 @@ def build_benchmark_assets() -> list[dg.AssetsDefinition]:
         for benchmark in find_benchmarks()
         for asset in (
             *(build_raw_asset(spec) for spec in benchmark.archives),
-            *(build_table_asset(benchmark, table) for table in benchmark.tables),
-            *(build_tree_asset(benchmark, tree) for tree in benchmark.trees),
+            *(_build_table_asset(benchmark, table) for table in benchmark.tables),
+            *(_build_tree_asset(benchmark, tree) for tree in benchmark.trees),
         )
     ]
 
 
-def build_table_asset(benchmark: Benchmark, table: TableAsset) -> dg.AssetsDefinition:
+def _build_table_asset(benchmark: Benchmark, table: TableAsset) -> dg.AssetsDefinition:
     """Return the asset of one annotation table."""
     key = dg.AssetKey([benchmark.name, table.name])
 
@@ -76,7 +76,7 @@ def build_table_asset(benchmark: Benchmark, table: TableAsset) -> dg.AssetsDefin
     return annotation_table
 
 
-def build_tree_asset(benchmark: Benchmark, tree: TreeAsset) -> dg.AssetsDefinition:
+def _build_tree_asset(benchmark: Benchmark, tree: TreeAsset) -> dg.AssetsDefinition:
     """Return the asset of one folder tree, partitioned by split where the tree is."""
     archives = {spec.name: spec for spec in benchmark.archives}
     spec = archives.get(tree.source)
@@ -103,7 +103,7 @@ def build_tree_asset(benchmark: Benchmark, tree: TreeAsset) -> dg.AssetsDefiniti
         context: dg.AssetExecutionContext, workspace: Workspace, **inputs: Any
     ) -> Iterator[dg.MaterializeResult[FolderTree]]:
         split = context.partition_key if tree.splits else None
-        built = build_from_source(context, workspace, tree, spec, split, inputs)
+        built = _build_from_source(context, workspace, tree, spec, split, inputs)
         on_disk = replace(built, root=built.staged or built.root)
         classes = tree.name_classes({name: inputs[name] for name in tree.tables})
         shown = (tree.sheet.few_shot, *tree.sheet.evaluation)
@@ -136,7 +136,7 @@ def _space(column: str) -> str:
     return column.replace("_", " ")
 
 
-def build_from_source(
+def _build_from_source(
     context: dg.AssetExecutionContext,
     workspace: Workspace,
     tree: TreeAsset,
@@ -159,11 +159,11 @@ def build_from_source(
             workspace.root / plan.folder,
             previous=previous.ledger if previous else None,
             workers=workspace.workers,
-            on_progress=report_progress(context),
+            on_progress=_log_progress(context),
         )
 
 
-def report_progress(context: dg.AssetExecutionContext) -> Callable[[int, int], None]:
+def _log_progress(context: dg.AssetExecutionContext) -> Callable[[int, int], None]:
     """Return a function that logs the progress every few seconds; each line is a commit to Dagster's database."""
     due = time.monotonic() + _LOG_SECONDS
 

@@ -47,7 +47,7 @@ def complete_pages(assets: Iterable[dg.AssetsDefinition]) -> list[dg.AssetsDefin
         else:
             metadata = {"inputs": _tabulate_inputs(inputs)}
             tags |= {f"pervl/from_{one.name}": "" for one in inputs}
-        completed = spec.merge_attributes(tags=tags, metadata={**metadata, **show_columns(spec.metadata)})
+        completed = spec.merge_attributes(tags=tags, metadata={**metadata, **_show_columns(spec.metadata)})
         if key not in notes:
             return completed
         return completed.replace_attributes(description=f"{spec.description}\n\n**Source:** {notes[key]}")
@@ -63,12 +63,12 @@ def trace_sources(assets: Iterable[dg.AssetsDefinition]) -> dict[dg.AssetKey, tu
     def trace(key: dg.AssetKey) -> frozenset[str]:
         if key.path[0] == RAW:
             return frozenset({key.path[-1]})
-        return frozenset(name for parent in list_parents(specs[key], specs) for name in trace(parent))
+        return frozenset(name for parent in _list_parents(specs[key], specs) for name in trace(parent))
 
     return {key: tuple(sorted(trace(key))) for key in specs}
 
 
-def list_parents(spec: dg.AssetSpec, known: Container[dg.AssetKey]) -> list[dg.AssetKey]:
+def _list_parents(spec: dg.AssetSpec, known: Container[dg.AssetKey]) -> list[dg.AssetKey]:
     """Return the assets that one is made from; as in Dagster, the name of an input means one with its own prefix."""
     keys = [dep.asset_key for dep in spec.deps]
     return [key if key in known else dg.AssetKey([*spec.key.path[:-1], *key.path]) for key in keys]
@@ -117,7 +117,7 @@ def link_asset(key: dg.AssetKey, text: str) -> str:
     return f"[{text}](/assets/{'/'.join(key.path)})"
 
 
-def show_columns(metadata: Mapping[str, Any]) -> dict[str, dg.TableSchema]:
+def _show_columns(metadata: Mapping[str, Any]) -> dict[str, dg.TableSchema]:
     """Return the declared columns with links to the tables that each is made from.
 
     Only Dagster+ draws `dagster/column_lineage`; the open-source UI hides it. Column descriptions are markdown.

@@ -87,12 +87,12 @@ def pervl_annotations(
         report = downloads.fetch_annotations(folder, manifest, context.log.info)
     yield RawArchiveIOManager.describe(
         RawArchive(folder, identify_contents(folder)),
-        checks=[check_official(report, manifest, demo=workspace.profile == "demo" and not workspace.annotations)],
+        checks=[_check_official(report, manifest, demo=workspace.profile == "demo" and not workspace.annotations)],
         rows={name: count_entries(folder / name) for name in list_texts(folder)},
     )
 
 
-def check_official(report: FilesReport, manifest: OfficialFiles, *, demo: bool) -> dg.AssetCheckResult:
+def _check_official(report: FilesReport, manifest: OfficialFiles, *, demo: bool) -> dg.AssetCheckResult:
     """Check which annotation files are the published ones."""
     if demo:
         text = "The demo data has annotations of its own, not the official ones."

@@ -86,7 +86,7 @@ _ADVICE: Final = (
 
 
 @dataclass(frozen=True)
-class Triplets:
+class _Triplets:
     """The triplets of a file.
 
     Attributes:
@@ -100,7 +100,7 @@ class Triplets:
     blank_lines: int
 
 
-def read_triplets(path: Path) -> Triplets:
+def read_triplets(path: Path) -> _Triplets:
     """Read the triplets of a text file (upstream rules D1, D2 and D10).
 
     Args:
@@ -124,7 +124,7 @@ def read_triplets(path: Path) -> Triplets:
             f"{path} contains no triplet: {malformed.height:,} malformed and {blank_lines:,} blank lines.",
             advice=_ADVICE,
         )
-    return Triplets(TRIPLETS.validate(frame, "triplets"), MALFORMED_LINES.validate(malformed, "lines"), blank_lines)
+    return _Triplets(TRIPLETS.validate(frame, "triplets"), MALFORMED_LINES.validate(malformed, "lines"), blank_lines)
 
 
 def _parse_lines(lines: pl.DataFrame) -> pl.DataFrame:

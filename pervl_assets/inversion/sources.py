@@ -34,7 +34,7 @@ COCO_SVO_TRIPLETS: Final = ArchiveSpec(
     disk="about 45 MB",
 )
 
-OPENIMAGES_CLASS_DESCRIPTIONS: Final = ArchiveSpec(
+_OPENIMAGES_CLASS_DESCRIPTIONS: Final = ArchiveSpec(
     name="openimages_class_descriptions",
     title="The class names of OpenImages V6",
     description="19,994 class labels with their display names, as CSV with a header.",
@@ -46,7 +46,7 @@ OPENIMAGES_CLASS_DESCRIPTIONS: Final = ArchiveSpec(
     disk="0.5 MB",
 )
 
-ARCHIVES: Final = (COCO_TRAIN2014, COCO_SVO_TRIPLETS, OPENIMAGES_CLASS_DESCRIPTIONS)
+ARCHIVES: Final = (COCO_TRAIN2014, COCO_SVO_TRIPLETS, _OPENIMAGES_CLASS_DESCRIPTIONS)
 
 
 def locate_image(image_id: str) -> str:

@@ -40,7 +40,7 @@ _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
-class SentencesSummary:
+class _SentencesSummary:
     """Counts of the dictionary of common objects.
 
     Attributes:
@@ -71,13 +71,13 @@ def write_object_names(classes: pl.DataFrame, target: Path) -> None:
     write_bytes_atomically(target, buffer.getvalue())
 
 
-def summarize_sentences(classes: pl.DataFrame, sentences: pl.DataFrame, encoded: Iterable[str]) -> SentencesSummary:
+def summarize_sentences(classes: pl.DataFrame, sentences: pl.DataFrame, encoded: Iterable[str]) -> _SentencesSummary:
     """Return the counts of what `write_object_sentences` writes and leaves out, from the same arguments."""
     kept, left_out = _split_by_features(sentences, encoded)
     images = kept.group_by("class_row").agg(images=pl.col("image_id").n_unique())
     counts = classes.select("class_row", "name").join(images, on="class_row", how="left", maintain_order="left")
     short = counts.with_columns(pl.col("images").fill_null(0)).filter(pl.col("images") < IMAGES_NEEDED)
-    return SentencesSummary(
+    return _SentencesSummary(
         rows=kept.height,
         rows_left_out=left_out.height,
         images_left_out=tuple(sorted(left_out["image_id"].unique())),

@@ -82,7 +82,7 @@ def draw_contact_sheet(tree: FolderTree, roles: SheetRoles, concepts: int = 6, s
         few = (
             [shots[index * len(shots) // _FEW_SHOT] for index in range(_FEW_SHOT)] if len(shots) > _FEW_SHOT else shots
         )
-        images = [load_image(tree.root, row, mask, _TILE) for row in (*few, *shown[:_EVALUATION])]
+        images = [_load_image(tree.root, row, mask, _TILE) for row in (*few, *shown[:_EVALUATION])]
         images[len(few) : len(few)] = [Image.new("RGB", (1, 1), _BACKGROUND)] * (_FEW_SHOT - len(few))
         tiles = [_Tile(ImageOps.pad(image, (_TILE, _TILE), color=_BACKGROUND)) for image in images]
         sections.append(_Section([(f"{concept}: {len(shots)} few-shot, {len(shown)} evaluation", 10)], tiles))
@@ -115,7 +115,7 @@ def draw_concept(tree: FolderTree, roles: SheetRoles, concept: str, texts: Seque
     return buffer.getvalue()
 
 
-def load_image(root: Path, row: Row, mask: Row | None, side: int | None = None) -> Image.Image:
+def _load_image(root: Path, row: Row, mask: Row | None, side: int | None = None) -> Image.Image:
     """Read an image of a tree. If it is the frame of the box in its row, box and mask are drawn over it.
 
     Args:
@@ -184,7 +184,7 @@ def _make_tile(root: Path, row: Row, mask: Row | None, height: int) -> _Tile:
     reason = f"{row['status']}: {row['reason']}"
     if row["status"] == "written":
         try:
-            image = load_image(root, row, mask)
+            image = _load_image(root, row, mask)
         except OSError:
             reason = "damaged: the file was removed or cannot be read. Materialize the tree again to repair it"
         else:

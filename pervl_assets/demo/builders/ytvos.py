@@ -45,7 +45,7 @@ _RESOLUTIONS: Final = ((320, 180), (384, 216), (426, 240))
 
 
 @dataclass(frozen=True)
-class Actor:
+class _Actor:
     """A thing that moves through a clip: its figure at the start, and its drift until the end."""
 
     start: Figure
@@ -71,7 +71,7 @@ class Clip:
     width: int
     height: int
     frames: tuple[str, ...]
-    actors: tuple[Actor, ...]
+    actors: tuple[_Actor, ...]
 
     def at(self, frame: str) -> Scene:
         """Return the scene that a frame shows."""
@@ -102,7 +102,7 @@ def _make_id(random: Random, number: int) -> str:
     return f"{random.randrange(16**9, 16**10):x}"
 
 
-def _cast(random: Random, place: str, things: tuple[str, ...]) -> Iterator[Actor]:
+def _cast(random: Random, place: str, things: tuple[str, ...]) -> Iterator[_Actor]:
     """Place the actors of a clip side by side, moving the same way, each with a colour of its own."""
     spread = 0.5 if len(things) == 3 else 0.62
     drift = random.choice([-1, 1]) * random.uniform(0.16, 0.24)
@@ -120,7 +120,7 @@ def _cast(random: Random, place: str, things: tuple[str, ...]) -> Iterator[Actor
         y = random.uniform(0.55, 0.85) if floating else random.uniform(low + 0.06, high + 0.06)
         look = replace(look, flip=drift < 0 and thing != "cat", tilt=0.0)
         start = Figure(thing, look, x, y, size, grounded=not floating)
-        yield Actor(start, drift + random.uniform(-0.03, 0.03), concept=thing == name)
+        yield _Actor(start, drift + random.uniform(-0.03, 0.03), concept=thing == name)
 
 
 @cache
