@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 def _parse_folder(value: object) -> Path:
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", str(value)):
-        raise ValueError("must be a folder on this machine; addresses such as s3://… are not supported")
+        raise ValueError("must be a folder on this machine. Addresses such as s3://… are not supported")
     try:
         return Path(str(value)).expanduser().absolute()
     except RuntimeError as error:
@@ -91,10 +91,10 @@ _Cron = Annotated[str, AfterValidator(_check_cron)]
 
 
 def _setting(default: Any, description: str, shown: str | None = None, most: int | None = None) -> Any:
-    """Return a field of `Settings`; `default` may be a function of the values of the fields before it.
+    """Return a field of `Settings`. `default` may be a function of the values of the fields before it.
 
     The description is markdown for documentation and UI, `shown` the default in the documentation where that is not a
-    plain value, `most` the largest value of a whole number; the smallest is 1.
+    plain value, `most` the largest value of a whole number. The smallest is 1.
     """
     source: dict[str, Any] = {"default_factory": default} if callable(default) else {"default": default}
     return Field(**source, description=description, title=shown, ge=1 if most else None, le=most)
@@ -174,7 +174,7 @@ class Settings(BaseModel):
         "is laid out like `PERVL_DATA`, with `annotations/` in it",
     )
     timezone: Annotated[str, AfterValidator(_check_timezone)] = _setting("UTC", "time zone of the schedules")
-    revalidate_cron: _Cron = _setting("0 3 * * 1", "when the public inputs are revalidated with their servers")
+    revalidate_cron: _Cron = _setting("0 3 * * 1", "when public inputs are revalidated with their servers")
     verify_cron: _Cron = _setting("0 2 * * *", "when results are hashed again and compared")
     watch_seconds: int = _setting(300, "seconds between two evaluations of the sensors", most=31_536_000)
     fresh_days: int = _setting(
@@ -188,10 +188,10 @@ class Settings(BaseModel):
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> "Settings":
-        """Read the settings from environment variables, by default those of this process; an empty one is unset.
+        """Read the settings from environment variables, by default those of this process. An empty one is unset.
 
         Raises:
-            PervlError: Variables have values that cannot be used; every such variable is named.
+            PervlError: Variables have values that cannot be used. Every such variable is named.
         """
         env = os.environ if env is None else env
         _warn_of_unknown(env)
@@ -206,7 +206,7 @@ def get_variable(name: str) -> str:
 
 
 def check_settings(values: Mapping[str, Any], source: str, advice: str, label: Callable[[str], str] = str) -> Settings:
-    """Return the settings with these values, by field; defaults are taken for the others.
+    """Return the settings with these values, by field, and defaults for the others.
 
     Args:
         values: Values by field.
@@ -215,7 +215,7 @@ def check_settings(values: Mapping[str, Any], source: str, advice: str, label: C
         label: Returns the name under which a field was set.
 
     Raises:
-        PervlError: Values cannot be used; every one has a line such as `PERVL_DEVICE='gpu': must be auto, …`.
+        PervlError: Values cannot be used. Every one has a line such as `PERVL_DEVICE='gpu': must be auto, …`.
     """
     try:
         return Settings.model_validate(dict(values))
@@ -237,7 +237,7 @@ def _explain(kind: str, message: str, context: Mapping[str, Any] | None) -> str:
 
 
 def _warn_of_unknown(env: Mapping[str, str]) -> None:
-    """Log a warning for every `PERVL_…` variable that is no setting; once, not in every worker process."""
+    """Log a warning for every `PERVL_…` variable that is no setting. Only the main process does."""
     known = [name.upper() for name in Settings.model_fields]
     unknown = {name.removeprefix(_PREFIX) for name in env if name.startswith(_PREFIX)} - {*known}
     for name in sorted(unknown) if multiprocessing.parent_process() is None else ():

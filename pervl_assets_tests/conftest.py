@@ -48,10 +48,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def drawn(drawn_raw, tmp_path_factory) -> Path:
+def drawn(synthetic_raw, tmp_path_factory) -> Path:
     """Every raw input of the demo data, and its annotations below `annotations`. Read-only."""
     root = tmp_path_factory.mktemp("drawn") / "world"
-    shutil.copytree(drawn_raw, root, copy_function=os.link)
+    shutil.copytree(synthetic_raw, root, copy_function=os.link)
     write_annotations(root / "annotations")
     return root
 

@@ -25,14 +25,14 @@ class TableAsset:
         name: Asset name below the benchmark's prefix.
         description: Meaning of a row.
         schema: Its columns.
-        read: Reads it from the folder with the benchmark's annotation files; raises `AnnotationError` with line
+        read: Reads it from the folder with the benchmark's annotation files. Raises `AnnotationError` with line
             numbers, or `MissingInputError`.
         count: Counts, e.g. the concepts of each split, by name of the count.
         facts: The counts of the official annotations.
         paper: How these differ from the paper, in a sentence.
         checks: Further checks of the table.
         variants: Other ways to read it, by the value of `PERVL_SPLITS` that selects them.
-        source_note: What defines its content, and where that is from; on its page, after *Source:*.
+        source_note: What defines its content, and where that is from. Shown on its page after *Source:*.
     """
 
     name: str
@@ -54,7 +54,7 @@ class TreeAsset:
     Attributes:
         name: Asset name below the benchmark's prefix.
         description: Its content.
-        splits: Its partitions; empty: it is not partitioned.
+        splits: Its partitions. Empty if it is not partitioned.
         tables: Names of the tables it needs.
         source: Name of the `ArchiveSpec`, or of the `TreeAsset`, that it is made from.
         folder: Its root below `PERVL_DATA`, by split (None for an unpartitioned tree).
@@ -65,10 +65,10 @@ class TreeAsset:
         name_classes: Class of every concept, from the tables (by name).
         describe: Facts about a concept for its preview, as label and text, from the tables (by name).
         label_images: Adds `split` and `caption` (String, null if there is none) to a frame with the columns `concept`
-            and `image` (file name), one row per image; from the tables (by name).
+            and `image` (file name), one row per image, from the tables (by name).
         source_note: What defines its content, and where that is from. Shown on its page after *Source:*.
-        version: Raise it when the same input must give different bytes, so that every file is rendered
-            again. It is part of the recipe of each file and of the asset's code version.
+        version: Raise it when the same input must give different bytes: every file is then rendered again. It is part of
+            the recipe of each file and of the asset's code version.
     """
 
     name: str

@@ -42,20 +42,20 @@ CAPTIONS: Final = TableSchema(
         Column(
             "caption_set", pl.String, "validation, test (the evaluation images), shortened or detailed (all images)"
         ),
-        Column("pair_id", pl.String, "id of the item of clothing, i.e. the concept; text"),
+        Column("pair_id", pl.String, "id of the item of clothing, i.e. the concept (text)"),
         Column("image_name", pl.String, "member of the archive: train/image/<number>.jpg"),
         Column("image", pl.String, "its file name"),
         Column("caption", pl.String, "caption of the image; 'person' is the wearer of the item"),
-        Column("split", pl.String, "validation or test; null if the item is in neither"),
+        Column("split", pl.String, "validation or test, null if the item is in neither"),
     )
 )
 
 _FEW_SHOT_SPLIT: Final = TableSchema(
     (
         Column("split", pl.String, "validation or test"),
-        Column("pair_id", pl.String, "id of the item of clothing; text"),
+        Column("pair_id", pl.String, "id of the item of clothing (text)"),
         Column("image", pl.String, "file name of an image from which the concept is learned"),
-        Column("class_name", pl.String, "class of the item, e.g. long sleeve dress; null if the annotations have none"),
+        Column("class_name", pl.String, "class of the item, e.g. long sleeve dress, null if the annotations have none"),
     )
 )
 
@@ -154,7 +154,7 @@ def name_classes(tables: Mapping[str, pl.DataFrame]) -> dict[str, str]:
 def label_images(tables: Mapping[str, pl.DataFrame], images: pl.DataFrame) -> pl.DataFrame:
     """Add the split of the concept and the detailed caption of the image to images (columns `concept`, `image`).
 
-    Detailed captions are those of the split's own caption file, and of some few-shot images; the first if there are
+    Detailed captions are those of the split's own caption file, and of some few-shot images: the first if there are
     several. The shortened ones are in the table `captions`.
     """
     splits = tables["few_shot_split"].select("split", concept="pair_id").unique("concept", keep="first")
@@ -235,7 +235,7 @@ _LINKED: Final = "Hard links to the files of `personalized`, which need almost n
 BENCHMARK: Final = Benchmark(
     name="deep_fashion",
     title="PerVL-DeepFashion2",
-    description="Retrieve the image for a caption about the wearer of an item of clothing; from DeepFashion2.",
+    description="Retrieve the image for a caption about the wearer of an item of clothing in DeepFashion2.",
     archives=(
         ArchiveSpec(
             name="deep_fashion2_train",

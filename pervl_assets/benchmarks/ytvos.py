@@ -80,7 +80,7 @@ def _render_frame(task: RenderTask, blobs: list[bytes]) -> Iterator[Rendered | Q
 
 
 def _count_rows(task: RenderTask, boxes: Mapping[int, Box | None]) -> int | None:
-    """Return the number of pixel rows of the frame that are needed; None for all."""
+    """Return the number of pixel rows of the frame that are needed, or None if all are."""
     if any(output.role != "few_shot_crop" for output in task.outputs):
         return None
     return max((box.y1 for box in boxes.values() if box), default=None)
@@ -172,7 +172,7 @@ _describe_tree: Final = partial(
 BENCHMARK: Final = Benchmark(
     name="ytvos",
     title="PerVL-YTVOS",
-    description="Find the video frame that a caption with a personal concept in it describes; objects of YouTube-VOS.",
+    description="Find the YouTube-VOS frame that a caption with a personal concept in it describes.",
     archives=(
         ArchiveSpec(
             name="youtube_vos_train",
@@ -205,10 +205,10 @@ BENCHMARK: Final = Benchmark(
                 "fewest few-shot crops of a concept": 4,
                 "most few-shot crops of a concept": 33,
             },
-            paper="The paper counts 251 test concepts; its published annotations have 252.",
+            paper="The paper counts 251 test concepts. Its published annotations have 252.",
             checks=(annotations.SCENES_APART,),
             source_note=f"a concept is an entry of `{annotations.CONCEPTS_FILE}`, named `<class>_<scene>_<instance>` "
-            f"with ids kept as text, as in {cite_script(_PREPARE, 'A16')}; its split is that of the caption file with "
+            f"with ids kept as text, as in {cite_script(_PREPARE, 'A16')}. Its split is that of the caption file with "
             f"its name. {PAPER} splits by scene.",
             variants={"scene_disjoint": annotations.read_disjoint_concepts},
         ),
@@ -219,7 +219,7 @@ BENCHMARK: Final = Benchmark(
             annotations.read_captions,
             annotations.count_captions,
             {"validation captions": 246, "test captions": 252, "validation images": 246, "test images": 252},
-            paper="The paper counts 251 test concepts; its published annotations have captions of 252.",
+            paper="The paper counts 251 test concepts. Its published annotations have captions of 252.",
             variants={"scene_disjoint": annotations.read_disjoint_captions},
             source_note="the caption files in file order, validation first. The concept is `image_name` up to its "
             f"last `_`, as in {cite_script(_SPLIT, 'B3')}.",

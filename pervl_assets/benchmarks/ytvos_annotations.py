@@ -1,7 +1,7 @@
 """Read the annotations of PerVL-YTVOS, count them, and check for scenes in both splits.
 
 The paper splits by scene, but in the published annotations three scenes are in both splits, with one concept in each.
-`PERVL_SPLITS=official` (the default) keeps them, because published numbers use these splits; an asset check names the
+`PERVL_SPLITS=official` (the default) keeps them, because published numbers use these splits. An asset check names the
 scenes. `PERVL_SPLITS=scene_disjoint` removes the concepts of such scenes from validation: they have no split, and their
 captions and their part of `retrieval_set [validation]` are left out. Test is as published, and `fsl_seg` contains every
 concept in both cases. Rule numbers refer to docs/fidelity.md.
@@ -34,9 +34,9 @@ CONCEPTS: Final = TableSchema(
     (
         Column("concept", pl.String, "name of the concept: class, scene and instance joined by _"),
         Column("class_name", pl.String, "class of the object, e.g. earless_seal"),
-        Column("scene", pl.String, "id of the video in YouTube-VOS; text, though some look like numbers"),
+        Column("scene", pl.String, "id of the video in YouTube-VOS (text), though some look like numbers"),
         Column("instance", pl.UInt8, "palette index of the object in the video's masks"),
-        Column("split", pl.String, "validation or test; null if no caption names the concept"),
+        Column("split", pl.String, "validation or test, null if no caption names the concept"),
         Column("caption", pl.String, "retrieval query with * instead of the object"),
         Column("evaluation_frame", pl.String, "the frame to retrieve, e.g. 00085"),
         Column("few_shot_frames", pl.List(pl.String), "the frames from which the concept is learned"),

@@ -52,7 +52,7 @@ def _build_archive_check(spec: ArchiveSpec, benchmark: Benchmark | None = None) 
 
 
 def _find_annotations(root: Path) -> Path | None:
-    """Return the folder of annotations that `raw/pervl_annotations` recorded; None: it is not materialized."""
+    """Return the folder of annotations that `raw/pervl_annotations` recorded, or None if it is not materialized."""
     archive: RawArchive | None = RawArchiveIOManager(data=str(root)).read_previous(ANNOTATIONS_KEY)
     return archive.path if archive else None
 

@@ -24,7 +24,7 @@ from pervl_assets.settings import Settings, get_variable
 
 _WARN_BEFORE: Final = timedelta(days=1)
 _DEPTH: Final = 8
-"""Levels above an asset that are evaluated before it is refreshed; the graph has seven."""
+"""Levels above an asset that are evaluated before it is refreshed. The graph has seven."""
 
 
 def _build_automation_condition() -> dg.AutomationCondition[Any]:
@@ -71,11 +71,11 @@ def _list_public_inputs(specs: Iterable[ArchiveSpec]) -> list[dg.AssetKey]:
 def build_refreshes(
     settings: Settings, specs: Sequence[ArchiveSpec], verified: Iterable[dg.AssetCheckKey]
 ) -> dg.Definitions:
-    """Return schedules, sensors and their jobs; `verified` are the checks that compare values with their manifests."""
+    """Return schedules, sensors and their jobs. `verified` are the checks that compare values with their manifests."""
     revalidate = dg.define_asset_job(
         "revalidate_public_inputs",
         selection=dg.AssetSelection.assets(*_list_public_inputs(specs)),
-        description="Revalidate the public inputs with their servers; download only what changed.",
+        description="Revalidate the public inputs with their servers. Download only what changed.",
     )
     verify = dg.define_asset_job(
         "verify_results",
@@ -157,7 +157,7 @@ def stat_inputs(specs: Sequence[ArchiveSpec], root: Path) -> dict[str, list[int]
 
 
 def _stat_input(path: Path) -> list[int]:
-    """Return size and time of a file; for a folder, number and latest time of its entries, two levels deep."""
+    """Return size and time of a file. For a folder, number and latest time of its entries, two levels deep."""
     if path.is_file():
         return [path.stat().st_size, path.stat().st_mtime_ns]
     parts = [path, *path.glob("*"), *path.glob("*/*")]

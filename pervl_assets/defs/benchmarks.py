@@ -164,7 +164,7 @@ def _build_from_source(
 
 
 def _log_progress(context: dg.AssetExecutionContext) -> Callable[[int, int], None]:
-    """Return a function that logs the progress every few seconds; each line is a commit to Dagster's database."""
+    """Return a function that logs the progress every few seconds. Each line is a commit to Dagster's database."""
     due = time.monotonic() + _LOG_SECONDS
 
     def on_progress(done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""The resource that downloads public inputs: sources, time-outs and attempts; the protocol is `archives.downloads`."""
+"""The resource that downloads public inputs: sources, time-outs and attempts. The protocol is `archives.downloads`."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,12 +30,12 @@ class Downloads(SettingsResource):
     read_seconds: float = Field(default=60.0, description="how long to wait for the next bytes")
 
     def open_client(self) -> httpx.Client:
-        """Return a client with this resource's time-outs; it follows redirects."""
+        """Return a client with this resource's time-outs. It follows redirects."""
         timeout = httpx.Timeout(self.read_seconds, connect=self.connect_seconds)
         return httpx.Client(timeout=timeout, follow_redirects=True)
 
     def locate(self, spec: ArchiveSpec) -> str | None:
-        """Return the address of a public input; None: it is not to be downloaded."""
+        """Return the address of a public input, or None if it is not to be downloaded."""
         if spec.url is None or self.source == _OFF:
             return None
         return spec.url if self.source == _OFFICIAL else f"{self.source.rstrip('/')}/{spec.file}"
@@ -54,7 +54,7 @@ class Downloads(SettingsResource):
             return fetch_files(folder, manifest, client, attempts=self.attempts, on_progress=log)
 
     def fetch_input(self, spec: ArchiveSpec, root: Path, log: Callable[[str], None]) -> Fetched | None:
-        """Bring a public input up to date; None: it is not public, downloads are off, or it exists unzipped.
+        """Download a public input. None if it is not public, downloads are off, or it exists unzipped.
 
         Raises:
             MissingInputError: It cannot be downloaded, and there is no earlier download.

@@ -228,7 +228,7 @@ def openimages_classes(
         dg.AssetCheckSpec(
             "ties",
             asset=_key("openimages_matches"),
-            description="Number of names with two equally near classes, the first of which is the match. A warning if "
+            description="Number of names with two equally near classes. The match is the first of them. A warning if "
             "the two have different vectors. Class names that differ only in case have the same vector.",
         ),
     ],

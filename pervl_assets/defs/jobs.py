@@ -46,7 +46,7 @@ def _override(name: str, unset: str | None = None) -> Any:
 
 
 class JobConfig(dg.Config):
-    """What can be set for one run; what is unset follows the environment variables."""
+    """Per-run overrides. Unset fields use the environment variables."""
 
     selection: str = Field(
         description='What to materialize, in Dagster\'s selection syntax: `group:ytvos`, `+key:"palavra/object_names"` '
@@ -65,12 +65,12 @@ class JobConfig(dg.Config):
         """Check what the launchpad itself does not.
 
         Raises:
-            PervlError: Values cannot be used; every such value is named.
+            PervlError: Values cannot be used. Every such value is named.
         """
         check_settings(self.list_changes(), "launchpad", "Correct or remove these values, and launch again.")
 
     def configure(self, workspace: Workspace, clip: Clip) -> dict[str, Any]:
-        """Return the run config of the resources that have fields set here; it must contain their other fields, too."""
+        """Return the run config of the resources that have fields set here. It must contain their other fields, too."""
         return {
             name: {"config": resource.model_dump(exclude_none=True) | changes}
             for name, resource in (("workspace", workspace), ("clip", clip))
@@ -83,7 +83,7 @@ class JobConfig(dg.Config):
 
 
 def build_jobs(resources: Iterable[str]) -> list[dg.JobDefinition]:
-    """Return a job for every benchmark, the training files, and everything; `resources` are all resource keys."""
+    """Return a job for every benchmark, the training files, and everything. `resources` are all resource keys."""
     training = "PALAVRA's training files, with all that they are made from: triplets, classes, CLIP features, matches."
     selections = {
         **{
@@ -102,8 +102,8 @@ def _build_job(name: str, selection: str, description: str, op: dg.OpDefinition)
 
     @dg.job(
         name=name,
-        description=f"{description}\n\nIt starts runs of its own, one after another, tagged `{JOB_RUN_TAG}`. What is "
-        "up to date is skipped; after a failure, launch it again: finished work is kept.",
+        description=f"{description}\n\nIt starts several runs, one after another, tagged `{JOB_RUN_TAG}`. Up-to-date "
+        "assets are skipped. After a failure, launch it again: finished work is kept.",
         executor_def=dg.in_process_executor,
         config={"ops": {_OP: {"config": JobConfig(selection=selection).model_dump()}}},
         tags={JOB_TAG: name},
@@ -115,7 +115,7 @@ def _build_job(name: str, selection: str, description: str, op: dg.OpDefinition)
 
 
 def _build_op(resources: frozenset[str]) -> dg.OpDefinition:
-    """Return the op of the jobs; it needs all resources, because up to date depends on their settings and files."""
+    """Return the op of the jobs. It needs all resources, because up to date depends on their settings and files."""
 
     @dg.op(name=_OP, out=dg.Out(dg.Nothing), required_resource_keys=set(resources))
     def materialize(context: dg.OpExecutionContext, config: JobConfig) -> None:
@@ -138,7 +138,7 @@ def _open_launch(context: dg.OpExecutionContext, run_config: Mapping[str, Any]) 
     if origin is None:
         raise PervlError(
             f"{context.job_name} was started in memory, and the runs it starts cannot load it from there.",
-            advice=f"Launch it from the UI or by `dg launch --job {context.job_name}`; in a test, materialize its "
+            advice=f"Launch it from the UI or by `dg launch --job {context.job_name}`. In a test, materialize its "
             "selection with `pervl_assets.testing.runs.run_selection`.",
         )
     tags = {JOB_RUN_TAG: context.run_id}
@@ -150,12 +150,12 @@ def _open_launch(context: dg.OpExecutionContext, run_config: Mapping[str, Any]) 
 def _materialize_selection(
     context: dg.OpExecutionContext, launch: Launch, selection: str, resources: Mapping[str, Any]
 ) -> None:
-    """Materialize what is not up to date; log what is made while it happens, and add all of it as metadata at the end.
+    """Materialize outdated values. Log each one, and add all of them as metadata at the end.
 
     A termination of the job is raised again, and has ended the run that it had started.
     """
     for freed in fail_dead_runs(context.instance):
-        context.log.warning("Run %s was left behind by a process that was killed; it is marked as failed.", freed)
+        context.log.warning("Run %s was left behind by a process that was killed. It is marked as failed.", freed)
     plan = launch.plan(selection, resources)
     context.log.info(f"{plan.skipped} up to date, {len(plan.todo)} to make")
 
@@ -213,5 +213,5 @@ def _explain_failure(job: str, result: RunResult) -> PervlError:
     return PervlError(
         f"{made if result.left else f'All {result.total:,} assets are materialized'}; {failed}.",
         details=[line for finding in result.errors for line in f"{finding.asset}: {finding.text}".splitlines()],
-        advice=f"Fix what is named above and launch {job} again; finished work is kept.",
+        advice=f"Fix what is named above and launch {job} again. Finished work is kept.",
     )

@@ -1,6 +1,6 @@
 """Check results and metadata of materializations: downloads, durations, images.
 
-What a materialization records of its value itself is `describe` of the value's IO manager.
+Metadata of the value itself comes from `describe` of its IO manager.
 """
 
 import base64
@@ -21,7 +21,7 @@ _LARGEST_IMAGE: Final = 100_000
 
 
 def describe_download(fetched: Fetched | None) -> dict[str, Any]:
-    """Return the metadata of a download; empty if nothing was requested."""
+    """Return the metadata of a download. Empty if nothing was requested."""
     if fetched is None or fetched.record is None:
         return {"download": "put there by hand"} if fetched else {}
     metadata = {"download": fetched.outcome, "received_bytes": fetched.received, "url": fetched.record.url}
@@ -34,9 +34,9 @@ def make_check_result(
     """Return the result of an asset check.
 
     Args:
-        name: Name of the check; None inside a function that is one check.
+        name: Name of the check, or None inside a function that is one check.
         passed: Whether it passed.
-        text: The finding with counts and names, and what to do; plain text, which is escaped for the UI.
+        text: The finding with counts and names, and what to do. Plain text, which is escaped for the UI.
         is_error: Severity of a failure: error, else warning.
         more: Metadata: numbers under names that stay, and frames of the rows concerned, shown unless empty.
     """

@@ -56,7 +56,7 @@ def complete_pages(assets: Iterable[dg.AssetsDefinition]) -> list[dg.AssetsDefin
 
 
 def trace_sources(assets: Iterable[dg.AssetsDefinition]) -> dict[dg.AssetKey, tuple[str, ...]]:
-    """Return the names of the raw inputs that each asset descends from, in order; of a raw input its own."""
+    """Return the names of the raw inputs that each asset descends from, in order."""
     specs = {spec.key: spec for asset in assets for spec in asset.specs}
 
     @cache
@@ -69,7 +69,7 @@ def trace_sources(assets: Iterable[dg.AssetsDefinition]) -> dict[dg.AssetKey, tu
 
 
 def _list_parents(spec: dg.AssetSpec, known: Container[dg.AssetKey]) -> list[dg.AssetKey]:
-    """Return the assets that one is made from; as in Dagster, the name of an input means one with its own prefix."""
+    """Return the assets that one is made from. As in Dagster, the name of an input means one with its own prefix."""
     keys = [dep.asset_key for dep in spec.deps]
     return [key if key in known else dg.AssetKey([*spec.key.path[:-1], *key.path]) for key in keys]
 
@@ -120,7 +120,7 @@ def link_asset(key: dg.AssetKey, text: str) -> str:
 def _show_columns(metadata: Mapping[str, Any]) -> dict[str, dg.TableSchema]:
     """Return the declared columns with links to the tables that each is made from.
 
-    Only Dagster+ draws `dagster/column_lineage`; the open-source UI hides it. Column descriptions are markdown.
+    Only Dagster+ draws `dagster/column_lineage`. The open-source UI hides it. Column descriptions are markdown.
     """
     # Dagster wraps the metadata of some assets, and not of others.
     schema, lineage = (

@@ -1,4 +1,4 @@
-"""The raw inputs as assets: found, identified, never copied; and the annotations, compared with their manifest."""
+"""The raw inputs as assets (identified, never copied), and the annotations, compared with their manifest."""
 
 from collections.abc import Iterator
 

@@ -75,7 +75,7 @@ class Workspace(SettingsResource):
         return ANNOTATIONS / "demo" if self.profile == "demo" else self.root / "assets" / "annotations"
 
     def find_raw(self, spec: ArchiveSpec) -> RawArchive:
-        """Find a raw input; in the demo profile draw it first if it is missing and part of the demo data.
+        """Find a raw input. In the demo profile draw it first if it is missing and part of the demo data.
 
         Raises:
             MissingInputError: It is missing. The error names its source, its path and its licence.
@@ -103,13 +103,13 @@ class Clip(SettingsResource):
     batch_size: int | None = from_setting("batch_size")
 
     def describe(self, encoder: str | None = None) -> "EmbeddingPassport":
-        """Return the passport of an encoder without loading it; None: the default encoder."""
+        """Return the passport of an encoder without loading it. None is the default encoder."""
         from pervl_assets.clip.encoder import describe_encoder
 
         return describe_encoder(*self._choose(encoder))
 
     def load(self, encoder: str | None = None) -> "ClipEncoder":
-        """Load an encoder onto its device, unless this process loaded it last; None: the default encoder."""
+        """Load an encoder onto its device, unless this process loaded it last. None is the default encoder."""
         from pervl_assets.clip.encoder import reuse_encoder
 
         return reuse_encoder(*self._choose(encoder))

@@ -31,7 +31,7 @@ def declare_tree_checks(key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
 
 
 def check_ledger(tree: FolderTree) -> dg.AssetCheckResult:
-    """Compare the ledger's counts with its number of rows; name missing members."""
+    """Compare the ledger's counts with its number of rows, and name missing members."""
     missing = tree.ledger.filter(status="missing")
     members = missing["source_members"].explode().unique().sort().drop_nulls().to_list()
     total = tree.ledger.height
@@ -42,7 +42,7 @@ def check_ledger(tree: FolderTree) -> dg.AssetCheckResult:
     if members:
         text += (
             f". {len(members):,} members that the annotations name are not in the archive: {name_some(members)}. "
-            "Is it the official archive, downloaded whole? Replace it and materialize again; finished files are kept."
+            "Is it the official archive, downloaded whole? Replace it and materialize again. Finished files are kept."
         )
     return make_check_result(
         _LEDGER_ADDS_UP,

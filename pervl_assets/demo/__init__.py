@@ -1,4 +1,4 @@
-"""The demo data: small synthetic raw inputs in the official layouts, drawn from a seed, and a tiny CLIP.
+"""The demo data: small synthetic raw inputs in the official layouts, generated from a seed, and a tiny CLIP.
 
 No image, sentence or annotation of the real data sets is in it.
 """

@@ -22,8 +22,8 @@ class Builder:
 
     Attributes:
         raw: Raw inputs by the name of their asset below `raw/`.
-        annotations: Folder name of the annotations, e.g. `ytvos`; None if there are none.
-        write_annotations: Writes the annotation files into that folder; the second argument is the seed.
+        annotations: Folder name of the annotations, e.g. `ytvos`, or None.
+        write_annotations: Writes the annotation files into that folder. The second argument is the seed.
     """
 
     raw: Mapping[str, RawInput] = field(default_factory=dict)

@@ -31,7 +31,7 @@ def _paint_markings(brush: Brush, look: Look, box: tuple[float, float, float, fl
 def _move_legs(
     look: Look, swing: float, far: tuple[float, float], near: tuple[float, float]
 ) -> list[tuple[float, float, Colour]]:
-    """Return place, step and colour of four legs; legs side by side step in opposite directions."""
+    """Return place, step and colour of four legs. Legs side by side step in opposite directions."""
     colours = (look.dark, look.dark, look.rgb, look.rgb)
     return [*zip((*far, *near), (-swing, swing, swing, -swing), colours, strict=True)]
 
@@ -165,7 +165,7 @@ def _paint_turtle(brush: Brush, look: Look) -> None:
 class Outfit:
     """Clothes and looks of a person."""
 
-    category: str  # the garment, one of `GARMENTS`; it has the colour in captions
+    category: str  # the garment, one of `GARMENTS`. It has the colour in captions
     colour: Colour
     marking: Marking
     accent: Colour  # of the marking

@@ -56,7 +56,7 @@ class Brush:
         self._draw.ellipse(self._place([(x0, y0), (x1, y1)]), fill=colour)
 
     def disc(self, x: float, y: float, radius: float, colour: Colour) -> None:
-        """Fill a true circle; the radius is in hundredths of the height."""
+        """Fill a true circle. The radius is in hundredths of the height."""
         cx, cy, r = x * self._x, y * self._y, radius * self._y
         self._draw.ellipse([cx - r, cy - r, cx + r, cy + r], fill=colour)
 
@@ -75,12 +75,12 @@ class Brush:
             self.disc(x, y, width / 2, colour)
 
     def arc(self, box: tuple[float, float, float, float], start: float, end: float, colour: Colour, w: float) -> None:
-        """Draw a part of an ellipse's edge, `w` wide; angles in degrees, clockwise from three o'clock."""
+        """Draw a part of an ellipse's edge, `w` wide. Angles are in degrees, clockwise from three o'clock."""
         x0, y0, x1, y1 = box
         self._draw.arc(self._place([(x0, y0), (x1, y1)]), start, end, fill=colour, width=self._width(w))
 
     def slice(self, box: tuple[float, float, float, float], start: float, end: float, colour: Colour) -> None:
-        """Fill a slice of an ellipse; angles as in `arc`."""
+        """Fill a slice of an ellipse. Angles are as in `arc`."""
         x0, y0, x1, y1 = box
         self._draw.pieslice(self._place([(x0, y0), (x1, y1)]), start, end, fill=colour)
 
@@ -104,7 +104,7 @@ class Brush:
 
 @dataclass(frozen=True)
 class Look:
-    """Appearance of a thing; it differs between things of one class."""
+    """Appearance of a thing. It differs between things of one class."""
 
     colour: str  # a key of `COLOURS`
     marking: Marking = "plain"

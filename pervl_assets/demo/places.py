@@ -196,7 +196,7 @@ RARITIES: Final = {"sun": _paint_sun, "moon": _paint_moon, "rainbow": _paint_rai
 
 
 def paint_place(name: str, seed: str, width: int, height: int, rarity: str | None = None) -> Image.Image:
-    """Paint a place: RGB, `width` by `height` pixels; the same seed has the same hills and houses."""
+    """Paint a place: RGB, `width` by `height` pixels. The same seed has the same hills and houses."""
     canvas = Image.new("RGB", (width * _OVERSAMPLE, height * _OVERSAMPLE))
     brush = Brush(canvas)
     PLACES[name].paint(brush, Random(seed))

@@ -1,6 +1,6 @@
 """Scenes: things in a place, composed at random, rendered as a picture with the mask of every thing.
 
-Lengths are in picture heights; x is measured from the centre of the picture, y from its top. Everything important is
+Lengths are in picture heights. `x` is measured from the centre of the picture, y from its top. Everything important is
 within the central square of 0.75 heights, because preprocessing for CLIP crops the rest (shorter side to 300, centre
 crop 224).
 """
@@ -91,7 +91,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Scene:
-    """A place with figures; instance k of a mask is `figures[k - 1]`. Width and height are in pixels."""
+    """A place with figures. Instance k of a mask is `figures[k - 1]`. Width and height are in pixels."""
 
     place: str
     seed: str  # determines the hills and houses of the place
@@ -103,7 +103,7 @@ class Scene:
 
 
 def dress_person(random: Random, category: str, colour: str, marking: Marking, arms: tuple[float, float]) -> Look:
-    """Return the look of a person who wears a garment; everything but the garment is chosen at random."""
+    """Return the look of a person who wears a garment. Everything but the garment is chosen at random."""
     accent = COLOURS["brown"] if colour in ("white", "yellow") else COLOURS["white"]
     outfit = Outfit(
         *(category, COLOURS[colour], marking, accent),

@@ -25,7 +25,7 @@ def encrypt(data: bytes, password: bytes, salt: bytes) -> bytes:
     Args:
         data: The bytes of the member in a plain archive.
         password: The password.
-        salt: The 12 bytes of the encryption header; the last one must be the high byte of the CRC-32 of the member.
+        salt: The 12 bytes of the encryption header. The last one must be the high byte of the CRC-32 of the member.
 
     Returns:
         The header and the data, encrypted.
@@ -48,7 +48,7 @@ def write_zip(target: Path, members: Iterable[Member], password: str | None = No
 
     Args:
         target: Path of the archive.
-        members: Name and bytes of each member, in order; a name that ends in `/` is a folder.
+        members: Name and bytes of each member, in order. A name that ends in `/` is a folder.
         password: Encrypts every file with ZipCrypto if given.
         seed: Determines the encryption headers, so that the same seed has the same bytes.
 

@@ -50,7 +50,7 @@ def check_duplicates(triplets: pl.DataFrame) -> CheckResult:
     )
     extra = int(repeated["times"].sum()) - repeated.height
     share = extra / triplets.height if triplets.height else 0.0
-    text = f"{extra:,} of {triplets.height:,} triplets ({share:.2%}) repeat an earlier one; they are kept and counted"
+    text = f"{extra:,} of {triplets.height:,} triplets ({share:.2%}) repeat an earlier one. They are kept and counted"
     if share > _MAX_DUPLICATE_SHARE:
         text += f". More than {_MAX_DUPLICATE_SHARE:.0%} is unusual: does the file contain everything twice?"
     numbers = {"triplets": triplets.height, "duplicates": extra, "repeated": repeated.height}
@@ -67,7 +67,7 @@ TRIPLET_CHECKS: Final[tuple[Check[pl.DataFrame], ...]] = (
     ),
     Check(
         "few_duplicates",
-        "At most a quarter of the triplets repeat an earlier one. Some repetitions are normal; they are kept and "
+        "At most a quarter of the triplets repeat an earlier one. Some repetitions are normal. They are kept and "
         "counted as upstream does. Many of them suggest that the file contains its lines twice.",
         "warning",
         check_duplicates,
@@ -109,7 +109,7 @@ def check_class_sums(classes: pl.DataFrame, sentences: pl.DataFrame) -> CheckRes
 
 
 def check_repeated_names(names: Sequence[str]) -> CheckResult:
-    """Count the names that occur more than once. They are kept, with the same vector and class; always passes."""
+    """Count the names that occur more than once. They are kept, with the same vector and class. Always passes."""
     counts = pl.Series("name", names, dtype=pl.String).value_counts(sort=True, name="times").filter(pl.col("times") > 1)
     repeated = counts.sort("times", "name", descending=[True, False])
     text = f"{repeated.height:,} of {len(set(names)):,} names occur more than once"
@@ -127,7 +127,7 @@ REPEATED_NAMES: Final[Check[Sequence[str]]] = Check(
 
 
 def check_ties(matches: pl.DataFrame, classes: Features) -> CheckResult:
-    """Count the names with two equally near classes, the first of which is the match.
+    """Count the names with two equally near classes. The match is the first of them.
 
     Class names that differ only in case have the same vector, because CLIP lower-cases them. Such ties pass.
     """
@@ -171,7 +171,7 @@ def check_ids(shards: Iterable[tuple[str, Features, Sequence[str]]], total: int)
     """Check that shards have exactly the expected ids: each once, with a vector or among the rejected.
 
     Args:
-        shards: Name, features and expected ids of each existing shard; read one at a time.
+        shards: Name, features and expected ids of each existing shard, read one at a time.
         total: Expected number of shards.
     """
     rows: list[tuple[str, str, str]] = []
@@ -205,7 +205,7 @@ def tabulate_matches(matches: pl.DataFrame) -> pl.DataFrame:
 
     Returns:
         One row per class, those with most names first: `class`, `names` (number of matches), and name and value of the
-        highest and of the lowest margin. Margins are differences of squared distances; null if there is only one class.
+        highest and of the lowest margin. Margins are differences of squared distances, null if there is only one class.
     """
     ordered = matches.sort("margin", "row", descending=[True, False], nulls_last=True)
     return (

@@ -20,9 +20,9 @@ TRIPLETS: Final = TableSchema(
     (
         Column("line", pl.UInt32, "Line number in the file, counted from 1"),
         Column("image_id", pl.String, "COCO image id as text, with the space before the |"),
-        Column("subject", pl.String, "First part of the triplet, stripped; can be empty"),
+        Column("subject", pl.String, "First part of the triplet, stripped. Can be empty"),
         Column("relation", pl.String, "Second part of the triplet, stripped"),
-        Column("object", pl.String, "Third part of the triplet, stripped; can be empty"),
+        Column("object", pl.String, "Third part of the triplet, stripped. Can be empty"),
         Column("sentence", pl.String, "The caption the triplet was parsed from, stripped, up to its first |"),
     )
 )
@@ -31,7 +31,7 @@ _OBJECTS: Final = ("coco_triplets.subject", "coco_triplets.object")
 
 OBJECT_CLASSES: Final = TableSchema(
     (
-        Column("class_row", pl.UInt32, "Rank from 0; the row number in every file made for PALAVRA", _OBJECTS),
+        Column("class_row", pl.UInt32, "Rank from 0, i.e. the row number in every file made for PALAVRA", _OBJECTS),
         Column("name", pl.String, "Name of the object, as written in the triplets", _OBJECTS),
         Column(
             "triplets",
@@ -92,7 +92,7 @@ class _Triplets:
     Attributes:
         frame: The well-formed lines in file order, as `TRIPLETS`.
         malformed: The quarantined lines, as `MALFORMED_LINES`.
-        blank_lines: Number of lines with nothing but whitespace; they are skipped.
+        blank_lines: Number of lines with nothing but whitespace. They are skipped.
     """
 
     frame: pl.DataFrame
@@ -144,7 +144,7 @@ def _parse_lines(lines: pl.DataFrame) -> pl.DataFrame:
 
 
 def _find_fault() -> pl.Expr:
-    """Return the reason why a parsed line is malformed; null if it is well-formed."""
+    """Return the reason why a parsed line is malformed, or null if it is well-formed."""
     fields, parts = (pl.sum_horizontal(pl.col(names).is_not_null()) for names in (_FIELDS, _PARTS))
     return (
         pl.when(fields < len(_FIELDS))
@@ -167,7 +167,7 @@ def count_object_classes(triplets: pl.DataFrame, top_objects: int) -> pl.DataFra
 
     Args:
         triplets: Frame of `TRIPLETS`.
-        top_objects: Number of objects to keep; all are kept if there are fewer.
+        top_objects: Number of objects to keep. All are kept if there are fewer.
 
     Returns:
         Frame of `OBJECT_CLASSES`: by count descending, ties in order of first appearance in the joint list. Names are
@@ -193,7 +193,7 @@ def collect_object_sentences(triplets: pl.DataFrame, classes: pl.DataFrame) -> p
         classes: Frame of `OBJECT_CLASSES`.
 
     Returns:
-        Frame of `OBJECT_SENTENCES`, sorted by class; the rows of a class follow the joint list.
+        Frame of `OBJECT_SENTENCES`, sorted by class. The rows of a class follow the joint list.
     """
     first, rest = pl.col("cut").struct.field("field_0"), pl.col("cut").struct.field("field_1")
     masked = (

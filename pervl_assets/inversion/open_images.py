@@ -14,7 +14,7 @@ NamesMode = Literal["csv", "upstream"]
 
 OPENIMAGES_CLASSES: Final = TableSchema(
     (
-        Column("row", pl.UInt32, "Row number from 0; also the row in both files for PALAVRA"),
+        Column("row", pl.UInt32, "Row number from 0, also the row in both files for PALAVRA"),
         Column("label", pl.String, "OpenImages label, e.g. /m/0100nhbf"),
         Column("name", pl.String, "Display name; a few occur twice"),
     )
@@ -28,13 +28,13 @@ OPENIMAGES_MATCHES: Final = TableSchema(
     (
         Column("row", pl.UInt32, "Row number of the OpenImages class, from 0", _NAMES),
         Column("name", pl.String, "Its display name", _NAMES),
-        Column("class_row", pl.UInt32, "Row of the nearest COCO object class; on a tie the first", _VECTORS),
+        Column("class_row", pl.UInt32, "Row of the nearest COCO object class. On a tie the first", _VECTORS),
         Column("class_name", pl.String, "Its name", _CLASSES),
         Column(
             "distance", pl.Float32, "Squared L2 distance between the text features, which are not normalised", _VECTORS
         ),
         Column(
-            "runner_up_row", pl.UInt32, "Row of the second nearest class; null if there is one class only", _VECTORS
+            "runner_up_row", pl.UInt32, "Row of the second nearest class, null if there is one class only", _VECTORS
         ),
         Column("runner_up_name", pl.String, "Its name", _CLASSES),
         Column(
@@ -53,7 +53,7 @@ def read_class_names(path: Path, mode: NamesMode) -> tuple[pl.DataFrame, pl.Data
     Args:
         path: CSV with lines `<label>,<display name>`.
         mode: `csv`: each line is parsed as CSV, without the header. `upstream`: the name is the text after the first
-            comma, with further commas replaced by spaces; quotes are kept and the header is taken as a class (rules
+            comma, with further commas replaced by spaces. Quotes are kept and the header is taken as a class (rules
             F1, F2). Example: `/m/0f,"Apple, red"` is `Apple, red` or `"Apple  red"`.
 
     Returns:

@@ -64,7 +64,7 @@ def list_shard_images(sentences: pl.DataFrame, shards: int, shard: int) -> list[
     An image belongs to the same shard on every machine.
 
     Args:
-        sentences: Frame of `OBJECT_SENTENCES`; all its images are encoded.
+        sentences: Frame of `OBJECT_SENTENCES`. All its images are encoded.
         shards: Number of shards.
         shard: Number of the shard, from 0.
     """

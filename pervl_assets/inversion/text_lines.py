@@ -13,8 +13,8 @@ from pervl_assets.core.tables import Column, TableSchema
 MALFORMED_LINES: Final = TableSchema(
     (
         Column("line", pl.UInt32, "Line number in the file, counted from 1"),
-        Column("reason", pl.String, "What is wrong with the line"),
-        Column("text", pl.String, "Beginning of the line; bytes that are not UTF-8 are shown as U+FFFD"),
+        Column("reason", pl.String, "Fault of the line"),
+        Column("text", pl.String, "Beginning of the line. Bytes that are not UTF-8 are shown as U+FFFD"),
     )
 )
 
@@ -38,7 +38,7 @@ def read_lines(path: Path, block: int = _BLOCK) -> Iterator[tuple[pl.DataFrame, 
 
     Args:
         path: The file.
-        block: Bytes read at a time; each block extends to the next ``\n``.
+        block: Bytes read at a time. Each block extends to the next ``\n``.
 
     Yields:
         The readable lines of a block with the columns `line` (UInt32, from 1) and `text` (String), and the lines that

@@ -29,12 +29,12 @@ IMAGES: Final = TableSchema(
         Column("tree", pl.String, "asset of the folder tree, e.g. ytvos/fsl_seg"),
         Column("rule", pl.String, "what the image is for, e.g. few_shot_crop"),
         Column("concept", pl.String, "concept that the image belongs to"),
-        Column("class_name", pl.String, "class of the concept; null if the annotations name none"),
-        Column("split", pl.String, "split of the concept; null if it is in none"),
+        Column("class_name", pl.String, "class of the concept, null if the annotations name none"),
+        Column("split", pl.String, "split of the concept, null if it is in none"),
         Column(
             "caption",
             pl.String,
-            "caption of the image, or of its concept where captions belong to concepts (PerVL-YTVOS); null if the "
+            "caption of the image, or of its concept where captions belong to concepts (PerVL-YTVOS), null if the "
             "annotations have none",
         ),
     )
@@ -53,7 +53,7 @@ class ImageGroup:
 
     Attributes:
         name: Name of the tree and of the roles, e.g. `ytvos/fsl_seg/few_shot_crop`.
-        roles: The roles of the images; several if their files share a folder.
+        roles: The roles of the images, several if their files share a folder.
         patterns: Glob patterns of the images' paths below the data root. In Croissant a `*` also matches `/`.
     """
 
@@ -78,7 +78,7 @@ def label_images(tree: str, trees: Sequence[Tree], label: Labeller) -> pl.DataFr
 
 
 def write_images(release: Release) -> None:
-    """Write `IMAGES_FILE` for all trees of a release, whole or not at all; an unchanged one rewrites nothing.
+    """Write `IMAGES_FILE` for all trees of a release, whole or not at all. An unchanged one rewrites nothing.
 
     Raises:
         WriteError: No permission, or no space left.
@@ -100,9 +100,9 @@ def list_single_files(part: TreePart) -> list[tuple[str, int, str]]:
 
 
 def group_images(part: TreePart) -> list[ImageGroup]:
-    """Group the images of a tree by role and suffix; where folders of roles overlap, all roles form one group.
+    """Group the images of a tree by role and suffix. Where folders of roles overlap, all roles form one group.
 
-    A FileSet selects files by path, so it cannot separate two roles in one folder; the field `rule` of the record set
+    A FileSet selects files by path, so it cannot separate two roles in one folder. The field `rule` of the record set
     does. Example: `ytvos/fsl_seg/few_shot_crop` is `youtube_vos/ytvos_PerVL/fsl_seg/train/*.jpg`.
     """
     images = pl.concat([_list_images(tree).with_columns(root=pl.lit(tree.root)) for tree in part.trees])

@@ -53,7 +53,7 @@ _KINDS_OF_SPLIT: Final = {"train": "TrainingSplit", "validation": "ValidationSpl
 _PASSPORTS: Final = "embedding_passports"
 _FEATURES: Final = {
     "id": "COCO image id as text, or the name that was encoded",
-    "crc32": "CRC-32 of the image file in the archive; null for names",
+    "crc32": "CRC-32 of the image file in the archive, null for names",
     "vector": "the feature vector, not normalised",
 }
 _LEDGER: Final = {column.name: column.description for column in LEDGER}
@@ -180,7 +180,7 @@ def _describe_records(name: str, text: str, fields: Sequence[Node], *, data: Seq
 
 
 def _describe_field(owner: str, name: str, text: str, **more: Any) -> Node:
-    """Describe a field; one with the name of the splits refers to their record set."""
+    """Describe a field. One with the name of the splits refers to their record set."""
     if name == _SPLIT:
         more["references"] = {"field": {"@id": f"{_SPLITS}/name"}}
     about = {"description": text} if text else {}

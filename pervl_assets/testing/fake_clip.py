@@ -91,7 +91,7 @@ class FakeClip:
     """Replaces the resource `clip`: `materialize(…, resources={"clip": FakeClip()})`.
 
     Attributes:
-        encoders: The encoders that were loaded, one per passport; like `Clip.load`, the last one is kept.
+        encoders: The encoders that were loaded, one per passport. Like `Clip.load`, the last one is kept.
     """
 
     def __init__(self, passport: EmbeddingPassport = FAKE_PASSPORT, batch_size: int = 64) -> None:
@@ -99,7 +99,7 @@ class FakeClip:
         self.encoders: list[FakeEncoder] = []
 
     def describe(self, encoder: str | None = None) -> EmbeddingPassport:
-        """Return the passport, as `Clip.describe` does; further encoders are the same one."""
+        """Return the passport, as `Clip.describe` does. Further encoders are the same one."""
         return self.passport
 
     def load(self, encoder: str | None = None) -> FakeEncoder:

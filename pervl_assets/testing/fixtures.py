@@ -40,25 +40,25 @@ def shared_folder(
 
 @pytest.fixture(scope="session")
 def draw_once(shared_folder: Callable[[str], AbstractContextManager[Path]]) -> Callable[..., Path]:
-    """Generate raw inputs by name, once per session; returns their data folder."""
+    """Generate raw inputs by name, once per session. Returns their data folder."""
 
     def draw(*names: str) -> Path:
-        with shared_folder("drawn_world") as folder:
+        with shared_folder("synthetic_world") as folder:
             return draw_world(folder, names)
 
     return draw
 
 
 @pytest.fixture(scope="session")
-def drawn_raw(draw_once: Callable[..., Path]) -> Path:
+def synthetic_raw(draw_once: Callable[..., Path]) -> Path:
     """A data folder with every raw input of the demo data. Read-only: use `data` to change anything."""
     return draw_once(*RAW_NAMES)
 
 
 @pytest.fixture
-def data(drawn_raw: Path, tmp_path: Path) -> Path:
-    """A copy of `drawn_raw` for one test."""
-    return Path(shutil.copytree(drawn_raw, tmp_path / "data"))
+def data(synthetic_raw: Path, tmp_path: Path) -> Path:
+    """A copy of `synthetic_raw` for one test."""
+    return Path(shutil.copytree(synthetic_raw, tmp_path / "data"))
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def fake_clip() -> FakeClip:
 
 @pytest.fixture
 def materialize(request: pytest.FixtureRequest) -> Materialize:
-    """Materialize a selection of the real graph and your own assets in one run on `data`; see `run_assets`.
+    """Materialize a selection of the real graph and your own assets in one run on `data`. See `run_assets`.
 
     Failures are returned, not raised. Pass another data folder as `data=`.
     """
@@ -106,7 +106,7 @@ def materialize(request: pytest.FixtureRequest) -> Materialize:
 
 
 @pytest.fixture(scope="session")
-def made_world(drawn_raw: Path, shared_folder: Callable[[str], AbstractContextManager[Path]]) -> World:
+def made_world(synthetic_raw: Path, shared_folder: Callable[[str], AbstractContextManager[Path]]) -> World:
     """Materialized demo data: DeepFashion2, the inversion assets and their training files. Read-only.
 
     A test that needs only one asset more is fast on a copy: `made_world.copy_to(tmp_path / "data")`.
@@ -115,7 +115,7 @@ def made_world(drawn_raw: Path, shared_folder: Callable[[str], AbstractContextMa
         data, finished = folder / "data", folder / "finished"
         if not finished.exists():
             shutil.rmtree(folder, ignore_errors=True)
-            shutil.copytree(drawn_raw, data)
+            shutil.copytree(synthetic_raw, data)
             results = run_selection(data, "+group:palavra or group:deep_fashion or group:raw")
             assert all(result.success for result in results), explain(*results)  # noqa: S101
             finished.touch()
@@ -123,7 +123,7 @@ def made_world(drawn_raw: Path, shared_folder: Callable[[str], AbstractContextMa
 
 
 @pytest.fixture
-def mirror(drawn_raw: Path, tmp_path: Path) -> Iterator[Mirror]:
+def mirror(synthetic_raw: Path, tmp_path: Path) -> Iterator[Mirror]:
     """A server on 127.0.0.1 with the public inputs of the demo data."""
-    with serve_mirror(drawn_raw, tmp_path / "mirror") as server:
+    with serve_mirror(synthetic_raw, tmp_path / "mirror") as server:
         yield server

@@ -28,7 +28,7 @@ class _Handler(SimpleHTTPRequestHandler):
 
 
 class Mirror(ThreadingHTTPServer):
-    """A server of `folder`, which is laid out like a data folder; change a file to publish a new version.
+    """A server of `folder`, which is laid out like a data folder. Change a file to publish a new version.
 
     `url` is its address, for `PERVL_FETCH` or `fetch=`. If `down`, every request is answered with 503.
     """
@@ -41,11 +41,11 @@ class Mirror(ThreadingHTTPServer):
 
 
 @contextmanager
-def serve_mirror(drawn: Path, folder: Path) -> Iterator[Mirror]:
+def serve_mirror(synthetic: Path, folder: Path) -> Iterator[Mirror]:
     """Copy the public inputs of a data folder to another folder, and serve that until the context ends."""
     for spec in list_specs():
         if spec.url:
-            copy_raw(spec.name, drawn, folder)
+            copy_raw(spec.name, synthetic, folder)
     with Mirror(folder) as server:
         threading.Thread(target=server.serve_forever, args=(_POLL_SECONDS,), daemon=True).start()
         yield server

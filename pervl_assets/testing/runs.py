@@ -16,7 +16,7 @@ from pervl_assets.defs.runs import list_values, plan_runs, select_assets
 from pervl_assets.settings import Settings
 
 _QUIET: Final = {"loggers": {"console": {"config": {"log_level": "WARNING"}}}}
-"""Pytest shows the log of a failed test; a run logs hundreds of lines that are not the reason."""
+"""Pytest shows the log of a failed test. A run logs hundreds of lines that are not the reason."""
 
 Materialize = Callable[..., dg.ExecuteInProcessResult]
 """Type of the fixture `materialize`: `run_assets` with a selection string and the test's data folder."""
@@ -44,12 +44,12 @@ def run_assets(
     resources: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> dg.ExecuteInProcessResult:
-    """Materialize a selection of the real graph in one run; failures are returned, not raised.
+    """Materialize a selection of the real graph in one run. Failures are returned, not raised.
 
     Args:
         data: The data folder.
         selection: Assets of one partitioning, their inputs among them or materialized before.
-        instance: Where Dagster records the run; None: an instance of its own.
+        instance: Where Dagster records the run. By default a new instance.
         partition: The partition, for assets that have some.
         tags: Tags of the run.
         assets: Assets and asset checks beside those of the project, e.g. one that is being written.
@@ -73,7 +73,7 @@ def run_selection(
     Args:
         data: The data folder.
         selection: Dagster's selection syntax, e.g. `+group:palavra`.
-        instance: Where Dagster records the runs; None: one instance for all of these runs.
+        instance: Where Dagster records the runs. By default a new instance.
         assets: See `run_assets`.
         resources: See `run_assets`.
         changes: See `make_settings`.
@@ -95,7 +95,7 @@ def _define(
     resources: Mapping[str, Any] | None,
     changes: Mapping[str, Any],
 ) -> dg.Definitions:
-    """Return the real assets and resources with those of the test; checks defined by `@dg.asset_check` are left out."""
+    """Return the real assets and resources with those of the test. Checks defined by `@dg.asset_check` are left out."""
     real = build_definitions(make_settings(data, **changes))
     known = dict(real.resources or {})
     workspace: Workspace = known["workspace"]

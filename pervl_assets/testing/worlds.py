@@ -39,7 +39,7 @@ def draw_world(folder: Path, names: Iterable[str] = RAW_NAMES) -> Path:
 
 
 def copy_raw(name: str, source: Path, data: Path) -> Path:
-    """Copy one raw input to another data folder; returns its new path."""
+    """Copy one raw input to another data folder. Returns its new path."""
     target = locate_raw(data, name)
     target.parent.mkdir(parents=True, exist_ok=True)
     return Path(shutil.copy(locate_raw(source, name), target))

@@ -1,1 +1,1 @@
-"""Folder trees: plans, rendering, ledgers, staging, views and pictures of them. Knows no particular benchmark."""
+"""Folder trees: plans, rendering, ledgers, staging, views and contact sheets. Knows no particular benchmark."""

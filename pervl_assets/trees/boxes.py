@@ -24,12 +24,12 @@ class Region(NamedTuple):
     bottom: int
 
     def cut(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return this part of an image, shape (height, width, ...); it may have no pixels."""
+        """Return this part of an image, shape (height, width, ...). It may have no pixels."""
         return pixels[self.top : self.bottom, self.left : self.right]
 
 
 def find_box(mask: NDArray[np.bool_]) -> Box | None:
-    """Return the box of the set pixels of a mask, shape (height, width); None if none is set."""
+    """Return the box of the set pixels of a mask, shape (height, width), or None if none is set."""
     rows = np.flatnonzero(mask.any(axis=1))
     if not len(rows):
         return None
@@ -65,7 +65,7 @@ def grow_box(box: Box, width: int, height: int) -> Region:
 def draw_band(pixels: NDArray[np.uint8], box: Box, colour: tuple[int, int, int]) -> NDArray[np.uint8]:
     """Return an image, shape (height, width, 3 or more), with a box drawn over its first three channels.
 
-    Every edge is a band of 3 pixels centred on its line; on the middle row or column it is one pixel longer at both
+    Every edge is a band of 3 pixels centred on its line. On the middle row or column it is one pixel longer at both
     ends (upstream rule A15: what OpenCV draws for thickness 2). Parts outside the image are not drawn.
     """
     drawn = pixels.copy()

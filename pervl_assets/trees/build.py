@@ -51,14 +51,14 @@ def build_tree(
         members: Open source of the members.
         destination: The tree's root.
         previous: Ledger of the tree at `destination`, if there is one.
-        workers: Number of worker processes; small plans and links are done in this one.
+        workers: Number of worker processes. Small plans and links are done in this one.
         on_progress: Called with the number of outputs that are done, and their total.
 
     Returns:
-        The tree. If `staged` is set, `commit_tree` must put it in place; until then the tree stays locked.
+        The tree. If `staged` is set, `commit_tree` must put it in place. Until then the tree stays locked.
 
     Raises:
-        PasswordError: The members cannot be decrypted; found before any work.
+        PasswordError: The members cannot be decrypted. Raised before any work.
         ArchiveError: Not one of the members is in the source, or the source cannot be read any more.
         WriteError: No permission, no space left, or another run builds the same tree.
     """
@@ -91,7 +91,7 @@ def build_tree(
 
 
 def commit_tree(tree: FolderTree) -> FolderTree:
-    """Put a staged tree in place, whole, and unlock it; if nothing is staged, do nothing.
+    """Put a staged tree in place, whole, and unlock it. If nothing is staged, do nothing.
 
     Save the ledger before, not after: a run killed between the two then finds every file of the ledger either in the
     staged tree or in the old one.
@@ -110,7 +110,7 @@ def commit_tree(tree: FolderTree) -> FolderTree:
 
 @dataclass(frozen=True)
 class _Render:
-    """Makes the files of a task; sent to every worker process."""
+    """Makes the files of a task in a worker process."""
 
     render: Renderer
     version: int

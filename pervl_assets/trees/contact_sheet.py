@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from pervl_assets.trees.ledger import FolderTree, Row
 
 MAX_BYTES: Final = 70_000
-"""Largest contact sheet; an asset page can show no more."""
+"""Largest contact sheet. An asset page can show no more."""
 
 _FEW_SHOT: Final = 5
 _EVALUATION: Final = 2
@@ -41,7 +41,7 @@ class SheetRoles(NamedTuple):
         few_shot: Role of the few-shot images.
         evaluation: Roles of the evaluation images. The box of a row is drawn over the image if it is the frame of the
             box.
-        mask: Role of the masks drawn over that frame; None if the tree has none.
+        mask: Role of the masks drawn over that frame, or None.
     """
 
     few_shot: str
@@ -121,8 +121,8 @@ def _load_image(root: Path, row: Row, mask: Row | None, side: int | None = None)
     Args:
         root: Root of the tree.
         row: Row of the image in the ledger.
-        mask: Row of its mask; None if it has none.
-        side: Pixels needed for the longer side; a larger JPEG without a box is decoded at a fraction of its size.
+        mask: Row of its mask, or None.
+        side: Pixels needed for the longer side. A larger JPEG without a box is decoded at a fraction of its size.
 
     Raises:
         OSError: The file does not exist, or does not decode.
@@ -151,7 +151,7 @@ def _find_rows(ledger: pl.DataFrame, roles: SheetRoles, concept: str) -> tuple[l
 
 
 def _draw(sections: Iterable[_Section], width: int, margin: int) -> Image.Image:
-    """Draw sections one below the other; their tiles flow from line to line, each with its label below it."""
+    """Draw sections one below the other. Their tiles flow from line to line, each with its label below it."""
     texts: list[tuple[int, int, str, int]] = []
     images: list[tuple[int, int, Image.Image]] = []
     top = margin
@@ -178,7 +178,7 @@ def _draw(sections: Iterable[_Section], width: int, margin: int) -> Image.Image:
 
 
 def _make_tile(root: Path, row: Row, mask: Row | None, height: int) -> _Tile:
-    """Return an image, enlarged or reduced to a height; a card with the reason if there is none."""
+    """Return an image, enlarged or reduced to a height, or a card with the reason if there is none."""
     name = Path(row["path"]).stem
     name = name.removeprefix(row["concept"]).lstrip("_") or name
     reason = f"{row['status']}: {row['reason']}"

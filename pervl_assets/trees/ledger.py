@@ -18,18 +18,18 @@ Status = Literal["written", "quarantined", "missing"]
 LEDGER: Final = TableSchema(
     (
         Column("path", pl.String, "file of the tree, relative to its root, with forward slashes"),
-        Column("concept", pl.String, "concept (class folder) it belongs to; empty for files about all of them"),
+        Column("concept", pl.String, "concept (class folder) it belongs to, empty for files about all of them"),
         Column("rule", pl.String, "what it is for, e.g. few_shot_crop"),
         Column("status", pl.String, "written, quarantined or missing"),
-        Column("reason", pl.String, "why it is not written; null if it is"),
-        Column("bytes", pl.UInt64, "size of the file; null if not written"),
-        Column("sha256", pl.String, "sha256 of the file; null if not written"),
-        Column("crc32", pl.UInt32, "CRC-32 of the file; null if not written"),
+        Column("reason", pl.String, "why it is not written, null if it is"),
+        Column("bytes", pl.UInt64, "size of the file, null if not written"),
+        Column("sha256", pl.String, "sha256 of the file, null if not written"),
+        Column("crc32", pl.UInt32, "CRC-32 of the file, null if not written"),
         Column("source_members", pl.List(pl.String), "members of the source it is made from"),
-        Column("source_crc32s", pl.List(pl.UInt32), "their CRC-32s; empty if one of them is missing"),
-        Column("box", pl.List(pl.Int32), "box of the object in the source frame: x0, y0, x1, y1, inclusive; or null"),
-        Column("width", pl.UInt32, "width of the source frame in pixels; null if unknown"),
-        Column("height", pl.UInt32, "height of the source frame in pixels; null if unknown"),
+        Column("source_crc32s", pl.List(pl.UInt32), "their CRC-32s, empty if one of them is missing"),
+        Column("box", pl.List(pl.Int32), "box of the object in the source frame: x0, y0, x1, y1, inclusive, or null"),
+        Column("width", pl.UInt32, "width of the source frame in pixels, null if unknown"),
+        Column("height", pl.UInt32, "height of the source frame in pixels, null if unknown"),
         Column("recipe", pl.String, "sha256 of the plan's version, role, parameters, source members and their CRCs"),
     )
 )

@@ -18,7 +18,7 @@ class _Written(NamedTuple):
 
 
 class TreeMembers(Members):
-    """Outputs of finished trees; one that was quarantined there is a member that cannot be read.
+    """Outputs of finished trees. One that was quarantined there is a member that cannot be read.
 
     Args:
         path: Folder that the names are relative to.
@@ -78,7 +78,7 @@ def open_tree(tree: FolderTree) -> Members:
 
 
 def open_trees(trees: Iterable[FolderTree]) -> Members:
-    """Open finished trees in one folder; an output's name begins with its tree's name: `personalized_test/…`."""
+    """Open finished trees in one folder. An output's name begins with its tree's name: `personalized_test/…`."""
     by_prefix = {f"{tree.root.name}/": tree for tree in trees}
     (folder,) = {tree.root.parent for tree in by_prefix.values()}
     return _open_trees(folder, by_prefix)

@@ -25,8 +25,8 @@ class Output:
     Attributes:
         path: Relative to the tree's root, with forward slashes.
         concept: Concept it belongs to.
-        role: What it is for, e.g. `few_shot_crop`. The ledger's column `rule`; part of its recipe.
-        params: Input of the renderer beside the source members; part of its recipe.
+        role: What it is for, e.g. `few_shot_crop`. The ledger's column `rule`, and part of its recipe.
+        params: Input of the renderer beside the source members, and part of its recipe.
     """
 
     path: str
@@ -72,8 +72,8 @@ class TreePlan:
     Attributes:
         folder: The tree's root below `PERVL_DATA`.
         tasks: Which outputs are made from which members.
-        render: Makes the outputs of a task from its members' bytes; a top-level function, because it runs in worker
-            processes. Outputs not yet yielded when it raises `MemberError` or `ImageError` are quarantined.
+        render: Makes the outputs of a task from its members' bytes. A top-level function: it runs in worker processes.
+            Outputs not yet yielded when it raises `MemberError` or `ImageError` are quarantined.
         version: Part of every recipe. That of a benchmark's tree is its `TreeAsset.version`.
         finish: Makes further files (path to bytes) from the finished ledger.
         link: Whether every output is a copy of its one source member. It becomes a hard link to the source file, which

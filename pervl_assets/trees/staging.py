@@ -49,7 +49,7 @@ class Staging:
         return stat.st_dev, stat.st_ino
 
     def heal(self) -> list[Row]:
-        """Undo an interrupted swap; return the rows of the files that were finished before a kill."""
+        """Undo an interrupted swap. Return the rows of the files that were finished before a kill."""
         if self._retired.exists():
             if self.target.exists():
                 shutil.rmtree(self._retired)
@@ -98,7 +98,7 @@ class Staging:
         self.journal.unlink(missing_ok=True)
 
     def swap(self) -> None:
-        """Put the finished folder, synced to disk, in the target's place; readers see the old tree or the new one."""
+        """Put the finished folder, synced to disk, in the target's place. Readers see the old tree or the new one."""
         with explain_write_errors(self.target):
             sync_tree(self.folder)
             if not self.target.exists():
@@ -162,7 +162,7 @@ def link_or_copy(file: Path, source: Path) -> None:
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Exchange two folders in one step; return False where the system cannot (then nothing is done)."""
+    """Exchange two folders in one step. Return False where the system cannot (then nothing is done)."""
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError):

@@ -24,11 +24,11 @@ SPLITS = deep_fashion.SPLITS
 
 
 @pytest.fixture(scope="module")
-def world(drawn_raw, tmp_path_factory):
+def world(synthetic_raw, tmp_path_factory):
     """A data folder with the personalized trees of the demo data, and its tables. Read-only."""
     root = tmp_path_factory.mktemp("fashion")
     tables = read_tables(deep_fashion.BENCHMARK, DEMO / "deep_fashion")
-    path = drawn_raw / "deep_fashion2/train.zip"
+    path = synthetic_raw / "deep_fashion2/train.zip"
     trees = {}
     for split in SPLITS:
         plan = deep_fashion.plan_personalized(tables, split)
@@ -149,27 +149,27 @@ def test_hugging_face_reads_the_images_with_their_captions(world, tmp_path):
     assert loaded["test"][0]["image"].size[0] > 50
 
 
-def test_hugging_face_reads_the_ytvos_retrieval_sets(drawn_raw, tmp_path):
+def test_hugging_face_reads_the_ytvos_retrieval_sets(synthetic_raw, tmp_path):
     datasets = pytest.importorskip("datasets", reason="the Hugging Face library `datasets` is not installed")
-    view, tables = build_ytvos_view(drawn_raw, tmp_path)
+    view, tables = build_ytvos_view(synthetic_raw, tmp_path)
     loaded = datasets.load_dataset("imagefolder", data_dir=str(view), cache_dir=str(tmp_path / "cache"))
     captions = set(tables["captions"].filter(split="test").select("concept", "class_name", "caption").iter_rows())
     assert {(r["concept"], r["class_name"], r["query"]) for r in loaded["test"].remove_columns("image")} == captions
 
 
-def test_torchvision_reads_the_ytvos_retrieval_sets(drawn_raw, tmp_path):
+def test_torchvision_reads_the_ytvos_retrieval_sets(synthetic_raw, tmp_path):
     datasets = pytest.importorskip("torchvision.datasets")
-    view, tables = build_ytvos_view(drawn_raw, tmp_path)
+    view, tables = build_ytvos_view(synthetic_raw, tmp_path)
     concepts = sorted(tables["captions"].filter(split="test")["concept"])
     few_shot, evaluation = (datasets.ImageFolder(str(view / part)) for part in ("train", "test"))
     assert few_shot.classes == evaluation.classes == concepts
     assert len(evaluation) == len(concepts)
 
 
-def build_ytvos_view(drawn_raw, tmp_path):
+def build_ytvos_view(synthetic_raw, tmp_path):
     """Build the view of the test split from the raw archive; return its root and the tables."""
     tables = read_tables(ytvos.BENCHMARK, DEMO / "ytvos")
-    path, trees = drawn_raw / "youtube_vos/train.zip", []
+    path, trees = synthetic_raw / "youtube_vos/train.zip", []
     for plan in (
         ytvos.plan_fsl_seg(tables),
         ytvos.plan_retrieval_set(tables, "test"),

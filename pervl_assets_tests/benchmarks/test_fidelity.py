@@ -1,7 +1,7 @@
 """Every file of every tree against an oracle written here, from the rules alone, with numpy and Pillow.
 
 The oracle imports nothing of the package. What is compared byte for byte is so because Pillow's quality 95 writes
-OpenCV's bytes (held against OpenCV's own in `core/test_pixels.py`); masks are compared by their pixels.
+OpenCV's bytes (compared with OpenCV's own in `core/test_pixels.py`); masks are compared by their pixels.
 """
 
 import csv

@@ -80,7 +80,7 @@ class _Keys:
 
 
 def opens_by_check_byte(password: str, header: bytes, check: int) -> bool:
-    """Tell whether a password passes the one byte by which ZipCrypto lets most wrong ones be found."""
+    """Return whether a password passes the one byte by which ZipCrypto lets most wrong ones be found."""
     return _Keys(password.encode()).decrypt(header)[-1] == check
 
 

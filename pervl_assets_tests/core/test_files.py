@@ -55,8 +55,8 @@ def test_write_where_a_file_stands_in_the_folders_place(tmp_path):
 
 
 def test_errors_say_problem_details_and_advice():
-    error = PervlError("3 things are wrong.", details=["a", "b"], advice="Mend them.")
-    assert str(error) == "3 things are wrong.\n  a\n  b\nWhat to do: Mend them."
+    error = PervlError("3 things are wrong.", details=["a", "b"], advice="Fix them.")
+    assert str(error) == "3 things are wrong.\n  a\n  b\nWhat to do: Fix them."
 
 
 def test_errors_cross_a_process_boundary():

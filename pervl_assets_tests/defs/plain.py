@@ -1,4 +1,4 @@
-"""The rules of docs/fidelity.md once more, in a few lines of plain Python each: what the results are held to."""
+"""The rules of docs/fidelity.md once more, in a few lines of plain Python each: the results are compared with them."""
 
 import csv
 import io
@@ -46,7 +46,7 @@ def measure_cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 class PlainClip:
-    """The demo's CLIP as anybody uses it: plain open_clip, one image or one text at a time, in fp32."""
+    """The demo's CLIP in plain open_clip, one image or one text at a time, in fp32."""
 
     def __init__(self) -> None:
         import open_clip

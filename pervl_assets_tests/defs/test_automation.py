@@ -128,13 +128,13 @@ WEEKLY = {
 VERIFIED = {"(verified)": 1}
 
 
-def test_a_month_of_refreshes_makes_the_changed_assets_and_no_others(drawn_raw, mirror, tmp_path, monkeypatch):
+def test_a_month_of_refreshes_makes_the_changed_assets_and_no_others(synthetic_raw, mirror, tmp_path, monkeypatch):
     monkeypatch.setenv("DEEPFASHION2_PASSWORD", DEMO_PASSWORD)
     monkeypatch.setattr("pervl_assets.archives.downloads._choose_pause", lambda *_: 0.0)  # the server's own time
     data = tmp_path / "data"
     for file in BY_HAND:
         (data / file).parent.mkdir(parents=True)
-        shutil.copy(drawn_raw / file, data / file)
+        shutil.copy(synthetic_raw / file, data / file)
     annotations = Path(shutil.copytree(ANNOTATIONS / "demo", tmp_path / "annotations"))
     settings = {
         "profile": "full",
@@ -210,7 +210,7 @@ def name_once(*names):
     return dict.fromkeys(names, 1)
 
 
-def test_a_copy_under_way_is_left_alone_until_it_stays_the_same(drawn_raw, tmp_path):
+def test_a_copy_under_way_is_left_alone_until_it_stays_the_same(synthetic_raw, tmp_path):
     defs = build_definitions(make_settings(tmp_path, profile="full"))
     (sensor,) = (sensor for sensor in defs.sensors if sensor.name == "notice_inputs")
     target = tmp_path / BY_HAND[0]

@@ -25,9 +25,9 @@ YTVOS = '+key:"ytvos/fsl_seg"'
 
 
 @pytest.fixture(scope="module")
-def made_ytvos(drawn_raw, tmp_path_factory) -> World:
+def made_ytvos(synthetic_raw, tmp_path_factory) -> World:
     """A world with the trees of YouTube-VOS. Read-only."""
-    data = Path(shutil.copytree(drawn_raw, tmp_path_factory.mktemp("ytvos") / "data"))
+    data = Path(shutil.copytree(synthetic_raw, tmp_path_factory.mktemp("ytvos") / "data"))
     results = run_selection(data, '+key:"ytvos/retrieval_set"')
     assert all(result.success for result in results), explain(*results)
     return World(data, results)

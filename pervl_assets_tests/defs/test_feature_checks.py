@@ -31,9 +31,9 @@ SHARDS = ("0-of-2", "1-of-2")
 
 
 @pytest.fixture(scope="module")
-def small_world(drawn_raw, tmp_path_factory) -> World:
+def small_world(synthetic_raw, tmp_path_factory) -> World:
     """A world with features and matches, of few images. Read-only."""
-    data = Path(shutil.copytree(drawn_raw, tmp_path_factory.mktemp("small") / "data"))
+    data = Path(shutil.copytree(synthetic_raw, tmp_path_factory.mktemp("small") / "data"))
     wanted = '+key:"inversion/openimages_matches" or +key:"inversion/coco_image_features"'
     results = run_selection(data, wanted, **FEW)
     assert all(result.success for result in results), [explain(result) for result in results]

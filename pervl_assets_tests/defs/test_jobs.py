@@ -229,7 +229,7 @@ def test_a_job_that_fails_has_reasons_and_advice(project):
         "  broken: No zip.",
         "    where: here",
         "  What to do: Get one.",
-        "What to do: Fix what is named above and launch everything again; finished work is kept.",
+        "What to do: Fix what is named above and launch everything again. Finished work is kept.",
     ]
     metadata = failure.user_failure_data.metadata
     assert (metadata["not_materialized"].value, metadata["errors"].value) == (3, 1)

@@ -51,10 +51,10 @@ def find_secret(root: Path, secret: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def runs(drawn_raw, tmp_path_factory):
+def runs(synthetic_raw, tmp_path_factory):
     """A project whose archive has a password of its own; `pervl materialize` with the wrong one, then the right one."""
     root = tmp_path_factory.mktemp("secrets")
-    change_password(copy_raw("deep_fashion2_train", drawn_raw, root / "data"), DEMO_PASSWORD, RIGHT)
+    change_password(copy_raw("deep_fashion2_train", synthetic_raw, root / "data"), DEMO_PASSWORD, RIGHT)
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PERVL_", "DAGSTER_"))}
     env |= {"PERVL_DATA": str(root / "data"), "DAGSTER_HOME": str(root / "home"), "PERVL_EXECUTOR": "in_process"}
 

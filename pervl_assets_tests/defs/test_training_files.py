@@ -1,4 +1,4 @@
-"""The training files, read as PALAVRA reads them, and held to upstream's rules (docs/fidelity.md) by plain Python."""
+"""The training files, read as PALAVRA reads them, compared with upstream's rules (docs/fidelity.md) in plain Python."""
 
 import io
 import pickletools

@@ -153,7 +153,7 @@ KINDS = {
 
 @pytest.mark.parametrize(("trouble", "words"), [(locked, "Make the folder writable"), (full, "Free some space")])
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_cannot_be_stored_is_told_and_leaves_the_old_value(made_world, tmp_path, kind, trouble, words):
+def test_a_failed_write_is_reported_and_keeps_the_old_value(made_world, tmp_path, kind, trouble, words):
     what = KINDS[kind]
     data = made_world.copy_to(tmp_path / "data")
     what.change(data)
@@ -197,7 +197,7 @@ def test_raw_inputs_that_cannot_be_drawn_leave_nothing(tmp_path):
     assert "Make the folder writable" in explain(failed)
 
 
-def test_a_data_root_without_permission_is_told_though_the_inputs_are_there(data):
+def test_a_data_root_without_permission_is_reported_though_the_inputs_exist(data):
     with locked(data):
         (failed,) = run_selection(data, 'key:"raw/coco_svo_triplets"')
     assert "WriteError" in explain(failed)
@@ -205,7 +205,7 @@ def test_a_data_root_without_permission_is_told_though_the_inputs_are_there(data
     assert "Make the folder writable" in explain(failed)
 
 
-def test_a_data_root_that_is_a_file_is_told(tmp_path):
+def test_a_data_root_that_is_a_file_is_reported(tmp_path):
     data = tmp_path / "data"
     data.write_text("not a folder")
     (failed,) = run_selection(data, 'key:"raw/coco_svo_triplets"')

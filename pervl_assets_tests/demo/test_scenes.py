@@ -64,7 +64,7 @@ def test_figures_are_seen_within_what_clip_keeps(thing):
 
 
 def test_sentences_are_true_of_the_masks():
-    told = Counter()
+    counts = Counter()
     for number in range(150):
         random = Random(f"true/{number}")
         scene = compose_scene(random, THINGS[number % len(THINGS)])
@@ -75,7 +75,7 @@ def test_sentences_are_true_of_the_masks():
         for fact in facts:
             assert fact.subject in fact.sentence
             assert fact.object in fact.sentence
-            told[fact.relation] += 1
+            counts[fact.relation] += 1
         sentence = facts[0].sentence
         assert first.look.colour in sentence
         assert second.look.colour in sentence
@@ -88,7 +88,7 @@ def test_sentences_are_true_of_the_masks():
         if facts[0].relation == "on":
             touching = np.argwhere(mask == 1)[:, 0].max() - np.argwhere(mask == 2)[:, 0].min()
             assert touching >= -2
-    assert min(told[name] for name in ("near", "beside", "above", "under", "hold", "by", "with")) >= 3
+    assert min(counts[name] for name in ("near", "beside", "above", "under", "hold", "by", "with")) >= 3
 
 
 def test_things_of_one_class_look_different():

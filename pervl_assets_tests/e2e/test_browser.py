@@ -30,7 +30,7 @@ TREE = "ytvos/fsl_seg"
 def servers(request, tmp_path_factory) -> Iterator[Servers]:
     root = tmp_path_factory.mktemp("ui")
     with Servers(root, root / "data") as started:
-        shutil.copytree(request.getfixturevalue("drawn_raw"), started.data)  # while they start
+        shutil.copytree(request.getfixturevalue("synthetic_raw"), started.data)  # while they start
         yield started
 
 

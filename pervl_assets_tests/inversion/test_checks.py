@@ -59,7 +59,7 @@ def test_a_few_duplicates_pass_and_many_do_not():
     few = check_duplicates(make_triplets(*once, once[3], once[3]))
     assert few.passed
     assert few.numbers == {"triplets": 11, "duplicates": 2, "repeated": 1}
-    assert few.text == "2 of 11 triplets (18.18%) repeat an earlier one; they are kept and counted"
+    assert few.text == "2 of 11 triplets (18.18%) repeat an earlier one. They are kept and counted"
     assert few.rows.rows() == [(3, 4, "3 ", "man", "near", "dog")]
     twice = check_duplicates(make_triplets(*once, *once))
     assert not twice.passed

@@ -7,9 +7,9 @@ from pervl_assets.testing.worlds import locate_raw
 NAMES = "inversion_model_train_data/oidv6-class-descriptions.csv"
 
 
-def test_public_inputs_are_served_and_can_change(mirror, drawn_raw):
+def test_public_inputs_are_served_and_can_change(mirror, synthetic_raw):
     assert mirror.url.startswith("http://127.0.0.1:")
-    assert httpx.get(mirror.url + NAMES).content == (drawn_raw / NAMES).read_bytes()
+    assert httpx.get(mirror.url + NAMES).content == (synthetic_raw / NAMES).read_bytes()
     (mirror.folder / NAMES).write_text("new")
     assert httpx.get(mirror.url + NAMES).text == "new"
     mirror.down = True

@@ -35,7 +35,7 @@ def made_world():
 """Fixtures that take long are those of this session."""
 
 
-def test_every_example_is_a_file_and_passes(drawn_raw, made_world, tmp_path):
+def test_every_example_is_a_file_and_passes(synthetic_raw, made_world, tmp_path):
     files = dict(FILE.findall(PAGE))
     assert PAGE.count("```python\n") == len(files)
     for name, code in files.items():
@@ -43,7 +43,7 @@ def test_every_example_is_a_file_and_passes(drawn_raw, made_world, tmp_path):
     (tmp_path / "examples").mkdir()
     for name in [name for name in files if name.startswith("test_")]:
         (tmp_path / name).rename(tmp_path / "examples" / name)
-    inherited = INHERITED.format(drawn=str(drawn_raw), made=str(made_world.data))
+    inherited = INHERITED.format(drawn=str(synthetic_raw), made=str(made_world.data))
     (tmp_path / "examples/conftest.py").write_text(inherited)
     (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error:::pervl_assets\n")
     done = subprocess.run(

@@ -12,17 +12,17 @@ def list_files(folder) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_every_raw_input_is_at_its_path(drawn_raw, data):
-    paths = {locate_raw(drawn_raw, name) for name in RAW_NAMES}
-    assert {path for path in drawn_raw.rglob("*") if path.is_file()} == paths
-    assert list_files(data) == list_files(drawn_raw)
+def test_every_raw_input_is_at_its_path(synthetic_raw, data):
+    paths = {locate_raw(synthetic_raw, name) for name in RAW_NAMES}
+    assert {path for path in synthetic_raw.rglob("*") if path.is_file()} == paths
+    assert list_files(data) == list_files(synthetic_raw)
 
 
-def test_a_test_changes_only_its_copy(drawn_raw, data, one_archive):
-    before = locate_raw(drawn_raw, "coco_svo_triplets").read_bytes()
+def test_a_test_changes_only_its_copy(synthetic_raw, data, one_archive):
+    before = locate_raw(synthetic_raw, "coco_svo_triplets").read_bytes()
     locate_raw(data, "coco_svo_triplets").write_text("changed")
     one_archive("coco_svo_triplets").write_text("changed, too")
-    assert locate_raw(drawn_raw, "coco_svo_triplets").read_bytes() == before
+    assert locate_raw(synthetic_raw, "coco_svo_triplets").read_bytes() == before
 
 
 def test_only_the_named_input_is_generated(tmp_path):

@@ -38,7 +38,7 @@ def test_counts_that_differ_are_named_with_both_numbers():
     ]
 
 
-def test_counts_that_agree_or_of_which_nothing_is_known_are_told():
+def test_counts_that_agree_or_are_unknown_are_reported():
     found = compare_counts({"concepts": 1246, "scenes": 3}, {"concepts": 1246})
     assert (found.passed, found.text) == (True, "concepts: 1,246, scenes: 3")
 

@@ -76,7 +76,7 @@ def _compose(random: Random, place: str, category: str, colour: str, marking: Ma
 
 
 def _caption(random: Random, scene: Scene) -> tuple[str, str]:
-    """Write a short and a detailed caption that are true of a picture; neither names the garment."""
+    """Write a short and a detailed caption that are true of a picture. Neither names the garment."""
     companion, person = scene.figures
     thing, named = add_article(describe(companion)), add_article(companion.thing)
     side, other = ("left", "right") if person.x < companion.x else ("right", "left")

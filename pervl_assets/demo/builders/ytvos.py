@@ -94,7 +94,7 @@ class Concept:
 
 
 def _make_id(random: Random, number: int) -> str:
-    """Make a scene id of ten hexadecimal digits; some look like a number, as some official ones do."""
+    """Make a scene id of ten hexadecimal digits. Some look like a number, as some official ones do."""
     if number == 2:
         return str(random.randrange(10**9, 10**10))
     if number == 6:

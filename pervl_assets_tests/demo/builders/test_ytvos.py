@@ -118,7 +118,7 @@ def test_caption_files_agree_with_the_meta(drawn, meta):
 
 
 def test_captions_are_true_of_the_evaluation_frame(meta, archive):
-    told = 0
+    found = 0
     for concept in meta.values():
         mask = np.asarray(read_mask(archive, concept["scene_id"], concept["test_frame"]))
         own = int(concept["instance_id"])
@@ -137,5 +137,5 @@ def test_captions_are_true_of_the_evaluation_frame(meta, archive):
             assert min(others) < x[own] < max(others)
         else:
             continue
-        told += 1
-    assert told >= 20
+        found += 1
+    assert found >= 20
