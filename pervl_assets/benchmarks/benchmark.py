@@ -67,8 +67,8 @@ class TreeAsset:
         label_images: Adds `split` and `caption` (String, null if there is none) to a frame with the columns `concept`
             and `image` (file name), one row per image, from the tables (by name).
         source_note: What defines its content, and where that is from. Shown on its page after *Source:*.
-        version: Raise it when the same input must give different bytes: every file is then rendered again. It is part of
-            the recipe of each file and of the asset's code version.
+        version: Raise it when the same input must give different bytes: every file is then rendered again. Part of
+            every recipe and of the asset's code version.
     """
 
     name: str
