@@ -1,7 +1,7 @@
 """The check of a raw archive: all members that the annotations name are in it, and counts are the official ones."""
 
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import dagster as dg
 import polars as pl
@@ -14,7 +14,7 @@ from pervl_assets.benchmarks.benchmark import Benchmark, name_members
 from pervl_assets.defs.metadata import make_check_result
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW
 from pervl_assets.defs.resources import ANNOTATIONS, Workspace
-from pervl_assets.defs.steps import record_step
+from pervl_assets.defs.steps import INPUTS, record_step
 from pervl_assets.inversion.sources import ARCHIVES
 from pervl_assets.io_managers.raw_archives import RawArchiveIOManager
 
@@ -34,7 +34,7 @@ def _build_archive_check(spec: ArchiveSpec, benchmark: Benchmark | None = None) 
     @dg.asset_check(
         asset=dg.AssetKey([RAW, spec.name]),
         name=_KNOWN_ARCHIVE,
-        # For the order only: the archive can be checked without annotations.
+        # For the order: the archive can be checked without annotations. Their version is recorded.
         additional_deps=[ANNOTATIONS_KEY],
         description="The archive holds every member that the annotations name (if not: an error), and as many members "
         "as the official one (if not: a warning). No hash of the official archives is recorded. Reads the directory "
@@ -43,32 +43,33 @@ def _build_archive_check(spec: ArchiveSpec, benchmark: Benchmark | None = None) 
     @record_step
     def known_archive(workspace: Workspace, archive: RawArchive) -> dg.AssetCheckResult:
         known = load_manifest(ANNOTATIONS / "manifest.yaml").archives
-        folder = _find_annotations(workspace.root)
+        annotations = _find_annotations(workspace.root)
+        folder = annotations.path if annotations else None
         needed = name_members(benchmark, spec.name, folder / benchmark.name) if benchmark and folder else set()
         report = inspect_archive(archive, known.get(spec.name, ()), needed)
-        return _check_archive(report, demo=workspace.profile == "demo", annotated=folder is not None)
+        return _check_report(report, annotations, demo=workspace.profile == "demo")
 
     return known_archive
 
 
-def _find_annotations(root: Path) -> Path | None:
-    """Return the folder of annotations that `raw/pervl_annotations` recorded, or None if it is not materialized."""
-    archive: RawArchive | None = RawArchiveIOManager(data=str(root)).read_previous(ANNOTATIONS_KEY)
-    return archive.path if archive else None
+def _find_annotations(root: Path) -> RawArchive | None:
+    """Return the annotations that `raw/pervl_annotations` recorded, or None if it is not materialized."""
+    return cast("RawArchive | None", RawArchiveIOManager(data=str(root)).read_previous(ANNOTATIONS_KEY))
 
 
-def _check_archive(report: ArchiveReport, *, demo: bool, annotated: bool) -> dg.AssetCheckResult:
+def _check_report(report: ArchiveReport, annotations: RawArchive | None, *, demo: bool) -> dg.AssetCheckResult:
     """Return the comparison with the official archive as the result of an asset check.
 
     Args:
         report: The comparison.
+        annotations: The annotations that name members, if they are materialized. Their data version is recorded.
         demo: Whether the archive is the demo data's, which is not meant to be official.
-        annotated: Whether there were annotations to name members.
     """
     held = int(report.counts["found"].sum())
-    text = report.text if annotated else f"The annotations have not been materialized yet. {report.text}"
+    text = report.text if annotations else f"The annotations have not been materialized yet. {report.text}"
     if demo and not report.missing:
         text = f"Demo data: all {report.needed:,} members that its annotations name are among its {held:,}."
+    version = annotations.card.sha256[:16] if annotations else None
     return make_check_result(
         None,
         not report.missing and (demo or not report.differs),
@@ -79,4 +80,5 @@ def _check_archive(report: ArchiveReport, *, demo: bool, annotated: bool) -> dg.
         missing_members=len(report.missing),
         missing=pl.DataFrame({"member": report.missing}, schema={"member": pl.String}),
         members=report.counts,
+        **{INPUTS: dg.MetadataValue.json({ANNOTATIONS_KEY.to_user_string(): version})},
     )

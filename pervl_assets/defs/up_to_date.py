@@ -19,6 +19,7 @@ from pervl_assets.dagster_private import (
     BaseAssetGraph,
     Request,
     read_check_history,
+    read_data_versions,
     read_latest_checks,
 )
 from pervl_assets.defs.checks import FAILED_PARTITIONS, READ_PARTITION, SUMS_HOLD
@@ -77,6 +78,10 @@ class _Reader:
                 if partitioning or (check in latest and latest[check] is None):  # a run was killed before it
                     history = map(_read_evaluation, read_check_history(instance, check, limit))
                     self._evaluations[check] = [one for one in history if one]
+        checks = [check for checks in self._checks.values() for check in checks]
+        read = {(key, check.asset_key) for check in checks for key in graph.get(check).parent_entity_keys}
+        besides = {key for key, own in read if key != own and isinstance(key, dg.AssetKey)}
+        self._versions = read_data_versions(instance, besides, ())
         self._of_runs: dict[str, list[dg.AssetCheckEvaluation]] = {}
         self._last: dict[Value, Any] = {}
 
@@ -136,6 +141,11 @@ class _Reader:
             failed: Any = found.metadata.get(FAILED_PARTITIONS)
             if failed is None or partition is None or partition in failed.value:
                 yield f"its check {check.name} failed"
+        elif INPUTS in found.metadata:
+            read: Any = found.metadata[INPUTS].value
+            now = {name: self._versions.get((dg.AssetKey.from_user_string(name), None)) for name in read}
+            if changes := list_changes(read, now):
+                yield f"inputs of its check {check.name} changed: {name_some([one.split()[0] for one in changes])}"
 
     def _read_run(self, run_id: str) -> list[dg.AssetCheckEvaluation]:
         if run_id not in self._of_runs:

@@ -1,5 +1,6 @@
 """The check of a raw archive: of the demo data's, of the user's own, and of one with missing members."""
 
+import shutil
 import zipfile
 from dataclasses import replace
 
@@ -9,7 +10,9 @@ import pytest
 from pervl_assets.archives.official_files import KnownMembers, load_manifest
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs import archive_checks
+from pervl_assets.defs.raw import ANNOTATIONS_KEY
 from pervl_assets.defs.resources import ANNOTATIONS
+from pervl_assets.defs.up_to_date import explain_outdated
 from pervl_assets.testing.hostile import drop_members
 from pervl_assets.testing.runs import explain, list_checks, make_settings, run_assets
 from pervl_assets.testing.worlds import locate_raw
@@ -77,6 +80,22 @@ def test_without_annotations_the_archive_is_checked_alone(data):
     found = check(data, ["deep_fashion2_train"], annotated=False, **OWN)["deep_fashion2_train"]
     assert found.description.startswith("The annotations have not been materialized yet.")
     assert found.metadata["named_members"].value == 0
+
+
+def test_an_archive_is_outdated_once_its_check_read_other_annotations(data, instance, tmp_path):
+    own = shutil.copytree(ANNOTATIONS / "demo", tmp_path / "annotations")
+    options, checks = {"profile": "full", "annotations": own}, archive_checks.build_archive_checks()
+    key, resolved = dg.AssetKey(["raw", "youtube_vos_train"]), build_definitions(make_settings(data, **options))
+
+    def make(*keys):
+        assert run_assets(data, dg.AssetSelection.assets(*keys), instance, assets=checks, **options).success
+        return explain_outdated(resolved.resolve_asset_graph(), instance, [(key, None)], resolved.resources)
+
+    assert make(key, ANNOTATIONS_KEY) == {}
+    assert make(ANNOTATIONS_KEY) == {}
+    (own / "ytvos/more.txt").write_text("more")
+    assert make(ANNOTATIONS_KEY) == {(key, None): "inputs of its check known_archive changed: raw/pervl_annotations"}
+    assert make(key) == {}
 
 
 def test_an_unzipped_folder_is_checked_by_its_names(data):
