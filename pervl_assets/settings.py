@@ -262,6 +262,10 @@ def load_env_file(folder: Path) -> None:
 
 
 def is_trusted(path: Path) -> bool:
-    """Return whether a file or folder belongs to this user or root, also behind a link, and others cannot write it."""
+    """Return whether a file or folder belongs to this user or root, also behind a link, and others cannot write it.
+
+    Users of this user's own group can.
+    """
     own, target = path.lstat(), path.stat()
-    return {own.st_uid, target.st_uid} <= {os.getuid(), 0} and not target.st_mode & stat.S_IWOTH
+    writers = stat.S_IWOTH if target.st_gid == os.getgid() else stat.S_IWOTH | stat.S_IWGRP
+    return {own.st_uid, target.st_uid} <= {os.getuid(), 0} and not target.st_mode & writers
