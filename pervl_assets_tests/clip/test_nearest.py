@@ -53,7 +53,7 @@ def test_no_query_gives_no_match():
 def test_features_of_different_models_are_not_compared():
     with pytest.raises(PervlError, match="precision fp32 / fp16"):
         find_nearest_classes(make_features([[1.0]]), make_features([[1.0]], precision="fp16"))
-    with pytest.raises(PervlError, match="no object class"):
+    with pytest.raises(PervlError, match="no class"):
         find_nearest_classes(
             make_features([[1.0]]), Features([], np.empty((0, 1), np.float32), make_passport(dimension=1))
         )
