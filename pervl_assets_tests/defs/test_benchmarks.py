@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from pervl_assets.benchmarks import find_benchmarks
-from pervl_assets.defs.benchmarks import build_tree_asset
+from pervl_assets.defs.benchmarks import _build_tree_asset
 from pervl_assets.defs.resources import ANNOTATIONS
 from pervl_assets.demo import DEMO_PASSWORD
 from pervl_assets.io_managers.base import locate_value
@@ -180,5 +180,5 @@ def test_a_raised_version_of_a_tree_is_another_code_version():
     """An asset of another code version is made again, with another recipe of each file."""
     for benchmark in find_benchmarks():
         for tree in benchmark.trees:
-            before, after = (build_tree_asset(benchmark, one) for one in (tree, replace(tree, version=2)))
+            before, after = (_build_tree_asset(benchmark, one) for one in (tree, replace(tree, version=2)))
             assert before.code_versions_by_key != after.code_versions_by_key
