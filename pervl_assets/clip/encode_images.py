@@ -144,8 +144,15 @@ def _load_as_described(load_encoder: Callable[[], ImageEncoder], passport: Embed
     return encoder
 
 
-def _lock(work: Path) -> Lock:
-    return Lock(work.with_name(f"{work.name}.lock"), f"encoding {work.name.removesuffix(PARTIAL)}")
+@contextlib.contextmanager
+def _lock(work: Path) -> Iterator[None]:
+    """Hold the lock of a shard. A folder in which nothing was stored is removed at the end."""
+    try:
+        with Lock(work.with_name(f"{work.name}.lock"), f"encoding {work.name.removesuffix(PARTIAL)}"):
+            yield
+    finally:
+        with contextlib.suppress(OSError):
+            work.parent.rmdir()
 
 
 def clear_chunks(work: Path) -> None:

@@ -102,9 +102,12 @@ class Lock:
         self.path = path
         self._file = -1
         with explain_write_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
             while True:
-                self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+                except FileNotFoundError:  # another run removed the empty folder
+                    continue
                 try:
                     fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError as error:
