@@ -19,8 +19,8 @@ SLOW = (
     "perf/test_inversion.py",
     "defs/test_feature_checks.py",
     "defs/test_automation.py",
-    "defs/test_write_failures.py",
     "perf/test_trees.py",
+    "defs/test_write_failures.py",
     "clip/test_real_models.py",
     "defs/test_inversion.py",
     "defs/test_secrets.py",
@@ -31,8 +31,16 @@ SLOW = (
 """The slowest modules, slowest first. They start first, so that none of them runs alone at the end."""
 
 
+MEMORY = Path("/dev/shm")
+"""Temporary folders are here if there is room: Dagster waits for the disk several times per event."""
+
+ROOM = 8 << 30
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the order of `pytest_collection_modifyitems` in pytest-xdist, which would sort modules by their size."""
+    """Choose the temporary folder; keep the order below in pytest-xdist, which would sort modules by their size."""
+    if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ROOM:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
     if hasattr(config.option, "loadscopereorder"):  # of pytest-xdist
         config.option.loadscopereorder = False
 

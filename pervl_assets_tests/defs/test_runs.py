@@ -16,13 +16,8 @@ from pervl_assets.testing.runs import make_settings
 
 
 @pytest.fixture(scope="module")
-def defs(tmp_path_factory):
-    return build_definitions(make_settings(tmp_path_factory.mktemp("data"), feature_shards=3))
-
-
-@pytest.fixture(scope="module")
-def graph(defs):
-    return defs.resolve_asset_graph()
+def graph(tmp_path_factory):
+    return build_definitions(make_settings(tmp_path_factory.mktemp("data"), feature_shards=3)).resolve_asset_graph()
 
 
 def plan(graph, selection):
@@ -67,11 +62,15 @@ def test_bad_selections_list_the_groups(graph, selection):
         select_assets(graph, selection)
 
 
-def test_the_pool_slot_of_a_killed_run_is_freed_and_that_of_a_running_one_kept(tmp_path, defs):
+@dg.job
+def nothing():
+    """Its runs are recorded at once: those of the whole graph plan every asset."""
+
+
+def test_the_pool_slot_of_a_killed_run_is_freed_and_that_of_a_running_one_kept(tmp_path):
     finished = subprocess.Popen([sys.executable, "-c", ""])
     finished.wait()
     with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
-        job = defs.resolve_implicit_global_asset_job_def()
         instance.event_log_storage.set_concurrency_slots("gpu", 2)
         runs = {}
         living = f"{os.getpid()}/{read_start_time(os.getpid())}"
@@ -85,7 +84,7 @@ def test_the_pool_slot_of_a_killed_run_is_freed_and_that_of_a_running_one_kept(t
             ("from the UI", "NOT_STARTED", None),
         ]:
             tags = {PROCESS_TAG: f"{socket.gethostname()}/{process}"} if process else {}
-            run = instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus[status])
+            run = instance.create_run_for_job(nothing, tags=tags, status=dg.DagsterRunStatus[status])
             runs[name] = run.run_id
         for name in ("killed", "living"):
             instance.event_log_storage.claim_concurrency_slot("gpu", runs[name], "step")

@@ -151,9 +151,8 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize(("trouble", "words"), [(locked, "Make the folder writable"), (full, "Free some space")])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_failed_write_is_reported_and_keeps_the_old_value(made_world, tmp_path, kind, trouble, words):
+def test_a_failed_write_is_reported_and_keeps_the_old_value(made_world, tmp_path, kind):
     what = KINDS[kind]
     data = made_world.copy_to(tmp_path / "data")
     what.change(data)
@@ -164,17 +163,18 @@ def test_a_failed_write_is_reported_and_keeps_the_old_value(made_world, tmp_path
     assert all(result.success for result in results), explain(results[-1])
     before = photograph(data)
 
-    with trouble(data / what.folder):
-        *_, failed = run(what.asset)
-    assert not failed.success
-    text = explain(failed)
-    assert "WriteError" in text
-    assert f"What to do: {words}" in text
-    assert str(data / what.folder) in text
-    after = photograph(data)
-    unfinished = {path.relative_to(data).as_posix() for path in data.rglob(f"*{PARTIAL}*")}
-    assert unfinished <= (set(what.leaves) if trouble is full else set())
-    assert {name: content for name, content in after.items() if PARTIAL not in name} == before
+    for trouble, words in ((locked, "Make the folder writable"), (full, "Free some space")):
+        with trouble(data / what.folder):
+            *_, failed = run(what.asset)
+        assert not failed.success
+        text = explain(failed)
+        assert "WriteError" in text
+        assert f"What to do: {words}" in text
+        assert str(data / what.folder) in text
+        after = photograph(data)
+        unfinished = {path.relative_to(data).as_posix() for path in data.rglob(f"*{PARTIAL}*")}
+        assert unfinished <= (set(what.leaves) if trouble is full else set())
+        assert {name: content for name, content in after.items() if PARTIAL not in name} == before
 
     results = run(what.asset)  # mended: the same command goes on
     assert all(result.success for result in results), explain(results[-1])
