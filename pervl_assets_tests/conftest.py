@@ -31,7 +31,7 @@ SLOW = (
 """The slowest modules, slowest first. They start first, so that none of them runs alone at the end."""
 
 
-MEMORY = Path("/dev/shm")
+MEMORY = Path("/dev/shm")  # noqa: S108
 """Temporary folders are here if there is room: Dagster waits for the disk several times per event."""
 
 ROOM = 8 << 30
