@@ -1,7 +1,7 @@
 """Models of real size with random weights of a fixed seed, for what tiny ones cannot show.
 
 ViT-B/32 is compared with open_clip's own model and transform, one image at a time. ViT-L/14 has 428 million weights: it
-is created, loaded and run in bf16, with two images, in about 20 seconds.
+is created, loaded and run in bf16, with one image, in about 10 seconds.
 """
 
 import dataclasses
@@ -26,16 +26,17 @@ PHOTOS = [draw_jpeg(seed, size) for seed, size in enumerate([(640, 480), (427, 6
 
 
 def draw_weights(config, dtype):
-    """Create a model's random weights without building it: small numbers, and ones where layers scale."""
+    """Create a model's random weights without building it: small numbers, repeated after a million, and ones where layers scale."""
     with torch.device("meta"):
         shapes = open_clip.CLIP(**config).state_dict()
-    generator = torch.Generator().manual_seed(0)
+    noise = torch.empty(1 << 20, dtype=dtype).uniform_(-0.03, 0.03, generator=torch.Generator().manual_seed(0))
     weights = {}
     for name, tensor in shapes.items():
         if "ln_" in name:
             weights[name] = torch.full(tensor.shape, float(name.endswith("weight")), dtype=dtype)
         else:
-            weights[name] = torch.empty(tensor.shape, dtype=dtype).uniform_(-0.03, 0.03, generator=generator)
+            size = tensor.numel()
+            weights[name] = noise.repeat(1 + size // noise.numel())[:size].reshape(tensor.shape).clone()
     return weights
 
 
