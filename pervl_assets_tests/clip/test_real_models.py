@@ -26,7 +26,7 @@ PHOTOS = [draw_jpeg(seed, size) for seed, size in enumerate([(640, 480), (427, 6
 
 
 def draw_weights(config, dtype):
-    """Create a model's random weights without building it: small numbers, repeated after a million, and ones where layers scale."""
+    """Create random weights without the model: small numbers, repeated after a million, and ones where layers scale."""
     with torch.device("meta"):
         shapes = open_clip.CLIP(**config).state_dict()
     noise = torch.empty(1 << 20, dtype=dtype).uniform_(-0.03, 0.03, generator=torch.Generator().manual_seed(0))
