@@ -28,9 +28,9 @@ class TreeIOManager(PervlIOManager):
     extension = ".parquet"
 
     def write(self, context: dg.OutputContext, value: FolderTree, path: Path) -> None:
-        """Write the ledger, then swap the staged files in; an unchanged tree writes nothing."""
-        write_hashed(value.ledger, path, {_ROOT: value.root.relative_to(self.data).as_posix()})
-        commit_tree(value)
+        """Swap the staged files in, then write the ledger; an unchanged tree writes nothing."""
+        metadata = {_ROOT: value.root.relative_to(self.data).as_posix()}
+        commit_tree(value, lambda: write_hashed(value.ledger, path, metadata))
 
     def load(self, path: Path) -> FolderTree:
         """Read the ledger, which has no hash if an earlier version wrote it; no file of the tree is opened."""
