@@ -23,6 +23,7 @@ from pervl_assets.core.errors import ArchiveError, PervlError, WriteError
 from pervl_assets.core.workers import is_running
 
 PARTIAL: Final = ".partial"
+_OF_THIS_MACHINE: Final = f"{PARTIAL}-{platform.node()}-"
 _LOCK_TRIES: Final = 100
 _UNSUPPORTED: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """Answers of file systems that cannot lock or sync."""
@@ -124,6 +125,8 @@ def explain_errors() -> Iterator[None]:
     """
     try:
         yield
+    except BrokenPipeError:  # the reader of the output has ended
+        raise
     except OSError as error:
         problem, advice = _explain(error, None, _CANNOT_USE)
         raise PervlError(problem, advice=advice) from error
@@ -187,23 +190,27 @@ class Lock:
                     self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
                 except FileNotFoundError:  # another run removed the empty folder
                     continue
-                try:
-                    fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
+                if not self._take():
                     self.release()
-                    raise WriteError(
-                        f"Another run is {work} right now.", advice="Wait for it to end, or stop it."
-                    ) from error
-                except OSError as error:
-                    if error.errno not in _UNSUPPORTED:
-                        raise
-                    self.is_held = False
-                    self._warn()
+                    raise WriteError(f"Another run is {work} right now.", advice="Wait for it to end, or stop it.")
                 with contextlib.suppress(FileNotFoundError):
                     if os.path.samestat(os.fstat(self._file), path.stat()):
                         return
                 self.release()  # its last holder removed the file after it was opened here
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+    def _take(self) -> bool:
+        """Lock the open file; return whether no other holds the lock."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+            self.is_held = False
+            self._warn()
+        return True
 
     def _warn(self) -> None:
         """Log, once per file system, that two runs at the same time are not kept apart."""
@@ -246,6 +253,18 @@ class Lock:
         self.release()
 
 
+def is_locked(path: Path) -> bool:
+    """Return whether a process, this one or another, holds the lock on a file."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # there is no such file, or its file system has no locks
+        return False
+    return False
+
+
 @contextmanager
 def replace_atomically(target: Path) -> Iterator[Path]:
     """Yield a path beside `target` to write to, and move it over `target` at the end, synced to disk.
@@ -257,13 +276,12 @@ def replace_atomically(target: Path) -> Iterator[Path]:
     Raises:
         WriteError: No permission, or no space left.
     """
-    stem = f".{target.name}{PARTIAL}-{platform.node()}-"
+    stem = f".{target.name}{_OF_THIS_MACHINE}"
     partial = target.with_name(f"{stem}{os.getpid()}")
     with explain_write_errors(target):
         make_folder(target.parent)
         for left in target.parent.glob(f"{glob.escape(stem)}*"):
-            process = left.name.removeprefix(stem)
-            if not (process.isdecimal() and is_running(int(process))):
+            if not is_being_written(left.name):
                 with contextlib.suppress(OSError):
                     left.unlink()
         try:
@@ -273,6 +291,12 @@ def replace_atomically(target: Path) -> Iterator[Path]:
         finally:
             with contextlib.suppress(OSError):
                 partial.unlink()
+
+
+def is_being_written(name: str) -> bool:
+    """Return whether a file of this name is one of `replace_atomically` whose process runs on this machine."""
+    process = name.rpartition(_OF_THIS_MACHINE)[2]
+    return process != name and process.isdecimal() and is_running(int(process))
 
 
 def move_synced(source: Path, target: Path) -> None:

@@ -120,10 +120,15 @@ class PervlIOManager(dg.ConfigurableIOManager):
             return None
 
     def verify(self, key: dg.AssetKey, partition: str | None = None) -> VerifyResult:
-        """Compare a value with its manifest; files that vanish meanwhile are missing."""
+        """Compare a value with its manifest, again if a run replaces it meanwhile; files that vanish are missing."""
         path = self.locate(key, partition)
-        if not path.is_file():
-            return VerifyResult()
+        seen = path.stat().st_mtime_ns if path.is_file() else None
+        result = self._compare(path) if seen else VerifyResult()
+        if not result.unchanged and path.is_file() and path.stat().st_mtime_ns != seen:
+            return self.verify(key, partition)
+        return result
+
+    def _compare(self, path: Path) -> VerifyResult:
         try:
             return self.compare(path)
         except FileNotFoundError as error:

@@ -8,7 +8,7 @@ import dagster as dg
 import polars as pl
 
 from pervl_assets.core.files import VerifyResult
-from pervl_assets.core.tables import read_hashed, write_hashed
+from pervl_assets.core.tables import read_hashed
 from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.io_managers.metadata import BYTES, FILES, MISSING, QUARANTINED
 from pervl_assets.release.images import Labeller, label_images
@@ -29,8 +29,7 @@ class TreeIOManager(PervlIOManager):
 
     def write(self, context: dg.OutputContext, value: FolderTree, path: Path) -> None:
         """Swap the staged files in, then write the ledger; an unchanged tree writes nothing."""
-        metadata = {_ROOT: value.root.relative_to(self.data).as_posix()}
-        commit_tree(value, lambda: write_hashed(value.ledger, path, metadata))
+        commit_tree(value, path, {_ROOT: value.root.relative_to(self.data).as_posix()})
 
     def load(self, path: Path) -> FolderTree:
         """Read the ledger, which has no hash if an earlier version wrote it; no file of the tree is opened."""

@@ -10,8 +10,17 @@ import polars as pl
 
 from pervl_assets.archives.members import MemberError, Members
 from pervl_assets.core.errors import ArchiveError, name_some
-from pervl_assets.core.files import Lock, explain_write_errors, hash_bytes, is_whole, make_folder, sync
+from pervl_assets.core.files import (
+    Lock,
+    explain_write_errors,
+    hash_bytes,
+    is_whole,
+    make_folder,
+    sync,
+    write_bytes_atomically,
+)
 from pervl_assets.core.pixels import ImageError
+from pervl_assets.core.tables import write_hashed
 from pervl_assets.core.workers import map_in_processes, map_in_threads
 from pervl_assets.trees.ledger import FolderTree, Row, build_frame, list_files
 from pervl_assets.trees.plans import (
@@ -90,38 +99,48 @@ def build_tree(
         return replace(tree, root=destination)
 
 
-def commit_tree(tree: FolderTree, save: Callable[[], object] = lambda: None) -> FolderTree:
-    """Put a staged tree in place, whole, save its ledger, and unlock it.
+def commit_tree(tree: FolderTree, ledger: Path | None = None, metadata: Mapping[str, str] | None = None) -> FolderTree:
+    """Put a staged tree in place, whole, save its ledger, and unlock it. After an error the old ones are in place.
 
-    If saving fails, the old tree is put back. A run that is killed between the two leaves the journal of the new tree,
-    from which the next run completes the ledger.
+    A run that is killed between the two leaves the journal of the new tree, from which the next run makes the ledger.
 
     Args:
         tree: As returned by `build_tree`. If nothing is staged, only the ledger is saved, unless it `is_saved`.
-        save: Saves the ledger.
+        ledger: Parquet file of the ledger; None: it is not saved.
+        metadata: Written into that file.
 
     Raises:
         WriteError: No permission, no space left, or a failing disk.
     """
-    staging = Staging(tree.root)
     try:
         with explain_write_errors(tree.root):
-            can_undo = tree.staged is not None and staging.swap()
-            try:
-                if tree.staged is not None:
-                    sync(staging.target.parent)
-                if not tree.is_saved:
-                    save()
-            except BaseException:
-                if can_undo:
-                    staging.swap()
-                raise
             if tree.staged is not None:
-                staging.clear()
+                _replace_tree(tree, ledger, metadata)
+            elif ledger and not tree.is_saved:
+                write_hashed(tree.ledger, ledger, metadata)
     finally:
         if tree.lock is not None:
             tree.lock.release()
     return replace(tree, staged=None, lock=None, is_saved=True)
+
+
+def _replace_tree(tree: FolderTree, ledger: Path | None, metadata: Mapping[str, str] | None) -> None:
+    staging = Staging(tree.root)
+    old_ledger = ledger.read_bytes() if ledger and ledger.is_file() else None
+    can_undo = staging.swap()
+    try:
+        sync(staging.target.parent)
+        if ledger:
+            write_hashed(tree.ledger, ledger, metadata)
+    except BaseException:
+        if can_undo:
+            staging.swap()
+            if ledger and old_ledger is not None:
+                write_bytes_atomically(ledger, old_ledger)
+            elif ledger:
+                ledger.unlink(missing_ok=True)
+        raise
+    staging.clear()
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,10 @@ class Staging:
         except OSError:
             self._retired.rename(self.target)
             raise
-        self._retired.rename(self.folder)
+        try:
+            self._retired.rename(self.folder)
+        except OSError:
+            return False
         return True
 
     def _replace_files(self) -> None:
