@@ -1,14 +1,17 @@
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
 from pervl_assets.core import files
 from pervl_assets.core.errors import ArchiveError, PervlError, WriteError, name_some
 from pervl_assets.core.files import (
+    Lock,
     explain_errors,
     explain_read_errors,
     explain_write_errors,
+    is_locked,
     is_whole,
     replace_atomically,
     write_bytes_atomically,
@@ -123,3 +126,41 @@ def test_what_a_killed_process_left_beside_a_file_is_removed(tmp_path):
         alive.touch()
     write_bytes_atomically(target, b"newer")
     assert sorted(tmp_path.iterdir()) == sorted([target, alive])
+
+
+def test_a_file_is_synced_before_its_rename_and_new_folders_with_it(tmp_path, monkeypatch):
+    done, replace, fsync = [], Path.replace, os.fsync
+
+    def note_replace(source, target):
+        done.append(f"{target.name} replaced")
+        return replace(source, target)
+
+    def note_fsync(file):
+        done.append(Path(f"/proc/self/fd/{file}").readlink().name.partition(".partial")[0])
+        fsync(file)
+
+    monkeypatch.setattr(Path, "replace", note_replace)
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    write_bytes_atomically(tmp_path / "new" / "deep" / "file", b"one")
+    assert done == [tmp_path.name, "new", ".file", "file replaced", "deep"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS])
+def test_a_file_system_that_cannot_sync_is_written_all_the_same(tmp_path, monkeypatch, number):
+    def refuse(_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    write_bytes_atomically(tmp_path / "file", b"one")
+    assert (tmp_path / "file").read_bytes() == b"one"
+
+
+def test_a_lock_is_seen_by_others_until_it_is_released(tmp_path):
+    assert not is_locked(tmp_path / "lock")
+    with Lock(tmp_path / "lock", "drawing kittens"):
+        assert is_locked(tmp_path / "lock")
+        with pytest.raises(WriteError, match="Another run is drawing kittens"):
+            Lock(tmp_path / "lock", "drawing kittens")
+    assert not (tmp_path / "lock").exists()
+    (tmp_path / "lock").touch()
+    assert not is_locked(tmp_path / "lock")

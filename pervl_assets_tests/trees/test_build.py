@@ -15,6 +15,8 @@ from pervl_assets.archives.inputs import RawArchive, identify
 from pervl_assets.archives.members import Members, open_members
 from pervl_assets.core.errors import ArchiveError, PasswordError, WriteError
 from pervl_assets.core.files import Lock
+from pervl_assets.core.tables import read_hashed
+from pervl_assets.trees import build as build_module
 from pervl_assets.trees import staging
 from pervl_assets.trees.build import Output, RenderTask, TreePlan, build_tree, commit_tree
 from pervl_assets.trees.ledger import LEDGER, verify_tree
@@ -260,6 +262,25 @@ def test_a_run_with_nothing_to_do_leaves_the_work_of_another_alone(tmp_path):
 
     newer = commit_tree(build(tmp_path, replace(plan_copies(list(MEMBERS)), render=render), previous=first.ledger))
     assert verify_tree(newer.root, newer.ledger).unchanged
+
+
+def test_a_run_with_nothing_to_do_does_not_save_its_ledger_over_a_newer_one(tmp_path):
+    ledger = tmp_path / "ledger.parquet"
+    first = commit_tree(build(tmp_path, plan_copies(["a.txt"])), ledger)
+    idle = build(tmp_path, plan_copies(["a.txt"]), previous=first.ledger)
+    newer = commit_tree(build(tmp_path, plan_copies(list(MEMBERS)), previous=first.ledger), ledger)
+    commit_tree(idle, ledger)
+    assert read_hashed(ledger)[0].equals(newer.ledger)
+
+
+def test_a_tree_is_synced_then_moved_then_recorded(tmp_path, monkeypatch):
+    order = []
+    for module, name in ((staging, "sync_tree"), (staging, "exchange"), (build_module, "write_hashed")):
+        function = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, f=function, n=name: (order.append(n), f(*a))[1])
+    commit_tree(build(tmp_path, plan_copies(["a.txt"])))
+    commit_tree(build(tmp_path, plan_copies(list(MEMBERS))), tmp_path / "ledger.parquet")
+    assert order == ["sync_tree", "sync_tree", "exchange", "write_hashed"]
 
 
 def test_what_another_run_finished_meanwhile_is_kept(tmp_path, monkeypatch):

@@ -82,7 +82,7 @@ def test_a_killed_build_is_finished_by_the_next_one(tmp_path):
 
 
 MOMENTS_PER_PHASE = 6
-"""Of five phases: thirty lines at which the process ends."""
+"""Of four phases: twenty-four lines at which the process ends."""
 
 ALARMS = 4
 """Times at which it ends wherever it is, amid a system call too; a run may be done before."""
@@ -119,7 +119,7 @@ def draw_moments(old: Path, scratch: Path, seed: int) -> list[tuple[str, float]]
     return [*lines, *(("alarm", chance.uniform(0.001, 0.6 * seconds)) for _ in range(ALARMS))]
 
 
-def test_a_build_killed_at_thirty_random_moments_leaves_the_old_tree_or_the_new_one(tmp_path):
+def test_a_build_killed_at_random_moments_leaves_the_old_tree_or_the_new_one(tmp_path):
     """The new tree takes 16 files over, makes 4 others again, and adds 4 and a new listing."""
     names, old = killed_build.NAMES, tmp_path / "old"
     members = {name: os.urandom(40) for name in names[:20]}
