@@ -13,6 +13,7 @@ import logging
 import os
 import platform
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ from pervl_assets.core.workers import is_running
 PARTIAL: Final = ".partial"
 _OF_THIS_MACHINE: Final = f"{PARTIAL}-{platform.node()}-"
 _LOCK_TRIES: Final = 100
+_READER_SECONDS: Final = 0.02
+"""`is_locked` holds a lock for less than this time."""
+
 _UNSUPPORTED: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """Answers of file systems that cannot lock or sync."""
 
@@ -190,7 +194,7 @@ class Lock:
                     self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
                 except FileNotFoundError:  # another run removed the empty folder
                     continue
-                if not self._take():
+                if not self._take(wait=_READER_SECONDS):
                     self.release()
                     raise WriteError(f"Another run is {work} right now.", advice="Wait for it to end, or stop it.")
                 with contextlib.suppress(FileNotFoundError):
@@ -199,12 +203,13 @@ class Lock:
                 self.release()  # its last holder removed the file after it was opened here
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
-    def _take(self) -> bool:
-        """Lock the open file; return whether no other holds the lock."""
+    def _take(self, wait: float = 0.0) -> bool:
+        """Lock the open file; return whether no other holds the lock, also after a wait in seconds."""
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return False
+            time.sleep(wait)
+            return wait > 0 and self._take()
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
                 raise
