@@ -12,15 +12,15 @@ import hashlib
 import logging
 import os
 import platform
-import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final
 
 from pervl_assets.core.errors import ArchiveError, PervlError, WriteError
+from pervl_assets.core.system_errors import describe_system_error
 from pervl_assets.core.workers import is_running
 
 PARTIAL: Final = ".partial"
@@ -42,57 +42,9 @@ _UNREADABLE: Final = (
 )
 """Errors of one file; others (too many open files, a lost network disk) say nothing about it."""
 
-_NUMBER: Final = re.compile(r"\(os error (\d+)\)")
 _CANNOT_READ: Final = "{where} cannot be read: {reason}."
 _CANNOT_USE: Final = "{where} cannot be read or written: {reason}."
 _CANNOT_WRITE: Final = "Cannot write {where}: {reason}."
-_REASONS: Final = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk is full (the quota is used up)",
-    errno.ENOTDIR: "there is a file where a folder is needed",
-    errno.EEXIST: "there is a file where a folder is needed",
-    errno.EISDIR: "there is a folder where a file is needed",
-    errno.ENAMETOOLONG: "the name or path is too long",
-}
-_ADVICE: Final[Mapping[str, tuple[int, ...]]] = {
-    "Free some space, or set PERVL_DATA to a larger disk, and run again; finished work is kept.": (
-        errno.ENOSPC,
-        errno.EDQUOT,
-    ),
-    "Allow larger files (ulimit -f), or set PERVL_DATA to a disk that can hold files of that size.": (errno.EFBIG,),
-    "Make the folder writable for this user, or set PERVL_DATA to one that is ({where}). Inputs must be readable.": (
-        errno.EACCES,
-        errno.EPERM,
-        errno.EROFS,
-    ),
-    "Move it away, or set PERVL_DATA to another folder.": (
-        errno.ENOTDIR,
-        errno.EEXIST,
-        errno.EISDIR,
-        errno.ENOTEMPTY,
-    ),
-    "Set PERVL_DATA to a folder with a shorter path, or on a file system that allows longer names.": (
-        errno.ENAMETOOLONG,
-    ),
-    "Allow more open files (ulimit -n), or set PERVL_WORKERS to fewer, and run again; finished work is kept.": (
-        errno.EMFILE,
-        errno.ENFILE,
-    ),
-    "Free memory, or set PERVL_WORKERS to fewer, and run again; finished work is kept.": (errno.ENOMEM, errno.EAGAIN),
-    "Another program uses it, or a disk is mounted there: end that program or unmount the disk, then run again.": (
-        errno.EBUSY,
-        errno.ETXTBSY,
-    ),
-    "This file system cannot do that: set PERVL_DATA to a folder on another one.": (
-        errno.EXDEV,
-        errno.EINVAL,
-        errno.EILSEQ,
-        errno.EMLINK,
-        errno.ENOSYS,
-        errno.EOPNOTSUPP,
-    ),
-}
-_CHECK_DISK: Final = "Check that {where} exists, and the disk or mount it is on. Then run again: finished work is kept."
 
 
 def hash_bytes(data: bytes | memoryview) -> str:
@@ -116,7 +68,7 @@ def explain_write_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        problem, advice = _explain(error, target, _CANNOT_WRITE)
+        problem, advice = describe_system_error(error, target, _CANNOT_WRITE)
         raise WriteError(problem, advice=advice) from error
 
 
@@ -132,7 +84,7 @@ def explain_errors() -> Iterator[None]:
     except BrokenPipeError:  # the reader of the output has ended
         raise
     except OSError as error:
-        problem, advice = _explain(error, None, _CANNOT_USE)
+        problem, advice = describe_system_error(error, None, _CANNOT_USE)
         raise PervlError(problem, advice=advice) from error
 
 
@@ -146,22 +98,8 @@ def explain_read_errors(source: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        problem, advice = _explain(error, source, _CANNOT_READ)
+        problem, advice = describe_system_error(error, source, _CANNOT_READ)
         raise ArchiveError(problem, advice=advice) from error
-
-
-def _explain(error: OSError, path: Path | None, problem: str) -> tuple[str, str]:
-    """Return what went wrong and what to do. All error numbers of the system are explained here.
-
-    Polars states the number in the text of its errors only.
-    """
-    in_text = _NUMBER.search(str(error))
-    number = error.errno or (int(in_text[1]) if in_text else 0)
-    named = error.filename if isinstance(error.filename, str | os.PathLike) else None
-    reason = _REASONS.get(number) or (os.strerror(number) if number else str(error))
-    advice = next((advice for advice, numbers in _ADVICE.items() if number in numbers), _CHECK_DISK)
-    where = named or path or "A file"
-    return problem.format(where=where, reason=reason), advice.format(where=where)
 
 
 class Lock:
