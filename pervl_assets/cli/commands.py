@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pervl_assets.core.errors import PervlError
-from pervl_assets.core.files import write_bytes_atomically
+from pervl_assets.core.files import explain_errors, write_bytes_atomically
 from pervl_assets.core.text import escape_terminal
 from pervl_assets.settings import Settings, load_env_file
 
@@ -27,7 +27,8 @@ class _PervlGroup(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         """Run the command; exit with 1 after a `PervlError`."""
         try:
-            return super().invoke(ctx)
+            with explain_errors():
+                return super().invoke(ctx)
         except PervlError as error:
             Console(stderr=True).print(
                 f"[bold red]error[/] {escape(escape_terminal(str(error)))}", highlight=False, soft_wrap=True

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from pervl_assets.core.files import PARTIAL, VerifyResult
+from pervl_assets.core.files import PARTIAL, VerifyResult, is_being_written, is_locked
 from pervl_assets.defs.checks import SUMS_HOLD, summarize_sums
 from pervl_assets.defs.release import CROISSANT_KEY
 from pervl_assets.defs.run_results import name_partition
@@ -73,8 +73,11 @@ def record_results(defs: dg.Definitions, instance: dg.DagsterInstance, results: 
 
 
 def _find_unfinished(data: Path) -> Iterator[str]:
-    """Return the partial files and folders below the data root."""
+    """Return the partial files and folders below the data root, but those of a run that is at work."""
     for folder, folders, files in os.walk(data):  # unlike rglob, it tolerates folders that vanish meanwhile
-        for name in (*folders, *files):
-            if PARTIAL in name:
+        partial = [name for name in (*folders, *files) if PARTIAL in name]
+        folders[:] = [name for name in folders if PARTIAL not in name]
+        at_work = {name.partition(PARTIAL)[0] for name in partial if is_locked(Path(folder, name))}
+        for name in partial:
+            if name.partition(PARTIAL)[0] not in at_work and not is_being_written(name):
                 yield (Path(folder) / name).relative_to(data).as_posix()

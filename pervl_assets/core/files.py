@@ -12,18 +12,39 @@ import hashlib
 import logging
 import os
 import platform
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
-from pervl_assets.core.errors import ArchiveError, WriteError
+from pervl_assets.core.errors import ArchiveError, PervlError, WriteError
+from pervl_assets.core.system_errors import describe_system_error
 from pervl_assets.core.workers import is_running
 
 PARTIAL: Final = ".partial"
+_OF_THIS_MACHINE: Final = f"{PARTIAL}-{platform.node()}-"
+_LOCK_TRIES: Final = 100
+_READER_SECONDS: Final = 0.02
+"""`is_locked` holds a lock for less than this time."""
+
 _UNSUPPORTED: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-"""Answers of file systems that cannot lock, or cannot sync a folder."""
+"""Answers of file systems that cannot lock or sync."""
+
+_UNREADABLE: Final = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.EACCES,
+    errno.EIO,
+)
+"""Errors of one file; others (too many open files, a lost network disk) say nothing about it."""
+
+_CANNOT_READ: Final = "{where} cannot be read: {reason}."
+_CANNOT_USE: Final = "{where} cannot be read or written: {reason}."
+_CANNOT_WRITE: Final = "Cannot write {where}: {reason}."
 
 
 def hash_bytes(data: bytes | memoryview) -> str:
@@ -39,31 +60,32 @@ def hash_file(path: Path) -> str:
 
 @contextmanager
 def explain_write_errors(target: Path) -> Iterator[None]:
-    """Turn a refused or failed write below `target` into a `WriteError` that advises.
+    """Turn a failed system call, made to write `target`, into a `WriteError` that advises.
 
     Raises:
-        WriteError: No permission, no space left, or a read-only file system.
+        WriteError: No permission, no space left, a failing disk, or any other error of the system.
     """
     try:
         yield
     except OSError as error:
-        where = error.filename or target
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise WriteError(
-                f"Cannot write {where}: {os.strerror(error.errno)}.",
-                advice=f"Make the folder writable for this user, or set PERVL_DATA to one that is (target: {target}).",
-            ) from error
-        if error.errno in (errno.ENOTDIR, errno.EEXIST):
-            raise WriteError(
-                f"Cannot write {target}: {where} is a file where a folder is needed.",
-                advice="Move that file away, or set PERVL_DATA to another folder.",
-            ) from error
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise WriteError(
-                f"The disk is full while writing {where}: {os.strerror(error.errno)}.",
-                advice="Free some space, or set PERVL_DATA to a larger disk, and run again; finished work is kept.",
-            ) from error
+        problem, advice = describe_system_error(error, target, _CANNOT_WRITE)
+        raise WriteError(problem, advice=advice) from error
+
+
+@contextmanager
+def explain_errors() -> Iterator[None]:
+    """Turn any other failed system call into a `PervlError` that advises; for the edges of the project.
+
+    Raises:
+        PervlError: No permission, a disk error, too many open files.
+    """
+    try:
+        yield
+    except BrokenPipeError:  # the reader of the output has ended
         raise
+    except OSError as error:
+        problem, advice = describe_system_error(error, None, _CANNOT_USE)
+        raise PervlError(problem, advice=advice) from error
 
 
 @contextmanager
@@ -76,55 +98,71 @@ def explain_read_errors(source: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ArchiveError(
-            f"{error.filename or source} cannot be read: {os.strerror(error.errno) if error.errno else error}.",
-            advice=f"Check that {source} exists, that this user may read it, and the disk or mount it is on. Then run "
-            "again: finished work is kept.",
-        ) from error
+        problem, advice = describe_system_error(error, source, _CANNOT_READ)
+        raise ArchiveError(problem, advice=advice) from error
 
 
 class Lock:
     """A lock on a file, against other processes and against other locks of this one, until `release`.
 
     As a context manager it is released, and its file removed, at the end. A process that ends, however it ends,
-    releases its locks. Where the file system has no locks (some network disks),
-    a warning is logged and the work goes on without.
+    releases its locks. Where the file system has no locks (some network disks), the work goes on without, after one
+    warning.
 
     Args:
         path: The file; created if it does not exist.
         work: What the lock guards, for the message, e.g. `building /data/views/polar`.
 
+    Attributes:
+        is_held: Whether the file system has locks.
+
     Raises:
         WriteError: Another run holds the lock, or the file cannot be created.
     """
 
+    _warned: ClassVar[set[int]] = set()
+
     def __init__(self, path: Path, work: str) -> None:
-        self.path = path
+        self.path, self.is_held = path, True
         self._file = -1
         with explain_write_errors(path):
-            while True:
-                path.parent.mkdir(parents=True, exist_ok=True)
+            for _ in range(_LOCK_TRIES):
+                make_folder(path.parent)
                 try:
                     self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
                 except FileNotFoundError:  # another run removed the empty folder
                     continue
-                try:
-                    fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
+                if not self._take(wait=_READER_SECONDS):
                     self.release()
-                    raise WriteError(
-                        f"Another run is {work} right now.", advice="Wait for it to end, or stop it."
-                    ) from error
-                except OSError as error:
-                    if error.errno not in _UNSUPPORTED:
-                        raise
-                    logging.getLogger(__name__).warning(
-                        "The file system of %s has no locks: make sure that no second run is %s.", path, work
-                    )
+                    raise WriteError(f"Another run is {work} right now.", advice="Wait for it to end, or stop it.")
                 with contextlib.suppress(FileNotFoundError):
                     if os.path.samestat(os.fstat(self._file), path.stat()):
                         return
                 self.release()  # its last holder removed the file after it was opened here
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+    def _take(self, wait: float = 0.0) -> bool:
+        """Lock the open file; return whether no other holds the lock, also after a wait in seconds."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(wait)
+            return wait > 0 and self._take()
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+            self.is_held = False
+            self._warn()
+        return True
+
+    def _warn(self) -> None:
+        """Log, once per file system, that two runs at the same time are not kept apart."""
+        if (disk := os.fstat(self._file).st_dev) not in self._warned:
+            self._warned.add(disk)
+            logging.getLogger(__name__).warning(
+                "The file system of %s has no locks: do not start a second run on it at the same time.",
+                self.path.parent,
+            )
 
     def write(self, data: bytes) -> None:
         """Append to the locked file.
@@ -138,13 +176,14 @@ class Lock:
 
     def release(self) -> None:
         """Release the lock; harmless if it is released already."""
-        if self._file >= 0:
-            os.close(self._file)
+        if (file := self._file) >= 0:
             self._file = -1
+            os.close(file)
 
     def remove(self) -> None:
-        """Remove the file and release the lock."""
-        self.path.unlink(missing_ok=True)
+        """Remove the file and release the lock. A file that cannot be removed stays: it locks nothing."""
+        with contextlib.suppress(OSError):
+            self.path.unlink()
         self.release()
 
     def __enter__(self) -> None:
@@ -155,6 +194,18 @@ class Lock:
 
     def __del__(self) -> None:
         self.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether a process, this one or another, holds the lock on a file."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # there is no such file, or its file system has no locks
+        return False
+    return False
 
 
 @contextmanager
@@ -168,22 +219,27 @@ def replace_atomically(target: Path) -> Iterator[Path]:
     Raises:
         WriteError: No permission, or no space left.
     """
-    stem = f".{target.name}{PARTIAL}-{platform.node()}-"
+    stem = f".{target.name}{_OF_THIS_MACHINE}"
     partial = target.with_name(f"{stem}{os.getpid()}")
     with explain_write_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         for left in target.parent.glob(f"{glob.escape(stem)}*"):
-            process = left.name.removeprefix(stem)
-            if not (process.isdecimal() and is_running(int(process))):
-                left.unlink(missing_ok=True)
+            if not is_being_written(left.name):
+                with contextlib.suppress(OSError):
+                    left.unlink()
         try:
             yield partial
-            if target.is_file() and is_whole(partial, target.stat().st_size, hash_file(target)):
-                partial.unlink()
-            else:
+            if not is_whole(target, partial.stat().st_size, hash_file(partial)):
                 move_synced(partial, target)
         finally:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink()
+
+
+def is_being_written(name: str) -> bool:
+    """Return whether a file of this name is one of `replace_atomically` whose process runs on this machine."""
+    process = name.rpartition(_OF_THIS_MACHINE)[2]
+    return process != name and process.isdecimal() and is_running(int(process))
 
 
 def move_synced(source: Path, target: Path) -> None:
@@ -193,9 +249,20 @@ def move_synced(source: Path, target: Path) -> None:
     sync(target.parent)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and the folders above it, synced to disk: a synced file in a lost folder would be lost."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
+
+
 def sync(path: Path) -> None:
-    """Write a file, or the list of names in a folder, from memory to disk."""
-    file = os.open(path, os.O_RDONLY)
+    """Write a file, or the list of names in a folder, from memory to disk, if its file system can."""
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except PermissionError:  # a folder that may be written to but not read
+        return
     try:
         os.fsync(file)
     except OSError as error:
@@ -215,7 +282,9 @@ def sync_tree(folder: Path) -> None:
     file = os.open(folder, os.O_RDONLY)
     try:
         if sync_file_system(file):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(folder))
+            if (number := ctypes.get_errno()) not in _UNSUPPORTED:
+                raise OSError(number, os.strerror(number), str(folder))
+            os.sync()
     finally:
         os.close(file)
 
@@ -226,18 +295,25 @@ def write_bytes_atomically(target: Path, data: bytes) -> bool:
     Raises:
         WriteError: No permission, or no space left.
     """
-    if target.is_file() and target.stat().st_size == len(data) and target.read_bytes() == data:
-        return False
+    with explain_write_errors(target):
+        if is_whole(target, len(data), hash_bytes(data)):
+            return False
     with replace_atomically(target) as partial:
         partial.write_bytes(data)
     return True
 
 
 def is_whole(file: Path, size: int, sha256: str) -> bool:
-    """Return whether a file exists and holds exactly these bytes."""
+    """Return whether a file exists and holds exactly these bytes; one that cannot be read does not.
+
+    Raises:
+        OSError: Something other than the file is at fault, e.g. too many open files.
+    """
     try:
         return file.stat().st_size == size and hash_file(file) == sha256
-    except OSError:
+    except OSError as error:
+        if error.errno not in _UNREADABLE:
+            raise
         return False
 
 

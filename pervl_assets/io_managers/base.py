@@ -15,7 +15,7 @@ import polars as pl
 
 from pervl_assets.archives.inputs import list_folder
 from pervl_assets.core.errors import MissingInputError, PervlError, SchemaError
-from pervl_assets.core.files import VerifyResult, explain_write_errors, hash_bytes
+from pervl_assets.core.files import VerifyResult, explain_write_errors, hash_bytes, make_folder
 from pervl_assets.io_managers.metadata import SECONDS, STAMP, show_errors
 from pervl_assets.release.images import Labeller
 from pervl_assets.release.parts import FilePart, Part
@@ -120,10 +120,15 @@ class PervlIOManager(dg.ConfigurableIOManager):
             return None
 
     def verify(self, key: dg.AssetKey, partition: str | None = None) -> VerifyResult:
-        """Compare a value with its manifest; files that vanish meanwhile are missing."""
+        """Compare a value with its manifest, again if a run replaces it meanwhile; files that vanish are missing."""
         path = self.locate(key, partition)
-        if not path.is_file():
-            return VerifyResult()
+        seen = path.stat().st_mtime_ns if path.is_file() else None
+        result = self._compare(path) if seen else VerifyResult()
+        if not result.unchanged and path.is_file() and path.stat().st_mtime_ns != seen:
+            return self.verify(key, partition)
+        return result
+
+    def _compare(self, path: Path) -> VerifyResult:
         try:
             return self.compare(path)
         except FileNotFoundError as error:
@@ -169,7 +174,7 @@ class PervlIOManager(dg.ConfigurableIOManager):
         partition = context.asset_partition_key if context.has_asset_partitions else None
         path = self.locate(context.asset_key, partition)
         with explain_write_errors(Path(self.data)):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             self.write(context, obj, path)
         stamp = self.stamp(context.asset_key, partition)
         context.add_output_metadata({"path": dg.MetadataValue.path(str(path)), **({STAMP: stamp} if stamp else {})})

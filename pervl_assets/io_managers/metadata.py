@@ -8,6 +8,7 @@ import dagster as dg
 import polars as pl
 
 from pervl_assets.core.errors import PervlError
+from pervl_assets.core.files import explain_errors
 from pervl_assets.core.text import escape_markdown
 from pervl_assets.dagster_private import name_failure
 
@@ -60,9 +61,12 @@ def make_failure(error: PervlError, **metadata: Any) -> dg.Failure:
 def show_errors() -> Iterator[None]:
     """Turn a `PervlError` into a `Failure` that has it as its cause; also a decorator, `@show_errors()`.
 
+    An error of the system that no other place explains is explained first.
+
     Without it a step shows "Error occurred while executing op …" and a stack first, and a failed run no message at all.
     """
     try:
-        yield
+        with explain_errors():
+            yield
     except PervlError as error:
         raise make_failure(error) from error

@@ -11,7 +11,7 @@ from typing import Any
 
 import dagster as dg
 
-from pervl_assets.core.files import VerifyResult, hash_bytes, hash_file, write_bytes_atomically
+from pervl_assets.core.files import PARTIAL, Lock, VerifyResult, hash_bytes, hash_file, write_bytes_atomically
 from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.io_managers.metadata import BYTES, FILES, ROWS
 from pervl_assets.release.images import Labeller
@@ -51,10 +51,11 @@ class TrainingFileIOManager(PervlIOManager):
     def write(self, context: dg.OutputContext, value: TrainingFile, path: Path) -> None:
         """Write the file, then its manifest; unchanged ones rewrite nothing."""
         target = Path(self.data) / value.file
-        value.write(target)
-        size = target.stat().st_size
-        written = WrittenFile(value.file, size, hash_file(target))
-        write_bytes_atomically(path, json.dumps(asdict(written), indent=1, sort_keys=True).encode() + b"\n")
+        with Lock(path.with_name(f"{path.name}{PARTIAL}.lock"), f"writing {target}"):
+            value.write(target)
+            size = target.stat().st_size
+            written = WrittenFile(value.file, size, hash_file(target))
+            write_bytes_atomically(path, json.dumps(asdict(written), indent=1, sort_keys=True).encode() + b"\n")
         context.add_output_metadata({"file": dg.MetadataValue.path(str(target)), BYTES: size, FILES: 1})
 
     def load(self, path: Path) -> WrittenFile:

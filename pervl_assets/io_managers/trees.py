@@ -8,7 +8,7 @@ import dagster as dg
 import polars as pl
 
 from pervl_assets.core.files import VerifyResult
-from pervl_assets.core.tables import read_hashed, write_hashed
+from pervl_assets.core.tables import read_hashed
 from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.io_managers.metadata import BYTES, FILES, MISSING, QUARANTINED
 from pervl_assets.release.images import Labeller, label_images
@@ -28,9 +28,8 @@ class TreeIOManager(PervlIOManager):
     extension = ".parquet"
 
     def write(self, context: dg.OutputContext, value: FolderTree, path: Path) -> None:
-        """Write the ledger, then swap the staged files in; an unchanged tree writes nothing."""
-        write_hashed(value.ledger, path, {_ROOT: value.root.relative_to(self.data).as_posix()})
-        commit_tree(value)
+        """Swap the staged files in, then write the ledger; an unchanged tree writes nothing."""
+        commit_tree(value, path, {_ROOT: value.root.relative_to(self.data).as_posix()})
 
     def load(self, path: Path) -> FolderTree:
         """Read the ledger, which has no hash if an earlier version wrote it; no file of the tree is opened."""

@@ -10,8 +10,17 @@ import polars as pl
 
 from pervl_assets.archives.members import MemberError, Members
 from pervl_assets.core.errors import ArchiveError, name_some
-from pervl_assets.core.files import Lock, explain_write_errors, hash_bytes, is_whole
+from pervl_assets.core.files import (
+    Lock,
+    explain_write_errors,
+    hash_bytes,
+    is_whole,
+    make_folder,
+    sync,
+    write_bytes_atomically,
+)
 from pervl_assets.core.pixels import ImageError
+from pervl_assets.core.tables import write_hashed
 from pervl_assets.core.workers import map_in_processes, map_in_threads
 from pervl_assets.trees.ledger import FolderTree, Row, build_frame, list_files
 from pervl_assets.trees.plans import (
@@ -27,7 +36,7 @@ from pervl_assets.trees.plans import (
     record_bytes,
     start_row,
 )
-from pervl_assets.trees.staging import Staging, link, link_or_copy, write_again
+from pervl_assets.trees.staging import Staging, link, write_again
 
 
 def build_tree(
@@ -65,47 +74,73 @@ def build_tree(
     total = len(list_outputs(plan))
     members = _select_members(plan, members)
     members.check_password()
-    work = _plan_work(plan, members, Staging(destination), previous)
-    seen = work.staging.identify_target()
-    in_place = _find_whole(work.recipes, work.old, work.staging.target)
-    if len(in_place) == len(work.recipes):
-        ledger, summaries = _complete(plan, work.rows | in_place)
-        if _is_in_place(work.staging, ledger, _list_kept(work.staging, in_place, summaries)):
-            work.staging.tidy()
-            on_progress(total, total)
-            return FolderTree(destination, ledger)
+    with explain_write_errors(destination):
+        work = _plan_work(plan, members, Staging(destination), previous)
+        seen = work.staging.identify_target()
+        in_place = _find_whole(work.recipes, work.old, work.staging.target)
+        if len(in_place) == len(work.recipes):
+            ledger, summaries = _complete(plan, work.rows | in_place)
+            if _is_in_place(work.staging, ledger, _list_kept(work.staging, in_place, summaries)):
+                work.staging.tidy()
+                on_progress(total, total)
+                return FolderTree(destination, ledger, is_saved=previous is not None and ledger.equals(previous))
 
-    lock = work.staging.lock()
-    try:
-        journal = work.staging.heal()
-        if work.staging.identify_target() != seen:  # another run has finished since
-            in_place = _find_whole(work.recipes, work.old, work.staging.target)
-        tree = _build_locked(work, in_place, journal, lock, workers, lambda done: on_progress(done, total))
-        tree = replace(tree, root=destination)
-    except BaseException:
-        lock.release()
-        raise
-    if tree.staged is None:
-        lock.release()
-    return tree
+        lock = work.staging.lock()
+        try:
+            journal = work.staging.heal()
+            if work.staging.identify_target() != seen:  # another run has finished since
+                in_place = _find_whole(work.recipes, work.old, work.staging.target)
+            tree = _build_locked(work, in_place, journal, lock, workers, lambda done: on_progress(done, total))
+        except BaseException:
+            lock.release()
+            raise
+        if tree.staged is None:
+            lock.release()
+        return replace(tree, root=destination)
 
 
-def commit_tree(tree: FolderTree) -> FolderTree:
-    """Put a staged tree in place, whole, and unlock it. If nothing is staged, do nothing.
+def commit_tree(tree: FolderTree, ledger: Path | None = None, metadata: Mapping[str, str] | None = None) -> FolderTree:
+    """Put a staged tree in place, whole, save its ledger, and unlock it. After an error the old ones are in place.
 
-    Save the ledger before, not after: a run killed between the two then finds every file of the ledger either in the
-    staged tree or in the old one.
+    A run that is killed between the two leaves the journal of the new tree, from which the next run makes the ledger.
+
+    Args:
+        tree: As returned by `build_tree`. If nothing is staged, only the ledger is saved, unless it `is_saved`.
+        ledger: Parquet file of the ledger; None: it is not saved.
+        metadata: Written into that file.
 
     Raises:
-        WriteError: No permission.
+        WriteError: No permission, no space left, or a failing disk.
     """
     try:
-        if tree.staged is not None:
-            Staging(tree.root).swap()
+        with explain_write_errors(tree.root):
+            if tree.staged is not None:
+                _replace_tree(tree, ledger, metadata)
+            elif ledger and not tree.is_saved:
+                write_hashed(tree.ledger, ledger, metadata)
     finally:
         if tree.lock is not None:
             tree.lock.release()
-    return replace(tree, staged=None, lock=None)
+    return replace(tree, staged=None, lock=None, is_saved=True)
+
+
+def _replace_tree(tree: FolderTree, ledger: Path | None, metadata: Mapping[str, str] | None) -> None:
+    staging = Staging(tree.root)
+    old_ledger = ledger.read_bytes() if ledger and ledger.is_file() else None
+    can_undo = staging.swap()
+    try:
+        sync(staging.target.parent)
+        if ledger:
+            write_hashed(tree.ledger, ledger, metadata)
+    except BaseException:
+        if can_undo:
+            staging.swap()
+            if ledger and old_ledger is not None:
+                write_bytes_atomically(ledger, old_ledger)
+            elif ledger:
+                ledger.unlink(missing_ok=True)
+        raise
+    staging.clear()
 
 
 @dataclass(frozen=True)
@@ -160,9 +195,8 @@ class _Render:
 
     def _write(self, row: Row, result: Rendered) -> Row:
         file = self.folder / row["path"]
-        if self.link and (source := self.members.locate(row["source_members"][0])):
-            link_or_copy(file, source)
-        else:
+        source = self.members.locate(row["source_members"][0]) if self.link else None
+        if source is None or link(file, source) is None:
             write_again(file, result.data)
         box = None if result.box is None else list(result.box)
         return {**fill_row(row, record_bytes(result.data)), "box": box, "width": result.width, "height": result.height}
@@ -195,8 +229,7 @@ def _build_locked(
     rest = {path: recipe for path, recipe in rest.items() if path not in in_place}
     rows = work.rows | in_place | _find_whole(rest, [*work.old, *journal], staging.folder)
     on_done(len(rows))
-    with explain_write_errors(staging.folder):
-        staging.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(staging.folder)
     left = ((task, tuple(output for output in task.outputs if output.path not in rows)) for task in work.tasks)
     todo = [replace(task, outputs=outputs) for task, outputs in left if outputs]
     render = _Render(plan.render, plan.version, work.members, staging.folder, plan.link)
@@ -213,12 +246,11 @@ def _build_locked(
     if _is_in_place(staging, ledger, kept):
         staging.clear()
         return FolderTree(staging.target, ledger, rendered=rendered)
-    with explain_write_errors(staging.folder):
-        for path in kept:
-            staging.keep(path)
-        for path in summaries.keys() - kept:
-            write_again(staging.folder / path, summaries[path])
-        staging.prune(ledger.filter(status="written")["path"])
+    for path in kept:
+        staging.keep(path)
+    for path in summaries.keys() - kept:
+        write_again(staging.folder / path, summaries[path])
+    staging.finish(ledger.filter(status="written")["path"])
     return FolderTree(staging.target, ledger, staging.folder, rendered=rendered, lock=lock)
 
 

@@ -67,6 +67,7 @@ class FolderTree:
         recorded_ns: When the ledger was saved, in nanoseconds since the epoch. None if unknown or not saved yet. A file
             of the right size that is older is unchanged.
         lock: Held while `staged` is set: no other run builds this tree.
+        is_saved: Whether the saved ledger is this one. It need not be saved again, and may have been replaced since.
     """
 
     root: Path
@@ -75,6 +76,7 @@ class FolderTree:
     rendered: int = field(default=0, kw_only=True)
     recorded_ns: int | None = field(default=None, kw_only=True)
     lock: Lock | None = field(default=None, kw_only=True, repr=False)
+    is_saved: bool = field(default=False, kw_only=True)
 
     @property
     def written(self) -> int:
@@ -119,7 +121,7 @@ def verify_tree(root: Path, ledger: pl.DataFrame) -> VerifyResult:
     rows = ledger.filter(status="written").select("path", "bytes", "sha256").sort("path").rows()
     whole = map_in_threads(lambda row: is_whole(root / row[0], row[1], row[2]), rows)
     bad = [path for (path, *_), ok in zip(rows, whole, strict=True) if not ok]
-    there = [(root / path).is_file() for path in bad]
+    there = [os.path.isfile(root / path) for path in bad]  # noqa: PTH113 - False for a file that cannot be reached
     return VerifyResult(
         files=len(rows),
         bytes=sum(size for _, size, _ in rows),
@@ -130,8 +132,16 @@ def verify_tree(root: Path, ledger: pl.DataFrame) -> VerifyResult:
 
 
 def list_files(root: Path) -> set[str]:
-    """Return the paths of all files below `root`, relative to it, with forward slashes."""
+    """Return the paths of all files below `root`, relative to it, with forward slashes.
+
+    Raises:
+        OSError: A folder cannot be read. One that vanishes meanwhile has no files.
+    """
+
+    def stop(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise error
+
     start = len(str(root)) + 1
-    return {
-        f"{folder}/{name}"[start:].replace(os.sep, "/") for folder, _, names in os.walk(str(root)) for name in names
-    }
+    walk = os.walk(str(root), onerror=stop)
+    return {f"{folder}/{name}"[start:].replace(os.sep, "/") for folder, _, names in walk for name in names}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from pervl_assets.archives.members import FileRecord, MemberError, Members
+from pervl_assets.core.errors import ArchiveError
 from pervl_assets.core.files import explain_read_errors
 from pervl_assets.trees.ledger import FolderTree
 from pervl_assets.trees.staging import Staging
@@ -41,18 +42,22 @@ class TreeMembers(Members):
         return self._written[name].record.crc32 if name in self._written else 0
 
     def read(self, name: str) -> bytes:
-        """Return a file's bytes, checked against the ledger."""
+        """Return a file's bytes, checked against the ledger.
+
+        Raises:
+            MemberError: It was quarantined in the tree.
+            ArchiveError: It is not as the ledger says. Nothing is made of a tree that is damaged or was just replaced.
+        """
         if name in self._reasons:
             raise MemberError(f"source quarantined: {self._reasons[name]}")
         with explain_read_errors(self.path):
-            try:
-                data = self.locate(name).read_bytes()
-            except FileNotFoundError as error:
-                if not self.path.is_dir():
-                    raise
-                raise MemberError("it is missing in the source tree") from error
+            data = self.locate(name).read_bytes()
         if zlib.crc32(data) != self._written[name].record.crc32:
-            raise MemberError("the file in the source tree is not the one that was written there")
+            raise ArchiveError(
+                f"{self.locate(name)} is not the file that was written there: it was changed, or a run has just "
+                "replaced the tree.",
+                advice="Materialize the tree again, then what is made from it.",
+            )
         return data
 
     def select(self, names: Collection[str]) -> Self:

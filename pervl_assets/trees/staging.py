@@ -4,22 +4,29 @@ Beside the target `NAME`, while it is being made: `NAME.partial` (the files), `N
 ledger row per finished file, written after its bytes; its lock is the tree's) and, if the file system cannot exchange
 two folders in one step, `NAME.partial-old` for the moment between two renames. A run that is killed or fails leaves the
 first two. The next run reuses the finished files, checked by hash, and removes both.
+
+Where the target cannot be renamed (a mount point, a folder of a container's image), its files are replaced one by one.
 """
 
 import ctypes
+import errno
 import json
 import os
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from pervl_assets.core.errors import WriteError
-from pervl_assets.core.files import PARTIAL, Lock, explain_write_errors, sync, sync_tree
+from pervl_assets.core.files import PARTIAL, Lock, make_folder, sync_tree
 from pervl_assets.trees.ledger import LEDGER, Row, list_files
 
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
+_LINK_TRIES: Final = 3
+_FIXED: Final = (errno.EXDEV, errno.EBUSY)
+"""Answers to renaming a folder that cannot be renamed, though its files can."""
 
 
 class Staging:
@@ -76,52 +83,96 @@ class Staging:
                 lock = self.lock()
             except WriteError:
                 return
-            self.heal()
-            self.clear()
+            if lock.is_held:  # else they may belong to a run that is at work
+                self.heal()
+                self.clear()
             lock.release()
 
     def keep(self, path: str) -> None:
         """Reuse a file of the old tree, as a hard link if the file system has them."""
-        link_or_copy(self.folder / path, self.target / path)
+        source = self.target / path
+        if link(self.folder / path, source) is None:
+            write_again(self.folder / path, source.read_bytes())
 
-    def prune(self, wanted: Iterable[str]) -> None:
-        """Remove all files but the `wanted`, and empty folders: `ImageFolder` refuses an empty class."""
-        for path in list_files(self.folder) - set(wanted):
-            (self.folder / path).unlink()
-        for folder, _, _ in os.walk(self.folder, topdown=False):
-            if folder != str(self.folder) and not os.listdir(folder):  # noqa: PTH208
-                Path(folder).rmdir()
+    def finish(self, wanted: Iterable[str]) -> None:
+        """Remove all staged files but the `wanted`, and write these from memory to disk."""
+        _prune(self.folder, wanted)
+        sync_tree(self.folder)
 
     def clear(self) -> None:
-        """Remove unfinished work."""
+        """Remove unfinished work. What cannot be removed stays for the next run."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.journal.unlink(missing_ok=True)
+        shutil.rmtree(self._retired, ignore_errors=True)
+        with suppress(OSError):
+            self.journal.unlink()
 
-    def swap(self) -> None:
-        """Put the finished folder, synced to disk, in the target's place. Readers see the old tree or the new one."""
-        with explain_write_errors(self.target):
-            sync_tree(self.folder)
-            if not self.target.exists():
-                self.folder.rename(self.target)
-            elif not exchange(self.folder, self.target):
-                self.target.rename(self._retired)
-                self.folder.rename(self.target)
-                shutil.rmtree(self._retired)
-            sync(self.target.parent)
-        self.clear()
+    def swap(self) -> bool:
+        """Exchange the finished folder and the target. Readers see the old tree or the new one.
+
+        After an error the target is as it was, but where it cannot be renamed: there readers may see files of both,
+        until the next run completes it.
+
+        Returns:
+            Whether the old tree is in `folder` now, so that a second call puts it back.
+        """
+        if not self.target.exists():
+            self.folder.rename(self.target)
+            return False
+        if exchange(self.folder, self.target):
+            return True
+        try:
+            self.target.rename(self._retired)
+        except OSError as error:
+            if error.errno not in _FIXED:
+                raise
+            self._replace_files()
+            return False
+        try:
+            self.folder.rename(self.target)
+        except OSError:
+            self._retired.rename(self.target)
+            raise
+        try:
+            self._retired.rename(self.folder)
+        except OSError:
+            return False
+        return True
+
+    def _replace_files(self) -> None:
+        """Move the finished files into the target, over the old ones, and remove all others there."""
+        paths = sorted(list_files(self.folder))
+        _prune(self.target, paths)
+        for path in paths:
+            staged, file = self.folder / path, self.target / path
+            make_folder(file.parent)
+            try:
+                staged.replace(file)
+            except OSError as error:
+                if error.errno not in _FIXED:
+                    raise
+                write_again(file, staged.read_bytes())
+        sync_tree(self.target)
+
+
+def _prune(root: Path, wanted: Iterable[str]) -> None:
+    """Remove all files but the `wanted`, and empty folders: `ImageFolder` refuses an empty class."""
+    for path in list_files(root) - set(wanted):
+        (root / path).unlink()
+    for folder, _, _ in os.walk(root, topdown=False):
+        if folder != str(root) and not os.listdir(folder):  # noqa: PTH208
+            Path(folder).rmdir()
 
 
 def write_again(file: Path, data: bytes) -> None:
     """Write a staged file, never through a hard link that it may share with the tree in place."""
-    with explain_write_errors(file):
-        try:
-            create_file(file, data)
-        except FileNotFoundError:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            create_file(file, data)
-        except FileExistsError:
-            file.unlink()
-            create_file(file, data)
+    try:
+        create_file(file, data)
+    except FileNotFoundError:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        create_file(file, data)
+    except FileExistsError:
+        file.unlink()
+        create_file(file, data)
 
 
 def create_file(file: Path, data: bytes) -> None:
@@ -134,31 +185,21 @@ def link(file: Path, source: Path) -> os.stat_result | None:
     """Make `file` a hard link to `source` and return its status, or None if the file system cannot link them.
 
     Raises:
-        WriteError: No permission, or no space left.
         FileNotFoundError: There is no `source`.
     """
-    with explain_write_errors(file):
-        while True:
-            try:
-                os.link(source, file)
-            except FileExistsError:
-                file.unlink()
-            except FileNotFoundError:
-                source.stat()
-                file.parent.mkdir(parents=True, exist_ok=True)
-            except OSError:
-                return None
-            else:
-                return file.stat()
-
-
-def link_or_copy(file: Path, source: Path) -> None:
-    """Make `file` a hard link to `source`, or a copy where that is impossible. Raises as `link` does."""
-    if link(file, source) is None:
-        with explain_write_errors(file):
+    for _ in range(_LINK_TRIES):
+        try:
+            os.link(source, file)
+        except FileExistsError:
+            file.unlink()
+        except FileNotFoundError:
+            source.stat()
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.unlink(missing_ok=True)
-            shutil.copyfile(source, file)  # without mode and times, which some network disks refuse to set
+        except OSError:
+            return None
+        else:
+            return file.stat()
+    return None
 
 
 def exchange(one: Path, other: Path) -> bool:

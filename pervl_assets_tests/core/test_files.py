@@ -1,10 +1,21 @@
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
-from pervl_assets.core.errors import PervlError, WriteError, name_some
-from pervl_assets.core.files import explain_write_errors, replace_atomically, write_bytes_atomically
+from pervl_assets.core import files
+from pervl_assets.core.errors import ArchiveError, PervlError, WriteError, name_some
+from pervl_assets.core.files import (
+    Lock,
+    explain_errors,
+    explain_read_errors,
+    explain_write_errors,
+    is_locked,
+    is_whole,
+    replace_atomically,
+    write_bytes_atomically,
+)
 
 
 def test_unchanged_content_keeps_its_modification_time(tmp_path):
@@ -35,17 +46,51 @@ def test_failure_leaves_the_old_file_and_nothing_unfinished(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "words"), [(errno.EACCES, "Make the folder writable"), (errno.ENOSPC, "Free some space")]
+    ("number", "words"),
+    [
+        (errno.EACCES, "Make the folder writable"),
+        (errno.EROFS, "Make the folder writable"),
+        (errno.ENOSPC, "Free some space"),
+        (errno.EDQUOT, "Free some space"),
+        (errno.EFBIG, "ulimit -f"),
+        (errno.ENAMETOOLONG, "shorter path"),
+        (errno.EMFILE, "ulimit -n"),
+        (errno.EXDEV, "another one"),
+        (errno.EBUSY, "unmount"),
+        (errno.EISDIR, "Move it away"),
+        (errno.ENOENT, "Check that"),
+        (errno.ESTALE, "the disk or mount"),
+        (999, "the disk or mount"),
+    ],
 )
-def test_refused_writes_advise(tmp_path, number, words):
-    with pytest.raises(WriteError, match=words) as caught, explain_write_errors(tmp_path / "target"):
-        raise OSError(number, os.strerror(number), str(tmp_path / "target"))
-    assert str(tmp_path / "target") in caught.value.problem
+def test_every_error_of_the_system_is_explained_with_its_own_advice(tmp_path, number, words):
+    for explain, kind in ((explain_write_errors, WriteError), (explain_read_errors, ArchiveError)):
+        with pytest.raises(kind, match=words) as caught, explain(tmp_path):
+            raise OSError(number, os.strerror(number), str(tmp_path / "target"))
+        assert str(tmp_path / "target") in caught.value.problem
+        with pytest.raises(kind) as caught, explain(tmp_path / "named"):
+            raise OSError(number, os.strerror(number))
+        assert str(tmp_path / "named") in caught.value.problem
 
 
-def test_other_errors_pass_through(tmp_path):
-    with pytest.raises(FileNotFoundError), explain_write_errors(tmp_path):
-        raise FileNotFoundError(errno.ENOENT, "none")
+def test_errors_of_polars_are_explained_by_the_number_in_their_text():
+    with pytest.raises(PervlError, match=r"No space|disk is full.*\n.*Free some space"), explain_errors():
+        raise OSError("No space left on device (os error 28): /data/kitten.parquet")
+
+
+def test_a_file_that_cannot_be_checked_for_want_of_descriptors_is_not_called_damaged(tmp_path, monkeypatch):
+    def refuse(number):
+        def fail(*_):
+            raise OSError(number, os.strerror(number))
+
+        return fail
+
+    (tmp_path / "file").write_bytes(b"one")
+    monkeypatch.setattr(files, "hash_file", refuse(errno.EIO))
+    assert not is_whole(tmp_path / "file", 3, "")
+    monkeypatch.setattr(files, "hash_file", refuse(errno.EMFILE))
+    with pytest.raises(OSError, match="Too many open files"):
+        is_whole(tmp_path / "file", 3, "")
 
 
 def test_write_where_a_file_stands_in_the_folders_place(tmp_path):
@@ -81,3 +126,41 @@ def test_what_a_killed_process_left_beside_a_file_is_removed(tmp_path):
         alive.touch()
     write_bytes_atomically(target, b"newer")
     assert sorted(tmp_path.iterdir()) == sorted([target, alive])
+
+
+def test_a_file_is_synced_before_its_rename_and_new_folders_with_it(tmp_path, monkeypatch):
+    done, replace, fsync = [], Path.replace, os.fsync
+
+    def note_replace(source, target):
+        done.append(f"{target.name} replaced")
+        return replace(source, target)
+
+    def note_fsync(file):
+        done.append(Path(f"/proc/self/fd/{file}").readlink().name.partition(".partial")[0])
+        fsync(file)
+
+    monkeypatch.setattr(Path, "replace", note_replace)
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    write_bytes_atomically(tmp_path / "new" / "deep" / "file", b"one")
+    assert done == [tmp_path.name, "new", ".file", "file replaced", "deep"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS])
+def test_a_file_system_that_cannot_sync_is_written_all_the_same(tmp_path, monkeypatch, number):
+    def refuse(_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    write_bytes_atomically(tmp_path / "file", b"one")
+    assert (tmp_path / "file").read_bytes() == b"one"
+
+
+def test_a_lock_is_seen_by_others_until_it_is_released(tmp_path):
+    assert not is_locked(tmp_path / "lock")
+    with Lock(tmp_path / "lock", "drawing kittens"):
+        assert is_locked(tmp_path / "lock")
+        with pytest.raises(WriteError, match="Another run is drawing kittens"):
+            Lock(tmp_path / "lock", "drawing kittens")
+    assert not (tmp_path / "lock").exists()
+    (tmp_path / "lock").touch()
+    assert not is_locked(tmp_path / "lock")

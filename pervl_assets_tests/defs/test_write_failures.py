@@ -52,7 +52,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def full(folder: Path) -> Iterator[None]:
-    """Let no file of this process grow beyond 100 bytes; the system answers as it does for a full disk."""
+    """Let no file of this process grow beyond 100 bytes; the system answers that it is too large."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
     try:
@@ -163,7 +163,7 @@ def test_a_failed_write_is_reported_and_keeps_the_old_value(made_world, tmp_path
     assert all(result.success for result in results), explain(results[-1])
     before = photograph(data)
 
-    for trouble, words in ((locked, "Make the folder writable"), (full, "Free some space")):
+    for trouble, words in ((locked, "Make the folder writable"), (full, "Allow larger files")):
         with trouble(data / what.folder):
             *_, failed = run(what.asset)
         assert not failed.success
@@ -189,7 +189,7 @@ def test_raw_inputs_that_cannot_be_drawn_leave_nothing(tmp_path):
     data.mkdir()
     with full(data):
         (failed,) = run_selection(data, 'key:"raw/coco_svo_triplets"')
-    assert "The disk is full" in explain(failed)
+    assert "File too large" in explain(failed)
     assert not [path for path in data.rglob("*") if path.is_file()]
     with locked(data / RAW):
         (failed,) = run_selection(data, 'key:"raw/coco_svo_triplets"')

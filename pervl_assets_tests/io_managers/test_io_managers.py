@@ -1,6 +1,7 @@
 """One suite over all IO managers: paths, checked reads, verification and stamps of every kind of value."""
 
 import dataclasses
+import errno
 import json
 import os
 import time
@@ -18,12 +19,12 @@ from pervl_assets.archives.members import open_members
 from pervl_assets.clip.features import Features
 from pervl_assets.clip.passport import EmbeddingPassport
 from pervl_assets.core.errors import MissingInputError, SchemaError
-from pervl_assets.core.files import hash_bytes, write_bytes_atomically
+from pervl_assets.core.files import VerifyResult, hash_bytes, write_bytes_atomically
 from pervl_assets.core.tables import CONTENT_SHA256, Column, TableSchema, hash_frame, write_hashed
 from pervl_assets.io_managers import find_io_managers
 from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.io_managers.features import FeaturesIOManager
-from pervl_assets.io_managers.metadata import STAMP
+from pervl_assets.io_managers.metadata import STAMP, show_errors
 from pervl_assets.io_managers.tables import TableIOManager, declare_columns
 from pervl_assets.io_managers.training_files import TrainingFile, WrittenFile
 from pervl_assets.testing.runs import explain
@@ -366,3 +367,36 @@ def test_partitions_come_as_a_mapping_however_many_there_are(tmp_path, count):
     assert {name: value.hash() for name, value in loaded.items()} == hashes
     assert {name: value.hash() for name, value in single.items()} == hashes
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_value_that_a_run_replaces_meanwhile_is_compared_again(tmp_path, monkeypatch):
+    manager, results = TableIOManager(data=str(tmp_path)), []
+    path = manager.locate(KEY)
+    write_hashed(make_table(tmp_path, 1), path)
+
+    def compare(self, path):
+        results.append(VerifyResult(1, changed=[] if results else ["value"]))
+        write_hashed(make_table(tmp_path, 2), path)
+        return results[-1]
+
+    monkeypatch.setattr(TableIOManager, "compare", compare)
+    assert manager.verify(KEY).unchanged
+    assert len(results) == 2
+
+
+def test_a_training_file_and_its_manifest_are_written_by_one_run_at_a_time(tmp_path):
+    manager = find_io_managers()["training_files"](data=str(tmp_path))
+    context = dg.build_output_context(asset_key=KEY)
+
+    def write_in_between(target):
+        with pytest.raises(dg.Failure, match="Another run is writing"):
+            manager.handle_output(context, make_training_file(tmp_path, 2))
+        write_bytes_atomically(target, b"1")
+
+    manager.handle_output(context, TrainingFile("train/names.npy", write_in_between))
+    assert manager.verify(KEY).unchanged
+
+
+def test_an_error_of_the_system_in_a_step_is_a_failure_with_advice():
+    with pytest.raises(dg.Failure, match=r"kitten cannot be read or written: Stale.*\n.*What to do"), show_errors():
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), "kitten")

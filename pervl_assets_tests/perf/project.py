@@ -69,9 +69,7 @@ def make_tree(plan: TreePlan, members: Members, target: Path, workers: int) -> F
     ledger = target.with_name(f"{target.name}.ledger.parquet")
     previous = pl.read_parquet(ledger) if ledger.exists() else None
     tree = build_tree(replace(plan, folder=target.name), members, target, previous, workers=workers)
-    if tree.staged:
-        tree.ledger.write_parquet(ledger)
-    return commit_tree(tree)
+    return commit_tree(tree, ledger)
 
 
 if __name__ == "__main__":

@@ -34,9 +34,8 @@ def build(root: Path) -> None:
         tree = build_tree(
             replace(plan, tasks=jobs, render=render_slowly), members, root / "tree", previous, workers=WORKERS
         )
-    tree.ledger.write_parquet(ledger)  # before the swap, as `commit_tree` asks
     (root / "built").touch()
-    commit_tree(tree)
+    commit_tree(tree, ledger)
 
 
 if __name__ == "__main__":

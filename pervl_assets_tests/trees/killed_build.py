@@ -24,11 +24,10 @@ import polars as pl
 import pervl_assets
 from pervl_assets.archives.inputs import RawArchive, identify
 from pervl_assets.archives.members import open_members
-from pervl_assets.core.tables import write_parquet
 from pervl_assets.trees.build import FolderTree, Rendered, RenderTask, build_tree, commit_tree
 from pervl_assets_tests.core.samples import list_files, plan_copies
 
-PHASES = ("reading", "rendering", "assembling", "saving the ledger", "swapping")
+PHASES = ("reading", "rendering", "assembling", "swapping")
 NAMES = [f"{number:03}.txt" for number in range(24)]
 
 phase = ""
@@ -43,10 +42,8 @@ def build(root: Path) -> FolderTree:
         plan = plan_copies([name for name in NAMES if name in members.names])
         plan = replace(plan, render=render, finish=finish)
         tree = build_tree(plan, members, root / "tree", previous)
-    enter("saving the ledger")  # before the swap, as `commit_tree` asks
-    write_parquet(tree.ledger, ledger, {})
     enter("swapping")
-    tree = commit_tree(tree)
+    tree = commit_tree(tree, ledger)
     enter("")
     return tree
 

@@ -81,8 +81,8 @@ def test_a_killed_build_is_finished_by_the_next_one(tmp_path):
     assert not [pid for pid in orphans if is_running(pid)]
 
 
-MOMENTS_PER_PHASE = 4
-"""Of five phases: twenty lines at which the process ends."""
+MOMENTS_PER_PHASE = 5
+"""Of four phases: twenty lines at which the process ends."""
 
 ALARMS = 4
 """Times at which it ends wherever it is, amid a system call too; a run may be done before."""

@@ -1,5 +1,6 @@
 """The swap, and what a kill in its middle leaves behind."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from pervl_assets.core.errors import WriteError
 from pervl_assets.trees import staging
+from pervl_assets.trees.ledger import list_files
 from pervl_assets.trees.staging import Staging, exchange
 
 
@@ -28,9 +30,60 @@ def test_the_new_tree_takes_the_old_ones_place(tmp_path, way):
     stage = Staging(target)
     fill(stage.folder, "new")
     stage.journal.write_text("")
+    assert stage.swap()
+    assert (target / "sub/file.txt").read_text() == "new"
     stage.swap()
+    assert (target / "sub/file.txt").read_text() == "old"
+    stage.swap()
+    stage.clear()
     assert (target / "sub/file.txt").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["tree"]
+
+
+@pytest.mark.parametrize("other_disk", [False, True])
+def test_files_are_replaced_one_by_one_where_the_target_cannot_be_renamed(tmp_path, monkeypatch, other_disk):
+    target = fill(tmp_path / "tree", "old")
+    (target / "gone").write_text("a file where the new tree has a folder")
+    (target / "folder/deep").mkdir(parents=True)
+    (target / "folder/deep/file.txt").write_text("and the other way round")
+    stage = Staging(target)
+    fill(stage.folder, "new")
+    (stage.folder / "gone").mkdir()
+    (stage.folder / "gone/file.txt").write_text("new")
+    (stage.folder / "folder").write_text("new")
+
+    def refuse(path, _):
+        raise OSError(errno.EBUSY, "a disk is mounted here", str(path))
+
+    monkeypatch.setattr(staging, "exchange", lambda *_: False)
+    monkeypatch.setattr(Path, "rename", refuse)
+    if other_disk:
+        monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.EXDEV, "two disks")))
+    assert not stage.swap()
+    stage.clear()
+    assert [path.name for path in tmp_path.iterdir()] == ["tree"]
+    assert list_files(target) == {"sub/file.txt", "gone/file.txt", "folder"}
+    assert {path.read_text() for path in target.rglob("*") if path.is_file()} == {"new"}
+    assert all(path.is_file() or any(path.iterdir()) for path in target.rglob("*"))
+
+
+def test_a_rename_that_fails_leaves_the_old_tree_in_place(tmp_path, monkeypatch):
+    target = fill(tmp_path / "tree", "old")
+    stage = Staging(target)
+    fill(stage.folder, "new")
+    rename = Path.rename
+
+    def fail(path, target):
+        if path == stage.folder:
+            raise OSError(errno.EIO, "broken", str(path))
+        return rename(path, target)
+
+    monkeypatch.setattr(staging, "exchange", lambda *_: False)
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="broken"):
+        stage.swap()
+    assert (target / "sub/file.txt").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tree", "tree.partial"]
 
 
 def test_exchange_is_one_step_or_nothing(tmp_path):

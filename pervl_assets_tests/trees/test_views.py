@@ -1,15 +1,18 @@
 """Views: links rather than copies, and the layout of Hugging Face's `imagefolder`."""
 
+import errno
 import json
 import os
 import shutil
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from pervl_assets.archives.inputs import RawArchive, identify
 from pervl_assets.archives.members import open_members
+from pervl_assets.core.errors import ArchiveError
 from pervl_assets.trees import staging
 from pervl_assets.trees.build import build_tree, commit_tree
 from pervl_assets.trees.ledger import verify_tree
@@ -87,13 +90,14 @@ def test_a_changed_source_is_in_the_view_only_after_building_it_again(tmp_path, 
     assert is_linked(newer, view, "learn/a/a1.jpg", "train/a/a1.jpg")
 
 
-def test_a_file_changed_after_its_source_wrote_it_is_quarantined(tmp_path, plan):
+@pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b"damaged"), Path.unlink])
+def test_a_source_tree_that_is_damaged_ends_the_run_and_leaves_the_view(tmp_path, plan, damage):
     tree = make_source(tmp_path)
-    (tree.root / "learn/a/a1.jpg").write_bytes(b"damaged")
     view = make_view(tmp_path, tree, plan)
-    (reason,) = view.ledger.filter(status="quarantined")["reason"]
-    assert "not the one that was written" in reason
-    assert "a1.jpg" not in (view.root / "train/metadata.jsonl").read_text()
+    damage(tree.root / "learn/a/a1.jpg")
+    with pytest.raises(ArchiveError, match=r"a1\.jpg"):
+        make_view(tmp_path, tree, replace(plan, version=2), view.ledger)
+    assert verify_tree(view.root, view.ledger).missing + verify_tree(view.root, view.ledger).extra == []
 
 
 def test_files_are_linked_unread_if_their_ledger_is_younger_and_read_otherwise(tmp_path, plan, monkeypatch):
@@ -113,22 +117,23 @@ def test_a_source_file_that_changed_after_its_ledger_is_noticed(tmp_path, plan, 
     path = tree.root / "learn/a/a1.jpg"
     path.write_bytes(data)
     os.utime(path, ns=(tree.recorded_ns,) * 2)
-    view = make_view(tmp_path, tree, plan)
-    assert view.ledger.filter(status="quarantined")["path"].to_list() == ["train/a/a1.jpg"]
+    with pytest.raises(ArchiveError, match="not the file that was written"):
+        make_view(tmp_path, tree, plan)
 
 
 def test_a_ledger_that_may_be_ahead_of_its_files_vouches_for_none(tmp_path, plan):
     tree = replace(make_source(tmp_path), recorded_ns=time.time_ns() + 10**9)
     (tree.root / "learn/a/a1.jpg").write_bytes(b"damaged 01")
     (tmp_path / "tree.partial").mkdir()  # a run was killed between ledger and files
-    assert make_view(tmp_path, tree, plan).quarantined == 1
+    with pytest.raises(ArchiveError, match="not the file that was written"):
+        make_view(tmp_path, tree, plan)
 
 
 def test_files_are_copied_where_they_cannot_be_linked(tmp_path, plan, monkeypatch):
     tree = make_source(tmp_path)
 
     def refuse(*_):
-        raise OSError("no hard links here")
+        raise PermissionError(errno.EPERM, "no hard links here")
 
     monkeypatch.setattr(staging.os, "link", refuse)
     view = make_view(tmp_path, tree, plan)
