@@ -30,6 +30,25 @@ def test_a_missing_input_says_where_to_get_it_and_where_to_put_it(tmp_path):
         assert part in str(caught.value)
 
 
+def test_names_beside_a_missing_input_are_shown(tmp_path):
+    (tmp_path / "clips/train.zip").mkdir(parents=True)
+    (tmp_path / "clips/train(1).zip").touch()
+    with pytest.raises(MissingInputError) as caught:
+        find_archive(SPEC, tmp_path)
+    assert caught.value.details[-1] == f"in {tmp_path / 'clips'}: train(1).zip, train.zip"
+
+
+@pytest.mark.parametrize("call", ["is_file", "is_dir"])
+def test_a_folder_that_this_user_may_not_enter_is_named(tmp_path, monkeypatch, call):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(f"pathlib.Path.{call}", refuse)
+    with pytest.raises(ArchiveError, match=r"clips/train.* cannot be read: Permission denied") as caught:
+        find_archive(SPEC, tmp_path)
+    assert "this user may read it" in caught.value.advice
+
+
 def test_the_archive_comes_before_the_folder(tmp_path):
     write_zip(tmp_path / "clips/train.zip", MEMBERS)
     (tmp_path / "clips/train").mkdir()
