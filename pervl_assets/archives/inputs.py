@@ -150,15 +150,16 @@ def identify_listing(listing: Mapping[str, os.stat_result]) -> IdentityCard:
 
 def identify_contents(folder: Path) -> IdentityCard:
     """Take the identity card of a folder of small text files from their bytes, not from their times."""
-    names = list_texts(folder)
-    digest = hash_bytes("\n".join(f"{name} {hash_file(folder / name)}" for name in names).encode())
-    size = sum((folder / name).stat().st_size for name in names)
+    with explain_read_errors(folder):
+        names = list_texts(folder)
+        digest = hash_bytes("\n".join(f"{name} {hash_file(folder / name)}" for name in names).encode())
+        size = sum((folder / name).stat().st_size for name in names)
     return IdentityCard("folder", size, len(names), digest, encrypted=False)
 
 
 def list_texts(folder: Path) -> list[str]:
     """Return the CSV, text and YAML files below a folder, relative to it, in order of their paths."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix in (".csv", ".txt", ".yaml"))
+    files = sorted(path for path in folder.rglob("*") if path.suffix in (".csv", ".txt", ".yaml") and path.is_file())
     return [path.relative_to(folder).as_posix() for path in files]
 
 

@@ -258,7 +258,12 @@ def _open(archive: RawArchive, password: str | None) -> tuple[Members, IdentityC
         return FolderMembers(archive.path, archive.prefix, names), identify_listing(listing)
     if password is None and archive.password_variable:
         password = os.environ.get(archive.password_variable) or None
-    secret = None if password is None else os.fsencode(password)
+    if password is not None and any("\ud800" <= character <= "\udfff" for character in password):
+        raise PasswordError(
+            f"The password of {archive.path} is not UTF-8 text.",
+            advice=f"Set {archive.password_variable or 'it'} again, in a terminal that uses UTF-8.",
+        )
+    secret = None if password is None else password.encode()
     signature = get_signature(archive.path)  # first, so that a zip replaced now is noticed when a member is read
     index = read_index(archive.path, archive.index)
     members = ZipMembers(archive.path, index.entries, signature, secret, archive.password_variable)

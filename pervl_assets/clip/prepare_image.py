@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from pervl_assets.archives.members import MemberError, Members
 from pervl_assets.clip.preprocessing import UPSTREAM, Filter, Preprocessing
 from pervl_assets.clip.resize import Cut, measure_plain_jpeg, resize_plain_jpeg
-from pervl_assets.core.pixels import MAX_PIXELS, ImageError
+from pervl_assets.core.pixels import MAX_PIXELS, ImageError, require_few_scans
 from pervl_assets.core.workers import map_in_processes
 
 _FORMATS: Final = ("JPEG", "PNG")
@@ -49,6 +49,7 @@ def prepare_image(data: bytes, preprocessing: Preprocessing = UPSTREAM) -> npt.N
         ImageError: The bytes are not a whole JPEG or PNG image, or it has more than `MAX_PIXELS`
             pixels, before or after resizing.
     """
+    require_few_scans(data)
     resample = _FILTERS[preprocessing.filter]
     if (size := measure_plain_jpeg(data)) is not None:
         cut = plan_cut(size, preprocessing)
