@@ -142,7 +142,9 @@ def identify_listing(listing: Mapping[str, os.stat_result]) -> IdentityCard:
     """Return the identity card of a folder from its listing."""
     digest = hashlib.sha256()
     for name in sorted(listing):
-        digest.update(f"{name}\0{listing[name].st_size}\0{listing[name].st_mtime_ns}\n".encode())
+        digest.update(
+            f"{name}\0{listing[name].st_size}\0{listing[name].st_mtime_ns}\n".encode(errors="surrogateescape")
+        )
     return IdentityCard(
         "folder", sum(s.st_size for s in listing.values()), len(listing), digest.hexdigest(), encrypted=False
     )
@@ -152,7 +154,9 @@ def identify_contents(folder: Path) -> IdentityCard:
     """Take the identity card of a folder of small text files from their bytes, not from their times."""
     with explain_read_errors(folder):
         names = list_texts(folder)
-        digest = hash_bytes("\n".join(f"{name} {hash_file(folder / name)}" for name in names).encode())
+        digest = hash_bytes(
+            "\n".join(f"{name} {hash_file(folder / name)}" for name in names).encode(errors="surrogateescape")
+        )
         size = sum((folder / name).stat().st_size for name in names)
     return IdentityCard("folder", size, len(names), digest, encrypted=False)
 

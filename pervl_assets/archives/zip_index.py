@@ -113,7 +113,7 @@ def _load(store: Path, key: str) -> ZipIndex | None:
         return (
             _identify(frame) if dict(frame.schema) == _SCHEMA and _hash_columns(frame) == metadata["sha256"] else None
         )
-    except (OSError, KeyError, pl.exceptions.PolarsError):
+    except (OSError, KeyError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
         return None
 
 

@@ -8,6 +8,7 @@ piece; Pillow does it row by row). Together they save a third of a frame's time:
 
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -115,11 +116,19 @@ def require_few_scans(data: bytes) -> None:
 
 
 @contextmanager
+def ignore_warnings() -> Iterator[None]:
+    """Ignore Pillow's warnings of faults beside the pixels (EXIF, animation); they would reach the terminal."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
 def _open(data: bytes, modes: Sequence[str], what: str) -> Iterator[Image.Image]:
     """Open an image of one of the `modes` (empty: of any); turn a failure into an `ImageError`."""
     require_few_scans(data)
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with ignore_warnings(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(f"the {what} is too large to be one: {image.width} x {image.height} pixels")
             if modes and image.mode not in modes:

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from pervl_assets.archives.inputs import ArchiveSpec, find_archive, identify
+from pervl_assets.archives.inputs import ArchiveSpec, find_archive, identify, identify_contents
 from pervl_assets.core.errors import ArchiveError, MissingInputError
 from pervl_assets_tests.core.samples import write_encrypted_zip, write_zip
 
@@ -64,6 +64,20 @@ def test_an_unzipped_folder_stands_for_the_archive(tmp_path):
     found = find_archive(SPEC, tmp_path)
     assert (found.path, found.prefix) == (tmp_path / "clips/train", "train/")
     assert (found.card.kind, found.card.members, found.card.bytes) == ("folder", 2, 11)
+
+
+def test_names_that_are_not_utf8_do_no_harm_in_a_folder(tmp_path):
+    folder = tmp_path / "clips/train"
+    folder.mkdir(parents=True)
+    for name in (b"a.jpg", b"caf\xe9.jpg", b"caf\xe9.csv"):
+        (folder / os.fsdecode(name)).write_bytes(b"one")
+    assert find_archive(SPEC, tmp_path).card.members == 3
+    assert identify_contents(folder).members == 1
+
+
+def test_folders_with_the_names_of_texts_are_no_texts(tmp_path):
+    (tmp_path / "a.csv").mkdir()
+    assert identify_contents(tmp_path).members == 0
 
 
 def test_a_broken_archive_is_an_error_even_beside_a_folder(tmp_path):

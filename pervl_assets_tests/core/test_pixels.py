@@ -1,10 +1,13 @@
 """Decoding and encoding: what upstream does, and what it gets silently wrong."""
 
+import contextlib
 import hashlib
 import io
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from pervl_assets.core import pixels
@@ -80,6 +83,31 @@ def test_damaged_images_are_refused(decode, data):
     with pytest.raises(ImageError) as again:
         decode(bytes(bytearray(data)))
     assert str(again.value) == str(caught.value), "a reason that differs from run to run would change the ledger"
+
+
+def test_faults_beside_the_pixels_are_neither_errors_nor_warnings():
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12"
+    assert measure_image(save_jpeg(draw_picture(8, 6), exif=exif)) == (8, 6)
+    grey = Image.fromarray(draw_picture(8, 6)).convert("L")
+    assert decode_mask(save_jpeg(grey, exif=exif)).shape == (6, 8)
+
+
+SEEDS = [
+    save_jpeg(draw_picture(20, 20), exif=b"Exif\0\0" + bytes(20)),
+    save_jpeg(draw_picture(20, 20), progressive=True),
+    save_mask(np.eye(20)),
+]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(SEEDS), st.lists(st.tuples(st.integers(0, 900), st.integers(0, 255)), min_size=1, max_size=4))
+def test_changed_bytes_are_decoded_or_refused(data, changes):
+    changed = bytearray(data)
+    for place, value in changes:
+        changed[place % len(changed)] = value
+    for decode in (decode_frame, decode_mask, measure_image):
+        with contextlib.suppress(ImageError):
+            decode(bytes(changed))
 
 
 def test_huge_images_are_refused_before_they_are_decoded(monkeypatch):
