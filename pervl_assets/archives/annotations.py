@@ -102,7 +102,7 @@ def read_csv(file: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, 
     try:
         header = next(reader, [])
         if absent := [name for name in columns if name not in header]:
-            faults.add(1, f"no column {', '.join(absent)}")
+            faults.add(1, f"no column {', '.join(absent)} in {','.join(header)[:80]!r}")
             faults.raise_any()
         if twice := [name for name in columns if header.count(name) > 1]:
             faults.add(1, f"two columns {', '.join(twice)}")

@@ -183,7 +183,8 @@ def check_directory(path: Path, directory: Directory) -> dict[str, ZipEntry]:
             raise ArchiveError(
                 f"{path} holds {len(faults):,} unsafe member{'s' * (len(faults) > 1)}.",
                 details=list_some(faults),
-                advice="Nothing was read from it. Get the archive from its official address.",
+                advice="Nothing was read from it. Get the archive from its official address. If you packed it yourself, "
+                "pack it again without these members.",
             )
         files = {name: entry for name, entry in zip(names, entries, strict=True) if name[-1] != "/"}
         if not any(entry.method in _METHODS for entry in files.values()):

@@ -23,7 +23,8 @@ def test_rows_know_their_lines(tmp_path):
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("x,z\n1,2\n", "line 1: no column y"),
+        ("x,z\n1,2\n", "line 1: no column y in 'x,z'"),
+        ("x;y\n1;2\n", "line 1: no column x, y in 'x;y'"),
         ("", "it is empty"),
         ("x,y,y\n1,2,3\n", "line 1: two columns y"),
         ("x,y\n1," + "z" * 200_000 + "\n", "line 2: field larger than field limit"),
