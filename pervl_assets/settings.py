@@ -21,7 +21,7 @@ from dotenv import dotenv_values
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from pervl_assets.benchmarks.benchmark import SplitMode
-from pervl_assets.clip.checkpoints import parse_encoders
+from pervl_assets.clip.checkpoints import find_folder, parse_encoders
 from pervl_assets.clip.passport import DEVICES, Precision, is_device
 from pervl_assets.clip.preprocessing import PreprocessingMode
 from pervl_assets.core.errors import PervlError
@@ -126,7 +126,7 @@ class Settings(BaseModel):
         "`ViT-B-32-quickgelu` (demo: the tiny CLIP)",
     )
     clip_pretrained: _Model = _setting(
-        lambda values: "" if Path(values["clip_model"]).is_dir() else "openai",
+        lambda values: "" if find_folder(values["clip_model"]) else "openai",
         "pretrained tag, or path of a checkpoint (open_clip's or OpenAI's state dict, or safetensors)",
         "`openai` (none for a model folder, which has its own weights)",
     )

@@ -76,6 +76,8 @@ def test_every_wrong_value_is_named_at_once():
         ("PERVL_FETCH", "http://host:99999", "must be official, off"),
         ("PERVL_TIMEZONE", "Europe", "must be a name such as UTC"),
         ("PERVL_VERIFY_CRON", "0 0 30 2 *", "must be five fields of cron"),
+        ("PERVL_ENCODERS", "~nobody/x", "is neither a folder nor a model"),
+        ("PERVL_ENCODERS", "x" * 70, "is neither a folder nor a model"),
     ],
 )
 def test_a_wrong_value_is_explained(name, value, words):

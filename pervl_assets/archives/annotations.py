@@ -3,9 +3,25 @@
 import csv
 import io
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Final
+
+import yaml
 
 from pervl_assets.core.errors import AnnotationError, MissingInputError, list_some
+from pervl_assets.core.file_kinds import recognize
+from pervl_assets.core.files import explain_read_errors
+
+_LARGEST: Final = 32 << 20
+"""Bytes of an annotation file; the largest official one has 180 kB."""
+
+_DEEPEST: Final = 8
+_MOST_VALUES: Final = 1_000_000
+"""Values in a YAML file, with those that aliases repeat."""
+
+_RESTORE: Final = "Restore the official file at the pinned commit"
 
 
 class Faults:
@@ -36,7 +52,7 @@ class Faults:
         raise AnnotationError(
             f"{self.file} does not follow its format: {len(self._faults):,} fault{'s' * (len(self._faults) > 1)}.",
             details=list_some(self._faults),
-            advice="Restore the official file at the pinned commit, or correct these lines; ids are text, with zeros.",
+            advice=f"{_RESTORE}, or correct these lines; ids are text, with zeros.",
         )
 
 
@@ -45,19 +61,32 @@ def read_text(file: Path) -> str:
 
     Raises:
         MissingInputError: It does not exist.
-        AnnotationError: It is not UTF-8.
+        AnnotationError: It is not UTF-8 text, or too large for annotations.
+        ArchiveError: It cannot be read.
     """
+    with explain_read_errors(file):
+        try:
+            with file.open("rb") as opened:
+                data = opened.read(_LARGEST + 1)
+        except FileNotFoundError as error:
+            raise MissingInputError(
+                f"The annotation file {file} is missing.",
+                advice="Set PERVL_ANNOTATIONS to the folder that holds ytvos/ and deep_fashion/ as upstream lays them "
+                "out.",
+            ) from error
+    if kind := recognize(data):
+        raise AnnotationError(f"{file} is not an annotation file: it is {kind.name}.", advice=kind.advice)
+    if len(data) > _LARGEST:
+        raise AnnotationError(f"{file} has more than {_LARGEST:,} bytes.", advice=f"{_RESTORE}.")
     try:
-        return file.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise MissingInputError(
-            f"The annotation file {file} is missing.",
-            advice="Set PERVL_ANNOTATIONS to the folder that holds ytvos/ and deep_fashion/ as upstream lays them out.",
-        ) from error
+        text, zero = data.decode("utf-8-sig"), data.find(0)
+        if zero < 0:
+            return text
+        fault = f"has a zero byte at byte {zero:,}"
     except UnicodeDecodeError as error:
-        raise AnnotationError(
-            f"{file} is not UTF-8 at byte {error.start:,}.", advice="Restore the official file at the pinned commit."
-        ) from error
+        zero, fault = error.start, f"is not UTF-8 at byte {error.start:,}"
+    line = data.count(b"\n", 0, zero) + 1
+    raise AnnotationError(f"{file} {fault}, in line {line:,}.", advice=f"{_RESTORE}, or save it as UTF-8.")
 
 
 def read_csv(file: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
@@ -65,7 +94,7 @@ def read_csv(file: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, 
 
     Raises:
         MissingInputError: It does not exist.
-        AnnotationError: A column is missing, or a row is shorter or longer than the header.
+        AnnotationError: A column is missing or occurs twice, or a row is shorter or longer than the header.
     """
     faults = Faults(file)
     reader = csv.reader(io.StringIO(read_text(file), newline=""), strict=True)
@@ -73,8 +102,10 @@ def read_csv(file: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, 
     try:
         header = next(reader, [])
         if absent := [name for name in columns if name not in header]:
-            faults.add(1, f"no column {', '.join(absent)}")
+            faults.add(1, f"no column {', '.join(absent)} in {','.join(header)[:80]!r}")
             faults.raise_any()
+        if twice := [name for name in columns if header.count(name) > 1]:
+            faults.add(1, f"two columns {', '.join(twice)}")
         at = [(name, header.index(name)) for name in columns]
         for row in reader:
             if row and len(row) != len(header):
@@ -85,3 +116,116 @@ def read_csv(file: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, 
         faults.add(reader.line_num, str(error))
     faults.raise_any()
     return rows
+
+
+@dataclass
+class _Collection:
+    """A YAML list or mapping that is being read.
+
+    Attributes:
+        value: What was read of it.
+        anchor: The name by which an alias can repeat it.
+        before: Number of values in the file before it.
+        key: The key in a mapping whose value comes next.
+        lines: Line of each key.
+    """
+
+    value: Any
+    anchor: str | None
+    before: int
+    key: str | None = None
+    lines: dict[str, int] = field(default_factory=dict)
+
+
+class _YamlReader:
+    """Makes text, lists and mappings of YAML events, without recursion and within bounds."""
+
+    def __init__(self, file: Path) -> None:
+        self._faults = Faults(file)
+        self._open: list[_Collection] = []
+        self._anchors: dict[str, tuple[Any, int]] = {}  # each with its number of values
+        self._values = 0
+
+    def read(self, events: Iterable[yaml.Event]) -> list[tuple[int, str, Any]]:
+        """Return line, key and value of each entry of the one mapping that the events describe."""
+        top: _Collection | None = None
+        for event in events:
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            if isinstance(event, yaml.CollectionStartEvent):
+                self._begin(event, line)
+            elif isinstance(event, yaml.CollectionEndEvent):
+                done = self._open.pop()
+                top = self._add(done.value, done.anchor, self._values - done.before, line) or done
+            elif isinstance(event, yaml.ScalarEvent):
+                self._count(1, line)
+                self._add(str(event.value), event.anchor, 1, line)
+            elif isinstance(event, yaml.AliasEvent):
+                value, size = self._anchors.get(event.anchor or "") or self._refuse(
+                    line, f"*{event.anchor} is of no anchor"
+                )
+                self._count(size, line)
+                self._add(value, None, size, line)
+            elif isinstance(event, yaml.DocumentStartEvent) and top:
+                self._refuse(line, "a second document")
+        self._faults.raise_any()
+        if top and isinstance(top.value, dict) and top.value:
+            return [(top.lines[key], key, value) for key, value in top.value.items()]
+        return list(self._refuse(1, "not a mapping"))
+
+    def _begin(self, event: yaml.CollectionStartEvent, line: int) -> None:
+        if len(self._open) == _DEEPEST:
+            self._refuse(line, f"nested more than {_DEEPEST} deep")
+        value: Any = {} if isinstance(event, yaml.MappingStartEvent) else []
+        self._open.append(_Collection(value, event.anchor, self._values))
+        self._count(1, line)
+
+    def _count(self, values: int, line: int) -> None:
+        self._values += values
+        if self._values > _MOST_VALUES:
+            self._refuse(line, f"more than {_MOST_VALUES:,} values, with those that aliases repeat")
+
+    def _add(self, value: Any, anchor: str | None, size: int, line: int) -> _Collection | None:
+        """Add a value to the collection around it, and return that."""
+        if anchor:
+            self._anchors[anchor] = value, size
+        if not self._open:
+            return None
+        parent = self._open[-1]
+        if isinstance(parent.value, list):
+            parent.value.append(value)
+        elif parent.key is not None:
+            parent.value[parent.key] = value
+            parent.key = None
+        elif not isinstance(value, str) or value == "<<":
+            self._refuse(line, "a key that is not text; merge keys (<<) are not read")
+        else:
+            if value in parent.value:
+                self._faults.add(line, f"the key {value[:80]!r} occurs twice")
+            parent.key = value
+            parent.lines[value] = line
+        return parent
+
+    def _refuse(self, line: int, fault: str) -> Any:
+        self._faults.add(line, fault)
+        self._faults.raise_any()
+
+
+def read_yaml(file: Path) -> list[tuple[int, str, Any]]:
+    """Read a YAML mapping; return line, key and value of each entry: text, lists and mappings of text.
+
+    Scalars are text as in the file: neither tags nor the look of a number change them. Aliases are values like others.
+
+    Raises:
+        MissingInputError: It does not exist.
+        AnnotationError: It is not YAML or not a mapping, a key occurs twice, it is nested more than 8 deep, or aliases
+            repeat more than a million values.
+    """
+    text = read_text(file)
+    try:
+        return _YamlReader(file).read(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise AnnotationError(
+            f"{file} is not YAML{f' at line {mark.line + 1}' if mark else ''}: {getattr(error, 'problem', error)}.",
+            advice=f"{_RESTORE}.",
+        ) from error

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from pervl_assets.archives.zip_index import ZipIndex, read_index
-from pervl_assets.core.errors import MissingInputError
+from pervl_assets.core.errors import MissingInputError, name_some
 from pervl_assets.core.files import explain_read_errors, hash_bytes, hash_file
 
 Kind = Literal["zip", "folder", "file"]
@@ -94,18 +94,26 @@ def find_archive(spec: ArchiveSpec, data_root: Path) -> RawArchive:
 
     Raises:
         MissingInputError: It was not found; the message says where to get it and where to put it.
-        ArchiveError: It is an unsafe or unreadable zip.
+        ArchiveError: It is an unsafe or unreadable zip, or this user may not read it.
     """
     index = data_root / "assets" / "raw" / f"{spec.name}{INDEX_EXTENSION}"
-    if (file := data_root / spec.file).is_file():
-        return RawArchive(file, identify(file, index), password_variable=spec.password_variable, index=index)
-    for folder in (data_root / name for name in spec.folders):
-        if folder.is_dir():
-            return RawArchive(folder, identify(folder), f"{folder.name}/", spec.password_variable)
     paths = [data_root / path for path in (spec.file, *spec.folders)]
+    with explain_read_errors(paths[0]):
+        if paths[0].is_file():
+            return RawArchive(paths[0], identify(paths[0], index), "", spec.password_variable, index)
+        for folder in paths[1:]:
+            if folder.is_dir():
+                return RawArchive(folder, identify(folder), f"{folder.name}/", spec.password_variable)
+        there = paths[0].parent.iterdir() if paths[0].parent.is_dir() else ()
+        found = sorted(path.name for path in there)  # e.g. train(1).zip, train.z01
     raise MissingInputError(
         f"{spec.title} is missing: looked for {' and '.join(str(path) for path in paths)}.",
-        details=[f"from: {spec.homepage}", f"size: {spec.disk}", f"licence: {spec.licence}"],
+        details=[
+            f"from: {spec.homepage}",
+            f"size: {spec.disk}",
+            f"licence: {spec.licence}",
+            *([f"in {paths[0].parent}: {name_some(found)}"] if found else []),
+        ],
         advice=f"{spec.how_to_get} Put it at {paths[0]}; no need to unpack it.",
     )
 
@@ -134,7 +142,9 @@ def identify_listing(listing: Mapping[str, os.stat_result]) -> IdentityCard:
     """Return the identity card of a folder from its listing."""
     digest = hashlib.sha256()
     for name in sorted(listing):
-        digest.update(f"{name}\0{listing[name].st_size}\0{listing[name].st_mtime_ns}\n".encode())
+        digest.update(
+            f"{name}\0{listing[name].st_size}\0{listing[name].st_mtime_ns}\n".encode(errors="surrogateescape")
+        )
     return IdentityCard(
         "folder", sum(s.st_size for s in listing.values()), len(listing), digest.hexdigest(), encrypted=False
     )
@@ -142,15 +152,18 @@ def identify_listing(listing: Mapping[str, os.stat_result]) -> IdentityCard:
 
 def identify_contents(folder: Path) -> IdentityCard:
     """Take the identity card of a folder of small text files from their bytes, not from their times."""
-    names = list_texts(folder)
-    digest = hash_bytes("\n".join(f"{name} {hash_file(folder / name)}" for name in names).encode())
-    size = sum((folder / name).stat().st_size for name in names)
+    with explain_read_errors(folder):
+        names = list_texts(folder)
+        digest = hash_bytes(
+            "\n".join(f"{name} {hash_file(folder / name)}" for name in names).encode(errors="surrogateescape")
+        )
+        size = sum((folder / name).stat().st_size for name in names)
     return IdentityCard("folder", size, len(names), digest, encrypted=False)
 
 
 def list_texts(folder: Path) -> list[str]:
     """Return the CSV, text and YAML files below a folder, relative to it, in order of their paths."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix in (".csv", ".txt", ".yaml"))
+    files = sorted(path for path in folder.rglob("*") if path.suffix in (".csv", ".txt", ".yaml") and path.is_file())
     return [path.relative_to(folder).as_posix() for path in files]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 from pervl_assets.archives.inputs import IdentityCard, RawArchive, identify_listing, identify_members, list_folder
-from pervl_assets.archives.zip_directory import MAX_MEMBER_BYTES, ZipEntry
+from pervl_assets.archives.zip_directory import MAX_MEMBER_BYTES, ZipEntry, require_readable
 from pervl_assets.archives.zip_index import get_signature, read_index
 from pervl_assets.archives.zips import MemberError, read_entry
 from pervl_assets.core.errors import ArchiveError, MissingInputError, PasswordError
@@ -62,7 +62,11 @@ class Members(ABC):
 
     @abstractmethod
     def select(self, names: Collection[str]) -> Self:
-        """Return the same source with these members only, their CRCs known."""
+        """Return the same source with these members only, their CRCs known.
+
+        Raises:
+            ArchiveError: Some of them are packed in a way that is not read here.
+        """
 
     def locate(self, name: str) -> Path | None:
         """Return the path of the file that is the member, or None if there is no such file."""
@@ -135,6 +139,7 @@ class ZipMembers(Members):
     def select(self, names: Collection[str]) -> Self:
         """Return the same archive with these members only."""
         chosen = {name: self.entries[name] for name in names}
+        require_readable(self.path, chosen)
         return type(self)(self.path, chosen, self._signature, self._password, self.password_variable)
 
     def close(self) -> None:
@@ -253,7 +258,12 @@ def _open(archive: RawArchive, password: str | None) -> tuple[Members, IdentityC
         return FolderMembers(archive.path, archive.prefix, names), identify_listing(listing)
     if password is None and archive.password_variable:
         password = os.environ.get(archive.password_variable) or None
-    secret = None if password is None else os.fsencode(password)
+    if password is not None and any("\ud800" <= character <= "\udfff" for character in password):
+        raise PasswordError(
+            f"The password of {archive.path} is not UTF-8 text.",
+            advice=f"Set {archive.password_variable or 'it'} again, in a terminal that uses UTF-8.",
+        )
+    secret = None if password is None else password.encode()
     signature = get_signature(archive.path)  # first, so that a zip replaced now is noticed when a member is read
     index = read_index(archive.path, archive.index)
     members = ZipMembers(archive.path, index.entries, signature, secret, archive.password_variable)

@@ -9,9 +9,10 @@ import httpx
 import yaml
 from pydantic import TypeAdapter
 
+from pervl_assets.archives.annotations import read_text
 from pervl_assets.archives.downloads import ATTEMPTS, fetch_file
 from pervl_assets.core.errors import AnnotationError, MissingInputError, name_some
-from pervl_assets.core.files import is_whole
+from pervl_assets.core.files import explain_read_errors, is_whole
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ def require_files(folder: Path, manifest: OfficialFiles) -> FilesReport:
     Raises:
         MissingInputError: Files are missing; all are named.
     """
-    found = compare_folder(folder, manifest)
+    with explain_read_errors(folder):
+        found = compare_folder(folder, manifest)
     if found.missing:
         raise MissingInputError(
             f"{len(found.missing)} of {len(manifest.files)} annotation files are not in {folder}: "
@@ -141,14 +143,17 @@ def fetch_files(
     return compare_folder(folder, manifest)
 
 
-def count_entries(path: Path) -> int:
-    """Count a file's rows as the manifest does.
+def count_entries(path: Path) -> int | None:
+    """Count a file's rows as the manifest does; None for one that is no text or no CSV, which its reader reports.
 
     Records below the header of a `.csv`, top-level keys of a `.yaml`, lines that are not empty of any other text.
     """
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".csv":
-        return max(0, sum(1 for _ in csv.reader(text.splitlines())) - 1)
+    try:
+        text = read_text(path)
+        if path.suffix == ".csv":
+            return max(0, sum(1 for _ in csv.reader(text.splitlines())) - 1)
+    except (AnnotationError, csv.Error):
+        return None
     if path.suffix == ".yaml":
         return sum(1 for line in text.splitlines() if line[:1] not in ("", " ", "#", "-"))
     return sum(1 for line in text.splitlines() if line.strip())

@@ -72,11 +72,11 @@ def read_index(path: Path, store: Path | None = None) -> ZipIndex:
     Raises:
         ArchiveError: The archive is damaged or unsafe.
     """
-    start, directory, stated, stat = find_directory(path)
-    key = json.dumps([_VERSION, stat.st_size, stat.st_mtime_ns, stat.st_ino, hash_bytes(directory)])
+    directory, stat = find_directory(path)
+    key = json.dumps([_VERSION, stat.st_size, stat.st_mtime_ns, stat.st_ino, hash_bytes(directory.data)])
     index = _recent.get((str(path), key)) or (_load(store, key) if store else None)
     if index is None:
-        index = _make_index(check_directory(path, start, directory, stated))
+        index = _make_index(check_directory(path, directory))
         if store:
             with suppress(WriteError, OSError):  # it saves time and nothing else
                 write_parquet(index.frame, store, {"key": key, "sha256": _hash_columns(index.frame)})
@@ -113,7 +113,7 @@ def _load(store: Path, key: str) -> ZipIndex | None:
         return (
             _identify(frame) if dict(frame.schema) == _SCHEMA and _hash_columns(frame) == metadata["sha256"] else None
         )
-    except (OSError, KeyError, pl.exceptions.PolarsError):
+    except (OSError, KeyError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
         return None
 
 

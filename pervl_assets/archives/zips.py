@@ -12,7 +12,7 @@ from typing import Final
 from _zipdecrypter import StandardZipDecrypter  # type: ignore[import-not-found]
 from zlib_ng import zlib_ng
 
-from pervl_assets.archives.zip_directory import ENCRYPTED, UTF8, ZipEntry
+from pervl_assets.archives.zip_directory import ENCRYPTED, UTF8, ZipEntry, describe_method
 
 _LOCAL_HEADER: Final = struct.Struct("<4s2xHHH14xHH")
 _ENCRYPTION_HEADER: Final = 12
@@ -36,6 +36,8 @@ def read_entry(file: int, name: str, entry: ZipEntry, password: bytes | None = N
         MemberError: The member is damaged or cut short, or the password does not open it.
         OSError: The archive cannot be read.
     """
+    if way := describe_method(entry):
+        raise MemberError(f"it is {way}, which is not read here")
     header = os.pread(file, _LOCAL_HEADER.size, entry.offset)
     if len(header) < _LOCAL_HEADER.size:
         raise MemberError("the archive ends before this member")
@@ -43,7 +45,7 @@ def read_entry(file: int, name: str, entry: ZipEntry, password: bytes | None = N
     start = entry.offset + _LOCAL_HEADER.size
     local_name = os.pread(file, name_length, start).decode("utf-8" if flags & UTF8 else "cp437", "replace")
     stated = (b"PK\3\4", name, entry.method, entry.encrypted)
-    if (magic, local_name, method, bool(flags & ENCRYPTED)) != stated:
+    if (magic, local_name.replace("\\", "/"), method, bool(flags & ENCRYPTED)) != stated:
         raise MemberError("its local header does not match the archive's directory")
     stored = os.pread(file, entry.stored, start + name_length + extra_length)
     if len(stored) < entry.stored:

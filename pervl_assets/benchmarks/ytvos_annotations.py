@@ -8,16 +8,15 @@ concept in both cases. Rule numbers refer to docs/fidelity.md.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import polars as pl
-import yaml
 
-from pervl_assets.archives.annotations import Faults, read_csv, read_text
+from pervl_assets.archives.annotations import Faults, read_csv, read_yaml
 from pervl_assets.core.checks import Check, CheckResult
-from pervl_assets.core.errors import AnnotationError, name_some
+from pervl_assets.core.errors import name_some
 from pervl_assets.core.tables import Column, TableSchema
 
 SPLITS: Final = ("validation", "test")
@@ -68,14 +67,17 @@ def read_concepts(folder: Path) -> pl.DataFrame:
     splits = dict(read_captions(folder).select("concept", "split").iter_rows())
     faults = Faults(file)
     rows: dict[str, dict[str, object]] = {}
-    for line, fields in _iterate_concepts(file, faults):
+    for line, _, fields in read_yaml(file):
+        if not isinstance(fields, dict):
+            faults.add(line, "the concept has no fields")
+            continue
         texts = {name: value for name, value in fields.items() if isinstance(value, str)}
         frames = fields.get("train_frames")
         if absent := {"coarse_grained_class", "scene_id", "instance_id", "test_frame", "caption"} - texts.keys():
             faults.add(line, f"no {' and no '.join(sorted(absent))}")
             continue
-        if not isinstance(frames, list):
-            faults.add(line, "train_frames is not a list")
+        if not isinstance(frames, list) or not all(isinstance(frame, str) for frame in frames):
+            faults.add(line, "train_frames is not a list of frames")
             continue
         instance = faults.check(line, _INSTANCE, texts["instance_id"], "instance_id")
         checked = [
@@ -102,34 +104,6 @@ def read_concepts(folder: Path) -> pl.DataFrame:
         }
     faults.raise_any()
     return pl.DataFrame([rows[name] for name in sorted(rows)], schema=CONCEPTS.to_polars(), orient="row")
-
-
-def _iterate_concepts(file: Path, faults: Faults) -> Iterator[tuple[int, dict[str, str | list[str]]]]:
-    """Yield line and fields of every concept. YAML nodes are composed, not constructed, so scalars stay text."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        root = yaml.compose(read_text(file), Loader=loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise AnnotationError(
-            f"{file} is not YAML{f' at line {mark.line + 1}' if mark else ''}: {getattr(error, 'problem', error)}.",
-            advice="Restore the official file at the pinned commit.",
-        ) from error
-    if not isinstance(root, yaml.MappingNode) or not root.value:
-        faults.add(1, "not a mapping of concepts")
-        return
-    for key, value in root.value:
-        line = key.start_mark.line + 1
-        if not isinstance(value, yaml.MappingNode):
-            faults.add(line, "the concept has no fields")
-            continue
-        fields: dict[str, str | list[str]] = {}
-        for name, node in value.value:
-            if isinstance(node, yaml.ScalarNode):
-                fields[str(name.value)] = str(node.value)
-            elif isinstance(node, yaml.SequenceNode):
-                fields[str(name.value)] = [str(item.value) for item in node.value]
-        yield line, fields
 
 
 def read_captions(folder: Path) -> pl.DataFrame:

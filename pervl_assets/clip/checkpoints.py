@@ -6,15 +6,18 @@ import functools
 import importlib.util
 import json
 import logging
+import os
 import re
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pervl_assets.core.errors import CheckpointError, name_some
-from pervl_assets.core.files import hash_bytes, hash_file
+from pervl_assets.core.file_kinds import recognize_file
+from pervl_assets.core.files import explain_read_errors, hash_bytes, hash_file
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +37,10 @@ _PREFIXES: Final = ("module.", "_orig_mod.", "model.")
 _FETCH_BY_HAND: Final = (
     "Fetch a checkpoint where there is a network, e.g. open_clip_model.safetensors of "
     "https://huggingface.co/timm/vit_base_patch32_clip_224.openai, and set PERVL_CLIP_PRETRAINED to its path."
+)
+_COMPARE: Final = (
+    "Compare its size and sha256 with its publisher's. If they differ, fetch it again; if not, its format is not read "
+    "here: save its weights with safetensors."
 )
 _SAVE_WEIGHTS: Final = "Save its weights alone, e.g. safetensors.torch.save_file(model.state_dict(), path)."
 
@@ -95,7 +102,7 @@ def parse_encoders(text: str) -> dict[str, tuple[str, str]]:
     encoders: dict[str, tuple[str, str]] = {}
     for part in filter(None, (each.strip() for each in text.split(","))):
         model, separator, weights = (each.strip() for each in part.partition("="))
-        is_folder = Path(model).expanduser().is_dir()
+        is_folder = find_folder(model) is not None
         if not is_folder and model not in _list_models():
             close = name_some(difflib.get_close_matches(model, _list_models(), n=5, cutoff=0.3))
             raise ValueError(
@@ -119,6 +126,14 @@ def _list_models() -> list[str]:
     return [path.stem for folder in folders for path in Path(folder, "model_configs").glob("*.json")]
 
 
+def find_folder(model: str) -> Path | None:
+    """Return the folder of a model; None if it is a name, or not the path of a folder."""
+    with suppress(OSError, RuntimeError):  # too long for a path, or the home of nobody
+        if (folder := Path(model).expanduser()).is_dir():
+            return folder
+    return None
+
+
 def find_checkpoint(model: str, pretrained: str) -> Checkpoint:
     """Find a model's architecture and the file with its weights; fetches the file of a pretrained tag.
 
@@ -129,21 +144,27 @@ def find_checkpoint(model: str, pretrained: str) -> Checkpoint:
 
     Raises:
         CheckpointError: No such model, tag or file; or the tag's file cannot be fetched.
+        ArchiveError: A file cannot be read.
     """
-    folder = Path(model).expanduser()
-    return _find_in_folder(folder, pretrained) if folder.is_dir() else _find_by_name(model, pretrained)
+    weights = Path(os.path.expanduser(pretrained))  # noqa: PTH111 - which leaves the home of nobody as it is
+    with explain_read_errors(weights):
+        folder = find_folder(model)
+        return _find_in_folder(folder, weights) if folder else _find_by_name(model, pretrained, weights)
 
 
-def _find_in_folder(folder: Path, pretrained: str) -> Checkpoint:
+def _find_in_folder(folder: Path, chosen: Path) -> Checkpoint:
     advice = f"Use open_clip's local-dir layout: {_CONFIG} and {_FOLDER_WEIGHTS[0]}; or name an open_clip model."
     try:
         content = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-        config = {**content["model_cfg"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        config, published = {**content["model_cfg"]}, content.get("preprocess_cfg") or {}
+        parts = (config.get("vision_cfg", {}), config.get("text_cfg", {}), published)
+        if not isinstance(config["embed_dim"], int) or not all(isinstance(part, dict) for part in parts):
+            raise TypeError("embed_dim is a whole number; vision_cfg, text_cfg and preprocess_cfg are mappings")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"The model folder {folder} has no readable {_CONFIG}: {error!r}.", advice=advice
         ) from error
-    candidates = [Path(pretrained).expanduser()] if pretrained else [folder / name for name in _FOLDER_WEIGHTS]
+    candidates = [chosen] if chosen.name else [folder / name for name in _FOLDER_WEIGHTS]
     weights = next((path for path in candidates if path.is_file()), None)
     if weights is None:
         raise CheckpointError(
@@ -157,17 +178,17 @@ def _find_in_folder(folder: Path, pretrained: str) -> Checkpoint:
             advice="Keep the one of its tokenizer.",
         )
     bpe = merges[0] if merges else None
-    return Checkpoint(folder.name, config, weights, folder, bpe, content.get("preprocess_cfg") or {})
+    return Checkpoint(folder.name, config, weights, folder, bpe, published)
 
 
-def _find_by_name(model: str, pretrained: str) -> Checkpoint:
+def _find_by_name(model: str, pretrained: str, path: Path) -> Checkpoint:
     import open_clip
 
     known = open_clip.list_models()
     if model not in known:
         close = difflib.get_close_matches(model, known, n=5, cutoff=0.3)
         raise CheckpointError(
-            f"{model!r} is neither a folder nor one of open_clip's {len(known)} models.",
+            f"{model[:200]!r} is neither a folder nor one of open_clip's {len(known)} models.",
             advice=f"Set PERVL_CLIP_MODEL to a name open_clip knows ({name_some(close) or 'ViT-B-32-quickgelu'}), "
             f"or to a folder with {_CONFIG}.",
         )
@@ -180,11 +201,10 @@ def _find_by_name(model: str, pretrained: str) -> Checkpoint:
         )
     if tag:
         return Checkpoint(model, config, _fetch(model, pretrained, tag), preprocessing=tag)
-    path = Path(pretrained).expanduser()
     if not pretrained or not path.is_file():
         tags = open_clip.list_pretrained_tags_by_model(model)
         raise CheckpointError(
-            f"No weights for {model}: {pretrained!r} is neither one of its {len(tags)} pretrained tags nor a file.",
+            f"No weights for {model}: {pretrained[:99]} is neither one of its {len(tags)} pretrained tags nor a file.",
             advice=f"Set PERVL_CLIP_PRETRAINED to the path of a checkpoint, or to a tag: {name_some(tags)}.",
         )
     return Checkpoint(model, config, path, preprocessing=_agree_on_preprocessing(model))
@@ -295,14 +315,16 @@ def _load(path: Path) -> Any:
         _log.warning("%s also holds training options (argparse.Namespace); only its weights are used.", path)
         return content
     except Exception as error:  # torch, pickle and safetensors raise types of their own on damaged bytes
-        text, advice = str(error), "Fetch it again and compare its size and sha256 with its publisher's."
+        text, advice = str(error), _COMPARE
         problem = _read_first_line(error)
-        if "torchscript" in text.lower():
+        if kind := None if isinstance(error, OSError) else recognize_file(path):
+            problem, advice = f"it is {kind.name}.", kind.advice
+        elif "torchscript" in text.lower():
             problem, advice = "it is a TorchScript archive, whose code this project does not run.", _FETCH_BY_HAND
         elif refused := re.search(r"GLOBAL (\S+) (?:was not|whose)", text):
             problem = f"it holds more than tensors: {refused[1]}, which would have to run code."
             advice = _SAVE_WEIGHTS
-        elif "weights_only" in problem:  # torch advises to run the code in the file
+        elif "weights_only" in problem or isinstance(error, LookupError):  # torch advises to run the code in the file
             problem = "it is damaged, or no checkpoint."
         raise CheckpointError(f"The checkpoint {path} cannot be read: {problem}", advice=advice) from error
 
@@ -330,6 +352,8 @@ def _check_zip(path: Path) -> None:
             raise ValueError("TorchScript")
         if any(member.file_size != member.compress_size for member in members):
             raise ValueError("its members are compressed, which torch.save does not do")
+        if sum(member.file_size for member in members) > path.stat().st_size:
+            raise ValueError("its members share their bytes, which torch.save does not do")
 
 
 def _convert_weights(model: "torch.nn.Module", weights: "dict[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
@@ -357,7 +381,8 @@ def fill_model(model: "torch.nn.Module", weights: "dict[str, torch.Tensor]", che
         CheckpointError: Tensors are missing, unexpected or of other shapes; counts them and names the first ten.
     """
     weights = _convert_weights(model, weights)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    targets = model.state_dict()
+    expected = {name: tuple(tensor.shape) for name, tensor in targets.items()}
     actual = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     wrong = {
         "missing": [name for name in expected if name not in actual],
@@ -367,14 +392,25 @@ def fill_model(model: "torch.nn.Module", weights: "dict[str, torch.Tensor]", che
             for name, shape in expected.items()
             if actual.get(name, shape) != shape
         ],
+        "no plain numbers": [
+            f"{name} is {tensor.dtype}, {tensor.layout}, on {tensor.device}"
+            for name, tensor in weights.items()
+            if name in targets and not _is_like(tensor, targets[name])
+        ],
     }
     if any(wrong.values()):
         raise CheckpointError(
             f"{checkpoint.weights} does not hold the weights of {checkpoint.model}: of {len(expected)} tensors "
             f"{len(wrong['missing'])} are missing and {len(wrong['of another shape'])} of another shape; "
-            f"{len(wrong['unexpected'])} are unexpected.",
+            f"{len(wrong['unexpected'])} are unexpected, {len(wrong['no plain numbers'])} are no plain numbers.",
             details=[f"{what}: {name_some(names)}" for what, names in wrong.items() if names],
             advice="Set PERVL_CLIP_MODEL to the architecture this checkpoint was made with, or "
             "PERVL_CLIP_PRETRAINED to a checkpoint of this one.",
         )
     model.load_state_dict(weights)
+
+
+def _is_like(tensor: "torch.Tensor", target: "torch.Tensor") -> bool:
+    """Return whether a tensor can be copied without loss of meaning: no integers, complex or sparse ones for floats."""
+    same_kind = tensor.is_floating_point() == target.is_floating_point()
+    return same_kind and tensor.layout == target.layout and not tensor.is_meta

@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from pervl_assets.archives.members import MemberError, Members
 from pervl_assets.clip.preprocessing import UPSTREAM, Filter, Preprocessing
 from pervl_assets.clip.resize import Cut, measure_plain_jpeg, resize_plain_jpeg
-from pervl_assets.core.pixels import MAX_PIXELS, ImageError
+from pervl_assets.core.pixels import MAX_PIXELS, ImageError, ignore_warnings, require_few_scans
 from pervl_assets.core.workers import map_in_processes
 
 _FORMATS: Final = ("JPEG", "PNG")
@@ -49,6 +49,7 @@ def prepare_image(data: bytes, preprocessing: Preprocessing = UPSTREAM) -> npt.N
         ImageError: The bytes are not a whole JPEG or PNG image, or it has more than `MAX_PIXELS`
             pixels, before or after resizing.
     """
+    require_few_scans(data)
     resample = _FILTERS[preprocessing.filter]
     if (size := measure_plain_jpeg(data)) is not None:
         cut = plan_cut(size, preprocessing)
@@ -56,7 +57,7 @@ def prepare_image(data: bytes, preprocessing: Preprocessing = UPSTREAM) -> npt.N
         if fits and (pixels := resize_plain_jpeg(data, size, cut, resample)) is not None:
             return pixels
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with ignore_warnings(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             cut = plan_cut(image.size, preprocessing)
             _refuse_oversized(image.size, cut, preprocessing)
             resized = image.resize((cut.width, cut.height), resample)

@@ -3,6 +3,7 @@
 Imports no torch: decode workers import this module.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast, get_args
@@ -77,6 +78,8 @@ def choose_preprocessing(
         size = vision.get("image_size", UPSTREAM.crop)
         width, height = map(int, size if isinstance(size, list | tuple) else [size] * 2)
         mean, std = _read_triple(published.get("mean")) or CLIP_MEAN, _read_triple(published.get("std")) or CLIP_STD
+        if not all(map(math.isfinite, (*mean, *std))) or 0 in std:
+            raise ValueError(f"mean {list(mean)}, std {list(std)}")
     except (TypeError, ValueError) as error:
         raise CheckpointError(
             f"The configuration of {model} has no usable image size, mean or deviation: {error}.",

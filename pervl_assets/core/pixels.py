@@ -8,6 +8,7 @@ piece; Pillow does it row by row). Together they save a third of a frame's time:
 
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,10 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from pervl_assets.core.plain_images import decode_plain_colours, decode_plain_palette, encode_grey, is_valid_jpeg
+from pervl_assets.core.plain_images import (
+    count_scans,
+    decode_plain_colours,
+    decode_plain_palette,
+    encode_grey,
+    is_valid_jpeg,
+)
 
 MAX_PIXELS: Final = 64_000_000
 """Larger images are refused before they are decoded; the benchmarks' frames have about a million pixels."""
+
+_MAX_SCANS: Final = 100
+"""A progressive JPEG has about ten scans. Each is a pass over all pixels, whatever its few bytes are."""
 
 _FORMATS: Final = ("JPEG", "PNG")
 _DAMAGE: Final = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
@@ -47,6 +57,7 @@ def decode_frame(data: bytes, rows: int | None = None) -> NDArray[np.uint8]:
         ImageError: Damaged, or not an RGB image: upstream stops at a grey one and writes wrong colours for a CMYK one
             (rule A11).
     """
+    require_few_scans(data)
     if (pixels := decode_plain_colours(data, MAX_PIXELS, rows)) is not None:
         return pixels
     with _open(data, ("RGB",), "frame") as image:
@@ -94,11 +105,30 @@ def encode_mask(mask: NDArray[np.bool_]) -> bytes:
     return encode_grey(mask.view(np.uint8))
 
 
+def require_few_scans(data: bytes) -> None:
+    """Refuse a JPEG of so many scans that decoding it takes minutes.
+
+    Raises:
+        ImageError: It has more than a hundred.
+    """
+    if (scans := count_scans(data)) > _MAX_SCANS:
+        raise ImageError(f"the image has {scans:,} scans, more than {_MAX_SCANS}")
+
+
+@contextmanager
+def ignore_warnings() -> Iterator[None]:
+    """Ignore Pillow's warnings of faults beside the pixels (EXIF, animation); they would reach the terminal."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 @contextmanager
 def _open(data: bytes, modes: Sequence[str], what: str) -> Iterator[Image.Image]:
     """Open an image of one of the `modes` (empty: of any); turn a failure into an `ImageError`."""
+    require_few_scans(data)
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with ignore_warnings(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(f"the {what} is too large to be one: {image.width} x {image.height} pixels")
             if modes and image.mode not in modes:

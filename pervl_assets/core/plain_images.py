@@ -10,6 +10,7 @@ Pillow does, takes ten times as long and makes the files no smaller.
 """
 
 import struct
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -21,6 +22,7 @@ _ROWS: Final = 16
 """Codes come in blocks of 8 or 16 rows; one block more is decoded, because colours are smoothed across blocks."""
 
 _BASELINE: Final = 0xC0
+_SCAN: Final = 0xDA
 _STOPPED_EARLY: Final = "extraneous bytes before marker 0xd9"
 
 _SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
@@ -73,13 +75,30 @@ def _decode_top(data: bytes, pixels: NDArray[np.uint8], rows: int) -> bool:
 
 def _find_height(data: bytes) -> int | None:
     """Return the offset of the height in a baseline JPEG's header; None: it is of another kind."""
-    start = 2
-    while start + 9 <= len(data) and data[start] == 0xFF:
-        kind, length = data[start + 1], int.from_bytes(data[start + 2 : start + 4])
-        if kind == _BASELINE:
-            return start + 5
-        start += 2 + length
-    return None
+    return next((at + 5 for kind, at in _list_segments(data) if kind == _BASELINE), None)
+
+
+def _list_segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield kind and offset of the segments of a JPEG up to its first scan, or to the first byte that is of none."""
+    start, kind = 2, 0
+    while kind != _SCAN and start + 9 <= len(data) and data[start] == 0xFF:
+        kind = data[start + 1]
+        yield kind, start
+        start += 2 + int.from_bytes(data[start + 2 : start + 4])
+
+
+def count_scans(data: bytes) -> int:
+    """Return the number of passes over its pixels that decoding a JPEG takes; 0 for a file of another kind.
+
+    A progressive one usually takes ten.
+    """
+    if not data.startswith(b"\xff\xd8"):
+        return 0
+    segments = dict(_list_segments(data))
+    frame, scan = segments.get(_BASELINE), segments.get(_SCAN)
+    if frame and scan and data[frame + 9 : frame + 10] == data[scan + 4 : scan + 5]:
+        return 1  # all colours are in the first scan: libjpeg reads no other
+    return data.count(b"\xff\xda\0")  # in compressed data 0 follows ff
 
 
 def encode_grey(pixels: NDArray[np.uint8]) -> bytes:

@@ -88,7 +88,7 @@ def pervl_annotations(
     yield RawArchiveIOManager.describe(
         RawArchive(folder, identify_contents(folder)),
         checks=[_check_official(report, manifest, demo=workspace.profile == "demo" and not workspace.annotations)],
-        rows={name: count_entries(folder / name) for name in list_texts(folder)},
+        rows={name: count for name in list_texts(folder) if (count := count_entries(folder / name)) is not None},
     )
 
 

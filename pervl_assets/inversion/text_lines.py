@@ -2,12 +2,15 @@
 
 import codecs
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import polars as pl
 
 from pervl_assets.core.errors import AnnotationError, list_some
+from pervl_assets.core.file_kinds import recognize
+from pervl_assets.core.files import explain_read_errors
 from pervl_assets.core.tables import Column, TableSchema
 
 MALFORMED_LINES: Final = TableSchema(
@@ -27,7 +30,9 @@ _ALWAYS_TOLERATED: Final = 3
 _BLOCK: Final = 4 << 20
 """Bytes read at a time."""
 
+_LONGEST_LINE: Final = 16 << 20
 _NOT_UTF8: Final = "not UTF-8"
+_ZERO: Final = "a zero byte"
 _SHOWN_CHARACTERS: Final = 200
 
 
@@ -42,11 +47,25 @@ def read_lines(path: Path, block: int = _BLOCK) -> Iterator[tuple[pl.DataFrame, 
 
     Yields:
         The readable lines of a block with the columns `line` (UInt32, from 1) and `text` (String), and the lines that
-        are not UTF-8 with the columns of `MALFORMED_LINES`.
+        are not UTF-8 or hold a zero byte with the columns of `MALFORMED_LINES`.
+
+    Raises:
+        AnnotationError: It is another kind of file, or has a line of more than 16 MiB.
+        ArchiveError: It cannot be read.
     """
     line = 1
-    with path.open("rb") as file:
-        while data := file.read(block) + file.readline():
+    with explain_read_errors(path), path.open("rb") as file:
+        while data := file.read(block) + (rest := file.readline(_LONGEST_LINE)):
+            if line == 1 and (kind := recognize(data)):
+                raise AnnotationError(
+                    f"{path} is not the text file it should be: it is {kind.name}.", advice=kind.advice
+                )
+            if len(rest) == _LONGEST_LINE:
+                number = line + data.count(b"\n")
+                raise AnnotationError(
+                    f"Line {number:,} of {path} has more than {_LONGEST_LINE:,} bytes.",
+                    advice="Get the file from its official address.",
+                )
             if line == 1 and not (data := data.removeprefix(codecs.BOM_UTF8)):
                 return
             if b"\r" in data:
@@ -56,24 +75,27 @@ def read_lines(path: Path, block: int = _BLOCK) -> Iterator[tuple[pl.DataFrame, 
             line += lines.height
             yield (
                 lines.filter(pl.col("text").is_not_null()),
-                list_malformed(unreadable, dict.fromkeys(unreadable, _NOT_UTF8)),
+                list_malformed(unreadable, {number: _explain(text) for number, text in unreadable.items()}),
             )
 
 
 def _split_lines(data: bytes, first: int) -> tuple[pl.Series, dict[int, str]]:
-    """Return the lines (null if not UTF-8), and the lines that are not UTF-8 by number, counted from `first`."""
-    try:
-        return pl.Series([data.decode()], dtype=pl.String).str.split("\n").explode(), {}
-    except UnicodeDecodeError:
-        texts: list[str | None] = []
+    """Return the lines (null if they cannot be read), and those that cannot be read by number, from `first` on."""
+    with suppress(UnicodeDecodeError):
+        if 0 not in data:
+            return pl.Series([data.decode()], dtype=pl.String).str.split("\n").explode(), {}
+    texts: list[str | None] = []
     unreadable: dict[int, str] = {}
     for number, line in enumerate(data.split(b"\n"), first):
-        try:
-            texts.append(line.decode())
-        except UnicodeDecodeError:
-            texts.append(None)
-            unreadable[number] = line.decode(errors="replace")
+        text = line.decode(errors="replace")
+        texts.append(text if 0 not in line and text.encode() == line else None)
+        if texts[-1] is None:
+            unreadable[number] = text
     return pl.Series(texts, dtype=pl.String), unreadable
+
+
+def _explain(text: str) -> str:
+    return _ZERO if "\0" in text else _NOT_UTF8
 
 
 def list_malformed(texts: dict[int, str], reasons: dict[int, str]) -> pl.DataFrame:

@@ -5,6 +5,7 @@ of the archive (the members of its `RenderTask`).
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ import polars as pl
 from zlib_ng import zlib_ng
 
 from pervl_assets.archives.members import FileRecord
-from pervl_assets.core.errors import name_some
+from pervl_assets.core.errors import AnnotationError, list_some, name_some
 from pervl_assets.core.files import hash_bytes
 from pervl_assets.trees.boxes import Box
 from pervl_assets.trees.ledger import Row, Status
@@ -98,12 +99,19 @@ def list_outputs(plan: TreePlan) -> dict[str, Output]:
     """Return all outputs of a plan by path.
 
     Raises:
-        ValueError: The plan names a file twice (upper and lower case are the same), or one outside its folder.
+        AnnotationError: The plan names a file twice; upper and lower case are the same.
+        ValueError: The plan names a file outside its folder.
     """
-    outputs = [output for task in plan.tasks for output in task.outputs]
-    wanted = {output.path: output for output in outputs}
-    if len(wanted) != len(outputs) or len({path.casefold() for path in wanted}) != len(wanted):
-        raise ValueError(f"The plan of {plan.folder} names a file twice, but for upper and lower case.")
+    paths = [output.path for task in plan.tasks for output in task.outputs]
+    wanted = {output.path: output for task in plan.tasks for output in task.outputs}
+    if len({path.casefold() for path in paths}) != len(paths):
+        counts = Counter(path.casefold() for path in paths)
+        twins = sorted(path for path in paths if counts[path.casefold()] > 1)
+        raise AnnotationError(
+            f"{plan.folder} would hold {len(twins):,} files of the same names, but for upper and lower case.",
+            details=list_some(twins),
+            advice="Rename these concepts or frames in the annotations: on some disks such files are one.",
+        )
     if bad := [path for path in wanted if path.startswith("/") or ".." in path.split("/")]:
         raise ValueError(f"The plan of {plan.folder} leaves its folder: {name_some(bad)}.")
     return wanted

@@ -195,8 +195,7 @@ def claim_exabytes(path: Path) -> None:
 def lose_zip64_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_zip64(path, monkeypatch)
     data = path.read_bytes()
-    place = data.index(b"PK\6\7") + 8
-    path.write_bytes(data[:place] + struct.pack("<Q", 1 << 63) + data[place + 8 :])
+    path.write_bytes(data.replace(b"PK\6\6", b"PK\6\5"))
 
 
 def hide_end_in_comment(data: bytes) -> bytes:
@@ -210,10 +209,7 @@ ERRORS = {
     "climbs out further in": (corrupt(add_member, name="train/../../evil.jpg"), "climbs out of its folder"),
     "absolute": (corrupt(add_absolute_path), "an absolute path"),
     "drive letter": (corrupt(add_member, name="C:/evil.jpg"), "an absolute path"),
-    "Windows separators": (corrupt(add_member, name="..\\evil.jpg"), "a backslash"),
-    "zero byte in a name": (corrupt(add_member, name="train/a.jpg\0.txt"), "control characters"),
-    "line break in a name": (corrupt(add_member, name="train/a\n.jpg"), "control characters"),
-    "name that is not UTF-8": (add_not_utf8, "not UTF-8"),
+    "Windows separators": (corrupt(add_member, name="..\\evil.jpg"), "climbs out of its folder"),
     "symbolic link": (corrupt(add_symlink), "a symbolic link"),
     "twins but for case": (corrupt(add_case_twin), "upper and lower case"),
     "duplicate": (corrupt(add_duplicate), "2 members of this name"),
@@ -222,17 +218,18 @@ ERRORS = {
     "folded into itself": (fold, "begins inside"),
     "quoted": (quote, "begins inside"),
     "position outside": (change("train/a.jpg", "<I", 99_999, entry=OFFSET), "a position outside"),
-    "unknown compression": (change("train/a.jpg", "<H", 99, local=8, entry=METHOD[1]), "method 99"),
-    "strong encryption": (change("train/a.jpg", "<H", 0x41, local=6, entry=FLAGS[1]), "encrypted in a way"),
+    "AES": (change("train/a.jpg", "<H", 99, local=8, entry=METHOD[1]), "encrypted with AES, which is not read here"),
+    "Deflate64": (change("train/a.jpg", "<H", 9, local=8, entry=METHOD[1]), "compressed with Deflate64"),
+    "strong encryption": (change("train/a.jpg", "<H", 0x41, local=6, entry=FLAGS[1]), "strong encryption of PKWARE"),
     "truncated member": (corrupt(truncate, keep=0.1), "cut off after"),
     "truncated directory": (damage(lambda data: data[:-40]), "cut off after"),
     "bytes lost before the directory": (damage(lambda data: data[:40] + data[50:]), "bytes were lost"),
-    "bytes put before": (damage(lambda data: b"#!/bin/sh\n" + data), "bytes were lost before it, or added"),
+    "bytes put inside": (damage(lambda data: data[:40] + b"#!/bin/sh\n" + data[40:]), "bytes were added before it"),
     "damaged entry": (damage(lambda data: data.replace(b"PK\1\2", b"PK\1\3", 1)), "entry 1 of its directory"),
     "other count": (damage(state_other_count), "states 3 members and holds 2"),
     "second end record": (damage(hide_end_in_comment), "directory is not where"),
-    "log-in page": (lambda path: path.write_bytes(b"<html>Log in</html>" * 9), "of another kind"),
-    "empty file": (lambda path: path.write_bytes(b""), "of another kind"),
+    "log-in page": (lambda path: path.write_bytes(b"<html>Log in</html>" * 9), "it is a web page"),
+    "empty file": (lambda path: path.write_bytes(b""), "it is empty"),
     "zip64 field missing": (need_zip64_field, "the zip64 field of an entry is missing"),
     "zip64 sizes of exabytes": (claim_exabytes, "a position outside"),
     "encryption claimed": (claim_encryption, "does not open"),

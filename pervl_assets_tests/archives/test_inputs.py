@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from pervl_assets.archives.inputs import ArchiveSpec, find_archive, identify
+from pervl_assets.archives.inputs import ArchiveSpec, find_archive, identify, identify_contents
 from pervl_assets.core.errors import ArchiveError, MissingInputError
 from pervl_assets_tests.core.samples import write_encrypted_zip, write_zip
 
@@ -30,6 +30,25 @@ def test_a_missing_input_says_where_to_get_it_and_where_to_put_it(tmp_path):
         assert part in str(caught.value)
 
 
+def test_names_beside_a_missing_input_are_shown(tmp_path):
+    (tmp_path / "clips/train.zip").mkdir(parents=True)
+    (tmp_path / "clips/train(1).zip").touch()
+    with pytest.raises(MissingInputError) as caught:
+        find_archive(SPEC, tmp_path)
+    assert caught.value.details[-1] == f"in {tmp_path / 'clips'}: train(1).zip, train.zip"
+
+
+@pytest.mark.parametrize("call", ["is_file", "is_dir"])
+def test_a_folder_that_this_user_may_not_enter_is_named(tmp_path, monkeypatch, call):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(f"pathlib.Path.{call}", refuse)
+    with pytest.raises(ArchiveError, match=r"clips/train.* cannot be read: Permission denied") as caught:
+        find_archive(SPEC, tmp_path)
+    assert "this user may read it" in caught.value.advice
+
+
 def test_the_archive_comes_before_the_folder(tmp_path):
     write_zip(tmp_path / "clips/train.zip", MEMBERS)
     (tmp_path / "clips/train").mkdir()
@@ -45,6 +64,20 @@ def test_an_unzipped_folder_stands_for_the_archive(tmp_path):
     found = find_archive(SPEC, tmp_path)
     assert (found.path, found.prefix) == (tmp_path / "clips/train", "train/")
     assert (found.card.kind, found.card.members, found.card.bytes) == ("folder", 2, 11)
+
+
+def test_names_that_are_not_utf8_do_no_harm_in_a_folder(tmp_path):
+    folder = tmp_path / "clips/train"
+    folder.mkdir(parents=True)
+    for name in (b"a.jpg", b"caf\xe9.jpg", b"caf\xe9.csv"):
+        (folder / os.fsdecode(name)).write_bytes(b"one")
+    assert find_archive(SPEC, tmp_path).card.members == 3
+    assert identify_contents(folder).members == 1
+
+
+def test_folders_with_the_names_of_texts_are_no_texts(tmp_path):
+    (tmp_path / "a.csv").mkdir()
+    assert identify_contents(tmp_path).members == 0
 
 
 def test_a_broken_archive_is_an_error_even_beside_a_folder(tmp_path):

@@ -53,7 +53,7 @@ def test_missing_members_are_counted_and_named(archive):
 @pytest.mark.parametrize("content", [b"<html>", None])
 def test_damaged_archives_are_refused(archive, content):
     archive.path.write_bytes(archive.path.read_bytes()[:-30] if content is None else content)
-    with pytest.raises(ArchiveError, match="not a whole zip"):
+    with pytest.raises(ArchiveError, match=r"not a (whole )?zip"):
         inspect_archive(archive, KNOWN, IMAGES)
 
 

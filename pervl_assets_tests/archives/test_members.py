@@ -141,6 +141,15 @@ def test_a_wrong_password_is_found_and_not_repeated(tmp_path):
     assert "geheim" not in str(caught.value)
 
 
+def test_a_password_that_is_not_utf8_is_an_error_and_not_repeated(tmp_path, monkeypatch):
+    monkeypatch.setitem(os.environb, b"CLIPS_PASSWORD", b"geh\xffeim")
+    archive = find(write_encrypted_zip(tmp_path / "a.zip", MEMBERS, "geheim"), password_variable="CLIPS_PASSWORD")
+    with pytest.raises(PasswordError, match="not UTF-8 text") as caught:
+        open_members(archive)
+    assert "CLIPS_PASSWORD" in caught.value.advice
+    assert "eim" not in str(caught.value)
+
+
 @pytest.mark.parametrize("deflate", [True, False])
 def test_a_wrong_password_that_passes_the_one_byte_check_is_found(tmp_path, deflate):
     path = write_encrypted_zip(tmp_path / "a.zip", {"a": b"only member" * 5}, "geheim", deflate=deflate)

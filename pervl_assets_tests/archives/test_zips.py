@@ -69,7 +69,7 @@ def test_a_bomb_that_states_a_small_size_is_not_inflated(tmp_path, monkeypatch):
 def test_a_cut_off_directory_is_refused(tmp_path, left):
     path = write_zip(tmp_path / "a.zip", MEMBERS)
     path.write_bytes(path.read_bytes()[:left])
-    with pytest.raises(ArchiveError, match="not a whole zip"):
+    with pytest.raises(ArchiveError, match=r"not a (whole )?zip"):
         read_index(path)
 
 

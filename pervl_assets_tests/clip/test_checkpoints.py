@@ -9,7 +9,7 @@ import pytest
 
 from pervl_assets.clip.checkpoints import find_checkpoint, parse_encoders, read_weights
 from pervl_assets.clip.encoder import describe_encoder, load_encoder
-from pervl_assets.core.errors import CheckpointError
+from pervl_assets.core.errors import CheckpointError, PervlError
 from pervl_assets_tests.inversion.kit import TINY_CONFIG
 
 
@@ -142,6 +142,74 @@ def test_damaged_files_are_refused(name, data, tiny_name, tmp_path):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(CheckpointError, match=f"{name} cannot be read"):
         load_encoder(tiny_name, str(tmp_path / name), "cpu", None)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "it is empty"),
+        (b"<!DOCTYPE html>", "it is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "it is a pointer of Git LFS"),
+        (b"7z\xbc\xaf\x27\x1c" + bytes(9), "it is a 7z archive"),
+        (bytes(99), "full of zero bytes"),
+        (b"hello", "it is damaged, or no checkpoint"),
+    ],
+)
+def test_a_file_of_another_kind_is_named(data, words, tiny_name, tmp_path):
+    (tmp_path / "w.pt").write_bytes(data)
+    with pytest.raises(CheckpointError, match=words):
+        load_encoder(tiny_name, str(tmp_path / "w.pt"), "cpu", None)
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
+@pytest.mark.parametrize("change", ["char", "to_sparse", "meta"])
+def test_tensors_that_are_no_plain_numbers_are_refused(change, tiny_name, tiny_clip, tmp_path):
+    weights = tiny_clip.state_dict()
+    wrong = weights["text_projection"]
+    weights["text_projection"] = wrong.to("meta") if change == "meta" else getattr(wrong, change)()
+    with pytest.raises(CheckpointError, match=r"1 are no plain numbers(.|\n)*text_projection is torch\."):
+        load_encoder(tiny_name, save(weights, tmp_path / "w.pt"), "cpu", None)
+
+
+def test_members_that_share_their_bytes_are_refused(tiny_name, tiny_clip, tmp_path):
+    save(tiny_clip.state_dict(), tmp_path / "w.pt")
+    with zipfile.ZipFile(tmp_path / "w.pt", "a") as archive:
+        archive.filelist += [max(archive.filelist, key=lambda member: member.file_size)] * 9
+        archive.writestr("w/more", b"")
+    with pytest.raises(CheckpointError, match="its members share their bytes"):
+        load_encoder(tiny_name, str(tmp_path / "w.pt"), "cpu", None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"vision_cfg": []},
+        {"text_cfg": None},
+        {"embed_dim": None},
+        {"embed_dim": "16"},
+        "[" * 200_000,
+        {"preprocess_cfg": [1]},
+        [],
+    ],
+    ids=str,
+)
+def test_a_configuration_of_other_types_is_refused(change, tiny_folder, tmp_path):
+    text = (tiny_folder / "open_clip_config.json").read_text()
+    content = json.loads(text)
+    if isinstance(change, dict):
+        (content if "preprocess_cfg" in change else content["model_cfg"]).update(change)
+    (tmp_path / "open_clip_config.json").write_text(
+        change if isinstance(change, str) else json.dumps(content if change else [])
+    )
+    with pytest.raises(CheckpointError, match="has no readable open_clip_config"):
+        find_checkpoint(str(tmp_path), "")
+
+
+@pytest.mark.parametrize("weights", ["x" * 5000, "~nobody/x", "a\0b"])
+@pytest.mark.parametrize("model", ["Tiny-quickgelu", "y" * 5000, "~nobody/y", "a\0b"])
+def test_no_path_is_too_odd_for_an_error_of_ours(model, weights, tiny_name):
+    with pytest.raises(PervlError):
+        find_checkpoint(model, weights)
 
 
 def test_a_file_without_a_state_dict_is_refused(tiny_name, tmp_path):

@@ -10,7 +10,7 @@ from torchvision import transforms
 from pervl_assets.clip.prepare_image import prepare_image
 from pervl_assets.clip.preprocessing import Preprocessing
 from pervl_assets.core.pixels import ImageError
-from pervl_assets_tests.core.samples import draw_picture, save_jpeg
+from pervl_assets_tests.core.samples import draw_picture, repeat_scans, save_jpeg
 from pervl_assets_tests.inversion.kit import draw_jpeg
 
 MODES = {"RGB": 3, "L": 1, "CMYK": 4, "P": 1, "RGBA": 4, "LA": 2, "1": 1, "I;16": 2}
@@ -206,3 +206,8 @@ def test_a_photograph_cut_short_is_refused_wherever_it_ends(length):
 
 
 TALL = draw_noise(64, 960, quality=50)
+
+
+def test_an_image_of_thousands_of_scans_is_refused():
+    with pytest.raises(ImageError, match="scans, more than 100"):
+        prepare_image(repeat_scans(3000, progressive=True))

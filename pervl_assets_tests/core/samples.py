@@ -28,6 +28,16 @@ def save_jpeg(pixels: np.ndarray | Image.Image, **options: object) -> bytes:
     return buffer.getvalue()
 
 
+def repeat_scans(times: int, *, progressive: bool) -> bytes:
+    """A JPEG of 16 x 16 pixels whose last scan is repeated; one that is not progressive has a scan for one colour."""
+    data = save_jpeg(draw_picture(16, 16), progressive=progressive)
+    if not progressive:
+        at = data.index(b"\xff\xda")
+        data = data[: at + 2] + b"\0\x08\x01" + data[at + 5 : at + 7] + data[at + 11 :]
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + scan * times + data[-2:]
+
+
 def save_mask(indices: np.ndarray) -> bytes:
     image = Image.fromarray(indices.astype(np.uint8)).convert("L")
     image.putpalette(PALETTE)

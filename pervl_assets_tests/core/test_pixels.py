@@ -1,15 +1,19 @@
 """Decoding and encoding: what upstream does, and what it gets silently wrong."""
 
+import contextlib
 import hashlib
 import io
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from pervl_assets.core import pixels
 from pervl_assets.core.pixels import ImageError, decode_frame, decode_mask, encode_jpeg, encode_mask, measure_image
-from pervl_assets_tests.core.samples import draw_picture, save_jpeg, save_mask
+from pervl_assets.core.plain_images import count_scans
+from pervl_assets_tests.core.samples import draw_picture, repeat_scans, save_jpeg, save_mask
 
 OPENCV_JPEGS = {
     (1, 1): "0713ce07a3603a3bb0d6aaabddcdf7049d9e5a0697b2c850c47e8fa719217e55",
@@ -81,10 +85,50 @@ def test_damaged_images_are_refused(decode, data):
     assert str(again.value) == str(caught.value), "a reason that differs from run to run would change the ledger"
 
 
+def test_faults_beside_the_pixels_are_neither_errors_nor_warnings():
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12"
+    assert measure_image(save_jpeg(draw_picture(8, 6), exif=exif)) == (8, 6)
+    grey = Image.fromarray(draw_picture(8, 6)).convert("L")
+    assert decode_mask(save_jpeg(grey, exif=exif)).shape == (6, 8)
+
+
+SEEDS = [
+    save_jpeg(draw_picture(20, 20), exif=b"Exif\0\0" + bytes(20)),
+    save_jpeg(draw_picture(20, 20), progressive=True),
+    save_mask(np.eye(20)),
+]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(SEEDS), st.lists(st.tuples(st.integers(0, 900), st.integers(0, 255)), min_size=1, max_size=4))
+def test_changed_bytes_are_decoded_or_refused(data, changes):
+    changed = bytearray(data)
+    for place, value in changes:
+        changed[place % len(changed)] = value
+    for decode in (decode_frame, decode_mask, measure_image):
+        with contextlib.suppress(ImageError):
+            decode(bytes(changed))
+
+
 def test_huge_images_are_refused_before_they_are_decoded(monkeypatch):
     monkeypatch.setattr(pixels, "MAX_PIXELS", 100)
     with pytest.raises(ImageError, match="11 x 10"):
         decode_frame(save_jpeg(draw_picture(11, 10)))
+
+
+@pytest.mark.parametrize("decode", [decode_frame, decode_mask, measure_image])
+@pytest.mark.parametrize("progressive", [True, False])
+def test_images_of_thousands_of_scans_are_refused(decode, progressive):
+    assert decode_frame(repeat_scans(9, progressive=progressive)).shape == (16, 16, 4)
+    with pytest.raises(ImageError, match=r"the image has 3,\d{3} scans"):
+        decode(repeat_scans(3000, progressive=progressive))
+
+
+@pytest.mark.parametrize(("progressive", "scans"), [(False, 1), (True, 10)])
+def test_scans_are_counted(progressive, scans):
+    thumbnail = save_jpeg(draw_picture(9, 9))
+    data = save_jpeg(draw_picture(64, 48), progressive=progressive, exif=b"Exif\0\0" + thumbnail)
+    assert count_scans(data) == scans + progressive
 
 
 def test_any_whole_image_can_be_measured():

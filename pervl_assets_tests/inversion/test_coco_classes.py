@@ -1,3 +1,4 @@
+import contextlib
 import random
 import time
 from collections import Counter
@@ -184,6 +185,15 @@ def test_any_well_formed_file_follows_the_rules(tmp_path_factory, lines, top, li
 @pytest.fixture(scope="module")
 def kit(tmp_path_factory):
     return draw_raw_kit(tmp_path_factory.mktemp("raw"), "svo")
+
+
+@given(st.text("img_id=1|, a\0\r\n\u2028", max_size=60).map(str.encode) | st.binary(max_size=30))
+@settings(max_examples=60, deadline=None)
+def test_any_bytes_are_read_or_refused(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("any") / "triplets.txt"
+    path.write_bytes(data)
+    with contextlib.suppress(AnnotationError):
+        collect_object_sentences(triplets := read_triplets(path).frame, count_object_classes(triplets, 3))
 
 
 def test_values_of_the_raw_kit(kit):

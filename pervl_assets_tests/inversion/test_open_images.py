@@ -1,4 +1,8 @@
+import contextlib
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pervl_assets.core.errors import AnnotationError
 from pervl_assets.inversion.open_images import read_class_names
@@ -12,7 +16,10 @@ def write(path, text):
     return path
 
 
-@pytest.mark.parametrize("variant", ["lf", "crlf", "bom", "no final line break", "blank line", "no header"])
+@pytest.mark.parametrize(
+    "variant",
+    ["lf", "crlf", "bom", "no final line break", "blank line", "no header", "blank first", "spaces", "other header"],
+)
 def test_csv_names_are_parsed(tmp_path, variant):
     text = {
         "crlf": NAMES.replace("\n", "\r\n"),
@@ -20,6 +27,9 @@ def test_csv_names_are_parsed(tmp_path, variant):
         "no final line break": NAMES.rstrip(),
         "blank line": NAMES + "\n",
         "no header": NAMES.partition("\n")[2],
+        "blank first": "\n \n" + NAMES,
+        "spaces": NAMES.replace("LabelName,", "LabelName, "),
+        "other header": NAMES.replace("LabelName,DisplayName", "id,name"),
     }.get(variant, NAMES)
     frame, rejected = read_class_names(write(tmp_path / "oid.csv", text), "csv")
     assert frame.rows() == [
@@ -48,6 +58,39 @@ def test_bad_rows_are_rejected_with_number_and_reason(tmp_path):
         read_class_names(write(tmp_path / "oid.csv", text + "x\n"), "csv")
     with pytest.raises(AnnotationError, match="no class name"):
         read_class_names(write(tmp_path / "oid.csv", "LabelName,DisplayName\n"), "csv")
+
+
+@pytest.mark.parametrize("mode", ["csv", "upstream"])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("".join(f"n{number:08},Name {number}\n" for number in range(9)), "8 of 9 lines"),
+        ("<!doctype html>\n" + NAMES, "a web page"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "pointer of Git LFS"),
+        ("\0" * 900, "zero bytes"),
+    ],
+)
+def test_another_file_is_refused(tmp_path, mode, text, words):
+    with pytest.raises(AnnotationError, match=words):
+        read_class_names(write(tmp_path / "oid.csv", text), mode)
+
+
+def test_upstream_keeps_the_few_lines_without_a_label(tmp_path):
+    frame, rejected = read_class_names(write(tmp_path / "oid.csv", NAMES + "none,None\n"), "upstream")
+    assert frame.rows()[-1] == (5, "none", "None")
+    assert rejected.is_empty()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    mode=st.sampled_from(["csv", "upstream"]),
+    data=st.text('/mn01,"\n\r \0A', max_size=30).map(str.encode) | st.binary(max_size=20),
+)
+def test_any_bytes_are_read_or_refused(tmp_path_factory, mode, data):
+    path = tmp_path_factory.mktemp("names") / "oid.csv"
+    path.write_bytes(data)
+    with contextlib.suppress(AnnotationError):
+        read_class_names(path, mode)
 
 
 def test_the_real_file(tmp_path):
