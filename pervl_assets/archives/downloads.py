@@ -28,6 +28,7 @@ from pervl_assets.core.errors import ArchiveError, MissingInputError, PervlError
 from pervl_assets.core.files import (
     PARTIAL,
     Lock,
+    explain_read_errors,
     explain_write_errors,
     hash_file,
     move_synced,
@@ -60,7 +61,7 @@ _SMALL: Final = 256 << 20
 _ERROR_PAGE: Final = re.compile(rb"(\xef\xbb\xbf)?\s*(<|[{\[]|version https://git-lfs)")
 """Beginning of HTML, XML, JSON, or a pointer of Git LFS: no public input begins so."""
 
-_LEAST_SHARE: Final = 0.5
+_LEAST_SHARE: Final = 0.9
 """Size of a new version, as a share of the earlier one, below which it is not believed."""
 
 _Report = Callable[[int, int | None], None]
@@ -150,7 +151,7 @@ def fetch_file(
 
     Returns:
         The result. An earlier download stays at `target` if the server cannot be reached, or does not send a whole
-        file: an error page, nothing, less than half of the earlier size, or what `check` refuses.
+        file: an error page, nothing, less than nine tenths of the earlier size, or what `check` refuses.
 
     Raises:
         MissingInputError: It cannot be downloaded, has the wrong hash, or is refused by `check`.
@@ -159,17 +160,17 @@ def fetch_file(
             or another run is downloading it.
     """
     record = find_record(target, record_file)
-    if record is None and target.exists():
-        return Fetched("by_hand", None)
+    with explain_read_errors(target):
+        if record is None and target.exists():
+            return Fetched("by_hand", None)
     if record is not None and record.sha256 == sha256:
         return Fetched("unchanged", record)
     download = _Download(url, target, client, record, on_progress, sha256, most_bytes)
     try:
         with explain_write_errors(target):
-            is_new = download.run(attempts, time.monotonic() + seconds, sleep)
-        if not is_new:
-            return Fetched("unchanged", record, download.received)
-        return download.put_in_place(record_file, check)
+            if download.run(attempts, time.monotonic() + seconds, sleep):
+                return download.put_in_place(record_file, check)
+        return Fetched("unchanged", record, download.received)
     except (RefusedError, MissingInputError) as error:
         if record is not None:
             reason = error.problem if isinstance(error, MissingInputError) else str(error)
@@ -183,7 +184,8 @@ def fetch_file(
             advice=f"Try again when the network works, or download it by hand to {target}.",
         ) from error
     finally:
-        download.unlock()
+        with explain_write_errors(target):
+            download.unlock()
 
 
 def find_record(target: Path, record_file: Path) -> Record | None:
@@ -192,7 +194,8 @@ def find_record(target: Path, record_file: Path) -> Record | None:
     Raises:
         ArchiveError: The file differs from its record.
     """
-    record = read_record(record_file) if target.exists() else None
+    with explain_read_errors(target):
+        record = read_record(record_file) if target.exists() else None
     if record and not (_is_as_recorded(target, record) or _finish_move(target, record)):
         raise ArchiveError(
             f"{target} is not the file that was downloaded: it has {target.stat().st_size:,} bytes where "
@@ -203,20 +206,26 @@ def find_record(target: Path, record_file: Path) -> Record | None:
 
 
 def read_record(path: Path) -> Record | None:
-    """Read the record of a download; None if there is none, or it is damaged."""
+    """Read the record of a download; None if there is none, or it is damaged.
+
+    Raises:
+        ArchiveError: It cannot be read.
+    """
     try:
-        record = _RECORD.validate_json(path.read_bytes(), strict=True)
-    except (OSError, ValueError):
+        with explain_read_errors(path):
+            record = _RECORD.validate_json(path.read_bytes() if path.exists() else b"", strict=True)
+    except ValueError:
         return None
     return replace(record, etag=_match(_ETAG, record.etag), last_modified=_match(_DATE, record.last_modified))
 
 
 def _is_as_recorded(target: Path, record: Record) -> bool:
-    stat = target.stat()
-    if stat.st_size != record.bytes:
-        return False
-    is_old = stat.st_mtime_ns == record.mtime_ns and stat.st_size > _SMALL
-    return is_old or hash_file(target) == record.sha256
+    with explain_read_errors(target):
+        stat = target.stat()
+        if stat.st_size != record.bytes:
+            return False
+        is_old = stat.st_mtime_ns == record.mtime_ns and stat.st_size > _SMALL
+        return is_old or hash_file(target) == record.sha256
 
 
 def _finish_move(target: Path, record: Record) -> bool:
@@ -319,8 +328,7 @@ class _Download:
         # The record first: after a crash between the two, the next call goes on from the partial file, which is synced.
         write_bytes_atomically(record_file, (json.dumps(asdict(new), indent=2) + "\n").encode())
         if not same:
-            with explain_write_errors(target):
-                move_synced(partial, target)
+            move_synced(partial, target)
         self.drop()
         return Fetched("unchanged" if same else "changed" if self._record else "fetched", new, self.received)
 
@@ -468,15 +476,25 @@ class _Download:
 
     def _refuse_other_kinds(self) -> None:
         """Refuse what servers and networks send in place of a file."""
-        with self.partial.open("rb") as file:
-            beginning = file.read(200)
-        size = self.size()
+        beginning, end = _read_ends(self.partial)
+        size, earlier = self.size(), self._record.bytes if self._record else 0
         if not size:
             raise RefusedError("the server sends an empty file")
         if _ERROR_PAGE.match(beginning):
             raise RefusedError(f"the server sends a page or message in its place, which begins with {beginning[:40]!r}")
-        if self._record is not None and size < _LEAST_SHARE * self._record.bytes:
-            raise RefusedError(f"the server sends {size:,} bytes, and the earlier file has {self._record.bytes:,}")
+        if size < _LEAST_SHARE * earlier or (earlier and end != b"\n" == _read_ends(self._target)[1]):
+            raise RefusedError(
+                f"the server sends {size:,} bytes, which are cut off or far fewer than the earlier {earlier:,}: "
+                f"remove {self._target} if that is right"
+            )
+
+
+def _read_ends(path: Path) -> tuple[bytes, bytes]:
+    """Return the first 200 bytes of a file, and its last one."""
+    with path.open("rb") as file:
+        beginning = file.read(200)
+        file.seek(-1 if beginning else 0, os.SEEK_END)
+        return beginning, file.read()
 
 
 def _match(pattern: re.Pattern[str], text: str) -> str:

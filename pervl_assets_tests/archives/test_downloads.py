@@ -2,6 +2,7 @@
 
 import contextlib
 import email.utils
+import errno
 import hashlib
 import os
 import re
@@ -9,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -16,7 +18,7 @@ import pytest
 
 from pervl_assets.archives import downloads
 from pervl_assets.archives.downloads import fetch_file, read_record
-from pervl_assets.core.errors import ArchiveError, MissingInputError, WriteError
+from pervl_assets.core.errors import ArchiveError, MissingInputError, PervlError, WriteError
 
 CONTENT = bytes(range(256)) * 4000
 NEWER = b"newer " + CONTENT
@@ -407,7 +409,7 @@ def test_what_the_check_refuses_is_not_put_in_place(server, fetch, target):
         (b"<?xml version='1.0'?><Error>AccessDenied</Error>" + CONTENT, "a page or message"),
         (b'{"message": "rate limit exceeded"}' + CONTENT, "a page or message"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n" + CONTENT, "a page or message"),
-        (CONTENT[: len(CONTENT) // 2 - 1], "511,999 bytes, and the earlier file has 1,024,000"),
+        (CONTENT[: len(CONTENT) * 9 // 10 - 1], "921,599 bytes, which are cut off or far fewer than the earlier"),
     ],
 )
 def test_what_is_no_new_version_never_replaces_the_file(server, fetch, target, body, reason):
@@ -420,6 +422,14 @@ def test_what_is_no_new_version_never_replaces_the_file(server, fetch, target, b
     assert list_leftovers(target) == []
     server.content, server.etag = NEWER, '"v3"'
     assert fetch().outcome == "changed"
+
+
+def test_a_text_without_its_last_line_break_is_no_new_version(server, fetch, target):
+    server.content = b"one line\n" * 1000
+    fetch()
+    server.content, server.etag = b"one line\n" * 2000 + b"one li", '"v2"'
+    assert "cut off" in fetch().stale
+    assert target.read_bytes() == b"one line\n" * 1000
 
 
 def test_an_error_page_is_no_first_version_either(server, fetch, target):
@@ -670,3 +680,64 @@ def test_a_file_put_there_by_hand_after_a_crash_stays(server, crash, fetch, targ
     with pytest.raises(ArchiveError, match="is not the file that was downloaded"):
         fetch()
     assert target.read_bytes() == b"by hand"
+
+
+CALLS = (
+    *((os, name) for name in ("fsync", "open", "truncate")),
+    *((Path, name) for name in ("exists", "mkdir", "open", "read_bytes", "replace", "stat", "unlink", "write_bytes")),
+)
+
+
+class Body(httpx.SyncByteStream):
+    def __init__(self, data):
+        self.data = data
+
+    def __iter__(self):
+        yield self.data
+
+
+def fail_at(number, patch):
+    """Let the call with this number, of those to the file system, find the disk full. Return the numbers left."""
+    left = iter(range(number - 1, -1, -1))
+
+    def count(call):
+        def counted(*arguments, **options):
+            if next(left, None) == 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return call(*arguments, **options)
+
+        return counted
+
+    for owner, name in CALLS:
+        patch.setattr(owner, name, count(getattr(owner, name)))
+    return left
+
+
+@pytest.mark.parametrize("earlier", [b"", b"old " * 1000])
+def test_a_failure_of_any_call_loses_nothing(tmp_path, monkeypatch, earlier):
+    new, content = b"new " * 1200, {}
+
+    def answer(request):
+        body = content["now"]
+        headers = {"ETag": f'"{len(body)}"', "Content-Length": str(len(body))}
+        if request.headers.get("If-None-Match") == headers["ETag"]:
+            return httpx.Response(304)
+        if request.headers.get("If-Range") == headers["ETag"]:
+            return httpx.Response(416, headers={"Content-Range": f"bytes */{len(body)}"})
+        return httpx.Response(200, headers=headers, stream=Body(body))
+
+    with httpx.Client(transport=httpx.MockTransport(answer)) as client:
+        for number in range(1, 200):
+            target, record = tmp_path / f"{number}/file.bin", tmp_path / f"{number}/record.json"
+            if content.update(now=earlier) or earlier:
+                fetch_file("https://host/", target, record, client)
+            content["now"] = new
+            with monkeypatch.context() as patch, contextlib.suppress(PervlError):
+                left = fail_at(number, patch)
+                fetch_file("https://host/", target, record, client)
+            assert (target.read_bytes() if target.exists() else b"") in (earlier, new)
+            fetch_file("https://host/", target, record, client)
+            assert target.read_bytes() == new
+            if next(left, None) is not None:
+                break
+    assert number > 40
