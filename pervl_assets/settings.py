@@ -25,6 +25,7 @@ from pervl_assets.clip.checkpoints import find_folder, parse_encoders
 from pervl_assets.clip.passport import DEVICES, Precision, is_device
 from pervl_assets.clip.preprocessing import PreprocessingMode
 from pervl_assets.core.errors import PervlError
+from pervl_assets.core.text import hide_secrets
 from pervl_assets.demo import TINY_CLIP
 from pervl_assets.inversion.open_images import NamesMode
 
@@ -62,6 +63,8 @@ def _check_source(value: str) -> str:
         usable = address.scheme in ("http", "https") and address.hostname and address.port != 0
     except ValueError:  # a port or an IPv6 address that cannot be one
         usable = False
+    if any(sign in value for sign in "@?#"):  # the UI shows settings
+        raise ValueError("must be an address without @, ? and #: a password in it would be shown with the settings")
     if value not in ("official", "off") and not usable:
         raise ValueError("must be official, off, or the http(s) address of a mirror")
     return value
@@ -221,7 +224,8 @@ def check_settings(values: Mapping[str, Any], source: str, advice: str, label: C
         return Settings.model_validate(dict(values))
     except ValidationError as error:
         wrong = [
-            f"{label(str(one['loc'][0]))}={one['input']!r:.80}: {_explain(one['type'], one['msg'], one.get('ctx'))}"
+            f"{label(str(one['loc'][0]))}={hide_secrets(repr(one['input'])):.80}: "
+            f"{_explain(one['type'], one['msg'], one.get('ctx'))}"
             for one in error.errors()
             if one["type"] != "default_factory_not_called"  # the profile that it depends on is wrong itself
         ]

@@ -169,3 +169,12 @@ def test_a_file_of_another_user_is_not_trusted_nor_a_link_made_by_one(tmp_path):
     os.chown(other, 1234, 1234)
     os.lchown(link, 1234, 1234)
     assert [is_trusted(path) for path in (own, other, link)] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    "address", ["https://anna:fluffy@mirror/", "https://mirror/?key=fluffy", "//a:fluffy@b", "x?fluffy"]
+)
+def test_a_mirror_has_no_password_and_none_is_shown(address):
+    with pytest.raises(PervlError, match="without @") as caught:
+        Settings.from_env({"PERVL_FETCH": address})
+    assert "fluffy" not in str(caught.value)

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -74,6 +74,8 @@ class ArchiveSpec:
         disk: Space it takes, in words.
         password_variable: Environment variable of its password, if it has one.
         url: Address of a public download, or None if you must request it yourself.
+        most_bytes: Size above which a download is not this input.
+        check: Reads a downloaded text file and raises its faults. A zip's directory is always read.
     """
 
     name: str
@@ -87,6 +89,8 @@ class ArchiveSpec:
     folders: tuple[str, ...] = ()
     password_variable: str | None = None
     url: str | None = None
+    most_bytes: int | None = None
+    check: Callable[[Path], object] = lambda path: None
 
 
 def find_archive(spec: ArchiveSpec, data_root: Path) -> RawArchive:

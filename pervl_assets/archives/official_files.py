@@ -13,6 +13,7 @@ from pervl_assets.archives.annotations import read_text
 from pervl_assets.archives.downloads import ATTEMPTS, fetch_file
 from pervl_assets.core.errors import AnnotationError, MissingInputError, name_some
 from pervl_assets.core.files import explain_read_errors, is_whole
+from pervl_assets.core.text import hide_secrets
 
 
 @dataclass(frozen=True)
@@ -128,14 +129,23 @@ def fetch_files(
         target, record = folder / file.path, folder.with_name(f"{folder.name}.downloads") / f"{file.path}.json"
         target.unlink(missing_ok=True)
         try:
-            fetch_file(manifest.base_url + file.path, target, record, client, sha256=file.sha256, attempts=attempts)
+            fetch_file(
+                manifest.base_url + file.path,
+                target,
+                record,
+                client,
+                sha256=file.sha256,
+                most_bytes=file.bytes,
+                attempts=attempts,
+            )
         except MissingInputError as error:
             failures.append(f"{file.path}: {error.problem}")
             continue
         on_progress(f"downloaded {file.path} ({file.bytes:,} bytes, {file.rows:,} rows)")
     if failures:
         raise MissingInputError(
-            f"{len(failures)} of {len(wanted)} annotation files could not be downloaded from {manifest.base_url}.",
+            f"{len(failures)} of {len(wanted)} annotation files could not be downloaded from "
+            f"{hide_secrets(manifest.base_url)}.",
             details=failures,
             advice=f"Try again when the network works; or clone {manifest.repository} at commit "
             f"{manifest.commit[:7]} and set PERVL_ANNOTATIONS to its folder annotations/.",

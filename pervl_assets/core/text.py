@@ -16,6 +16,14 @@ _BREAK: Final = re.compile(r"\s*[\t\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
 _MARKUP: Final = re.compile(r"[&<>\[\]|`*~\\]|(?<![^\W_])_|_(?![^\W_])")
 """Characters that begin markup. `(` and `!` do not without `[`, and `_` does not between letters."""
 
+_SECRET: Final = re.compile(r"(?<=//)\S*@|(?<=\?)[^\s'\"]+")
+"""User name and password of an address, and its query, which can hold a token."""
+
+
+def hide_secrets(text: str) -> str:
+    """Return text whose addresses have no log-in and no query: `https://anna:pw@host/x?key=1` is `https://host/x?`."""
+    return _SECRET.sub("", text)
+
 
 def escape_terminal(text: str) -> str:
     r"""Return text that a terminal shows and does not obey: `a\x1b[2Jb` becomes the visible characters `a\x1b[2Jb`.

@@ -1,5 +1,6 @@
 """The resource that downloads public inputs: sources, time-outs and attempts. The protocol is `archives.downloads`."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Final
 import httpx
 from pydantic import Field
 
-from pervl_assets.archives.downloads import ATTEMPTS, Fetched, fetch_file
+from pervl_assets.archives.downloads import ATTEMPTS, Fetched, fetch_file, find_record
 from pervl_assets.archives.inputs import ArchiveSpec
 from pervl_assets.archives.official_files import FilesReport, OfficialFiles, fetch_files, require_files
 from pervl_assets.archives.zip_index import read_index
@@ -18,6 +19,8 @@ from pervl_assets.defs.resources import SettingsResource, from_setting
 _OFFICIAL: Final = "official"
 _OFF: Final = "off"
 
+_CERTIFICATES: Final = frozenset({"SSL_CERT_FILE", "SSL_CERT_DIR"})
+_PROXIES: Final = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
 _REPORT_BYTES: Final = 256 << 20
 
 
@@ -30,9 +33,9 @@ class Downloads(SettingsResource):
     read_seconds: float = Field(default=60.0, description="how long to wait for the next bytes")
 
     def open_client(self) -> httpx.Client:
-        """Return a client with this resource's time-outs. It follows redirects."""
+        """Return a client with this resource's time-outs. It reads proxies and certificates at its first request."""
         timeout = httpx.Timeout(self.read_seconds, connect=self.connect_seconds)
-        return httpx.Client(timeout=timeout, follow_redirects=True)
+        return httpx.Client(timeout=timeout, transport=_LazyTransport())
 
     def locate(self, spec: ArchiveSpec) -> str | None:
         """Return the address of a public input, or None if it is not to be downloaded."""
@@ -58,10 +61,11 @@ class Downloads(SettingsResource):
 
         Raises:
             MissingInputError: It cannot be downloaded, and there is no earlier download.
-            ArchiveError: The server sends a damaged or unsafe zip.
+            ArchiveError: The file differs from the record of its download.
             WriteError: Another run is downloading it, or it cannot be written.
         """
         if (url := self.locate(spec)) is None:
+            find_record(root / spec.file, locate_record(spec, root))
             return None
         if not (root / spec.file).exists() and any((root / folder).is_dir() for folder in spec.folders):
             return None
@@ -69,6 +73,7 @@ class Downloads(SettingsResource):
         def check(path: Path) -> None:
             if spec.file.endswith(".zip"):
                 read_index(path)
+            spec.check(path)
 
         with self.open_client() as client:
             try:
@@ -77,6 +82,7 @@ class Downloads(SettingsResource):
                     root / spec.file,
                     locate_record(spec, root),
                     client,
+                    most_bytes=spec.most_bytes,
                     check=check,
                     attempts=self.attempts,
                     on_progress=_build_report(spec.title, log),
@@ -87,6 +93,40 @@ class Downloads(SettingsResource):
                     details=[*error.details, f"size: {spec.disk}", f"licence: {spec.licence}"],
                     advice=error.advice,
                 ) from error
+
+
+class _LazyTransport(httpx.BaseTransport):
+    """Connections by the environment's proxies and certificates, which are read when the first request is sent."""
+
+    def __init__(self) -> None:
+        self._client: httpx.Client | None = None
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request.
+
+        Raises:
+            MissingInputError: The environment's proxies or certificates cannot be used.
+        """
+        self._client = self._client or _open_environment_client()
+        return self._client.send(request, stream=True, follow_redirects=False)
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            self._client.close()
+
+
+def _open_environment_client() -> httpx.Client:
+    try:
+        return httpx.Client()
+    except (httpx.InvalidURL, ImportError, OSError, ValueError) as error:
+        wanted = _CERTIFICATES if isinstance(error, OSError) else _PROXIES
+        found = " and ".join(sorted(name for name in os.environ if name.upper() in wanted))
+        raise MissingInputError(  # without values and httpx's text, which can hold a password
+            f"No connection can be opened with the environment's {found or 'certificates'} ({type(error).__name__}).",
+            advice="Correct or unset them: a proxy is http://host:port, NO_PROXY holds host names, SSL_CERT_FILE an "
+            "existing file of certificates. Or download the files by hand.",
+        ) from error
 
 
 def locate_record(spec: ArchiveSpec, root: Path) -> Path:

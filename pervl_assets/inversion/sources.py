@@ -1,11 +1,14 @@
 """The raw inputs of the inversion side: paths, licences, and the archive member and shard of each COCO image."""
 
 import zlib
+from functools import partial
 from typing import Final
 
 import polars as pl
 
 from pervl_assets.archives.inputs import ArchiveSpec
+from pervl_assets.inversion.coco_classes import read_triplets
+from pervl_assets.inversion.open_images import read_class_names
 
 COCO_TRAIN2014: Final = ArchiveSpec(
     name="coco_train2014",
@@ -17,6 +20,7 @@ COCO_TRAIN2014: Final = ArchiveSpec(
     homepage="https://cocodataset.org/#download",
     how_to_get="Download http://images.cocodataset.org/zips/train2014.zip.",
     url="http://images.cocodataset.org/zips/train2014.zip",
+    most_bytes=20_000_000_000,
     licence="images under the terms of Flickr and their owners; see https://cocodataset.org/#termsofuse",
     disk="13 GB",
 )
@@ -30,6 +34,8 @@ COCO_SVO_TRIPLETS: Final = ArchiveSpec(
     how_to_get="Download mscoco-train2014-svo-2016-02-18.txt from the repository.",
     url="https://raw.githubusercontent.com/yuvalatzmon/compositional-relationships-data/master/"
     "mscoco-train2014-svo-2016-02-18.txt",
+    most_bytes=500_000_000,
+    check=read_triplets,
     licence="CC-BY-4.0",
     disk="about 45 MB",
 )
@@ -42,6 +48,8 @@ _OPENIMAGES_CLASS_DESCRIPTIONS: Final = ArchiveSpec(
     homepage="https://storage.googleapis.com/openimages/web/download_v6.html",
     how_to_get="Download https://storage.googleapis.com/openimages/v6/oidv6-class-descriptions.csv.",
     url="https://storage.googleapis.com/openimages/v6/oidv6-class-descriptions.csv",
+    most_bytes=5_000_000,
+    check=partial(read_class_names, mode="csv"),
     licence="CC-BY-4.0",
     disk="0.5 MB",
 )

@@ -1,6 +1,8 @@
 """Downloads against a real server on 127.0.0.1 that disappoints in every way."""
 
+import contextlib
 import email.utils
+import errno
 import hashlib
 import os
 import re
@@ -8,13 +10,15 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
 from pervl_assets.archives import downloads
 from pervl_assets.archives.downloads import fetch_file, read_record
-from pervl_assets.core.errors import ArchiveError, MissingInputError, WriteError
+from pervl_assets.core.errors import ArchiveError, MissingInputError, PervlError, WriteError
 
 CONTENT = bytes(range(256)) * 4000
 NEWER = b"newer " + CONTENT
@@ -336,11 +340,31 @@ def test_a_file_put_there_by_hand_stays_and_no_server_is_asked(server, fetch, ta
     assert (target.read_bytes(), server.asked) == (b"mine", [])
 
 
-def test_a_file_changed_by_hand_after_its_download_stays(server, fetch, target):
+@pytest.mark.parametrize("content", [b"mine", CONTENT[:-1], CONTENT[:-1] + b"x", CONTENT + b"x", b""])
+def test_a_file_that_differs_from_its_record_is_damage_and_stays(server, fetch, target, content):
+    record = fetch().record
+    target.write_bytes(content)
+    os.utime(target, ns=(record.mtime_ns, record.mtime_ns))
+    with pytest.raises(ArchiveError, match="is not the file that was downloaded") as caught:
+        fetch()
+    assert "records/file.json" in caught.value.advice
+    assert (target.read_bytes(), len(server.asked)) == (content, 1)
+    target.unlink()
+    assert fetch().outcome == "fetched"
+
+
+def test_a_changed_file_without_its_record_is_used_as_it_is(fetch, target):
     fetch()
     target.write_bytes(b"mine")
+    (target.parents[1] / "records/file.json").unlink()
     assert fetch().outcome == "by_hand"
-    assert target.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", "{", "{}", "[" * 5000, '{"url": 3}', "\x00\xff"])
+def test_a_damaged_record_is_as_if_absent(fetch, target, text):
+    fetch()
+    (target.parents[1] / "records/file.json").write_text(text)
+    assert fetch().outcome == "by_hand"
 
 
 def test_a_file_of_the_known_hash_is_not_asked_after(server, fetch):
@@ -367,19 +391,228 @@ def test_what_the_check_refuses_is_not_put_in_place(server, fetch, target):
     def refuse(path):
         raise ArchiveError(f"{path.name} is no archive.", advice="Look at it.")
 
+    with pytest.raises(MissingInputError, match=r"is not the file it should be: file.bin.partial is no archive\."):
+        fetch(check=refuse)
+    assert list_leftovers(target) == []
     fetch()
     server.content, server.etag = NEWER, '"v2"'
-    with pytest.raises(ArchiveError):
-        fetch(check=refuse)
+    assert "is no archive" in fetch(check=refuse).stale
     assert target.read_bytes() == CONTENT
     assert list_leftovers(target) == []
 
 
-def test_redirects_are_followed_by_the_client_that_allows_it(server, tmp_path):
-    server.script = [(302, {"Location": "/elsewhere.bin"})]
-    with httpx.Client(follow_redirects=True, trust_env=False) as client:
-        fetch_file(server.url, tmp_path / "file.bin", tmp_path / "record.json", client)
-    assert (tmp_path / "file.bin").read_bytes() == CONTENT
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "an empty file"),
+        (b"\xef\xbb\xbf\r\n <!DOCTYPE html><p>Welcome to our Wi-Fi" + CONTENT, "a page or message"),
+        (b"<?xml version='1.0'?><Error>AccessDenied</Error>" + CONTENT, "a page or message"),
+        (b'{"message": "rate limit exceeded"}' + CONTENT, "a page or message"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n" + CONTENT, "a page or message"),
+        (CONTENT[: len(CONTENT) * 9 // 10 - 1], "921,599 bytes, which are cut off or far fewer than the earlier"),
+    ],
+)
+def test_what_is_no_new_version_never_replaces_the_file(server, fetch, target, body, reason):
+    fetch()
+    server.content, server.etag = body, '"v2"'
+    result = fetch()
+    assert result.outcome == "unchanged"
+    assert reason in result.stale
+    assert target.read_bytes() == CONTENT
+    assert list_leftovers(target) == []
+    server.content, server.etag = NEWER, '"v3"'
+    assert fetch().outcome == "changed"
+
+
+def test_a_text_without_its_last_line_break_is_no_new_version(server, fetch, target):
+    server.content = b"one line\n" * 1000
+    fetch()
+    server.content, server.etag = b"one line\n" * 2000 + b"one li", '"v2"'
+    assert "cut off" in fetch().stale
+    assert target.read_bytes() == b"one line\n" * 1000
+
+
+def test_an_error_page_is_no_first_version_either(server, fetch, target):
+    server.content = b"<html>"
+    with pytest.raises(MissingInputError, match="a page or message in its place, which begins with b'<html>'"):
+        fetch()
+    assert not target.exists()
+    assert list_leftovers(target) == []
+
+
+def answer_raw(*parts, pause=0.0):
+    """Return an entry of `script` that sends bytes and closes the connection."""
+
+    def answer(handler):
+        handler.close_connection = True
+        with contextlib.suppress(OSError):
+            for part in parts:
+                handler.wfile.write(part)
+                handler.wfile.flush()
+                time.sleep(pause)
+
+    return answer
+
+
+def test_a_body_whose_end_is_not_told_is_believed_only_with_a_hash(server, fetch, target):
+    server.script = [answer_raw(b"HTTP/1.0 200 OK\r\n\r\n", CONTENT)] * 2
+    with pytest.raises(MissingInputError, match="does not say where the file ends"):
+        fetch()
+    assert fetch(sha256=hashlib.sha256(CONTENT).hexdigest()).outcome == "fetched"
+
+
+CHUNKED = b'HTTP/1.1 200 OK\r\nETag: "v1"\r\nTransfer-Encoding: chunked\r\n\r\n'
+
+
+def test_a_body_without_end_is_cut_and_not_kept(server, fetch, target, monkeypatch):
+    endless = answer_raw(CHUNKED, *[b"100000\r\n" + bytes(1 << 20) + b"\r\n"] * 50)
+    server.script = [endless, endless]
+    with pytest.raises(MissingInputError, match="sends more than 3,000,000 bytes"):
+        fetch(most_bytes=3_000_000)
+    assert list_leftovers(target) == []
+    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: SimpleNamespace(free=8 << 20))
+    with pytest.raises(MissingInputError, match="sends more than 4,194,304 bytes"):
+        fetch()
+    assert list_leftovers(target) == []
+
+
+def test_a_file_that_is_too_large_is_not_begun(server, fetch, target):
+    with pytest.raises(MissingInputError, match="announces 1,024,000 bytes, and it has at most 1,000,000"):
+        fetch(most_bytes=1_000_000)
+    assert list_leftovers(target) == []
+
+
+def test_pieces_that_are_too_small_are_no_progress(server, fetch):
+    server.script = [100] * 50
+    with pytest.raises(MissingInputError, match=r"complete message body"):
+        fetch(attempts=3)
+    assert len(server.asked) <= 4
+
+
+def test_the_same_piece_again_and_again_is_no_progress(server, fetch):
+    server.ranges = False
+    server.script = [100_000] * 50
+    with pytest.raises(MissingInputError):
+        fetch(attempts=3)
+    assert len(server.asked) <= 4
+
+
+def test_a_call_ends_after_its_time_and_keeps_what_it_has(server, fetch, target):
+    with pytest.raises(MissingInputError, match="takes too long"):
+        fetch(seconds=0.0)
+    kept = target.with_name("file.bin.partial").stat().st_size
+    assert kept > 0
+    assert fetch().received == len(CONTENT) - kept
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", "{", "{}", '{"url": 3}', '{"url": "x", "bytes": "many"}'])
+def test_a_damaged_description_of_a_part_is_as_if_absent(server, fetch, target, text):
+    target.parent.mkdir()
+    target.with_name("file.bin.partial").write_bytes(CONTENT[:1000])
+    target.with_name("file.bin.partial.json").write_text(text)
+    assert fetch().outcome == "fetched"
+    assert "range" not in server.asked[0]
+    assert target.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("place", [0, 150_000])
+def test_a_part_that_was_damaged_is_not_resumed(server, fetch, target, place):
+    break_off(server, fetch)
+    partial = target.with_name("file.bin.partial")
+    data = bytearray(partial.read_bytes())
+    data[place] ^= 1
+    partial.write_bytes(data)
+    fetch()
+    assert "range" not in server.asked[-1]
+    assert target.read_bytes() == CONTENT
+
+
+def test_bytes_behind_the_synced_ones_are_received_again(server, fetch, target):
+    break_off(server, fetch)
+    with target.with_name("file.bin.partial").open("ab") as file:
+        file.write(bytes(5000))
+    fetch()
+    assert server.asked[-1]["range"] == "bytes=300000-"
+    assert target.read_bytes() == CONTENT
+
+
+def break_off(server, fetch):
+    server.script = [300_000, (404, {})]
+    with pytest.raises(MissingInputError):
+        fetch()
+
+
+@pytest.mark.parametrize(
+    "headers", [{"ETag": '"v2"'}, {"Content-Range": f"bytes 300000-{len(NEWER) - 1}/{len(NEWER)}"}]
+)
+def test_a_part_of_another_version_is_not_appended(server, fetch, target, headers):
+    rest = NEWER[300_000:]
+    whole = {"Content-Range": f"bytes 300000-{len(CONTENT) - 1}/{len(CONTENT)}", "ETag": '"v1"'}
+    server.script = [300_000, lambda handler: handler.answer(206, rest, whole | headers)]
+    fetch()
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_power_loss_costs_the_last_bytes_only(server, fetch, target, monkeypatch):
+    monkeypatch.setattr(downloads, "_SYNC_BYTES", 100_000)
+    steps = []
+    for name in ("sync", "write_bytes_atomically", "move_synced"):
+        plain = getattr(downloads, name)
+        monkeypatch.setattr(
+            downloads, name, lambda path, *more, name=name, do=plain: (steps.append((name, path.name)), do(path, *more))
+        )
+    fetch()
+    first = [("sync", "file.bin.partial"), ("write_bytes_atomically", "file.bin.partial.json")]
+    assert len(steps) > 10
+    assert steps[:-2] == first * (len(steps[:-2]) // 2)
+    assert steps[-2:] == [("write_bytes_atomically", "file.json"), ("move_synced", "file.bin.partial")]
+
+
+@pytest.mark.parametrize("header", ["ETag", "Last-Modified"])
+@pytest.mark.parametrize("value", ['"' + "x" * 9000 + '"', '"\xe9"', "no quotes\xa0"])
+def test_a_version_that_cannot_be_sent_back_is_as_if_absent(server, fetch, target, header, value):
+    server.etag = server.date = ""
+    server.script = [lambda handler: handler.answer(200, CONTENT, {header: value})]
+    assert fetch().record.etag == fetch().record.last_modified == ""
+    assert {"if-none-match", "if-modified-since", "if-range"}.isdisjoint(server.asked[-1])
+
+
+@pytest.mark.parametrize("digits", [16, 5000])
+def test_numbers_of_absurd_size_are_an_error(server, fetch, target, digits):
+    number = "9" * digits
+    server.script = [300_000, *[(206, {"Content-Range": f"bytes 300000-1023999/{number}"})], *[(404, {})] * 9]
+    with pytest.raises(MissingInputError):
+        fetch()
+    server.script = [(200, {"Content-Length": number})] * 5
+    with pytest.raises(MissingInputError):
+        fetch()
+
+
+@pytest.mark.parametrize("value", ["9" * 400, "Fri, 31 Dec 9999 23:59:59 -2359", "soon", "-5", "٣"])
+def test_an_absurd_wait_is_bounded(server, fetch, pauses, value):
+    server.script = [(503, {"Retry-After": value})]
+    fetch()
+    assert 0 <= pauses[0] <= 120
+
+
+@pytest.mark.parametrize("value", ["GZIP", "identity, gzip", "br"])
+def test_no_coding_is_accepted(server, fetch, value):
+    server.script = [(200, {"Content-Encoding": value})]
+    with pytest.raises(MissingInputError, match="compresses"):
+        fetch()
+
+
+def test_passwords_of_addresses_are_sent_and_stored_nowhere(server, fetch, target, caplog):
+    caplog.set_level("DEBUG")
+    secret = server.url.replace("http://", "http://anna:fluffy%40@")
+    server.script = [(404, {})]
+    with pytest.raises(MissingInputError) as caught:
+        fetch(url=secret)
+    server.script = [300_000]
+    record = fetch(url=secret).record
+    assert server.asked[-1]["authorization"] == "Basic YW5uYTpmbHVmZnlA"
+    files = [path.read_text() for path in target.parents[1].rglob("*.json")]
+    assert "fluffy" not in f"{caught.value} {record} {files} {caplog.text}"
 
 
 def test_a_second_run_is_refused_while_one_is_downloading(server, fetch, target):
@@ -444,5 +677,67 @@ def test_a_file_put_there_by_hand_after_a_crash_stays(server, crash, fetch, targ
     server.content, server.etag = NEWER, '"v2"'
     crash()
     target.write_bytes(b"by hand")
-    assert fetch().outcome == "by_hand"
+    with pytest.raises(ArchiveError, match="is not the file that was downloaded"):
+        fetch()
     assert target.read_bytes() == b"by hand"
+
+
+CALLS = (
+    *((os, name) for name in ("fsync", "open", "truncate")),
+    *((Path, name) for name in ("exists", "mkdir", "open", "read_bytes", "replace", "stat", "unlink", "write_bytes")),
+)
+
+
+class Body(httpx.SyncByteStream):
+    def __init__(self, data):
+        self.data = data
+
+    def __iter__(self):
+        yield self.data
+
+
+def fail_at(number, patch):
+    """Let the call with this number, of those to the file system, find the disk full. Return the numbers left."""
+    left = iter(range(number - 1, -1, -1))
+
+    def count(call):
+        def counted(*arguments, **options):
+            if next(left, None) == 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return call(*arguments, **options)
+
+        return counted
+
+    for owner, name in CALLS:
+        patch.setattr(owner, name, count(getattr(owner, name)))
+    return left
+
+
+@pytest.mark.parametrize("earlier", [b"", b"old " * 1000])
+def test_a_failure_of_any_call_loses_nothing(tmp_path, monkeypatch, earlier):
+    new, content = b"new " * 1200, {}
+
+    def answer(request):
+        body = content["now"]
+        headers = {"ETag": f'"{len(body)}"', "Content-Length": str(len(body))}
+        if request.headers.get("If-None-Match") == headers["ETag"]:
+            return httpx.Response(304)
+        if request.headers.get("If-Range") == headers["ETag"]:
+            return httpx.Response(416, headers={"Content-Range": f"bytes */{len(body)}"})
+        return httpx.Response(200, headers=headers, stream=Body(body))
+
+    with httpx.Client(transport=httpx.MockTransport(answer)) as client:
+        for number in range(1, 200):
+            target, record = tmp_path / f"{number}/file.bin", tmp_path / f"{number}/record.json"
+            if content.update(now=earlier) or earlier:
+                fetch_file("https://host/", target, record, client)
+            content["now"] = new
+            with monkeypatch.context() as patch, contextlib.suppress(PervlError):
+                left = fail_at(number, patch)
+                fetch_file("https://host/", target, record, client)
+            assert (target.read_bytes() if target.exists() else b"") in (earlier, new)
+            fetch_file("https://host/", target, record, client)
+            assert target.read_bytes() == new
+            if next(left, None) is not None:
+                break
+    assert number > 40

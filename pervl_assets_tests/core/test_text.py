@@ -2,7 +2,7 @@
 
 import pytest
 
-from pervl_assets.core.text import escape_markdown, escape_terminal, unescape_markdown
+from pervl_assets.core.text import escape_markdown, escape_terminal, hide_secrets, unescape_markdown
 
 IMAGE = '![](/graphql?query=mutation{setConcurrencyLimit(concurrencyKey:"gpu",limit:0)})'
 MARKUP = [IMAGE, "<img src=x onerror=alert(1)>", "[x](javascript:alert(1))", "`code`", "a|b", "*b* _c_ ~~d~~", "&lt;"]
@@ -37,3 +37,8 @@ def test_markdown_stays_in_one_line():
 def test_a_terminal_shows_control_characters(text, shown):
     assert escape_terminal(text) == shown
     assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(escape_markdown(text))
+
+
+def test_log_ins_and_queries_of_addresses_are_hidden():
+    assert hide_secrets("at https://anna:p@w@host:8/x?key=1 now") == "at https://host:8/x? now"
+    assert hide_secrets("https://host/x, mail anna@host") == "https://host/x, mail anna@host"
