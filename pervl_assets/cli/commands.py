@@ -1,4 +1,4 @@
-"""The command line: `pervl demo`, `pervl materialize`, `pervl verify`, `pervl status`, `pervl preview`.
+"""The command line: `pervl demo`, `pervl materialize`, `pervl verify`, `pervl status`, `pervl preview`, `pervl ui`.
 
 Dagster is imported inside the commands, so that `--help` is printed at once.
 """
@@ -43,6 +43,8 @@ def main() -> None:
     Settings are environment variables (PERVL_DATA, …: docs/operating.md). Those in the file .env of the current folder
     are used first, as in Dagster.
     """
+    # Else Python processes that this one starts would import modules that others put into the current folder.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     load_env_file(Path.cwd())
 
 
@@ -113,6 +115,22 @@ def preview(asset: str, concept: str, split: str | None, out: Path | None) -> No
     image = preview_concept(Settings.from_env().data, asset, concept, split)
     write_bytes_atomically(target.absolute(), image)
     Console().print(str(target), highlight=False, soft_wrap=True)
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--port", default=3000, show_default=True, type=click.IntRange(0, 65535), help="0: any that is free.")
+@click.option("--allow-host", multiple=True, metavar="NAME", help="Further name of this server, e.g. of a proxy.")
+@click.option("--read-only", is_flag=True, help="Refuse everything that changes something; no schedules and sensors.")
+def ui(host: str, port: int, allow_host: tuple[str, ...], *, read_only: bool) -> None:
+    """Serve the Dagster UI, with its schedules and sensors, until Ctrl-C.
+
+    Requests that come from other web pages, and those for another host name, are refused. There is no log-in.
+    """
+    from pervl_assets.cli.printing import make_console
+    from pervl_assets.cli.ui import serve
+
+    serve(make_console(), Settings.from_env().data, host, port, allow_host, read_only=read_only)
 
 
 def _run_graph(selection: str, *, force: bool = False) -> bool:

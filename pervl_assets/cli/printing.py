@@ -210,7 +210,7 @@ def print_paths(console: Console, data: Path) -> None:
     ):
         console.print(f"  {data / path}", highlight=False, soft_wrap=True, end="")
         console.print(f"  [dim]{what}[/]", highlight=False, soft_wrap=True)
-    console.print("  [bold]make ui[/] opens the same graph in the browser at http://127.0.0.1:3000", highlight=False)
+    console.print("  [bold]pervl ui[/] shows the same graph in the browser at http://127.0.0.1:3000", highlight=False)
 
 
 def _format_bytes(count: float | None) -> str:
