@@ -21,6 +21,7 @@ import httpx
 
 from pervl_assets.core.errors import MissingInputError
 from pervl_assets.core.files import PARTIAL, Lock, explain_write_errors, hash_file, move_synced, write_bytes_atomically
+from pervl_assets.core.text import escape_terminal
 
 ATTEMPTS: Final = 5
 """Number of failures in a row, without a byte received between them, that end a download."""
@@ -123,7 +124,7 @@ def fetch_file(
         return download.put_in_place(record_file, sha256, check)
     except _RefusedError as error:
         if record is not None:
-            return Fetched("unchanged", record, download.received, stale=str(error))
+            return Fetched("unchanged", record, download.received, stale=escape_terminal(str(error)))
         size = download.size()
         raise MissingInputError(
             f"{url} could not be downloaded: {error}.",

@@ -3,6 +3,7 @@
 Dagster is imported inside the commands, so that `--help` is printed at once.
 """
 
+import logging
 import os
 import sys
 import time
@@ -21,6 +22,11 @@ from pervl_assets.core.text import escape_terminal
 from pervl_assets.settings import Settings, load_env_file
 
 
+class _TerminalFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return escape_terminal(super().format(record))
+
+
 class _PervlGroup(click.Group):
     """Prints a `PervlError` without a stack."""
 
@@ -29,9 +35,8 @@ class _PervlGroup(click.Group):
         try:
             return super().invoke(ctx)
         except PervlError as error:
-            Console(stderr=True).print(
-                f"[bold red]error[/] {escape(escape_terminal(str(error)))}", highlight=False, soft_wrap=True
-            )
+            console = Console(stderr=True, emoji=False)
+            console.print(f"[bold red]error[/] {escape(str(error))}", highlight=False, soft_wrap=True)
             ctx.exit(1)
 
 
@@ -45,6 +50,8 @@ def main() -> None:
     """
     # Else Python processes that this one starts would import modules that others put into the current folder.
     os.environ.setdefault("PYTHONSAFEPATH", "1")
+    if logging.lastResort:  # prints warnings
+        logging.lastResort.setFormatter(_TerminalFormatter())
     load_env_file(Path.cwd())
 
 
@@ -114,7 +121,7 @@ def preview(asset: str, concept: str, split: str | None, out: Path | None) -> No
     target = out or Path(f"{concept}.png")
     image = preview_concept(Settings.from_env().data, asset, concept, split)
     write_bytes_atomically(target.absolute(), image)
-    Console().print(str(target), highlight=False, soft_wrap=True)
+    click.echo(escape_terminal(str(target)))
 
 
 @main.command()
