@@ -38,7 +38,7 @@ wheel: $(READY)    ## build the wheel, install it elsewhere, and run the demo fr
 	.ci/check_wheel $(BIN)/python
 
 ui: $(READY)       ## the Dagster UI and its daemon on 127.0.0.1
-	$(BIN)/dg dev --host 127.0.0.1 --port $(PORT)
+	$(BIN)/pervl ui --port $(PORT)
 
 screenshots: $(READY)  ## the images of docs/, taken from the running UI by chromium
 	$(BIN)/python -m pervl_assets_tests.e2e.screenshots

@@ -5,7 +5,8 @@ alone and reports which are gone.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import dagster as dg
@@ -79,6 +80,7 @@ __all__ = [
     "read_freshness",
     "read_latest_checks",
     "recon_repository_from_origin",
+    "run_web_server",
 ]
 
 Freshness = Literal["passing", "warning", "failing", "unknown"]
@@ -211,3 +213,33 @@ async def find_failed_run(node: Any, request: Request) -> str | None:
         return None
     record = await AssetRecord.gen(request, node.key)
     return state.latest_failed_to_materialize_run_id or (record.asset_entry.last_run_id if record else None)
+
+
+@contextmanager
+def run_web_server(instance: dg.DagsterInstance, module: str, name: str, *, read_only: bool) -> Iterator[Any]:
+    """Yield the ASGI app of `dagster-webserver` for a code location; the daemon runs in threads of this process.
+
+    Both are commands without a public name for their parts. Here they share the process of the code location, and no
+    process is left behind if this one is killed. A read-only web server has no daemon.
+
+    Args:
+        instance: Holds the runs.
+        module: Module with the definitions.
+        name: Name of the code location, which the states of schedules and sensors belong to.
+        read_only: Whether everything that changes something is refused.
+    """
+    with _explain_moved_names():  # imported here, because they take a second
+        from dagster._core.workspace.context import WorkspaceProcessContext
+        from dagster._core.workspace.load_target import ModuleTarget
+        from dagster._daemon.controller import DagsterDaemonController, create_daemons_from_instance
+        from dagster_webserver.app import create_app_from_workspace_process_context
+    # The folder of the package, not the current one: modules that other users put there must not be imported.
+    target = ModuleTarget(module, None, str(Path(__file__).parents[1]), name)
+    with ExitStack() as stack:
+        workspace = stack.enter_context(
+            WorkspaceProcessContext(instance, target, dg.__version__, read_only, code_server_log_level="WARNING")
+        )
+        if not read_only:
+            daemons = [stack.enter_context(daemon) for daemon in create_daemons_from_instance(instance)]
+            stack.enter_context(DagsterDaemonController(workspace, daemons))
+        yield create_app_from_workspace_process_context(workspace)

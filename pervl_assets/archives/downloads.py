@@ -35,7 +35,7 @@ from pervl_assets.core.files import (
     sync,
     write_bytes_atomically,
 )
-from pervl_assets.core.text import hide_secrets
+from pervl_assets.core.text import escape_terminal, hide_secrets
 
 ATTEMPTS: Final = 5
 """Number of failures in a row, without progress between them, that end a download."""
@@ -174,7 +174,7 @@ def fetch_file(
     except (RefusedError, MissingInputError) as error:
         if record is not None:
             reason = error.problem if isinstance(error, MissingInputError) else str(error)
-            return Fetched("unchanged", record, download.received, stale=reason.rstrip("."))
+            return Fetched("unchanged", record, download.received, stale=escape_terminal(reason.rstrip(".")))
         if isinstance(error, MissingInputError):  # of the client: its proxies or certificates cannot be used
             raise
         size = download.size()

@@ -1,8 +1,9 @@
-"""The command line: `pervl demo`, `pervl materialize`, `pervl verify`, `pervl status`, `pervl preview`.
+"""The command line: `pervl demo`, `pervl materialize`, `pervl verify`, `pervl status`, `pervl preview`, `pervl ui`.
 
 Dagster is imported inside the commands, so that `--help` is printed at once.
 """
 
+import logging
 import os
 import sys
 import time
@@ -21,6 +22,11 @@ from pervl_assets.core.text import escape_terminal
 from pervl_assets.settings import Settings, load_env_file
 
 
+class _TerminalFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return escape_terminal(super().format(record))
+
+
 class _PervlGroup(click.Group):
     """Prints a `PervlError` without a stack."""
 
@@ -30,9 +36,8 @@ class _PervlGroup(click.Group):
             with explain_errors():
                 return super().invoke(ctx)
         except PervlError as error:
-            Console(stderr=True).print(
-                f"[bold red]error[/] {escape(escape_terminal(str(error)))}", highlight=False, soft_wrap=True
-            )
+            console = Console(stderr=True, emoji=False)
+            console.print(f"[bold red]error[/] {escape(str(error))}", highlight=False, soft_wrap=True)
             ctx.exit(1)
 
 
@@ -44,6 +49,10 @@ def main() -> None:
     Settings are environment variables (PERVL_DATA, …: docs/operating.md). Those in the file .env of the current folder
     are used first, as in Dagster.
     """
+    # Else Python processes that this one starts would import modules that others put into the current folder.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
+    if logging.lastResort:  # prints warnings
+        logging.lastResort.setFormatter(_TerminalFormatter())
     load_env_file(Path.cwd())
 
 
@@ -113,7 +122,23 @@ def preview(asset: str, concept: str, split: str | None, out: Path | None) -> No
     target = out or Path(f"{concept}.png")
     image = preview_concept(Settings.from_env().data, asset, concept, split)
     write_bytes_atomically(target.absolute(), image)
-    Console().print(str(target), highlight=False, soft_wrap=True)
+    click.echo(escape_terminal(str(target)))
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--port", default=3000, show_default=True, type=click.IntRange(0, 65535), help="0: any that is free.")
+@click.option("--allow-host", multiple=True, metavar="NAME", help="Further name of this server, e.g. of a proxy.")
+@click.option("--read-only", is_flag=True, help="Refuse everything that changes something; no schedules and sensors.")
+def ui(host: str, port: int, allow_host: tuple[str, ...], *, read_only: bool) -> None:
+    """Serve the Dagster UI, with its schedules and sensors, until Ctrl-C.
+
+    Requests that come from other web pages, and those for another host name, are refused. There is no log-in.
+    """
+    from pervl_assets.cli.printing import make_console
+    from pervl_assets.cli.ui import serve
+
+    serve(make_console(), Settings.from_env().data, host, port, allow_host, read_only=read_only)
 
 
 def _run_graph(selection: str, *, force: bool = False) -> bool:

@@ -36,8 +36,8 @@ _WIDTH_OF_A_FILE: Final = 140
 
 def make_console() -> Console:
     """Return a console as wide as the terminal; where the output is not one, wide enough for every table."""
-    console = Console()
-    return console if console.is_terminal else Console(width=_WIDTH_OF_A_FILE)
+    console = Console(emoji=False)  # a name such as :cat: is printed as it is
+    return console if console.is_terminal else Console(width=_WIDTH_OF_A_FILE, emoji=False)
 
 
 def print_reasons(console: Console, reasons: Mapping[Value, str]) -> None:
@@ -115,7 +115,7 @@ def print_verification(console: Console, results: Mapping[str, VerifyResult], da
         for what, names in differences.items():
             console.print(f"[red]{what}[/] in [bold]{escape(name)}[/]: {escape(name_some(names))}", soft_wrap=True)
     if not found:
-        console.print(f"[red]nothing to verify below {data}[/]: run pervl materialize first")
+        console.print(f"[red]nothing to verify below {escape(str(data))}[/]: run pervl materialize first")
     elif differing:
         console.print(
             f"[bold red]{len(differing)} of {len(found)} values differ from their manifests[/]: pervl materialize "
@@ -144,10 +144,10 @@ def print_status(
 
     The health of an asset is in the row of its first partition. `failures` are why the last runs failed, by run id.
     """
-    console.print(f"profile [bold]{settings.profile}[/], data in [bold]{settings.data}[/]", soft_wrap=True)
+    console.print(f"profile [bold]{settings.profile}[/], data in [bold]{escape(str(settings.data))}[/]", soft_wrap=True)
     table = _make_table("input", "state", "path below the data folder")
     for one in inputs:
-        table.add_row(one.name, "[green]found[/]" if one.found else "[yellow]not found[/]", one.path)
+        table.add_row(one.name, "[green]found[/]" if one.found else "[yellow]not found[/]", escape(one.path))
     console.print(table)
     states, healths = list(states), list(healths)
     console.print(_tabulate_states(states, healths))
@@ -208,9 +208,9 @@ def print_paths(console: Console, data: Path) -> None:
         ("inversion_model_train_data", "the training files of the inversion model"),
         ("assets", "typed tables, features, matches and ledgers in Parquet"),
     ):
-        console.print(f"  {data / path}", highlight=False, soft_wrap=True, end="")
+        console.print(f"  {escape(str(data / path))}", highlight=False, soft_wrap=True, end="")
         console.print(f"  [dim]{what}[/]", highlight=False, soft_wrap=True)
-    console.print("  [bold]make ui[/] opens the same graph in the browser at http://127.0.0.1:3000", highlight=False)
+    console.print("  [bold]pervl ui[/] shows the same graph in the browser at http://127.0.0.1:3000", highlight=False)
 
 
 def _format_bytes(count: float | None) -> str:

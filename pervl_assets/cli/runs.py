@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from dagster import DagsterEvent, DagsterEventType, DagsterInstance
 from rich.progress import Progress
 
 from pervl_assets.cli.printing import escape
+from pervl_assets.core.errors import PervlError
 from pervl_assets.defs.run_results import read_materialization
 from pervl_assets.settings import is_trusted
 
@@ -21,6 +23,9 @@ _POLL_SECONDS: Final = 0.3
 _INSTANCE: Final = "telemetry: {enabled: false}\npython_logs: {python_log_level: INFO}\n"
 """For a Dagster home that has no `dagster.yaml`; the project's own sets more."""
 
+_READ_OTHERWISE: Final = re.compile(r"[?*\[]|%[0-9A-Fa-f]{2}")
+"""Dagster finds `dagster.yaml` by a glob pattern, and its databases by a URL."""
+
 
 def find_dagster_home(data: Path) -> Path:
     """Return where Dagster keeps its runs: `DAGSTER_HOME`, else the project's folder, else below the data root.
@@ -29,7 +34,7 @@ def find_dagster_home(data: Path) -> Path:
     can run code: one that another user can write is ignored with a warning.
     """
     if home := os.environ.get("DAGSTER_HOME"):
-        return Path(home).absolute()
+        return Path(os.path.expanduser(home)).absolute()  # noqa: PTH111 - as Dagster does, and without an error
     for folder in (here := Path.cwd(), *here.parents):
         files = (folder / "dagster.yaml", folder / "workspace.yaml")
         if all(file.is_file() for file in files):
@@ -40,11 +45,22 @@ def find_dagster_home(data: Path) -> Path:
 
 
 def open_instance(data: Path) -> DagsterInstance:
-    """Open the Dagster instance of `find_dagster_home`."""
+    """Open the Dagster instance of `find_dagster_home`.
+
+    Raises:
+        PervlError: Dagster would read the path as another one; or it is below a data root where others put it.
+    """
     home = find_dagster_home(data)
-    home.mkdir(parents=True, exist_ok=True)
-    if not (home / "dagster.yaml").exists():
-        (home / "dagster.yaml").write_text(_INSTANCE, encoding="utf-8")
+    config, advice = home / "dagster.yaml", "Set DAGSTER_HOME to another folder."
+    if found := _READ_OTHERWISE.search(str(home)):
+        problem = f"Dagster cannot use the folder {home}: it reads {found[0]} as part of a pattern or an address."
+        raise PervlError(problem, advice=advice)
+    if not os.environ.get("DAGSTER_HOME") and config.exists() and not all(map(is_trusted, (home, config))):
+        raise PervlError(f"{config} can run code, and other users can write it or its folder.", advice=advice)
+    home.mkdir(0o755, parents=True, exist_ok=True)
+    if not config.exists():
+        config.touch(0o644)
+        config.write_text(_INSTANCE, encoding="utf-8")
     os.environ["DAGSTER_HOME"] = str(home)
     return DagsterInstance.get()
 

@@ -2,11 +2,15 @@
 
 from collections.abc import Collection, Iterable
 
+from pervl_assets.core.text import escape_terminal
+
 _SHOWN = 10
 
 
 class PervlError(Exception):
     """An error that you can act on: what is wrong, the names concerned, and what to do next.
+
+    Control characters of names are shown and not obeyed, wherever the error is printed, logged or stored.
 
     Args:
         problem: What is wrong and where, with counts.
@@ -15,10 +19,12 @@ class PervlError(Exception):
     """
 
     def __init__(self, problem: str, *, advice: str, details: Iterable[str] = ()) -> None:
-        self.problem = problem
-        self.advice = advice
-        self.details = tuple(details)
-        super().__init__("\n".join([problem, *(f"  {line}" for line in self.details), f"What to do: {advice}"]))
+        self.problem = escape_terminal(problem)
+        self.advice = escape_terminal(advice)
+        self.details = tuple(map(escape_terminal, details))
+        super().__init__(
+            "\n".join([self.problem, *(f"  {line}" for line in self.details), f"What to do: {self.advice}"])
+        )
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle problem, advice and details, so that the error crosses a process boundary whole."""

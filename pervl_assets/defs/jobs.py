@@ -19,9 +19,10 @@ from pervl_assets.benchmarks.benchmark import SplitMode
 from pervl_assets.clip.passport import Precision
 from pervl_assets.clip.preprocessing import PreprocessingMode
 from pervl_assets.core.errors import PervlError
+from pervl_assets.core.text import escape_markdown, escape_terminal
 from pervl_assets.dagster_private import recon_repository_from_origin
 from pervl_assets.defs.resources import Clip, Workspace
-from pervl_assets.defs.run_results import RunResult, read_finding, read_materialization
+from pervl_assets.defs.run_results import Finding, RunResult, read_finding, read_materialization
 from pervl_assets.defs.runs import Launch, PlannedRun, fail_dead_runs
 from pervl_assets.inversion.open_images import NamesMode
 from pervl_assets.io_managers.metadata import make_failure, show_errors
@@ -180,7 +181,7 @@ def _log_event(log: dg.DagsterLogManager, event: dg.DagsterEvent) -> None:
         log.info(made.name if count is None else f"{made.name}: {count:,} files or rows")
     elif (finding := read_finding(event)) is not None:
         write = log.error if finding.severity == "error" else log.warning
-        write(f"{finding.asset}: {finding.text}")
+        write(escape_terminal(f"{finding.asset}: {finding.text}"))
 
 
 def _describe(result: RunResult) -> dict[str, Any]:
@@ -201,9 +202,14 @@ def _describe(result: RunResult) -> dict[str, Any]:
             lines.append(f"| {one.name} | {count} | {one.seconds:,.1f} | {quarantined} |")
         metadata["assets"] = dg.MetadataValue.md("\n".join(lines))
     if result.findings:
-        lines = [f"- **{finding.severity}** {finding.asset}: {finding.text}" for finding in result.findings]
-        metadata["found"] = dg.MetadataValue.md("\n".join(line.replace("\n", "\n  ") for line in lines))
+        metadata["found"] = dg.MetadataValue.md("\n".join(map(_show_finding, result.findings)))
     return metadata | {f"run {number}": dg.MetadataValue.dagster_run(run) for number, run in enumerate(result.runs, 1)}
+
+
+def _show_finding(finding: Finding) -> str:
+    """Return a finding as an item of a markdown list; its own lines stay lines."""
+    text = "\n  ".join(map(escape_markdown, finding.text.splitlines()))
+    return f"- **{finding.severity}** {escape_markdown(finding.asset)}: {text}"
 
 
 def _explain_failure(job: str, result: RunResult) -> PervlError:

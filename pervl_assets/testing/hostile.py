@@ -22,6 +22,21 @@ _DATE: Final = (2019, 6, 1, 0, 0, 0)
 _LOCAL_HEADER: Final = 30
 _CONTENT: Final = b"hostile"
 
+NAMES: Final = (
+    '![](/graphql?query=mutation{setConcurrencyLimit(concurrencyKey:"gpu",limit:0)})',
+    "<img src=x onerror=alert(1)>",
+    "<script>alert(1)</script>",
+    "[x](javascript:alert(1))",
+    "dog\x1b]8;;https://example.org\x07\x1b[2J\x9b31m",
+    "photo\u202egpj.exe",
+    "[link=https://example.org]cat[/link][/]",
+    "%s %(name)d {0} {name!r}",
+    "nul\x00 bell\x07",
+    "a|b `c` *d* _e_ ~~f~~ &lt;",
+    "x" * 5000,
+)
+"""Names that mean something to markdown, HTML, a terminal, rich, or a format string."""
+
 
 # ---- refused: an `ArchiveError` when the archive is opened, before any work
 

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from pervl_assets.cli.runs import find_dagster_home, follow, open_instance
+from pervl_assets.core.errors import PervlError
 
 
 def test_the_home_is_the_one_named_else_the_project_else_below_the_data(tmp_path, monkeypatch):
@@ -33,6 +34,39 @@ def test_a_home_that_others_can_write_is_ignored(tmp_path, monkeypatch, caplog, 
     (tmp_path / writable).chmod(0o777)
     assert find_dagster_home(tmp_path / "data") == tmp_path / "data/assets/dagster"
     assert f"{tmp_path / 'dagster.yaml'} is ignored" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["a?b", "a*b", "run[1]", "a%20b"])
+def test_a_home_that_dagster_would_read_as_another_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / name))
+    with pytest.raises(PervlError, match="DAGSTER_HOME"):
+        open_instance(tmp_path)
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("name", ["a b", "100% é]", "a#b&c=d", "{x};'y'"])
+def test_an_odd_home_is_the_one_that_is_used(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", name)
+    with open_instance(tmp_path) as instance:
+        assert not instance.telemetry_enabled  # its dagster.yaml was read
+        instance.get_runs()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert [*(tmp_path / name).rglob("*.db")]
+
+
+def test_a_home_below_the_data_that_others_can_write_is_refused(tmp_path, monkeypatch):
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    config = find_dagster_home(tmp_path) / "dagster.yaml"
+    for _ in range(2):  # makes it, then uses it
+        with open_instance(tmp_path):
+            monkeypatch.delenv("DAGSTER_HOME")
+    for path in (config, config.parent):
+        path.chmod(0o777)
+        with pytest.raises(PervlError, match="other users can write it"):
+            open_instance(tmp_path)
+        path.chmod(0o755)
 
 
 def test_telemetry_is_off_in_a_home_without_dagster_yaml(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The real webserver and daemon on 127.0.0.1, with an instance and a data folder of their own."""
+"""`pervl ui` on 127.0.0.1, with an instance and a data folder of its own."""
 
 import os
 import signal
@@ -11,7 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-import dagster as dg
 import httpx
 import yaml
 
@@ -21,15 +20,15 @@ _START_SECONDS: Final = 60
 
 
 class Servers:
-    """`dagster-webserver` and `dagster-daemon`, from entering to leaving a `with` block.
+    """`pervl ui`, from entering to leaving a `with` block: web server and daemon, and the process of the code.
 
-    Each leads a process group with its code server and runs, so that ending the group ends all of them.
+    It leads a process group with its code server and runs, so that ending the group ends all of them.
 
     Attributes:
-        root: Folder of instance and logs.
+        root: Folder of instance and log.
         data: Data folder (`PERVL_DATA`).
         home: Folder of the instance (`DAGSTER_HOME`), with the project's own `dagster.yaml`.
-        address: Where the webserver listens.
+        address: Where the web server listens.
     """
 
     def __init__(self, root: Path, data: Path) -> None:
@@ -37,35 +36,26 @@ class Servers:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]
         self.address = f"http://127.0.0.1:{self._port}"
-        self._logs = root / "logs"
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._log = root / "ui.log"
 
     def __enter__(self) -> "Servers":
-        self._logs.mkdir(parents=True)
+        self._configure()
         # Not below `root`: the path of a socket must be short.
         self._sockets = tempfile.TemporaryDirectory(prefix="pervl-", ignore_cleanup_errors=True)
-        try:
-            self._make_instance()
-            self._start("webserver", "--host", "127.0.0.1", "--port", str(self._port))
-            self._start("daemon", "run")
-        except BaseException:
-            self.stop()
-            raise
+        self._process = self._start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _make_instance(self) -> None:
-        """Create the databases before two processes do it at once; let the daemon check for new runs every second."""
+    def _configure(self) -> None:
+        """Let the daemon check for new runs every second."""
         config = yaml.safe_load((_PROJECT / "dagster.yaml").read_text(encoding="utf-8"))
         config["run_queue"] = {**config.get("run_queue", {}), "dequeue_interval_seconds": 1}
-        self.home.mkdir()
+        self.home.mkdir(parents=True)
         (self.home / "dagster.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-        with dg.DagsterInstance.from_config(str(self.home)):
-            pass
 
-    def _start(self, name: str, *arguments: str) -> None:
+    def _start(self) -> "subprocess.Popen[bytes]":
         env = {key: value for key, value in os.environ.items() if not key.startswith(("PERVL_", "DAGSTER_"))}
         env |= {
             "DAGSTER_HOME": str(self.home),
@@ -76,10 +66,9 @@ class Servers:
             "PERVL_EXECUTOR": "in_process",
             "TMPDIR": self._sockets.name,
         }
-        command = Path(sys.executable).with_name(f"dagster-{name}")
-        with (self._logs / f"{name}.log").open("wb") as log:
-            self._processes[name] = subprocess.Popen(
-                [command, *arguments, "--workspace", _PROJECT / "workspace.yaml"],
+        with self._log.open("wb") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "pervl_assets.cli", "ui", "--port", str(self._port)],
                 cwd=_PROJECT,
                 env=env,
                 stdout=log,
@@ -88,15 +77,15 @@ class Servers:
             )
 
     def wait(self) -> None:
-        """Return once pages are served. The daemon may start a little later; runs launched before are queued.
+        """Return once pages are served.
 
         Raises:
-            RuntimeError: A server ended, or did not answer within a minute; the message contains their logs.
+            RuntimeError: The server ended, or did not answer within a minute; the message contains its log.
         """
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
-            if ended := [name for name, process in self._processes.items() if process.poll() is not None]:
-                raise RuntimeError(f"{', '.join(ended)} ended at its start.\n{self.read_logs()}")
+            if self._process.poll() is not None:
+                raise RuntimeError(f"The server ended at its start.\n{self.read_logs()}")
             with suppress(httpx.TransportError):
                 httpx.get(f"{self.address}/server_info", trust_env=False).raise_for_status()
                 return
@@ -104,14 +93,13 @@ class Servers:
         raise RuntimeError(f"{self.address} does not answer after {_START_SECONDS} s.\n{self.read_logs()}")
 
     def stop(self) -> None:
-        """Kill both servers and every process they started; return once they ended."""
-        for process in self._processes.values():
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        """Kill the server and every process it started; return once it ended."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
         self._sockets.cleanup()
 
     def read_logs(self, lines: int = 40) -> str:
-        """Return the paths of the logs and their last lines."""
-        logs = ((log, log.read_text(errors="replace").splitlines()[-lines:]) for log in sorted(self._logs.iterdir()))
-        return "\n".join(f"--- {log}\n" + "\n".join(tail) for log, tail in logs)
+        """Return the path of the log and its last lines."""
+        tail = self._log.read_text(errors="replace").splitlines()[-lines:]
+        return "\n".join([f"--- {self._log}", *tail])

@@ -1,0 +1,87 @@
+"""`pervl ui`: Dagster's web server behind the project's door, and the daemon, in one process."""
+
+import signal
+import socket
+import sys
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from pervl_assets.cli.door import Door, list_hosts
+from pervl_assets.cli.runs import open_instance
+from pervl_assets.core.errors import PervlError
+from pervl_assets.dagster_private import run_web_server
+
+_DEFINITIONS: Final = "pervl_assets.definitions"
+_LOCATION: Final = "pervl_assets"
+"""Name of the code location in `workspace.yaml` and `pyproject.toml`, too: states of schedules belong to it."""
+
+_END_SECONDS: Final = 5
+"""How long open requests may take when the server ends."""
+
+
+def serve(
+    console: Console, data: Path, host: str, port: int, more_hosts: Collection[str] = (), *, read_only: bool = False
+) -> None:
+    """Serve the UI until a signal ends it.
+
+    Args:
+        console: Where the address is printed.
+        data: The data root.
+        host: Address to listen at.
+        port: Port to listen at; 0 for any that is free.
+        more_hosts: Further names under which browsers reach it, e.g. that of a proxy.
+        read_only: Whether everything that changes something is refused; without daemon.
+
+    Raises:
+        PervlError: The port is in use, or the address is none of this machine; or a name is no host name.
+    """
+    import uvicorn
+
+    with _listen(host, port) as opened:
+        port = opened.getsockname()[1]
+        hosts = list_hosts(host, port, more_hosts)
+        shown = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        if host not in ("127.0.0.1", "localhost", "::1"):
+            console.print(
+                f"[yellow]warning[/] other machines reach {shown}, and there is no log-in: docs/security.md",
+                soft_wrap=True,
+            )
+        for ending in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(ending, _end)
+        with (
+            open_instance(data) as instance,
+            run_web_server(instance, _DEFINITIONS, _LOCATION, read_only=read_only) as app,
+        ):
+            console.print(f"The Dagster UI is at [bold]{shown}[/]; Ctrl-C ends it", highlight=False, soft_wrap=True)
+            config = uvicorn.Config(
+                Door(app, hosts),
+                lifespan="off",
+                log_level="warning",
+                proxy_headers=False,
+                timeout_graceful_shutdown=_END_SECONDS,
+            )
+            uvicorn.Server(config).run(sockets=[opened])
+
+
+@contextmanager
+def _listen(host: str, port: int) -> Iterator[socket.socket]:
+    """Open the socket first, so that a second server ends before it starts a daemon."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        opened = socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        raise PervlError(
+            f"The UI cannot listen at {host}, port {port}: {error}.",
+            advice="End the other server if the port is in use, or choose another: pervl ui --port 3001.",
+        ) from error
+    with opened:
+        yield opened
+
+
+def _end(number: int, _: object) -> None:
+    """End the daemon and the code server, too: by itself, the signal would leave them."""
+    sys.exit(128 + number)
