@@ -108,7 +108,7 @@ class ZipEntry(NamedTuple):
     encrypted: bool
 
 
-class Directory(NamedTuple):
+class _Directory(NamedTuple):
     """The directory of a zip as it is in the file.
 
     Attributes:
@@ -138,7 +138,7 @@ class _DamageError(Exception):
         self.advice = advice
 
 
-def find_directory(path: Path) -> tuple[Directory, os.stat_result]:
+def find_directory(path: Path) -> tuple[_Directory, os.stat_result]:
     """Return the directory of a zip, and the file's status.
 
     Raises:
@@ -148,7 +148,7 @@ def find_directory(path: Path) -> tuple[Directory, os.stat_result]:
         return _find_directory(file), os.fstat(file.fileno())
 
 
-def check_directory(path: Path, directory: Directory) -> dict[str, ZipEntry]:
+def check_directory(path: Path, directory: _Directory) -> dict[str, ZipEntry]:
     """Cut a directory into entries and check them; return those of all files by name, in the archive's order.
 
     Members that nothing can ask for, because their names hold control characters or are not UTF-8, are left out with a
@@ -183,8 +183,8 @@ def check_directory(path: Path, directory: Directory) -> dict[str, ZipEntry]:
             raise ArchiveError(
                 f"{path} holds {len(faults):,} unsafe member{'s' * (len(faults) > 1)}.",
                 details=list_some(faults),
-                advice="Nothing was read from it. Get the archive from its official address. If you packed it yourself, "
-                "pack it again without these members.",
+                advice="Nothing was read from it. Get the archive from its official address; pack your own again "
+                "without these members.",
             )
         files = {name: entry for name, entry in zip(names, entries, strict=True) if name[-1] != "/"}
         if not any(entry.method in _METHODS for entry in files.values()):
@@ -247,7 +247,7 @@ def _pause_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _find_directory(file: BinaryIO) -> Directory:
+def _find_directory(file: BinaryIO) -> _Directory:
     """Return the directory: of the end record whose comment ends with the file, else of the last one that is whole."""
     length = file.seek(0, os.SEEK_END)
     first = max(0, length - _LONGEST_COMMENT - _END.size)
@@ -278,7 +278,7 @@ def _find_ends(file: BinaryIO, first: int, length: int) -> Iterator[tuple[int, b
         at = tail.rfind(b"PK\5\6", 0, at)
 
 
-def _read_directory(file: BinaryIO, end: int, record: bytes) -> Directory:
+def _read_directory(file: BinaryIO, end: int, record: bytes) -> _Directory:
     """Read the directory that ends before the end record `record` at `end`, or before its zip64 one."""
     _, disk, first_disk, count, size, start, _ = _END.unpack(record)
     locator = _read(file, end - _LOCATOR_64.size, _LOCATOR_64.size) if end >= _LOCATOR_64.size else b""
@@ -301,13 +301,13 @@ def _read_directory(file: BinaryIO, end: int, record: bytes) -> Directory:
         raise _DamageError(
             f"its directory of {size:,} bytes is too large", "Get the archive from its official address."
         )
-    directory = Directory(end - size, _read(file, end - size, size), count, shift)
+    directory = _Directory(end - size, _read(file, end - size, size), count, shift)
     if shift and not _is_at(file, directory, 0 if directory.is_wrapped and not is_zip64 else shift):
         raise _DamageError("its directory is not where it should be: bytes were added before it")
     return directory
 
 
-def _is_at(file: BinaryIO, directory: Directory, shift: int) -> bool:
+def _is_at(file: BinaryIO, directory: _Directory, shift: int) -> bool:
     """Return whether the directory's first member begins where it says, plus `shift`."""
     if len(directory.data) < _HEADER.itemsize:
         return False
@@ -369,7 +369,7 @@ def _leave_out(path: Path, headers: Headers, names: list[str], bad: set[int]) ->
     return headers[kept], [names[row] for row in kept]
 
 
-def _correct_offsets(headers: Headers, directory: Directory) -> None:
+def _correct_offsets(headers: Headers, directory: _Directory) -> None:
     """Add what the stated offsets lack: the bytes before the zip, or 4 GiB from each wrap of 32 bits on."""
     if directory.is_wrapped:
         wraps = np.diff(headers["offset"].astype(np.int64), prepend=0) < 0
