@@ -142,6 +142,7 @@ def test_a_file_is_fetched_once_and_then_only_asked_after(server, fetch, target)
     assert (again.outcome, again.received, again.record) == ("unchanged", 0, first.record)
     assert server.asked[1]["if-none-match"] == '"v1"'
     assert server.asked[1]["if-modified-since"] == DATE
+    assert {asked["connection"] for asked in server.asked} == {"close"}
     assert target.stat().st_mtime_ns == before
     assert list_leftovers(target) == []
 
@@ -588,7 +589,7 @@ def test_numbers_of_absurd_size_are_an_error(server, fetch, target, digits):
         fetch()
 
 
-@pytest.mark.parametrize("value", ["9" * 400, "Fri, 31 Dec 9999 23:59:59 -2359", "soon", "-5", "٣"])
+@pytest.mark.parametrize("value", ["9" * 400, "Fri, 31 Dec 99999999999999999999 23:59:59 GMT", "soon", "-5", "٣"])
 def test_an_absurd_wait_is_bounded(server, fetch, pauses, value):
     server.script = [(503, {"Retry-After": value})]
     fetch()
