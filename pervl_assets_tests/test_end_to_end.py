@@ -66,9 +66,9 @@ class Project:
 
 @pytest.fixture(scope="module")
 def demo(synthetic_raw, tmp_path_factory):
-    """The project after `pervl demo`, which found the raw inputs that another test drew."""
+    """The project after `pervl demo`, which draws the texts; the archives are copies of those of all tests."""
     project = Project(tmp_path_factory.mktemp("project"))
-    shutil.copytree(synthetic_raw, project.data)
+    shutil.copytree(synthetic_raw, project.data, ignore=shutil.ignore_patterns("*.txt", "*.csv"))
     project.first = project.start("demo")
     return project
 

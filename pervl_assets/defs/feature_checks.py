@@ -65,7 +65,7 @@ def _build_ids_check(key: dg.AssetKey, shards: int) -> dg.AssetChecksDefinition:
         name=IDS_AND_VECTORS,
         additional_ins={"coco_object_sentences": dg.AssetIn([INVERSION, "coco_object_sentences"])},
         description="Every image that the sentences name occurs once in its shard, with a finite vector or, with a "
-        "reason, among the rejected; no other image does; and each file is as it was written. Loads no model.",
+        "reason, among the rejected. No other image does. Each file is as it was written. Loads no model.",
     )
     @record_step
     def ids_and_vectors(workspace: Workspace, coco_object_sentences: pl.DataFrame) -> dg.AssetCheckResult:

@@ -17,6 +17,7 @@ from pervl_assets.clip.encoder import (
 from pervl_assets.clip.prepare_image import prepare_image
 from pervl_assets.clip.preprocessing import CLIP_MEAN, CLIP_STD
 from pervl_assets.core.errors import PervlError
+from pervl_assets_tests.defs.plain import measure_cosines
 from pervl_assets_tests.inversion.kit import draw_jpeg, make_passport
 
 upstream = transforms.Compose(
@@ -42,10 +43,6 @@ def encode_one_by_one(model, photos):
         return np.concatenate(
             [model.encode_image(upstream(Image.open(io.BytesIO(data)))[None]).numpy() for data in photos]
         )
-
-
-def measure_cosines(one, other):
-    return (one * other).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
 
 
 def test_images_as_plain_open_clip_one_at_a_time(tiny_folder, tiny_clip):

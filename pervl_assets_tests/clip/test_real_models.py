@@ -20,6 +20,7 @@ from torchvision import transforms
 from pervl_assets.clip.encoder import PROMPT, ClipEncoder, load_encoder
 from pervl_assets.clip.prepare_image import prepare_image
 from pervl_assets.clip.preprocessing import CLIP_MEAN, CLIP_STD, UPSTREAM, choose_preprocessing
+from pervl_assets_tests.defs.plain import measure_cosines
 from pervl_assets_tests.inversion.kit import TINY_CONFIG, draw_jpeg, make_tiny_clip
 
 PHOTOS = [draw_jpeg(seed, size) for seed, size in enumerate([(640, 480), (427, 640)])]
@@ -68,10 +69,6 @@ def encode_one_by_one(model, transform, photos):
         images = [transform(Image.open(io.BytesIO(data)))[None] for data in photos]
         dtype = model.visual.conv1.weight.dtype
         return np.concatenate([model.encode_image(image.to(dtype)).float().numpy() for image in images])
-
-
-def measure_cosines(one, other):
-    return (one * other).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
 
 
 @pytest.mark.parametrize("mode", ["upstream", "model"])
