@@ -60,6 +60,7 @@ def serve(
             config = uvicorn.Config(
                 Door(app, hosts),
                 http="h11",  # unlike httptools, it shows an address that is not a path as it is
+                loop="asyncio",  # unlike uvloop, it leaves signals to the interpreter
                 lifespan="off",
                 log_level="warning",
                 proxy_headers=False,
