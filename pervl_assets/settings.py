@@ -41,9 +41,13 @@ def _parse_folder(value: object) -> Path:
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", str(value)):
         raise ValueError("must be a folder on this machine. Addresses such as s3://… are not supported")
     try:
-        return Path(str(value)).expanduser().absolute()
+        folder = Path(str(value)).expanduser().absolute()
+        folder.as_posix().encode()
+    except UnicodeEncodeError:
+        raise ValueError("must be a path in UTF-8") from None
     except RuntimeError as error:
         raise ValueError(str(error)) from error
+    return folder
 
 
 def _check_device(value: str) -> str:

@@ -31,7 +31,7 @@ def test_paths_are_absolute_and_begin_at_home_after_a_tilde(monkeypatch):
 
 WRONG = {
     "PERVL_PROFILE": "fool",
-    "PERVL_DATA": "s3://bucket/data",
+    "PERVL_DATA": "caf\udce9",
     "PERVL_ANNOTATIONS": "~nobody-of-this-name/x",
     "PERVL_DEVICE": "cuda:²",
     "PERVL_PRECISION": "fp8",

@@ -23,8 +23,8 @@ _POLL_SECONDS: Final = 0.3
 _INSTANCE: Final = "telemetry: {enabled: false}\npython_logs: {python_log_level: INFO}\n"
 """For a Dagster home that has no `dagster.yaml`; the project's own sets more."""
 
-_READ_OTHERWISE: Final = re.compile(r"[?*\[]|%[0-9A-Fa-f]{2}")
-"""Dagster finds `dagster.yaml` by a glob pattern, and its databases by a URL."""
+_READ_OTHERWISE: Final = re.compile("[?*\\[\ud800-\udfff]|%[0-9A-Fa-f]{2}")
+"""Dagster finds `dagster.yaml` by a glob pattern, and its databases by a URL; both are UTF-8."""
 
 
 def find_dagster_home(data: Path) -> Path:
@@ -45,24 +45,29 @@ def find_dagster_home(data: Path) -> Path:
 
 
 def open_instance(data: Path) -> DagsterInstance:
-    """Open the Dagster instance of `find_dagster_home`.
+    """Open the Dagster instance of `find_dagster_home`. Raises as `_check_home` does."""
+    home = find_dagster_home(data)
+    _check_home(home)
+    home.mkdir(0o755, parents=True, exist_ok=True)
+    if not (home / "dagster.yaml").exists():
+        (home / "dagster.yaml").touch(0o644)
+        (home / "dagster.yaml").write_text(_INSTANCE, encoding="utf-8")
+    os.environ["DAGSTER_HOME"] = str(home)
+    return DagsterInstance.get()
+
+
+def _check_home(home: Path) -> None:
+    """Check a Dagster home before it is used.
 
     Raises:
-        PervlError: Dagster would read the path as another one; or it is below a data root where others put it.
+        PervlError: Dagster would read its path as another one; or it is below a data root, and others can write it.
     """
-    home = find_dagster_home(data)
     config, advice = home / "dagster.yaml", "Set DAGSTER_HOME to another folder."
     if found := _READ_OTHERWISE.search(str(home)):
-        problem = f"Dagster cannot use the folder {home}: it reads {found[0]} as part of a pattern or an address."
+        problem = f"Dagster cannot keep its runs in {home}, because of {found[0]} in its path."
         raise PervlError(problem, advice=advice)
     if not os.environ.get("DAGSTER_HOME") and config.exists() and not all(map(is_trusted, (home, config))):
         raise PervlError(f"{config} can run code, and other users can write it or its folder.", advice=advice)
-    home.mkdir(0o755, parents=True, exist_ok=True)
-    if not config.exists():
-        config.touch(0o644)
-        config.write_text(_INSTANCE, encoding="utf-8")
-    os.environ["DAGSTER_HOME"] = str(home)
-    return DagsterInstance.get()
 
 
 @contextmanager

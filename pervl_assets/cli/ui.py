@@ -59,6 +59,8 @@ def serve(
             console.print(f"The Dagster UI is at [bold]{shown}[/]; Ctrl-C ends it", highlight=False, soft_wrap=True)
             config = uvicorn.Config(
                 Door(app, hosts),
+                http="h11",  # unlike httptools, it shows an address that is not a path as it is
+                loop="asyncio",  # unlike uvloop, it leaves signals to the interpreter
                 lifespan="off",
                 log_level="warning",
                 proxy_headers=False,

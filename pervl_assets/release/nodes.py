@@ -200,7 +200,7 @@ def _describe_rows(
             source={**source, "extract": {"column": column}},
             **_find_type(dtype, f"{name}/{column}"),
         )
-        for column, dtype in pl.read_parquet_schema(root / file).items()
+        for column, dtype in pl.scan_parquet(root / file, glob=False).collect_schema().items()
     ]
     return _describe_records(name, text, fields)
 

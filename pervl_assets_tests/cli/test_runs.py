@@ -36,7 +36,7 @@ def test_a_home_that_others_can_write_is_ignored(tmp_path, monkeypatch, caplog, 
     assert f"{tmp_path / 'dagster.yaml'} is ignored" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["a?b", "a*b", "run[1]", "a%20b"])
+@pytest.mark.parametrize("name", ["a?b", "a*b", "run[1]", "a%20b", "caf\udce9"])
 def test_a_home_that_dagster_would_read_as_another_is_refused(tmp_path, monkeypatch, name):
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / name))
     with pytest.raises(PervlError, match="DAGSTER_HOME"):

@@ -102,3 +102,16 @@ def test_a_schedule_is_started_and_stopped_by_its_switch(servers, ui):
     ui.page.go_back()
     ui.flip_switch("verify_results_nightly")
     expect(switch).not_to_be_checked()
+
+
+def test_the_page_opens_a_websocket_and_one_of_another_site_does_not(servers, ui):
+    other = ui.page.context.browser.new_page()
+    other.goto(servers.address.replace("127.0.0.1", "localhost") + "/server_info")  # for a browser, another site
+    connect = """address => new Promise(done => {
+        const socket = new WebSocket(address.replace("http", "ws") + "/graphql", "graphql-ws");
+        socket.onopen = () => done("open");
+        socket.onerror = () => done("refused");
+    })"""
+    assert other.evaluate(connect, servers.address) == "refused"
+    other.close()
+    assert ui.page.evaluate(connect, servers.address) == "open"

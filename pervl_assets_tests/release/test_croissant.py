@@ -174,7 +174,7 @@ def test_licences_of_the_inputs_are_carried_to_the_outputs(description):
 
 
 def test_the_same_release_has_the_same_bytes_in_any_folder(tmp_path, release, description):
-    moved = make_release(tmp_path / "another folder")
+    moved = make_release(tmp_path / "run [1] *?%20#")
     assert encode_croissant(build_croissant(moved)) == (release.root / FILE).read_bytes()
 
 
