@@ -99,6 +99,8 @@ def explain_read_errors(source: Path) -> Iterator[None]:
         yield
     except OSError as error:
         problem, advice = describe_system_error(error, source, _CANNOT_READ)
+        if isinstance(error, PermissionError):
+            advice = f"Allow this user to read {error.filename or source}, and to enter the folders above it."
         raise ArchiveError(problem, advice=advice) from error
 
 

@@ -66,7 +66,7 @@ def test_a_file_too_large_for_annotations_is_not_read(tmp_path):
 
 
 def test_a_folder_in_place_of_a_file_is_named(tmp_path):
-    with pytest.raises(ArchiveError, match="Is a directory"):
+    with pytest.raises(ArchiveError, match="there is a folder where a file is needed"):
         read_text(tmp_path)
 
 

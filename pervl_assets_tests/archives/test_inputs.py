@@ -46,7 +46,7 @@ def test_a_folder_that_this_user_may_not_enter_is_named(tmp_path, monkeypatch, c
     monkeypatch.setattr(f"pathlib.Path.{call}", refuse)
     with pytest.raises(ArchiveError, match=r"clips/train.* cannot be read: Permission denied") as caught:
         find_archive(SPEC, tmp_path)
-    assert "this user may read it" in caught.value.advice
+    assert "Allow this user to read" in caught.value.advice
 
 
 def test_the_archive_comes_before_the_folder(tmp_path):
