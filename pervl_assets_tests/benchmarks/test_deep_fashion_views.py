@@ -183,7 +183,7 @@ def build_ytvos_view(synthetic_raw, tmp_path):
 
 
 def test_annotation_files_name_only_existing_images(world, tmp_path):
-    root, tables, trees = world
+    _, tables, trees = world
     lost = list_concepts(tables, "test")[0]
     image = tables["captions"].filter(pl.col("caption_set") == "test", pl.col("pair_id") != lost)["image"][0]
     bad = pl.col("path").str.contains(f"codes_infer/{lost}/") | (pl.col("path") == f"eval/test/{image}")
