@@ -26,7 +26,6 @@ from pervl_assets.clip.features import (
     REJECTED_IMAGES,
     Features,
     read_features,
-    verify_features,
     write_features,
 )
 from pervl_assets.clip.passport import EmbeddingPassport, gather_notes
@@ -197,7 +196,7 @@ def _find_finished(chunks: Mapping[Path, Mapping[str, int]], work: Path) -> set[
     for file in sorted(work.glob("*")) if work.is_dir() else []:
         try:
             if file in chunks:
-                verify_features(file)
+                read_features(file)
                 finished.add(file)
                 continue
             reason = "other model, precision, device, versions or images"
