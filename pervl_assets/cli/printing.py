@@ -49,6 +49,14 @@ def print_reasons(console: Console, reasons: Mapping[Value, str]) -> None:
         console.print(f"[dim]{escape(reason)}:[/] {escape(name_some(names))}", highlight=False, soft_wrap=True)
 
 
+def print_outdated_inputs(console: Console, reasons: Mapping[Value, str]) -> None:
+    """Print the inputs that are not selected and outdated, with the reason and what to do."""
+    for (key, partition), reason in reasons.items():
+        name = key.to_user_string()
+        text = f"""{reason}, and it is not selected: pervl materialize --select 'key:"{name}"+' makes it again"""
+        _print_cause(console, _COLOURS["stale"], "outdated input", name_partition(name, partition), text)
+
+
 def print_run_result(console: Console, result: RunResult, seconds: float) -> None:
     """Print what was materialized, what was skipped, the findings, and the sum of it; `seconds` is the wall time."""
     if not result.total:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from pervl_assets.archives.members import FileRecord, MemberError, Members
+from pervl_assets.core.errors import ArchiveError
 from pervl_assets.core.files import explain_read_errors
 from pervl_assets.trees.ledger import FolderTree
 from pervl_assets.trees.staging import Staging
@@ -41,18 +42,22 @@ class TreeMembers(Members):
         return self._written[name].record.crc32 if name in self._written else 0
 
     def read(self, name: str) -> bytes:
-        """Return a file's bytes, checked against the ledger."""
+        """Return a file's bytes, checked against the ledger.
+
+        Raises:
+            MemberError: It was quarantined in the source tree.
+            ArchiveError: The source tree is damaged, or cannot be read.
+        """
         if name in self._reasons:
             raise MemberError(f"source quarantined: {self._reasons[name]}")
+        file = self.locate(name)
         with explain_read_errors(self.path):
-            try:
-                data = self.locate(name).read_bytes()
-            except FileNotFoundError as error:
-                if not self.path.is_dir():
-                    raise
-                raise MemberError("it is missing in the source tree") from error
-        if zlib.crc32(data) != self._written[name].record.crc32:
-            raise MemberError("the file in the source tree is not the one that was written there")
+            data = None if not file.exists() and self.path.is_dir() else file.read_bytes()
+        if data is None or zlib.crc32(data) != self._written[name].record.crc32:
+            raise ArchiveError(
+                f"{file} {'is missing' if data is None else 'is not the file that was written there'}.",
+                advice="Run pervl verify, then pervl materialize: it repairs that tree, and then what is made from it.",
+            )
         return data
 
     def select(self, names: Collection[str]) -> Self:

@@ -190,6 +190,25 @@ def test_an_archive_of_something_else_does_not_empty_a_good_tree(tmp_path):
     assert len(read_all(tmp_path)) == 6
 
 
+def test_a_tree_of_which_most_cannot_be_made_is_refused_and_the_good_one_stays(tmp_path):
+    plan = plan_copies(list(MEMBERS))
+    first = commit_tree(build(tmp_path, plan))
+    before = photograph(tmp_path / "tree")
+    damaged = {name: b"bad" if name < "d" else data for name, data in MEMBERS.items()}
+    most = {name: data for name, data in damaged.items() if name != "f.txt"}  # three are bad, one is missing
+    with pytest.raises(ArchiveError, match=r"4 of 6 files of tree cannot be made from .*raw.zip: 66.7%") as raised:
+        build(tmp_path, plan, most, first.ledger)
+    assert "class/a.txt: it is bad" in raised.value.details
+    assert "PERVL_MAX_QUARANTINED_SHARE" in raised.value.advice
+    assert photograph(tmp_path / "tree") == before
+    half = commit_tree(build(tmp_path, plan, damaged, first.ledger))
+    assert (half.written, half.quarantined) == (3, 3)
+    less = commit_tree(build(tmp_path, plan, most, half.ledger, max_lost=0.7))
+    assert (less.written, less.missing) == (2, 1)
+    with pytest.raises(ArchiveError, match="4 of 6"):  # also if there is nothing to do
+        build(tmp_path, plan, most, less.ledger)
+
+
 def test_a_wrong_password_is_found_before_any_work(tmp_path):
     path = write_encrypted_zip(tmp_path / "raw.zip", MEMBERS, "geheim")
     with (

@@ -10,6 +10,7 @@ import pytest
 
 from pervl_assets.archives.inputs import RawArchive, identify
 from pervl_assets.archives.members import open_members
+from pervl_assets.core.errors import ArchiveError
 from pervl_assets.trees import staging
 from pervl_assets.trees.build import build_tree, commit_tree
 from pervl_assets.trees.ledger import verify_tree
@@ -87,13 +88,16 @@ def test_a_changed_source_is_in_the_view_only_after_building_it_again(tmp_path, 
     assert is_linked(newer, view, "learn/a/a1.jpg", "train/a/a1.jpg")
 
 
-def test_a_file_changed_after_its_source_wrote_it_is_quarantined(tmp_path, plan):
+def test_a_file_changed_after_its_source_wrote_it_is_an_error_and_the_good_view_stays(tmp_path, plan):
     tree = make_source(tmp_path)
-    (tree.root / "learn/a/a1.jpg").write_bytes(b"damaged")
     view = make_view(tmp_path, tree, plan)
-    (reason,) = view.ledger.filter(status="quarantined")["reason"]
-    assert "not the one that was written" in reason
-    assert "a1.jpg" not in (view.root / "train/metadata.jsonl").read_text()
+    before = photograph(view.root)
+    (tree.root / "learn/a/a1.jpg").unlink()
+    for fault in ("is missing", "is not the file that was written there"):
+        with pytest.raises(ArchiveError, match=rf"a1.jpg {fault}"):
+            make_view(tmp_path, tree, plan)
+        (tree.root / "learn/a/a1.jpg").write_bytes(b"damaged")
+    assert photograph(view.root) == before
 
 
 def test_files_are_linked_unread_if_their_ledger_is_younger_and_read_otherwise(tmp_path, plan, monkeypatch):
@@ -113,15 +117,16 @@ def test_a_source_file_that_changed_after_its_ledger_is_noticed(tmp_path, plan, 
     path = tree.root / "learn/a/a1.jpg"
     path.write_bytes(data)
     os.utime(path, ns=(tree.recorded_ns,) * 2)
-    view = make_view(tmp_path, tree, plan)
-    assert view.ledger.filter(status="quarantined")["path"].to_list() == ["train/a/a1.jpg"]
+    with pytest.raises(ArchiveError, match=r"a1.jpg is not the file that was written there"):
+        make_view(tmp_path, tree, plan)
 
 
 def test_a_ledger_that_may_be_ahead_of_its_files_vouches_for_none(tmp_path, plan):
     tree = replace(make_source(tmp_path), recorded_ns=time.time_ns() + 10**9)
     (tree.root / "learn/a/a1.jpg").write_bytes(b"damaged 01")
     (tmp_path / "tree.partial").mkdir()  # a run was killed between ledger and files
-    assert make_view(tmp_path, tree, plan).quarantined == 1
+    with pytest.raises(ArchiveError, match=r"a1.jpg is not the file that was written there"):
+        make_view(tmp_path, tree, plan)
 
 
 def test_files_are_copied_where_they_cannot_be_linked(tmp_path, plan, monkeypatch):
