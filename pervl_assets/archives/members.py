@@ -89,6 +89,13 @@ class Members(ABC):
         self.close()
 
 
+def _changed(path: Path) -> ArchiveError:
+    return ArchiveError(
+        f"{path} was replaced or changed while it was read.",
+        advice="Wait until it is whole, and materialize its raw asset again; finished work is kept.",
+    )
+
+
 class ZipMembers(Members):
     """Members of a zip archive."""
 
@@ -127,10 +134,7 @@ class ZipMembers(Members):
 
     def _require_unchanged(self) -> None:
         if get_signature(self.path) != self._signature:
-            raise ArchiveError(
-                f"{self.path} was replaced or changed while it was read.",
-                advice="Wait until it is whole, and materialize its raw asset again; finished work is kept.",
-            )
+            raise _changed(self.path)
 
     def select(self, names: Collection[str]) -> Self:
         """Return the same archive with these members only."""
@@ -196,7 +200,7 @@ class FolderMembers(Members):
         """Return a file's bytes."""
         data = self._read_file(name)
         if self._crcs[name] not in (None, zlib.crc32(data)):
-            raise MemberError("the file changed while it was read")
+            raise _changed(self.locate(name))
         return data
 
     def select(self, names: Collection[str]) -> Self:

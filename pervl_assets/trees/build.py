@@ -10,7 +10,7 @@ import polars as pl
 
 from pervl_assets.archives.members import MemberError, Members, select_members
 from pervl_assets.core.checks import MAX_QUARANTINED_SHARE, refuse_losses
-from pervl_assets.core.errors import name_some
+from pervl_assets.core.errors import PervlError, name_some
 from pervl_assets.core.files import Lock, explain_write_errors, hash_bytes, is_whole
 from pervl_assets.core.pixels import ImageError
 from pervl_assets.core.workers import map_in_processes, map_in_threads
@@ -64,9 +64,15 @@ def build_tree(
         PasswordError: The members cannot be decrypted. Raised before any work.
         ArchiveError: Not one of the members is in the source, more outputs are lost than `max_lost`, or the source
             cannot be read any more. The tree stays as it was.
+        PervlError: Nothing is planned, and the tree has files.
         WriteError: No permission, no space left, or another run builds the same tree.
     """
     total = len(list_outputs(plan))
+    if not total and list_files(destination):
+        raise PervlError(
+            f"The annotations name no file of {plan.folder}, and {destination} holds files.",
+            advice=f"Nothing was replaced. Compare the annotations with the official ones, or move {destination} away.",
+        )
     members = select_members(members, {name for task in plan.tasks for name in task.members}, plan.folder)
     members.check_password()
     work = _plan_work(plan, members, Staging(destination), previous, max_lost)

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +14,7 @@ import pytest
 
 from pervl_assets.archives.inputs import RawArchive, identify
 from pervl_assets.archives.members import Members, open_members
-from pervl_assets.core.errors import ArchiveError, PasswordError, WriteError
+from pervl_assets.core.errors import ArchiveError, PasswordError, PervlError, WriteError
 from pervl_assets.trees import staging
 from pervl_assets.trees.build import Output, RenderTask, TreePlan, build_tree, commit_tree
 from pervl_assets.trees.ledger import LEDGER, verify_tree
@@ -207,6 +208,15 @@ def test_a_tree_of_which_most_cannot_be_made_is_refused_and_the_good_one_stays(t
     assert (less.written, less.missing) == (2, 1)
     with pytest.raises(ArchiveError, match="4 of 6"):  # also if there is nothing to do
         build(tmp_path, plan, most, less.ledger)
+
+
+def test_a_plan_without_files_does_not_empty_a_good_tree(tmp_path):
+    commit_tree(build(tmp_path, plan_copies(list(MEMBERS))))
+    with pytest.raises(PervlError, match="The annotations name no file of tree"):
+        build(tmp_path, plan_copies([]))
+    assert len(read_all(tmp_path)) == 6
+    shutil.rmtree(tmp_path / "tree")
+    assert commit_tree(build(tmp_path, plan_copies([]))).written == 0
 
 
 def test_a_wrong_password_is_found_before_any_work(tmp_path):
