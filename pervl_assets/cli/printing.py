@@ -162,7 +162,8 @@ def print_status(
     for state in states:
         if state.why:
             _print_cause(console, _COLOURS["stale"], "stale", state.name, state.why)
-    _print_findings(console, [finding for health in healths for finding in health.findings])
+    there = {state.asset for state in states if state.when}
+    _print_findings(console, [one for health in healths if health.asset in there for one in health.findings])
     runs = {finding: run for run, findings in failures.items() for finding in findings}  # each finding once
     for finding, run in runs.items():
         _print_cause(console, _COLOURS["failed"], f"run {run[:_SHORT_ID]} failed", finding.asset, finding.text)
@@ -191,14 +192,14 @@ def _tabulate_states(states: Iterable[AssetState], healths: Iterable[Health]) ->
             _count(state.files_or_rows),
             _format_bytes(state.bytes),
             _show_checks(health, made=state.when is not None) if health else "",
-            _paint(health.freshness) if health and health.freshness else "",
+            _paint(health.freshness) if health and health.freshness and state.when else "",
         )
     return table
 
 
 def _show_checks(health: Health, *, made: bool) -> str:
-    """Return the number of checks by status; before there is a value, none is shown as not run."""
-    shown = [one for one in get_args(CheckStatus) if health.checks[one] and (made or one != "not run")]
+    """Return the number of checks by status; of a value that does not exist, only of those that a run began."""
+    shown = [one for one in get_args(CheckStatus) if health.checks[one] and (made or one == "unfinished")]
     return ", ".join(_paint(status, f"{health.checks[status]} ") for status in shown)
 
 
