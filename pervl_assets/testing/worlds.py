@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,8 +39,11 @@ def draw_world(folder: Path, names: Iterable[str] = RAW_NAMES) -> Path:
     """
     for name in names:
         draw_raw(name, folder)
-    for mark in (folder / "assets/raw").glob("*.synthetic"):
+    for mark in (marks := folder / "assets/raw").glob("*.synthetic"):
         mark.unlink()
+    with suppress(OSError):  # of folders that hold results, too
+        marks.rmdir()
+        marks.parent.rmdir()
     return folder
 
 
