@@ -24,6 +24,7 @@ from pervl_assets.benchmarks.benchmark import SplitMode
 from pervl_assets.clip.checkpoints import find_folder, parse_encoders
 from pervl_assets.clip.passport import DEVICES, Precision, is_device
 from pervl_assets.clip.preprocessing import PreprocessingMode
+from pervl_assets.core.checks import MAX_QUARANTINED_SHARE
 from pervl_assets.core.errors import PervlError
 from pervl_assets.core.text import hide_secrets
 from pervl_assets.demo import TINY_CLIP
@@ -173,6 +174,11 @@ class Settings(BaseModel):
         "official",
         "splits of the benchmarks. `official`: as published; `scene_disjoint`: PerVL-YTVOS validation without the "
         "three concepts whose scenes are in test too",
+    )
+    max_quarantined_share: Annotated[float, Field(ge=0, le=1)] = _setting(
+        MAX_QUARANTINED_SHARE,
+        "share of the files of a tree, or of the images of a shard, that may be left out because their source is "
+        "missing or unusable, from 0 to 1; if it is more, the run fails and the earlier value stays",
     )
     feature_shards: int = _setting(_by_profile(2, 8), "partitions of the image features", most=100_000)
     fetch: Annotated[str, AfterValidator(_check_source)] = _setting(

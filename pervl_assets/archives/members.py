@@ -15,11 +15,11 @@ from pervl_assets.archives.inputs import IdentityCard, RawArchive, identify_list
 from pervl_assets.archives.zip_directory import MAX_MEMBER_BYTES, ZipEntry, require_readable
 from pervl_assets.archives.zip_index import get_signature, read_index
 from pervl_assets.archives.zips import MemberError, read_entry
-from pervl_assets.core.errors import ArchiveError, MissingInputError, PasswordError
+from pervl_assets.core.errors import ArchiveError, MissingInputError, PasswordError, name_some
 from pervl_assets.core.files import explain_read_errors
 from pervl_assets.core.workers import map_in_threads
 
-__all__ = ["FileRecord", "MemberError", "Members", "open_members"]
+__all__ = ["FileRecord", "MemberError", "Members", "open_members", "select_members"]
 
 _TRIES: Final = 3
 
@@ -93,6 +93,13 @@ class Members(ABC):
         self.close()
 
 
+def _changed(path: Path) -> ArchiveError:
+    return ArchiveError(
+        f"{path} was replaced or changed while it was read.",
+        advice="Wait until it is whole, and materialize its raw asset again; finished work is kept.",
+    )
+
+
 class ZipMembers(Members):
     """Members of a zip archive."""
 
@@ -131,10 +138,7 @@ class ZipMembers(Members):
 
     def _require_unchanged(self) -> None:
         if get_signature(self.path) != self._signature:
-            raise ArchiveError(
-                f"{self.path} was replaced or changed while it was read.",
-                advice="Wait until it is whole, and materialize its raw asset again; finished work is kept.",
-            )
+            raise _changed(self.path)
 
     def select(self, names: Collection[str]) -> Self:
         """Return the same archive with these members only."""
@@ -201,7 +205,7 @@ class FolderMembers(Members):
         """Return a file's bytes."""
         data = self._read_file(name)
         if self._crcs[name] not in (None, zlib.crc32(data)):
-            raise MemberError("the file changed while it was read")
+            raise _changed(self.locate(name))
         return data
 
     def select(self, names: Collection[str]) -> Self:
@@ -220,6 +224,29 @@ class FolderMembers(Members):
             if file.stat().st_size > MAX_MEMBER_BYTES:
                 raise MemberError(f"the file is larger than {MAX_MEMBER_BYTES:,} bytes")
             return file.read_bytes()
+
+
+def select_members(members: Members, needed: Collection[str], what: str) -> Members:
+    """Return a source with the needed members only, as far as it has them.
+
+    Args:
+        members: The source.
+        needed: Names of members.
+        what: What is made from them, for the message.
+
+    Raises:
+        ArchiveError: It has none of them.
+    """
+    names = members.names
+    present = sorted(name for name in needed if name in names)
+    if needed and not present:
+        raise ArchiveError(
+            f"None of the {len(needed):,} members that {what} is made from is in {members.path}, "
+            f"which holds {len(names):,} others.",
+            details=[f"looked for: {name_some(sorted(needed), 3)}", f"found: {name_some(sorted(names)[:4], 3)}"],
+            advice="This is not the archive that the annotations are about, or it was packed in another way.",
+        )
+    return members.select(present)
 
 
 def open_members(archive: RawArchive, password: str | None = None) -> Members:

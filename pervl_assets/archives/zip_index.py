@@ -62,8 +62,8 @@ class ZipIndex:
 def read_index(path: Path, store: Path | None = None) -> ZipIndex:
     """Return the members of a zip, whose directory is parsed and checked only if it is not known yet.
 
-    A kept index belongs to an archive of one size, modification time, inode and sha256 of the directory's bytes; any
-    other, or a damaged one, is made again.
+    A kept index belongs to an archive of one size, with one directory, byte for byte; any other, or a damaged one, is
+    made again. A copied or moved archive keeps its index.
 
     Args:
         path: The zip.
@@ -73,7 +73,9 @@ def read_index(path: Path, store: Path | None = None) -> ZipIndex:
         ArchiveError: The archive is damaged or unsafe.
     """
     directory, stat = find_directory(path)
-    key = json.dumps([_VERSION, stat.st_size, stat.st_mtime_ns, stat.st_ino, hash_bytes(directory.data)])
+    key = json.dumps(
+        [_VERSION, stat.st_size, directory.start, directory.stated, directory.shift, hash_bytes(directory.data)]
+    )
     index = _recent.get((str(path), key)) or (_load(store, key) if store else None)
     if index is None:
         index = _make_index(check_directory(path, directory))

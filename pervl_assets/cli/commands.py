@@ -19,7 +19,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from pervl_assets.core.errors import PervlError
 from pervl_assets.core.files import explain_errors, write_bytes_atomically
 from pervl_assets.core.text import escape_terminal
-from pervl_assets.settings import Settings, load_env_file
+from pervl_assets.settings import Settings, get_variable, load_env_file
+
+_NOT_IN_DEMO = ("annotations", "clip_model", "clip_pretrained")
+"""Settings that fit other inputs than those of the demo data."""
 
 
 class _TerminalFormatter(logging.Formatter):
@@ -72,6 +75,9 @@ def materialize(select: str, *, force: bool) -> None:
 @main.command()
 def demo() -> None:
     """Make the demo data, materialize the whole graph on it, and verify the results."""
+    for name in _NOT_IN_DEMO:
+        if os.environ.pop(get_variable(name), None):
+            Console(stderr=True).print(f"{get_variable(name)} is ignored: the demo has its own.", soft_wrap=True)
     os.environ["PERVL_PROFILE"] = "demo"
     passed = _run_graph("*") and _run_verification()
     if passed:
@@ -143,7 +149,7 @@ def ui(host: str, port: int, allow_host: tuple[str, ...], *, read_only: bool) ->
 
 def _run_graph(selection: str, *, force: bool = False) -> bool:
     """Materialize what is not up to date in a selection; return whether all of it and every error check passed."""
-    from pervl_assets.cli.printing import make_console, print_reasons, print_run_result
+    from pervl_assets.cli.printing import make_console, print_outdated_inputs, print_reasons, print_run_result
     from pervl_assets.cli.runs import follow, open_instance
     from pervl_assets.dagster_private import ReconstructableRepository
     from pervl_assets.definitions import defs
@@ -154,6 +160,7 @@ def _run_graph(selection: str, *, force: bool = False) -> bool:
         fail_dead_runs(instance)
         launch = Launch(ReconstructableRepository.for_module("pervl_assets.definitions", "defs"), instance)
         plan = launch.plan(selection, defs.resources or {}, force=force)
+        print_outdated_inputs(console, launch.explain_inputs(selection, defs.resources or {}))
         if plan.skipped:
             print_reasons(console, plan.todo)
         with _show_progress(console) as progress:

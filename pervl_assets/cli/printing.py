@@ -49,6 +49,14 @@ def print_reasons(console: Console, reasons: Mapping[Value, str]) -> None:
         console.print(f"[dim]{escape(reason)}:[/] {escape(name_some(names))}", highlight=False, soft_wrap=True)
 
 
+def print_outdated_inputs(console: Console, reasons: Mapping[Value, str]) -> None:
+    """Print the inputs that are not selected and outdated, with the reason and what to do."""
+    for (key, partition), reason in reasons.items():
+        name = key.to_user_string()
+        text = f"""{reason}, and it is not selected: pervl materialize --select 'key:"{name}"+' makes it again"""
+        _print_cause(console, _COLOURS["stale"], "outdated input", name_partition(name, partition), text)
+
+
 def print_run_result(console: Console, result: RunResult, seconds: float) -> None:
     """Print what was materialized, what was skipped, the findings, and the sum of it; `seconds` is the wall time."""
     if not result.total:
@@ -154,7 +162,8 @@ def print_status(
     for state in states:
         if state.why:
             _print_cause(console, _COLOURS["stale"], "stale", state.name, state.why)
-    _print_findings(console, [finding for health in healths for finding in health.findings])
+    there = {state.asset for state in states if state.when}
+    _print_findings(console, [one for health in healths if health.asset in there for one in health.findings])
     runs = {finding: run for run, findings in failures.items() for finding in findings}  # each finding once
     for finding, run in runs.items():
         _print_cause(console, _COLOURS["failed"], f"run {run[:_SHORT_ID]} failed", finding.asset, finding.text)
@@ -183,14 +192,14 @@ def _tabulate_states(states: Iterable[AssetState], healths: Iterable[Health]) ->
             _count(state.files_or_rows),
             _format_bytes(state.bytes),
             _show_checks(health, made=state.when is not None) if health else "",
-            _paint(health.freshness) if health and health.freshness else "",
+            _paint(health.freshness) if health and health.freshness and state.when else "",
         )
     return table
 
 
 def _show_checks(health: Health, *, made: bool) -> str:
-    """Return the number of checks by status; before there is a value, none is shown as not run."""
-    shown = [one for one in get_args(CheckStatus) if health.checks[one] and (made or one != "not run")]
+    """Return the number of checks by status; of a value that does not exist, only of those that a run began."""
+    shown = [one for one in get_args(CheckStatus) if health.checks[one] and (made or one == "unfinished")]
     return ", ".join(_paint(status, f"{health.checks[status]} ") for status in shown)
 
 

@@ -25,7 +25,7 @@ from pervl_assets.dagster_private import (
 from pervl_assets.defs.raw import list_specs
 from pervl_assets.defs.run_results import Finding, Materialized, read_run_result
 from pervl_assets.defs.runs import list_values
-from pervl_assets.defs.up_to_date import explain_values
+from pervl_assets.defs.up_to_date import NOT_ON_DISK, explain_values
 from pervl_assets.settings import Settings
 
 CheckStatus = Literal["passed", "warned", "failed", "unfinished", "not run"]
@@ -75,10 +75,14 @@ def list_inputs(settings: Settings) -> list[InputState]:
 
 
 def list_states(defs: dg.Definitions, instance: DagsterInstance) -> Iterator[AssetState]:
-    """Return the state of every asset and partition, in topological order."""
+    """Return the state of every asset and partition, in topological order.
+
+    The history may be of another data folder, too: what is not on disk here is missing.
+    """
     graph = defs.resolve_asset_graph()
     values = list_values(graph, graph.materializable_asset_keys)
-    for (key, partition), last, reason in explain_values(graph, instance, values, defs.resources or {}):
+    for (key, partition), recorded, reason in explain_values(graph, instance, values, defs.resources or {}):
+        last = None if reason == NOT_ON_DISK else recorded
         made = last.asset_materialization if last else None
         yield AssetState(
             asset=key.to_user_string(),

@@ -19,19 +19,19 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from pervl_assets.archives.members import Members
+from pervl_assets.archives.members import Members, select_members
 from pervl_assets.clip.features import (
     MISSING,
     QUARANTINED,
     REJECTED_IMAGES,
     Features,
     read_features,
-    verify_features,
     write_features,
 )
 from pervl_assets.clip.passport import EmbeddingPassport, gather_notes
 from pervl_assets.clip.prepare_image import Decoded, decode_images
 from pervl_assets.clip.preprocessing import Preprocessing
+from pervl_assets.core.checks import MAX_QUARANTINED_SHARE, refuse_losses
 from pervl_assets.core.errors import PervlError, SchemaError, WriteError
 from pervl_assets.core.files import PARTIAL, Lock, hash_bytes
 
@@ -89,6 +89,7 @@ def encode_image_shard(
     batch_size: int | None = None,
     chunk_size: int = CHUNK,
     workers: int | None = None,
+    max_lost: float = MAX_QUARANTINED_SHARE,
     on_progress: Callable[[EncodeProgress], None] = lambda progress: None,
 ) -> Features:
     """Encode the images of a shard, except those that were encoded before.
@@ -108,6 +109,7 @@ def encode_image_shard(
         batch_size: Images in one forward pass; None for the value of `BATCHES`.
         chunk_size: Images in one chunk.
         workers: See `decode_images`; at most one where the CPU itself encodes.
+        max_lost: Share of the images that may be quarantined or missing, 0 to 1.
         on_progress: Called after every batch.
 
     Returns:
@@ -115,13 +117,15 @@ def encode_image_shard(
 
     Raises:
         PervlError: The encoder is not the one the passport describes, its device is too small, or a worker died.
+        ArchiveError: None of the images is in the archive, more of them are lost than `max_lost`, or it cannot be read.
         WriteError: A chunk cannot be saved, or another run is encoding this shard.
     """
     with _lock(work):
         names, present = dict(images), members.names
-        members = members.select(list(dict.fromkeys(name for name in names.values() if name in present)))
+        members = select_members(members, {*names.values()}, f"{work.parent.name}/{work.name.removesuffix(PARTIAL)}")
         crc32s = {image_id: members.crc32(name) for image_id, name in names.items() if name in present}
         kept = _keep_previous(previous, passport, names, crc32s)
+        _refuse_losses(kept, len(names), members.path, max_lost)
         known = {*kept.ids, *kept.rejected["id"]}
         chunks = _plan_chunks({i: crc for i, crc in crc32s.items() if i not in known}, passport, chunk_size, work)
         finished = _find_finished(chunks, work)
@@ -131,7 +135,13 @@ def encode_image_shard(
             _encode_chunks(pending, names, members, encoder, batch_size or BATCHES[passport.device], workers, meter)
         saved = map(read_features, chunks)  # one at a time in memory
         features = _assemble(list(names), passport, itertools.chain([kept], saved))
+        _refuse_losses(features, len(names), members.path, max_lost)
     return previous if previous is not None and features.hash() == previous.hash() else features
+
+
+def _refuse_losses(features: Features, total: int, source: Path, max_lost: float) -> None:
+    lost = [f"{member}: {reason}" for member, reason in features.rejected.select("member", "reason").iter_rows()]
+    refuse_losses(lost, total, "images", source, max_lost)
 
 
 def _load_as_described(load_encoder: Callable[[], ImageEncoder], passport: EmbeddingPassport) -> ImageEncoder:
@@ -197,7 +207,7 @@ def _find_finished(chunks: Mapping[Path, Mapping[str, int]], work: Path) -> set[
     for file in sorted(work.glob("*")) if work.is_dir() else []:
         try:
             if file in chunks:
-                verify_features(file)
+                read_features(file)
                 finished.add(file)
                 continue
             reason = "other model, precision, device, versions or images"

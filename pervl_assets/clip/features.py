@@ -16,7 +16,7 @@ from pervl_assets.clip.encoder import PROMPT, TEXT_BATCH, ClipEncoder
 from pervl_assets.clip.passport import EmbeddingPassport, gather_notes
 from pervl_assets.core.errors import PervlError, SchemaError, name_some
 from pervl_assets.core.files import hash_bytes
-from pervl_assets.core.tables import CONTENT_SHA256, Column, TableSchema, hash_frame, write_parquet
+from pervl_assets.core.tables import CONTENT_SHA256, Column, TableSchema, hash_frame, read_parquet, write_parquet
 
 REJECTED_IMAGES: Final = TableSchema(
     (
@@ -57,6 +57,7 @@ QUARANTINED: Final = "quarantined"
 
 _PASSPORT: Final = "pervl_passport"
 _REJECTED: Final = "pervl_rejected"
+_REPAIR: Final = "Delete the file and materialize its asset again."
 
 
 def _no_rejected() -> pl.DataFrame:
@@ -136,27 +137,24 @@ def write_features(features: Features, path: Path) -> None:
 
 
 def read_features(path: Path) -> Features:
-    """Read features from Parquet.
+    """Read features from Parquet, and compare them with the hash that was written with them.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        SchemaError: The file is damaged, or does not hold features with their passport.
+        OSError: The file does not exist, or cannot be read.
+        SchemaError: The file is damaged, or does not hold the features that were written to it.
     """
-    if not path.is_file():
-        raise FileNotFoundError(2, "No such file", str(path))
+    frame, metadata = read_parquet(path)
     try:
-        metadata = pl.read_parquet_metadata(path)
         passport = EmbeddingPassport.from_json(metadata[_PASSPORT])
         rejected = pl.DataFrame(json.loads(metadata[_REJECTED]), schema=REJECTED_IMAGES.to_polars())
-        frame = pl.read_parquet(path, glob=False)
         crc32s = None if frame["crc32"].null_count() else frame["crc32"].to_list()
         vectors = frame["vector"].to_numpy().reshape(-1, passport.dimension)
-        return Features(frame["id"].to_list(), vectors, passport, crc32s, rejected)
+        features = Features(frame["id"].to_list(), vectors, passport, crc32s, rejected)
     except (pl.exceptions.PolarsError, KeyError, ValueError, TypeError) as error:
-        raise SchemaError(
-            f"{path} does not hold features with their passport: {error!r}.",
-            advice="Delete the file and materialize its asset again.",
-        ) from error
+        raise SchemaError(f"{path} does not hold features with their passport: {error!r}.", advice=_REPAIR) from error
+    if metadata.get(CONTENT_SHA256) != features.hash():
+        raise SchemaError(f"{path} does not hold the features that were written to it.", advice=_REPAIR)
+    return features
 
 
 def read_passport(path: Path) -> EmbeddingPassport:
@@ -168,17 +166,6 @@ def read_passport(path: Path) -> EmbeddingPassport:
         ValueError: Its passport is damaged.
     """
     return EmbeddingPassport.from_json(pl.read_parquet_metadata(path)[_PASSPORT])
-
-
-def verify_features(path: Path) -> Features:
-    """Read features and compare them with the hash that was written with them. Raises as `read_features` does."""
-    features = read_features(path)
-    if pl.read_parquet_metadata(path).get(CONTENT_SHA256) != features.hash():
-        raise SchemaError(
-            f"{path} does not hold the features that were written to it.",
-            advice="Delete the file and materialize its asset again.",
-        )
-    return features
 
 
 def merge_features(shards: Sequence[Features]) -> Features:

@@ -1,10 +1,18 @@
 """Checks of a value, as data: name, description, severity, and the function that evaluates it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from pathlib import Path
+from typing import Final, Generic, Literal, TypeVar
 
 import polars as pl
+
+from pervl_assets.core.errors import ArchiveError, list_some
+
+MAX_QUARANTINED_SHARE: Final = 0.5
+"""Default of the setting `PERVL_MAX_QUARANTINED_SHARE`."""
+
+_SHOWN: Final = 3
 
 Severity = Literal["warning", "error"]
 Value = TypeVar("Value")
@@ -42,6 +50,29 @@ class Check(Generic[Value]):
     description: str
     severity: Severity
     evaluate: Callable[[Value], CheckResult]
+
+
+def refuse_losses(lost: Collection[str], total: int, what: str, source: Path, max_share: float) -> None:
+    """Refuse a result of which too much cannot be made: then not single images are bad, but their source.
+
+    Args:
+        lost: What cannot be made, with the reason.
+        total: Number of all that are planned.
+        what: What they are, for the message, e.g. `files of /data/views/polar`.
+        source: What they are made from.
+        max_share: Share that may be left out, 0 to 1.
+
+    Raises:
+        ArchiveError: More is lost.
+    """
+    if len(lost) > max_share * total:
+        raise ArchiveError(
+            f"{len(lost):,} of {total:,} {what} cannot be made from {source}: {len(lost) / total:.1%}, and at most "
+            f"{max_share:.1%} may be left out.",
+            details=list_some(lost, _SHOWN),
+            advice=f"Nothing was replaced. Compare {source} with the official one: it may be damaged, cut short or "
+            "another one. To leave out more, raise PERVL_MAX_QUARANTINED_SHARE.",
+        )
 
 
 def compare_counts(counts: Mapping[str, int], official: Mapping[str, int]) -> CheckResult:

@@ -114,25 +114,30 @@ def write_hashed(frame: pl.DataFrame, path: Path, metadata: Mapping[str, str] | 
     write_parquet(frame, path, {**(metadata or {}), CONTENT_SHA256: hash_frame(frame)})
 
 
-def read_hashed(path: Path, *, required: bool = True) -> tuple[pl.DataFrame, dict[str, str]]:
-    """Return a frame and the metadata of its file, after comparing the frame with its recorded hash.
+def read_parquet(path: Path) -> tuple[pl.DataFrame, dict[str, str]]:
+    """Return the frame and the key-value metadata of a Parquet file. Neither is compared with a hash.
 
-    Args:
-        path: A file of `write_hashed`.
-        required: Whether a file without a hash is refused.
+    Python reads the bytes: polars would map the file into memory, and the process would die if the disk failed or the
+    file became shorter meanwhile.
 
     Raises:
-        FileNotFoundError: The file does not exist.
-        SchemaError: The file is not Parquet, or its content does not match the hash.
+        OSError: The file does not exist, or cannot be read.
+        SchemaError: It is not Parquet, or is damaged.
     """
+    data = path.read_bytes()
     try:
-        metadata, frame = pl.read_parquet_metadata(path), pl.read_parquet(path, glob=False)
-    except pl.exceptions.PolarsError as error:
+        return pl.read_parquet(io.BytesIO(data)), pl.read_parquet_metadata(io.BytesIO(data))
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise SchemaError(f"{path} cannot be read as Parquet: {error}", advice=_REPAIR) from error
-    recorded = metadata.get(CONTENT_SHA256)
-    if recorded is None and required:
-        raise SchemaError(f"{path} records no hash of its content.", advice=_REPAIR)
-    if recorded is not None and recorded != hash_frame(frame):
+
+
+def read_hashed(path: Path) -> tuple[pl.DataFrame, dict[str, str]]:
+    """Return a frame and the metadata of its file, after comparing the frame with its recorded hash.
+
+    Raises as `read_parquet` does; `SchemaError` also if the file is not one of `write_hashed`.
+    """
+    frame, metadata = read_parquet(path)
+    if metadata.get(CONTENT_SHA256) != hash_frame(frame):
         raise SchemaError(f"The content of {path} does not match its recorded hash.", advice=_REPAIR)
     return frame, metadata
 

@@ -159,6 +159,7 @@ def _build_from_source(
             workspace.root / plan.folder,
             previous=previous.ledger if previous else None,
             workers=workspace.workers,
+            max_lost=workspace.max_quarantined_share,
             on_progress=_log_progress(context),
         )
 

@@ -96,6 +96,7 @@ def encode_images(
             previous=previous,
             batch_size=clip.batch_size,
             workers=workspace.workers,
+            max_lost=workspace.max_quarantined_share,
             on_progress=progress,
         )
     return FeaturesIOManager.describe(features, **progress.rates, **_describe_change(previous, features))

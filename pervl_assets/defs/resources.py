@@ -15,7 +15,8 @@ from pervl_assets.benchmarks.benchmark import SplitMode
 from pervl_assets.clip.checkpoints import parse_encoders
 from pervl_assets.clip.passport import Precision
 from pervl_assets.clip.preprocessing import PreprocessingMode
-from pervl_assets.demo import DEMO_PASSWORD, RAW_NAMES, draw_raw
+from pervl_assets.core.errors import ArchiveError
+from pervl_assets.demo import DEMO_PASSWORD, RAW_NAMES, draw_raw, is_drawn
 from pervl_assets.inversion.open_images import NamesMode
 from pervl_assets.settings import Profile, Settings, get_variable
 
@@ -61,6 +62,7 @@ class Workspace(SettingsResource):
     openimages_names: NamesMode = from_setting("openimages_names")
     splits: SplitMode = from_setting("splits")
     workers: int = from_setting("workers")
+    max_quarantined_share: float = from_setting("max_quarantined_share")
 
     @property
     def root(self) -> Path:
@@ -79,15 +81,26 @@ class Workspace(SettingsResource):
 
         Raises:
             MissingInputError: It is missing. The error names its source, its path and its licence.
+            ArchiveError: It is unsafe or unreadable, or is synthetic in the full profile.
         """
         if self.profile == "demo" and spec.name in RAW_NAMES:
             draw_raw(spec.name, self.root)
-        return find_archive(spec, self.root)
+        archive = find_archive(spec, self.root)
+        if self.profile == "full" and is_drawn(spec.name, archive.path, self.root):
+            raise ArchiveError(
+                f"{archive.path} is synthetic: it was drawn for the demo, and the profile is full.",
+                details=[f"the official one: {spec.homepage}"],
+                advice="Set PERVL_DATA to a folder of its own for the full profile, or put the official file there. "
+                "For the demo, set PERVL_PROFILE=demo.",
+            )
+        return archive
 
     def read_password(self, spec: ArchiveSpec) -> str | None:
-        """Return the password of an archive from its environment variable, or None."""
+        """Return the password of an archive: of one drawn for the demo its own, else the environment variable's."""
         if spec.password_variable is None:
             return None
+        if is_drawn(spec.name, self.root / spec.file, self.root):
+            return DEMO_PASSWORD
         return os.environ.get(spec.password_variable) or (DEMO_PASSWORD if self.profile == "demo" else None)
 
 

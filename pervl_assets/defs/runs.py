@@ -208,6 +208,13 @@ class Launch:
         graph = self.repository.get_definition().asset_graph
         return Plan(graph, self.instance, select_assets(graph, selection), resources, force=force)
 
+    def explain_inputs(self, selection: str, resources: Mapping[str, Any]) -> dict[Value, str]:
+        """Return the inputs of a selection that are outdated and not part of it, each with the reason."""
+        graph = self.repository.get_definition().asset_graph
+        keys = select_assets(graph, selection)
+        inputs = {parent for key in keys for parent in graph.get(key).parent_keys} - keys
+        return explain_outdated(graph, self.instance, list_values(graph, inputs), resources) if inputs else {}
+
     def execute(self, plan: Plan, follow: _Follow) -> RunResult:
         """Execute planned runs with the executor of the definitions, up to one that fails; a failure is not raised."""
         result = RunResult()

@@ -23,7 +23,11 @@ SETTINGS: Final = "settings"
 INPUTS: Final = "inputs"
 """Metadata of a materialization: the data versions it was made from, see `InputVersions`."""
 
-_WITHOUT_EFFECT: Final = {"workspace": {"data", "workers"}, "clip": {"batch_size", "encoders"}, "downloads": {"*"}}
+_WITHOUT_EFFECT: Final = {
+    "workspace": {"data", "workers", "max_quarantined_share"},
+    "clip": {"batch_size", "encoders"},
+    "downloads": {"*"},
+}
 """Resource fields that do not affect results, by resource key (`*` = all fields)."""
 _CLIP_LIBRARIES: Final = ("torch", "open_clip_torch", "pillow")
 _DRIVER: Final = Path("/proc/driver/nvidia/version")

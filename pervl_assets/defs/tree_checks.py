@@ -63,7 +63,8 @@ def check_quarantine(tree: FolderTree) -> dg.AssetCheckResult:
     concepts = rows["concept"].unique().sort().to_list()
     reasons = rows.group_by("reason").agg(files=pl.len()).sort("files", "reason", descending=[True, False])
     text = (
-        f"{rows.height:,} of {tree.ledger.height:,} files are quarantined, in {len(concepts):,} concepts: "
+        f"{rows.height:,} of {tree.ledger.height:,} files ({rows.height / tree.ledger.height:.1%}) are quarantined, "
+        f"in {len(concepts):,} concepts: "
         f"{name_some(concepts)}. The metadata and the ledger list the reasons."
         if rows.height
         else f"none of {tree.ledger.height:,} files is quarantined"

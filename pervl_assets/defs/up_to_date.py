@@ -30,6 +30,9 @@ from pervl_assets.io_managers.metadata import STAMP
 Value = tuple[dg.AssetKey, str | None]
 """An asset and the partition of it; None for an asset without partitions."""
 
+NOT_ON_DISK: Final = "it is not in this data folder"
+"""Reason of a value that was materialized, and whose file or manifest does not exist."""
+
 _HISTORY: Final = 4
 """Evaluations of a check that are read, per partition of its asset."""
 
@@ -92,6 +95,10 @@ class _Reader:
         if asset is None or made is None or made.asset_materialization is None:
             yield "it was never materialized"
             return
+        manager = self._resources.get(node.assets_def.get_io_manager_key_for_asset_key(key))
+        stored = manager if isinstance(manager, PervlIOManager) else None
+        if stored and not stored.locate(key, partition).exists():
+            yield NOT_ON_DISK
         if partition is None and asset.asset_entry.last_run_id not in (None, made.run_id):
             yield "its last run has not materialized it"
         made_by = (made.asset_materialization.tags or {}).get(CODE_VERSION_TAG)
@@ -102,8 +109,7 @@ class _Reader:
             yield f"inputs changed: {name_some([change.split()[0] for change in changes])}"
         if changes := self._list_changed_settings(key, metadata.get(SETTINGS)):
             yield f"settings changed: {'; '.join(changes)}"
-        manager = self._resources.get(node.assets_def.get_io_manager_key_for_asset_key(key))
-        stamp = manager.stamp(key, partition) if isinstance(manager, PervlIOManager) else None
+        stamp = stored.stamp(key, partition) if stored else None
         if stamp is None or stamp != metadata.get(STAMP):
             yield "its files have changed on disk"
         policy = node.freshness_policy

@@ -6,11 +6,12 @@ No image, sentence or annotation of the real data sets is in it.
 from pathlib import Path
 from typing import Final
 
+from pervl_assets.core.files import hash_file, is_whole, write_bytes_atomically
 from pervl_assets.demo.builder import find_builders
 from pervl_assets.demo.builders.deep_fashion import DEMO_PASSWORD
 from pervl_assets.demo.scenes import CLASSES
 
-__all__ = ["DEMO_PASSWORD", "OBJECT_CLASSES", "RAW_NAMES", "TINY_CLIP", "draw_raw", "write_annotations"]
+__all__ = ["DEMO_PASSWORD", "OBJECT_CLASSES", "RAW_NAMES", "TINY_CLIP", "draw_raw", "is_drawn", "write_annotations"]
 
 OBJECT_CLASSES: Final = len(CLASSES)
 """Number of object classes of the demo data (30). Sun, moon and rainbow are rarer and not among them."""
@@ -23,7 +24,7 @@ TINY_CLIP: Final = Path(__file__).parent / "tiny_clip"
 
 
 def draw_raw(name: str, data_root: Path, seed: int = 0) -> None:
-    """Draw one raw input at its official path below `data_root`, unless it exists.
+    """Draw one raw input at its official path below `data_root`, unless it exists, and mark it as synthetic.
 
     The same seed has the same bytes (JPEGs: with the same version of Pillow). Annotations only fit raw inputs of the
     same seed.
@@ -36,6 +37,22 @@ def draw_raw(name: str, data_root: Path, seed: int = 0) -> None:
     target = data_root / raw.file
     if not target.exists():
         raw.draw(target, seed)
+        mark = f"{target.stat().st_size} {hash_file(target)}\n"
+        write_bytes_atomically(_locate_mark(name, data_root), mark.encode())
+
+
+def is_drawn(name: str, file: Path, data_root: Path) -> bool:
+    """Return whether a file is, byte for byte, the raw input that `draw_raw` drew below `data_root`."""
+    try:
+        size, sha256 = _locate_mark(name, data_root).read_text().split()
+        return is_whole(file, int(size), sha256)
+    except (OSError, ValueError):
+        return False
+
+
+def _locate_mark(name: str, data_root: Path) -> Path:
+    """Return the file with size and sha256 of a drawn input: the input itself must look like the official one."""
+    return data_root / "assets" / "raw" / f"{name}.synthetic"
 
 
 def write_annotations(folder: Path, seed: int = 0) -> None:

@@ -7,6 +7,7 @@ The value of `ytvos/concepts` is `<data>/assets/ytvos/concepts.parquet`, that of
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Final, get_origin
 
@@ -15,15 +16,25 @@ import polars as pl
 
 from pervl_assets.archives.inputs import list_folder
 from pervl_assets.core.errors import MissingInputError, PervlError, SchemaError
-from pervl_assets.core.files import VerifyResult, explain_write_errors, hash_bytes, make_folder
+from pervl_assets.core.files import VerifyResult, explain_read_errors, explain_write_errors, hash_bytes, make_folder
 from pervl_assets.io_managers.metadata import SECONDS, STAMP, show_errors
 from pervl_assets.release.images import Labeller
 from pervl_assets.release.parts import FilePart, Part
 
 ASSETS_FOLDER: Final = "assets"
 
-_DAMAGE: Final = (SchemaError, pl.exceptions.PolarsError, ValueError, KeyError, TypeError)
-"""What reading a damaged file raises."""
+_DAMAGE: Final = (
+    SchemaError,
+    pl.exceptions.PolarsError,
+    pl.exceptions.PanicException,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+"""What reading a damaged file raises, or one that is JSON of another kind."""
 
 
 def locate_value(data: Path, key: Sequence[str], extension: str, partition: str | None = None) -> Path:
@@ -59,7 +70,7 @@ class PervlIOManager(dg.ConfigurableIOManager):
 
         Raises:
             FileNotFoundError: The file does not exist.
-            SchemaError: It is damaged; so is a file whose reading raises ValueError, KeyError or TypeError.
+            SchemaError: It is damaged; so is a file whose reading raises one of `_DAMAGE`.
         """
         raise NotImplementedError
 
@@ -90,11 +101,12 @@ class PervlIOManager(dg.ConfigurableIOManager):
         return locate_value(Path(self.data), key.path, self.extension, partition)
 
     def read(self, key: dg.AssetKey, partition: str | None = None) -> Any:
-        """Read a value, checked against its recorded hash.
+        """Read a value, checked against its recorded hash. A damaged one is outdated from then on.
 
         Raises:
             MissingInputError: It has not been materialized.
             SchemaError: It is damaged.
+            ArchiveError: It cannot be read.
         """
         path, name = self.locate(key, partition), key.to_user_string()
         command = f"""pervl materialize --select 'key:"{name}"'"""
@@ -105,9 +117,13 @@ class PervlIOManager(dg.ConfigurableIOManager):
                 f"The value of {name} is not on disk: {error.filename or path} does not exist.",
                 advice=f"Materialize it first: {command}",
             ) from error
+        except OSError:
+            with explain_read_errors(path):
+                raise
         except _DAMAGE as error:
+            mark_changed(path)
             problem = error.problem if isinstance(error, PervlError) else f"{path} is damaged: {error!r}."
-            raise SchemaError(problem, advice=f"Delete {path} and materialize {name} again: {command}") from error
+            raise SchemaError(problem, advice=f"Materialize {name}, which makes it again: {command}") from error
 
     def read_previous(self, key: dg.AssetKey, partition: str | None = None) -> Any | None:
         """Read the value of an earlier run; None if there is none, or it is damaged, so that it is made again."""
@@ -120,20 +136,21 @@ class PervlIOManager(dg.ConfigurableIOManager):
             return None
 
     def verify(self, key: dg.AssetKey, partition: str | None = None) -> VerifyResult:
-        """Compare a value with its manifest, again if a run replaces it meanwhile; files that vanish are missing."""
+        """Compare a value with its manifest, again if a run replaces it meanwhile.
+
+        Files that vanish are missing, unreadable ones changed.
+        """
         path = self.locate(key, partition)
-        seen = path.stat().st_mtime_ns if path.is_file() else None
-        result = self._compare(path) if seen else VerifyResult()
-        if not result.unchanged and path.is_file() and path.stat().st_mtime_ns != seen:
-            return self.verify(key, partition)
-        return result
+        seen = _read_time(path)
+        result = self._compare(path)
+        return result if result.unchanged or _read_time(path) == seen else self.verify(key, partition)
 
     def _compare(self, path: Path) -> VerifyResult:
         try:
-            return self.compare(path)
+            return self.compare(path) if path.is_file() else VerifyResult()
         except FileNotFoundError as error:
             return VerifyResult(1, missing=[self._name(Path(error.filename or path))])
-        except (*_DAMAGE, PervlError):
+        except (OSError, *_DAMAGE, PervlError):
             return VerifyResult(1, changed=[self._name(path)])
 
     def exists(self, key: dg.AssetKey, partition: str | None = None) -> bool:
@@ -199,6 +216,19 @@ class PervlIOManager(dg.ConfigurableIOManager):
     def _name(self, path: Path) -> str:
         """Return a path relative to the data root, where it is below it."""
         return path.relative_to(self.data).as_posix() if path.is_relative_to(self.data) else str(path)
+
+
+def mark_changed(path: Path) -> None:
+    """Change the stamp of a value whose manifest is at `path`: it is made again, although size and time were right."""
+    with suppress(OSError):
+        os.utime(path)
+
+
+def _read_time(file: Path) -> int | None:
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def _show_stat(name: str, stat: os.stat_result) -> str:

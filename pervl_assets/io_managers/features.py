@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from pervl_assets.clip.encode_images import clear_chunks
-from pervl_assets.clip.features import Features, list_feature_columns, read_passport, verify_features, write_features
+from pervl_assets.clip.features import Features, list_feature_columns, read_features, read_passport, write_features
 from pervl_assets.core.files import PARTIAL
 from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.io_managers.metadata import BYTES, MISSING, QUARANTINED, ROWS, preview_table
@@ -33,8 +33,8 @@ class FeaturesIOManager(PervlIOManager):
         clear_chunks(_locate_chunks(path))
 
     def load(self, path: Path) -> Features:
-        """Read features with their passport. Raises as `verify_features` does."""
-        return verify_features(path)
+        """Read features with their passport. Raises as `read_features` does."""
+        return read_features(path)
 
     def locate_chunks(self, key: dg.AssetKey, partition: str | None = None) -> Path:
         """Return the folder of the chunks that are encoded so far, beside the features file."""

@@ -9,10 +9,10 @@ from typing import Any, Final
 import dagster as dg
 from pydantic import TypeAdapter
 
-from pervl_assets.archives.inputs import INDEX_EXTENSION, RawArchive, identify, identify_contents
+from pervl_assets.archives.inputs import INDEX_EXTENSION, IdentityCard, RawArchive, identify, identify_contents
 from pervl_assets.core.errors import ArchiveError, MissingInputError
-from pervl_assets.core.files import VerifyResult, write_bytes_atomically
-from pervl_assets.io_managers.base import PervlIOManager
+from pervl_assets.core.files import VerifyResult, explain_read_errors, write_bytes_atomically
+from pervl_assets.io_managers.base import PervlIOManager, mark_changed
 from pervl_assets.io_managers.metadata import BYTES, FILES, show_errors
 
 _STORED: Final = TypeAdapter(RawArchive)
@@ -36,21 +36,24 @@ class RawArchiveIOManager(PervlIOManager):
         return replace(_STORED.validate_json(path.read_bytes()), index=path.with_suffix(INDEX_EXTENSION))
 
     def read(self, key: dg.AssetKey, partition: str | None = None) -> RawArchive:
-        """Read the card back.
+        """Read the card back, and compare the input with it: by its listing where it was unzipped, when it is opened.
 
         Raises:
-            MissingInputError: The input is gone, or has another size than its card.
+            MissingInputError: The input is gone, or is another than its card describes.
             SchemaError: The card is damaged.
+            ArchiveError: The input cannot be read.
         """
         archive: RawArchive = super().read(key, partition)
-        name = key.to_user_string()
+        name, path = key.to_user_string(), self.locate(key, partition)
         advice = f"""Materialize it again: pervl materialize --select 'key:"{name}"+'"""
         if not archive.path.exists():
             raise MissingInputError(f"The input {name} was at {archive.path} and is gone.", advice=advice)
-        if archive.path.is_file() and (size := archive.path.stat().st_size) != archive.card.bytes:
+        if not archive.prefix and _identify_again(archive) != archive.card:
+            mark_changed(path)
+            now = f"{archive.path.stat().st_size:,} bytes now, " if archive.path.is_file() else ""
             raise MissingInputError(
-                f"The input {name} at {archive.path} has changed: {size:,} bytes now, {archive.card.bytes:,} when "
-                "its identity card was taken.",
+                f"The input {name} at {archive.path} has changed: {now}{archive.card.bytes:,} bytes when its identity "
+                "card was taken.",
                 advice=advice,
             )
         return archive
@@ -80,9 +83,7 @@ class RawArchiveIOManager(PervlIOManager):
         if not archive.path.exists():
             return VerifyResult(archive.card.members, missing=[shown])
         try:
-            card = identify(archive.path, archive.index)
-            if card != archive.card and card.kind == "folder":  # annotations are identified by their contents
-                card = identify_contents(archive.path)
+            card = _identify_again(archive)
         except ArchiveError:  # an unsafe or damaged zip
             return VerifyResult(1, changed=[shown])
         changed = [] if card == archive.card else [shown]
@@ -108,3 +109,11 @@ class RawArchiveIOManager(PervlIOManager):
             },
             check_results=checks,
         )
+
+
+def _identify_again(archive: RawArchive) -> IdentityCard:
+    """Take the identity card of an input again. Raises as `identify` does."""
+    with explain_read_errors(archive.path):
+        card = identify(archive.path, archive.index)
+        is_other_folder = card != archive.card and card.kind == "folder"
+        return identify_contents(archive.path) if is_other_folder else card  # annotations: by their contents

@@ -14,7 +14,7 @@ from pervl_assets.io_managers.metadata import BYTES, FILES, MISSING, QUARANTINED
 from pervl_assets.release.images import Labeller, label_images
 from pervl_assets.release.parts import Part, Tree, TreePart
 from pervl_assets.trees.build import commit_tree
-from pervl_assets.trees.ledger import FolderTree, verify_tree
+from pervl_assets.trees.ledger import LEDGER, FolderTree, verify_tree
 
 _ROOT: Final = "root"
 """Key of the ledger's file metadata: the tree's folder, relative to the data root."""
@@ -32,8 +32,9 @@ class TreeIOManager(PervlIOManager):
         commit_tree(value, path, {_ROOT: value.root.relative_to(self.data).as_posix()})
 
     def load(self, path: Path) -> FolderTree:
-        """Read the ledger, which has no hash if an earlier version wrote it; no file of the tree is opened."""
-        ledger, metadata = read_hashed(path, required=False)
+        """Read the ledger; no file of the tree is opened."""
+        ledger, metadata = read_hashed(path)
+        LEDGER.validate(ledger, "ledger")
         return FolderTree(Path(self.data) / metadata[_ROOT], ledger, recorded_ns=path.stat().st_mtime_ns)
 
     def list_parts(self, path: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,9 +33,17 @@ def locate_raw(data: Path, name: str) -> Path:
 
 
 def draw_world(folder: Path, names: Iterable[str] = RAW_NAMES) -> Path:
-    """Generate raw inputs of the demo data below a folder. Existing files are kept."""
+    """Generate raw inputs of the demo data below a folder. Existing files are kept.
+
+    They are not marked as synthetic, so the full profile accepts them.
+    """
     for name in names:
         draw_raw(name, folder)
+    for mark in (marks := folder / "assets/raw").glob("*.synthetic"):
+        mark.unlink()
+    with suppress(OSError):  # of folders that hold results, too
+        marks.rmdir()
+        marks.parent.rmdir()
     return folder
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import polars as pl
 
-from pervl_assets.archives.members import MemberError, Members
-from pervl_assets.core.errors import ArchiveError, name_some
+from pervl_assets.archives.members import MemberError, Members, select_members
+from pervl_assets.core.checks import MAX_QUARANTINED_SHARE, refuse_losses
+from pervl_assets.core.errors import PervlError, name_some
 from pervl_assets.core.files import (
     Lock,
     explain_write_errors,
@@ -46,6 +47,7 @@ def build_tree(
     previous: pl.DataFrame | None = None,
     *,
     workers: int = 1,
+    max_lost: float = MAX_QUARANTINED_SHARE,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> FolderTree:
     """Build a tree in a staging folder; reuse every file that is already correct.
@@ -61,6 +63,7 @@ def build_tree(
         destination: The tree's root.
         previous: Ledger of the tree at `destination`, if there is one.
         workers: Number of worker processes. Small plans and links are done in this one.
+        max_lost: Share of the outputs that may be quarantined or missing, 0 to 1.
         on_progress: Called with the number of outputs that are done, and their total.
 
     Returns:
@@ -68,18 +71,25 @@ def build_tree(
 
     Raises:
         PasswordError: The members cannot be decrypted. Raised before any work.
-        ArchiveError: Not one of the members is in the source, or the source cannot be read any more.
+        ArchiveError: Not one of the members is in the source, more outputs are lost than `max_lost`, or the source
+            cannot be read any more. The tree stays as it was.
+        PervlError: Nothing is planned, and the tree has files.
         WriteError: No permission, no space left, or another run builds the same tree.
     """
     total = len(list_outputs(plan))
-    members = _select_members(plan, members)
+    if not total and list_files(destination):
+        raise PervlError(
+            f"The annotations name no file of {plan.folder}, and {destination} holds files.",
+            advice=f"Nothing was replaced. Compare the annotations with the official ones, or move {destination} away.",
+        )
+    members = select_members(members, {name for task in plan.tasks for name in task.members}, plan.folder)
     members.check_password()
     with explain_write_errors(destination):
-        work = _plan_work(plan, members, Staging(destination), previous)
+        work = _plan_work(plan, members, Staging(destination), previous, max_lost)
         seen = work.staging.identify_target()
         in_place = _find_whole(work.recipes, work.old, work.staging.target)
         if len(in_place) == len(work.recipes):
-            ledger, summaries = _complete(plan, work.rows | in_place)
+            ledger, summaries = _complete(work, work.rows | in_place)
             if _is_in_place(work.staging, ledger, _list_kept(work.staging, in_place, summaries)):
                 work.staging.tidy()
                 on_progress(total, total)
@@ -217,6 +227,7 @@ class _Work:
     tasks: list[RenderTask]
     recipes: dict[str, str]
     old: list[Row]
+    max_lost: float
 
 
 def _build_locked(
@@ -241,7 +252,7 @@ def _build_locked(
         rendered += len(written)
         on_done(len(rows))
 
-    ledger, summaries = _complete(plan, rows)
+    ledger, summaries = _complete(work, rows)
     kept = _list_kept(staging, in_place, summaries)
     if _is_in_place(staging, ledger, kept):
         staging.clear()
@@ -254,28 +265,11 @@ def _build_locked(
     return FolderTree(staging.target, ledger, staging.folder, rendered=rendered, lock=lock)
 
 
-def _select_members(plan: TreePlan, members: Members) -> Members:
-    """Return the source with the plan's members only.
-
-    Raises:
-        ArchiveError: It has none of them.
-    """
-    names = members.names
-    needed = {name for task in plan.tasks for name in task.members}
-    present = sorted(name for name in needed if name in names)
-    if needed and not present:
-        raise ArchiveError(
-            f"None of the {len(needed):,} members that {plan.folder} is made from is in {members.path}, "
-            f"which holds {len(names):,} others.",
-            details=[f"looked for: {name_some(sorted(needed), 3)}", f"found: {name_some(sorted(names)[:4], 3)}"],
-            advice="This is not the archive that the annotations are about, or it was packed in another way.",
-        )
-    return members.select(present)
-
-
-def _plan_work(plan: TreePlan, members: Members, staging: Staging, previous: pl.DataFrame | None) -> _Work:
+def _plan_work(
+    plan: TreePlan, members: Members, staging: Staging, previous: pl.DataFrame | None, max_lost: float
+) -> _Work:
     old: list[Row] = [] if previous is None else previous.to_dicts()  # type: ignore[assignment]
-    work = _Work(plan, members, staging, {}, [], {}, old)
+    work = _Work(plan, members, staging, {}, [], {}, old, max_lost)
     present = members.names
     for task in plan.tasks:
         if absent := [name for name in task.members if name not in present]:
@@ -297,8 +291,15 @@ def _find_whole(recipes: Mapping[str, str], rows: Iterable[Row], root: Path) -> 
     return {row["path"]: row for row, is_right in zip(candidates, whole, strict=True) if is_right}
 
 
-def _complete(plan: TreePlan, rows: Mapping[str, Row]) -> tuple[pl.DataFrame, Mapping[str, bytes]]:
-    """Return the whole ledger, and the files that the plan makes from it, which are in it."""
+def _complete(work: _Work, rows: Mapping[str, Row]) -> tuple[pl.DataFrame, Mapping[str, bytes]]:
+    """Return the whole ledger, and the files that the plan makes from it, which are in it.
+
+    Raises:
+        ArchiveError: Too many outputs are lost.
+    """
+    plan, source = work.plan, work.members.path
+    lost = [f"{path}: {row['reason']}" for path, row in rows.items() if row["status"] != "written"]
+    refuse_losses(lost, len(rows), f"files of {plan.folder}", source, work.max_lost)
     ledger = build_frame(rows.values())
     summaries = plan.finish(ledger) if plan.finish else {}
     outputs = {path: Output(path, "", "summary", (hash_bytes(data),)) for path, data in summaries.items()}

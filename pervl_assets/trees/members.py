@@ -45,18 +45,18 @@ class TreeMembers(Members):
         """Return a file's bytes, checked against the ledger.
 
         Raises:
-            MemberError: It was quarantined in the tree.
-            ArchiveError: It is not as the ledger says. Nothing is made of a tree that is damaged or was just replaced.
+            MemberError: It was quarantined in the source tree.
+            ArchiveError: The source tree is damaged, or cannot be read.
         """
         if name in self._reasons:
             raise MemberError(f"source quarantined: {self._reasons[name]}")
+        file = self.locate(name)
         with explain_read_errors(self.path):
-            data = self.locate(name).read_bytes()
-        if zlib.crc32(data) != self._written[name].record.crc32:
+            data = None if not file.exists() and self.path.is_dir() else file.read_bytes()
+        if data is None or zlib.crc32(data) != self._written[name].record.crc32:
             raise ArchiveError(
-                f"{self.locate(name)} is not the file that was written there: it was changed, or a run has just "
-                "replaced the tree.",
-                advice="Materialize the tree again, then what is made from it.",
+                f"{file} {'is missing' if data is None else 'is not the file that was written there'}.",
+                advice="Run pervl verify, then pervl materialize: it repairs that tree, and then what is made from it.",
             )
         return data
 

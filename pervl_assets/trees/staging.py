@@ -18,9 +18,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+import polars as pl
+
 from pervl_assets.core.errors import WriteError
 from pervl_assets.core.files import PARTIAL, Lock, make_folder, sync_tree
-from pervl_assets.trees.ledger import LEDGER, Row, list_files
+from pervl_assets.trees.ledger import LEDGER, Row, build_frame, list_files
 
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
@@ -62,15 +64,18 @@ class Staging:
                 shutil.rmtree(self._retired)
             else:
                 self._retired.rename(self.target)
-        rows = []
+        rows: list[Row] = []
         for line in self.journal.read_bytes().splitlines() if self.journal.is_file() else ():
             try:
                 row = json.loads(line)
-            except ValueError:  # the line that was being written when the run was killed
+            except (ValueError, RecursionError):  # the line that was being written when the run was killed
                 continue
             if isinstance(row, dict) and list(row) == LEDGER.names:
-                rows.append(row)
-        return rows  # type: ignore[return-value]
+                rows.append(row)  # type: ignore[arg-type]
+        with suppress(TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
+            build_frame(rows)  # values of other types than a ledger's: then all files are made again
+            return rows
+        return []
 
     def has_leftovers(self) -> bool:
         """Return whether a run is building this tree, or was killed."""

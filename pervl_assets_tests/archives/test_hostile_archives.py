@@ -293,13 +293,13 @@ def test_a_damaged_member_is_quarantined_and_the_rest_is_built(path, case):
     assert list_outside(path) == before
 
 
-def test_members_encrypted_in_secret_are_all_quarantined(path):
+def test_an_archive_whose_members_are_all_encrypted_in_secret_is_refused(path):
     encrypt_secretly(path)
-    tree = build(path)
-    assert (tree.written, tree.quarantined) == (0, 2)
-    assert set(tree.ledger["reason"]) == {
-        f"{name}: its local header does not match the archive's directory" for name in MEMBERS
-    }
+    with pytest.raises(ArchiveError, match="2 of 2 files of tree cannot be made") as raised:
+        build(path)
+    assert raised.value.details == tuple(
+        f"class/{name}: {name}: its local header does not match the archive's directory" for name in MEMBERS
+    )
 
 
 def test_a_lost_zip64_end_record_is_named(path, monkeypatch):

@@ -66,14 +66,14 @@ def test_an_archive_that_changed_since_it_was_identified_is_refused(tmp_path, fo
         open_members(loose)
 
 
-def test_a_changed_file_is_damaged_and_a_vanished_one_ends_the_run(folder):
+def test_a_file_that_changes_or_vanishes_meanwhile_ends_the_run(folder):
     with open_members(find(folder, "train/")) as members:
         chosen = members.select(["train/a.jpg", "train/c.jpg"])
         (folder / "a.jpg").unlink()
         (folder / "c.jpg").write_bytes(b"other")
         with pytest.raises(ArchiveError, match=r"a\.jpg cannot be read: No such file"):
             chosen.read("train/a.jpg")
-        with pytest.raises(MemberError, match="changed"):
+        with pytest.raises(ArchiveError, match=r"c\.jpg was replaced or changed while it was read"):
             chosen.read("train/c.jpg")
 
 
@@ -183,15 +183,15 @@ def test_an_open_archive_needs_no_password(tmp_path):
 def test_a_tree_is_a_source_and_passes_reasons_on(tmp_path):
     path = write_zip(tmp_path / "a.zip", {"a.txt": b"one", "b.txt": b"bad"})
     with open_members(find(path)) as members:
-        tree = commit_tree(build_tree(plan_copies(["a.txt", "b.txt", "c.txt"]), members, tmp_path / "tree"))
+        tree = commit_tree(build_tree(plan_copies(["a.txt", "b.txt"]), members, tmp_path / "tree"))
     with open_tree(tree) as source:
         assert set(source.names) == {"class/a.txt", "class/b.txt"}
         assert source.read("class/a.txt") == b"ONE"
         with pytest.raises(MemberError, match="source quarantined: it is bad"):
             source.read("class/b.txt")
         (tree.root / "class/a.txt").write_bytes(b"two")
-        with pytest.raises(ArchiveError, match="not the file that was written"):
+        with pytest.raises(ArchiveError, match=r"a.txt is not the file that was written there"):
             pickle.loads(pickle.dumps(source.select(["class/a.txt"]))).read("class/a.txt")
         (tree.root / "class/a.txt").unlink()
-        with pytest.raises(ArchiveError, match="No such file"):
+        with pytest.raises(ArchiveError, match=r"a.txt is missing"):
             source.read("class/a.txt")

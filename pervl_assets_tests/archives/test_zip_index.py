@@ -1,6 +1,6 @@
 """A zip's members are parsed once and kept; a stale or damaged index is made again."""
 
-import os
+import shutil
 
 import pytest
 
@@ -57,10 +57,16 @@ def test_an_index_of_another_archive_is_made_again(tmp_path, parsed):
     assert set(read_index(path, store).entries) == {*MEMBERS, "train/c.jpg"}
     forget()
     assert len(read_index(path, store).entries) == 3
-    os.utime(path, ns=(1, 1))
+    assert len(parsed) == 2
+
+
+def test_a_copied_or_moved_archive_keeps_its_index(tmp_path, parsed):
+    path, store = write_zip(tmp_path / "a.zip", MEMBERS), tmp_path / "a.members.parquet"
+    entries = read_index(path, store).entries
+    kept = store.read_bytes()
     forget()
-    read_index(path, store)
-    assert len(parsed) == 3
+    assert read_index(shutil.copyfile(path, tmp_path / "b.zip"), store).entries == entries
+    assert (len(parsed), store.read_bytes()) == (1, kept)
 
 
 @pytest.mark.parametrize("damage", ["cut", "other bytes", "another file", "other values"])

@@ -85,6 +85,13 @@ def test_missing_then_fresh_then_stale_behind_a_changed_input_then_fresh(data, i
     assert name_by_state(read_states(data, instance), "up to date") == fresh
 
 
+def test_what_was_made_in_another_data_folder_is_missing(data, instance, tmp_path):
+    run_graph(data, '+key:"inversion/openimages_classes"', instance)
+    states = read_states(tmp_path / "other", instance)
+    assert name_by_state(states, "missing") == set(states)
+    assert all((state.when, state.metadata, state.why) == (None, {}, "") for state in states.values())
+
+
 def test_an_unchanged_input_that_is_materialized_again_makes_nothing_stale(data, instance):
     run_graph(data, SELECTION, instance)
     run_graph(data, "group:raw", instance)

@@ -19,8 +19,9 @@ from pervl_assets.clip.encode_images import _lock, clear_chunks, encode_image_sh
 from pervl_assets.clip.encoder import describe_encoder
 from pervl_assets.clip.prepare_image import prepare_image
 from pervl_assets.clip.preprocessing import Preprocessing
-from pervl_assets.core.errors import PervlError, WriteError
+from pervl_assets.core.errors import ArchiveError, PervlError, WriteError
 from pervl_assets.inversion.sources import locate_image
+from pervl_assets_tests.core.samples import write_zip
 from pervl_assets_tests.inversion.kit import FakeEncoder, draw_jpeg, make_passport, write_coco
 
 IDS = sorted(f"{number * 37} " for number in range(1, 31))
@@ -189,7 +190,7 @@ def test_damaged_chunks_and_foreign_files_are_dropped(coco, work, caplog):
     again, encoder = encode(coco, work)
     assert again.hash() == whole.hash()
     assert encoder.images == 16
-    assert "does not hold features" in caplog.text
+    assert "cannot be read as Parquet" in caplog.text
     assert "does not hold the features that were written to it" in caplog.text
     assert len(list(work.iterdir())) == 4
 
@@ -232,10 +233,22 @@ def test_an_empty_shard_needs_no_model(coco, work):
     assert features.vectors.shape == (0, 8)
 
 
-def test_only_rejected_images_give_an_empty_table(tmp_path, work):
+def test_a_shard_of_which_most_images_are_lost_is_refused_unless_it_is_allowed(tmp_path, work):
     coco = write_coco(tmp_path / "train2014.zip", {"1 ": b"damaged"})
-    features, encoder = encode(coco, work, ids=["1 ", "2 "])
+    ids = ["1 ", "2 "]
+    with pytest.raises(ArchiveError, match=r"2 of 2 images cannot be made from .*train2014.zip: 100.0%"):
+        encode(coco, work, ids=ids)
+    features, encoder = encode(coco, work, ids=ids, max_lost=1.0)
     assert (features.ids, encoder.images, features.rejected["status"].to_list()) == ([], 0, ["quarantined", "missing"])
+
+
+def test_an_archive_without_one_of_the_images_is_refused_before_any_work(tmp_path, work):
+    path = write_zip(tmp_path / "train2014.zip", {f"coco/{locate_image('1 ')}": draw_jpeg(1)})
+    members = open_members(RawArchive(path, identify(path)))
+    with pytest.raises(ArchiveError, match="None of the 30 members") as raised:
+        encode_image_shard(pair(IDS), members, make_passport(), forbid, work, max_lost=1.0)
+    assert "found: coco/train2014/COCO_train2014_000000000001.jpg" in raised.value.details[1]
+    assert list(tmp_path.iterdir()) == [tmp_path / "train2014.zip"]
 
 
 def test_an_encoder_other_than_described_is_refused(coco, work):
@@ -262,6 +275,7 @@ from pervl_assets.archives.members import open_members
 from pervl_assets.clip.encode_images import encode_image_shard
 from pervl_assets.clip.preprocessing import Preprocessing
 from pervl_assets.inversion.sources import locate_image
+from pervl_assets_tests.core.samples import write_zip
 from pervl_assets_tests.inversion.kit import FakeEncoder, make_passport
 
 class Hanging(FakeEncoder):

@@ -74,7 +74,7 @@ def test_other_files_are_not_features(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_features(path)
     path.write_bytes(b"PAR1 and then nothing")
-    with pytest.raises(SchemaError, match="does not hold features"):
+    with pytest.raises(SchemaError, match="cannot be read as Parquet"):
         read_features(path)
     pl.DataFrame({"id": ["a"]}).write_parquet(path)
     with pytest.raises(SchemaError, match="does not hold features"):

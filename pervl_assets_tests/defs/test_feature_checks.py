@@ -181,8 +181,8 @@ def test_an_unreadable_shard_is_an_error_with_advice(own_data, instance, loads):
     for name in (DRIFT_PROBE, IDS_AND_VECTORS):
         found = probe(own_data, instance, name=name)
         assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
-        assert f"{locate(own_data, SHARDS[1])} does not hold features" in found.description
-        assert f"Delete {locate(own_data, SHARDS[1])} and materialize" in found.description
+        assert f"{locate(own_data, SHARDS[1])} cannot be read as Parquet" in found.description
+        assert "Materialize inversion/coco_image_features, which makes it again" in found.description
     assert loads == []
 
 

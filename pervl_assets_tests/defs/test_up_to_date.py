@@ -10,9 +10,9 @@ import pytest
 from pydantic import Field
 
 from pervl_assets.defs.checks import FAILED_PARTITIONS, READ_PARTITION, SUMS_HOLD
-from pervl_assets.defs.runs import Plan
+from pervl_assets.defs.runs import Launch, Plan
 from pervl_assets.defs.steps import record_step
-from pervl_assets.defs.up_to_date import _HISTORY, explain_outdated
+from pervl_assets.defs.up_to_date import _HISTORY, NOT_ON_DISK, explain_outdated
 from pervl_assets.io_managers.base import PervlIOManager
 
 
@@ -187,7 +187,19 @@ def test_a_missing_file_and_a_source_not_checked_for_days_are_reasons(graph, mon
     monkeypatch.setattr("pervl_assets.defs.up_to_date.time", SimpleNamespace(time=lambda: later))
     reasons = graph.explain()
     assert reasons.pop("source").startswith("it was last revalidated more than")
-    assert reasons == {"table": "its files have changed on disk"}
+    assert reasons == {"table": NOT_ON_DISK}
+
+
+def test_an_outdated_input_that_is_not_selected_is_named(graph):
+    def explain_inputs(selection):
+        plain = SimpleNamespace(get_definition=lambda: SimpleNamespace(asset_graph=graph.plan()._graph))
+        found = Launch(plain, graph.instance).explain_inputs(selection, graph.resources)
+        return {key.to_user_string(): reason for (key, _), reason in found.items()}
+
+    assert explain_inputs('key:"table"') == {}
+    graph.io_manager.locate(source.key).write_text("longer than before")
+    assert explain_inputs('key:"table"') == {"source": "its files have changed on disk"}
+    assert explain_inputs('+key:"table"') == explain_inputs('key:"source"') == {}
 
 
 def test_a_check_that_was_not_evaluated_is_a_reason_unless_it_reads_every_byte(graph):

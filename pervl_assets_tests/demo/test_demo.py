@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pervl_assets.demo import OBJECT_CLASSES, RAW_NAMES, draw_raw, write_annotations
+from pervl_assets.demo import OBJECT_CLASSES, RAW_NAMES, draw_raw, is_drawn, write_annotations
 from pervl_assets.demo.builder import find_builders
 
 COMMITTED = Path(__file__).parents[2] / "annotations" / "demo"
@@ -49,12 +49,26 @@ def test_same_seed_same_bytes_and_another_seed_other_pictures(drawn, tmp_path):
         assert (tmp_path / "1" / place).read_bytes() != original
 
 
-def test_an_existing_input_is_unchanged(tmp_path):
+@pytest.mark.parametrize("mark", [None, b"", b"3 x y", b"\xff", b"many 0123"])
+def test_only_a_drawn_input_is_synthetic(tmp_path, mark):
+    name = "coco_svo_triplets"
+    draw_raw(name, tmp_path)
+    target = tmp_path / OFFICIAL_PLACES[name]
+    assert is_drawn(name, target, tmp_path)
+    if mark is None:
+        target.write_text("mine")
+    else:
+        (tmp_path / f"assets/raw/{name}.synthetic").write_bytes(mark)
+    assert not is_drawn(name, target, tmp_path)
+
+
+def test_an_existing_input_is_unchanged_and_not_marked(tmp_path):
     target = tmp_path / OFFICIAL_PLACES["coco_svo_triplets"]
     target.parent.mkdir()
     target.write_text("mine")
     draw_raw("coco_svo_triplets", tmp_path)
     assert target.read_text() == "mine"
+    assert not is_drawn("coco_svo_triplets", target, tmp_path)
 
 
 def test_an_unknown_input_is_an_error(tmp_path):

@@ -18,7 +18,7 @@ from pervl_assets.archives.inputs import RawArchive, identify
 from pervl_assets.archives.members import open_members
 from pervl_assets.clip.features import Features
 from pervl_assets.clip.passport import EmbeddingPassport
-from pervl_assets.core.errors import MissingInputError, SchemaError
+from pervl_assets.core.errors import ArchiveError, MissingInputError, SchemaError
 from pervl_assets.core.files import VerifyResult, hash_bytes, write_bytes_atomically
 from pervl_assets.core.tables import CONTENT_SHA256, Column, TableSchema, hash_frame, write_hashed
 from pervl_assets.io_managers import find_io_managers
@@ -195,10 +195,14 @@ def test_a_damaged_value_is_refused_and_never_taken_for_an_earlier_one(stored, c
         path.write_text("{}")
     else:
         path.write_bytes(path.read_bytes()[:-9])
+    os.utime(path, ns=(1, 1))
+    stamp = stored.stamp(KEY)
     with pytest.raises(SchemaError) as raised:
         stored.read(KEY)
     assert str(path) in raised.value.problem
-    assert f"Delete {path} and materialize group/value again" in raised.value.advice
+    assert "Materialize group/value, which makes it again" in raised.value.advice
+    assert path.stat().st_mtime_ns > 1  # so that it is outdated
+    assert stored.stamp(KEY) is None or stored.stamp(KEY) != stamp
     assert stored.read_previous(KEY) is None
     assert "Made again" in caplog.text
     assert stored.verify(KEY).changed == ["assets/group/value" + stored.extension]
@@ -242,16 +246,66 @@ def test_a_file_that_a_tree_does_not_know_is_extra(tmp_path):
     assert trees.stamp(KEY) != before
 
 
-def test_a_ledger_of_an_earlier_version_is_accepted(tmp_path):
+def test_a_ledger_that_was_edited_is_refused(tmp_path):
     tree = make_tree(tmp_path, 0)
     store_and_load(KINDS["trees"], tree, tmp_path)
     trees = KINDS["trees"].manage(tmp_path)
-    tree.ledger.write_parquet(trees.locate(KEY), metadata={"root": "tree"})
-    assert trees.read_previous(KEY).ledger.equals(tree.ledger)
-    tree.ledger.with_columns(path=pl.col("path").reverse()).write_parquet(
-        trees.locate(KEY), metadata={"root": "tree", CONTENT_SHA256: hash_frame(tree.ledger)}
-    )
-    assert trees.read_previous(KEY) is None
+    recorded = {"root": "tree", CONTENT_SHA256: hash_frame(tree.ledger)}
+    edited = tree.ledger.with_columns(path=pl.col("path").reverse())
+    others = tree.ledger.drop("recipe")
+    for ledger, metadata in (
+        (edited, recorded),
+        (edited, {"root": "tree"}),
+        (others, {"root": "tree", CONTENT_SHA256: hash_frame(others)}),
+    ):
+        ledger.write_parquet(trees.locate(KEY), metadata=metadata)
+        assert trees.read_previous(KEY) is None
+        assert trees.verify(KEY).changed == ["assets/group/value.parquet"]
+
+
+def test_a_manifest_of_another_kind_is_damage(stored):
+    path = stored.locate(KEY)
+    texts = [
+        b"",
+        b"[]",
+        b"[1]",
+        b"NaN",
+        b"null",
+        b'"a"',
+        b"\xff\xfe",
+        b"[" * 99_999,
+        b'{"bytes": ' + b"9" * 5_000 + b"}",
+    ]
+    for content in texts:
+        path.write_bytes(content)
+        with pytest.raises(SchemaError):
+            stored.read(KEY)
+        assert stored.read_previous(KEY) is None
+        assert stored.stamp(KEY) is None or path.suffix == ".parquet"
+        assert stored.verify(KEY).changed == ["assets/group/value" + stored.extension]
+
+
+def test_a_value_on_a_failing_disk_ends_the_run_and_is_reported(stored, monkeypatch):
+    def fail(self: Path, *_: Any) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(ArchiveError, match="cannot be read: Input/output error"):
+        stored.read(KEY)
+    assert stored.verify(KEY).changed == ["assets/group/value" + stored.extension]
+
+
+def test_a_text_file_changed_since_it_was_identified_is_refused_and_outdated(tmp_path):
+    file = tmp_path / "words.txt"
+    file.write_text("one")
+    store_and_load(KINDS["raw_archives"], RawArchive(file, identify(file)), tmp_path)
+    inputs = KINDS["raw_archives"].manage(tmp_path)
+    stamp = inputs.stamp(KEY)
+    corrupt(file)
+    assert inputs.stamp(KEY) == stamp
+    with pytest.raises(MissingInputError, match="has changed: 3 bytes now, 3 bytes when its identity card was taken"):
+        inputs.read(KEY)
+    assert inputs.stamp(KEY) != stamp
 
 
 def test_a_name_with_a_pattern_in_it_is_one_file(tmp_path):

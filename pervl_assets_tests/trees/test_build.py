@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +14,7 @@ import pytest
 
 from pervl_assets.archives.inputs import RawArchive, identify
 from pervl_assets.archives.members import Members, open_members
-from pervl_assets.core.errors import AnnotationError, ArchiveError, PasswordError, WriteError
+from pervl_assets.core.errors import AnnotationError, ArchiveError, PasswordError, PervlError, WriteError
 from pervl_assets.core.files import Lock
 from pervl_assets.core.tables import read_hashed
 from pervl_assets.trees import build as build_module
@@ -191,6 +192,34 @@ def test_an_archive_of_something_else_does_not_empty_a_good_tree(tmp_path):
     with pytest.raises(ArchiveError, match="None of the 6 members"):
         build(tmp_path, plan_copies(list(MEMBERS)), {"valid/a.txt": b""}, first.ledger)
     assert len(read_all(tmp_path)) == 6
+
+
+def test_a_tree_of_which_most_cannot_be_made_is_refused_and_the_good_one_stays(tmp_path):
+    plan = plan_copies(list(MEMBERS))
+    first = commit_tree(build(tmp_path, plan))
+    before = photograph(tmp_path / "tree")
+    damaged = {name: b"bad" if name < "d" else data for name, data in MEMBERS.items()}
+    most = {name: data for name, data in damaged.items() if name != "f.txt"}  # three are bad, one is missing
+    with pytest.raises(ArchiveError, match=r"4 of 6 files of tree cannot be made from .*raw.zip: 66.7%") as raised:
+        build(tmp_path, plan, most, first.ledger)
+    assert "class/a.txt: it is bad" in raised.value.details
+    assert "PERVL_MAX_QUARANTINED_SHARE" in raised.value.advice
+    assert photograph(tmp_path / "tree") == before
+    half = commit_tree(build(tmp_path, plan, damaged, first.ledger))
+    assert (half.written, half.quarantined) == (3, 3)
+    less = commit_tree(build(tmp_path, plan, most, half.ledger, max_lost=0.7))
+    assert (less.written, less.missing) == (2, 1)
+    with pytest.raises(ArchiveError, match="4 of 6"):  # also if there is nothing to do
+        build(tmp_path, plan, most, less.ledger)
+
+
+def test_a_plan_without_files_does_not_empty_a_good_tree(tmp_path):
+    commit_tree(build(tmp_path, plan_copies(list(MEMBERS))))
+    with pytest.raises(PervlError, match="The annotations name no file of tree"):
+        build(tmp_path, plan_copies([]))
+    assert len(read_all(tmp_path)) == 6
+    shutil.rmtree(tmp_path / "tree")
+    assert commit_tree(build(tmp_path, plan_copies([]))).written == 0
 
 
 def test_a_wrong_password_is_found_before_any_work(tmp_path):

@@ -128,6 +128,9 @@ def test_a_torn_or_foreign_journal_line_is_passed_over(tmp_path):
     good = dict.fromkeys(staging.LEDGER.names)
     stage.journal.write_text("\n".join(['{"path": 1}', "[]", json.dumps(good), json.dumps(good)[:-9]]))
     assert stage.heal() == [good]
+    for wrong in ({"path": 1}, {"width": "wide"}, {"bytes": -1}, {"source_crc32s": [10**30]}, {"box": float("nan")}):
+        stage.journal.write_text(json.dumps({**good, **wrong}))
+        assert stage.heal() == []
 
 
 def test_a_second_run_is_refused_while_one_is_at_work(tmp_path):
