@@ -24,15 +24,25 @@ from pervl_assets.settings import Settings, load_env_file
 class _PervlGroup(click.Group):
     """Prints a `PervlError` without a stack."""
 
+    def __call__(self, *_: object, **__: object) -> None:
+        """Run the command as a script of an earlier installation does, which calls this group."""
+        from pervl_assets.cli.__main__ import run
+
+        run()
+
     def invoke(self, ctx: click.Context) -> object:
         """Run the command; exit with 1 after a `PervlError`."""
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            ctx.exit(1)  # without click's own message; the exit code is set where the command was started
         except PervlError as error:
-            Console(stderr=True).print(
-                f"[bold red]error[/] {escape(escape_terminal(str(error)))}", highlight=False, soft_wrap=True
-            )
+            _print_error("[bold red]error[/]", error)
             ctx.exit(1)
+
+
+def _print_error(kind: str, error: PervlError) -> None:
+    Console(stderr=True).print(f"{kind} {escape(escape_terminal(str(error)))}", highlight=False, soft_wrap=True)
 
 
 @click.group(cls=_PervlGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -146,10 +156,14 @@ def _run_verification() -> bool:
     settings, console = Settings.from_env(), make_console()
     with console.status("reading all values"):
         results = dict(verify_values(defs, settings.data))
+    passed = print_verification(console, results, settings.data)
     if (find_dagster_home(settings.data) / "dagster.yaml").exists():  # else nothing is recorded as materialized
-        with open_instance(settings.data) as instance:
-            record_results(defs, instance, results)
-    return print_verification(console, results, settings.data)
+        try:
+            with open_instance(settings.data) as instance:
+                record_results(defs, instance, results)
+        except PervlError as error:
+            _print_error("[yellow]warning[/] These results are not recorded for pervl materialize.", error)
+    return passed
 
 
 @contextmanager
