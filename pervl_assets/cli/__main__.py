@@ -26,7 +26,7 @@ class _Output(io.FileIO):
 
 
 def _open_output(number: int, old: Any) -> io.TextIOWrapper:
-    """Return text output to a file descriptor. Characters that its encoding lacks are written as `\\u2026`."""
+    """Return text output to a file descriptor. Characters that its encoding lacks are escaped."""
     raw = _Output(number, "w", closefd=False)
     encoding = old.encoding if old else "utf-8"
     return io.TextIOWrapper(
@@ -57,7 +57,7 @@ def run() -> None:
         signal.signal(number, signal.SIG_IGN)
     if stops := list_stops():
         code = _BY_SIGNAL + stops[0]
-        sys.stderr.write("interrupted: finished work is kept\n")
+        sys.stderr.write("interrupted\n")
     sys.exit(code)
 
 

@@ -135,7 +135,10 @@ def _run_graph(selection: str, *, force: bool = False) -> bool:
 
     settings, console, start = Settings.from_env(), make_console(), time.monotonic()
     with open_instance(settings.data) as instance:
-        fail_dead_runs(instance)
+        for dead in fail_dead_runs(instance):
+            console.print(
+                f"[yellow]run {dead} was left by a process that was killed[/]: it is failed now, its pools are free"
+            )
         launch = Launch(ReconstructableRepository.for_module("pervl_assets.definitions", "defs"), instance)
         plan = launch.plan(selection, defs.resources or {}, force=force)
         if plan.skipped:

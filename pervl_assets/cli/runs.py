@@ -15,6 +15,7 @@ from yaml import YAMLError
 
 from pervl_assets.cli.printing import escape
 from pervl_assets.core.errors import PervlError, WriteError, list_some
+from pervl_assets.defs.pools import WAITING
 from pervl_assets.defs.run_results import read_materialization
 from pervl_assets.settings import is_trusted
 
@@ -142,14 +143,21 @@ def follow(
     def watch() -> None:
         cursor, last = None, False
         while not last:
+            connection = None
             last = over.wait(_POLL_SECONDS)
-            connection = instance.get_records_for_run(run_id, cursor=cursor)
+            with suppress(Exception):  # the run itself reports that its events cannot be read
+                connection = instance.get_records_for_run(run_id, cursor=cursor)
+            if connection is None:
+                continue
             cursor = connection.cursor
             for record in connection.records:
                 entry = record.event_log_entry
-                if not entry.is_dagster_event:
+                message = entry.message
+                if message.startswith(WAITING):
+                    progress.console.print(f"[yellow]{escape(message)}[/]", highlight=False, soft_wrap=True)
+                elif not entry.is_dagster_event:
                     step = (entry.step_key or "").replace("__", "/")
-                    progress.update(task, news=escape(f"{step}: {entry.user_message}"))
+                    progress.update(task, news=escape(f"{step}: {message}"))
                 elif entry.get_dagster_event().event_type == DagsterEventType.ASSET_MATERIALIZATION:
                     name = escape(read_materialization(entry.get_dagster_event()).name)
                     progress.update(task, advance=1, news=name)

@@ -16,7 +16,7 @@ _pipe = -1
 
 def watch_stops() -> None:
     """Make SIGTERM interrupt as Ctrl-C does, also in a background job of a shell script, and record both."""
-    global _pipe  # noqa: PLW0603 - signals are those of the process
+    global _pipe
     _pipe, target = os.pipe()
     for end in (_pipe, target):
         os.set_blocking(end, False)

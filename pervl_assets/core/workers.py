@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.queues import SimpleQueue
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from pervl_assets.core.errors import PervlError
@@ -87,17 +86,6 @@ def is_running(process: int) -> bool:
     except PermissionError:  # another user's
         return True
     return True
-
-
-def read_start_time(process: int) -> str:
-    """Return when a process started, in clock ticks since the boot; empty if it is not known.
-
-    Process ids are used again, in a container after every start: only id and start time together name a process.
-    """
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
 
 
 def _hand_out(function: Callable[[Any], Any], functions: "SimpleQueue[Any]", workers: int) -> None:
