@@ -3,13 +3,16 @@
 Everything else is imported inside, so that a Ctrl-C while it is loaded ends as any other.
 """
 
+import atexit
 import io
+import logging
 import os
 import signal
 import sys
+import threading
 from typing import Any, Final
 
-from pervl_assets.core.signals import list_stops, watch_stops
+from pervl_assets.core.signals import ignore_stops, list_stops, watch_stops
 
 _BY_SIGNAL: Final = 128
 """Exit code of a command that a signal ended, less the signal's number, as shells have it: 130 after Ctrl-C."""
@@ -34,6 +37,14 @@ def _open_output(number: int, old: Any) -> io.TextIOWrapper:
     )
 
 
+def _repeat_interruption(ignored: Any) -> None:
+    """Interrupt again soon where the interpreter ignores it, as in the callbacks of its garbage collector."""
+    if list_stops():
+        threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(ignored)
+
+
 def run() -> None:
     """Run the command and exit: with its own code, or 130 after Ctrl-C and 143 after SIGTERM, without a stack."""
     for number in range(3):  # a descriptor that is closed would be that of the next file to be opened
@@ -42,23 +53,33 @@ def run() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)
     sys.stdout, sys.stderr = _open_output(1, sys.stdout), _open_output(2, sys.stderr)
+    sys.unraisablehook = _repeat_interruption
+    logging.getLogger("sqlalchemy").setLevel(logging.CRITICAL + 1)  # it raises every error that it logs
     watch_stops()
-    code: Any = 0
+    code: Any = 1
     try:
-        from pervl_assets.cli.commands import main
-
-        main.main(prog_name="pervl")
-    except SystemExit as end:
-        code = end.code
+        code = _run_command()
     except BaseException:  # whatever a library made of the interruption
         if not list_stops():
             raise
-    for number in (signal.SIGINT, signal.SIGTERM):  # a second Ctrl-C does not disturb the end
-        signal.signal(number, signal.SIG_IGN)
-    if stops := list_stops():
-        code = _BY_SIGNAL + stops[0]
-        sys.stderr.write("interrupted\n")
-    sys.exit(code)
+    while not ignore_stops():  # a second Ctrl-C does not disturb the end
+        pass
+    if not (stops := list_stops()):
+        sys.exit(code)
+    sys.stderr.write("interrupted\n")
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(_BY_SIGNAL + stops[0])  # waits for no thread, and the code is not that of Ctrl-C after SIGTERM
+
+
+def _run_command() -> Any:
+    """Run the command; return its exit code."""
+    from pervl_assets.cli.commands import main
+
+    try:
+        main.main(prog_name="pervl")
+    except SystemExit as end:
+        return end.code
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ signals knows of them all the same.
 
 import os
 import signal
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 
 _STOPS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -30,3 +31,23 @@ def list_stops() -> list[int]:
     with suppress(OSError):  # nothing has come since
         _received.extend(number for number in os.read(_pipe, 4096) if number in _STOPS)
     return _received
+
+
+def ignore_stops() -> bool:
+    """Ignore signals to stop from now on; return False if one came just now: call it again."""
+    try:
+        for number in _STOPS:
+            signal.signal(number, signal.SIG_IGN)
+    except KeyboardInterrupt:
+        return False
+    return True
+
+
+@contextmanager
+def hold_interrupts() -> Iterator[None]:
+    """Keep a Ctrl-C back until the end; processes that are started within never get one from the terminal."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -14,6 +14,7 @@ from multiprocessing.queues import SimpleQueue
 from typing import Any, Final, TypeVar
 
 from pervl_assets.core.errors import PervlError
+from pervl_assets.core.signals import hold_interrupts
 
 _INLINE: Final = 64
 """Up to this number of items no process is started: starting them would take longer."""
@@ -54,7 +55,8 @@ def map_in_processes(
     waiting: deque[Future[list[Result]]] = deque()
     try:
         for start in range(0, len(items), group):
-            waiting.append(pool.submit(_run_group, items[start : start + group]))
+            with hold_interrupts():  # submitting starts processes, which do not ignore Ctrl-C at their start
+                waiting.append(pool.submit(_run_group, items[start : start + group]))
             if start == 0:
                 threading.Thread(target=_hand_out, args=(function, functions, workers), daemon=True).start()
             if len(waiting) > _GROUPS_PER_WORKER * workers:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import dagster as dg
 
+from pervl_assets.core.signals import hold_interrupts
 from pervl_assets.dagster_private import (
     ExecuteRunWithPlanIterable,
     InstanceConcurrencyContext,
@@ -38,17 +39,17 @@ class _Claims(InstanceConcurrencyContext):
         Raises:
             DagsterExecutionInterruptedError: The run is to end.
         """
+        if super().claim(concurrency_key, step_key, step_priority):
+            return True
+        if (now := time.monotonic()) - self._searched >= _SEARCH_SECONDS:
+            self._searched = now
+            if fail_dead_runs(self._instance):
+                return False
+        if now - self._reported >= _REPORT_SECONDS:
+            self._reported = now
+            text = _describe_wait(self._instance, concurrency_key)
+            self._instance.report_engine_event(text, self._instance.get_run_by_id(self._run_id), step_key=step_key)
         with dg.raise_execution_interrupts():
-            if super().claim(concurrency_key, step_key, step_priority):
-                return True
-            if (now := time.monotonic()) - self._searched >= _SEARCH_SECONDS:
-                self._searched = now
-                if fail_dead_runs(self._instance):
-                    return False
-            if now - self._reported >= _REPORT_SECONDS:
-                self._reported = now
-                text = _describe_wait(self._instance, concurrency_key)
-                self._instance.report_engine_event(text, self._instance.get_run_by_id(self._run_id), step_key=step_key)
             time.sleep(_PERIOD)
         return False
 
@@ -77,7 +78,11 @@ def _describe_wait(instance: dg.DagsterInstance, pool: str) -> str:
 def _iterate(job_context: Any, execution_plan: Any) -> Iterator[dg.DagsterEvent]:
     with _Claims(job_context.instance, job_context.dagster_run) as claims:
         try:
-            yield from inner_plan_execution_iterator(job_context, execution_plan, claims)
+            events = inner_plan_execution_iterator(job_context, execution_plan, claims)
+            with hold_interrupts():  # the processes that copy logs to the terminal are started here
+                first = next(events)
+            yield first
+            yield from events
         except dg.DagsterExecutionInterruptedError:
             yield job_context.instance.report_engine_event("The run was interrupted.", job_context.dagster_run)
             raise
