@@ -81,12 +81,18 @@ def use(home) -> None:
         instance.all_instigator_state()
 
 
-@pytest.mark.parametrize("file", ["history/runs.db", "history/runs/index.db", "schedules/schedules.db"])
-@pytest.mark.parametrize("damage", [lambda old: b"rubbish " * 999, lambda old: old[: len(old) // 3]])
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("history/runs.db", lambda old: b"rubbish " * 999),
+        ("history/runs/index.db", lambda old: old[: len(old) // 3]),
+        ("schedules/schedules.db", lambda old: b"rubbish " * 999),
+    ],
+)
 def test_a_damaged_database_is_named_with_what_to_do(home, file, damage):
     use(home)
     fill(home / file, damage((home / file).read_bytes()))
-    with pytest.raises(PervlError, match="1 database .* cannot be read") as raised:
+    with pytest.raises(PervlError, match=r"1 database .* cannot be read") as raised:
         use(home)
     (detail,) = raised.value.details
     assert detail.startswith(f"{home / file}: ")
