@@ -39,7 +39,11 @@ with _explain_moved_names():
     from dagster._core.events import RunFailureReason
 
     # A run event by event: `dg.execute_job` returns at the end, takes no asset checks and no run made before.
-    from dagster._core.execution.api import create_execution_plan, execute_run_iterator
+    # With the names up to the next comment: claims of pool slots, and an executor of one process (`defs.pools`).
+    from dagster._core.execution.api import ExecuteRunWithPlanIterable, create_execution_plan, execute_run_iterator
+    from dagster._core.execution.context_creation_job import PlanExecutionContextManager
+    from dagster._core.execution.plan.execute_plan import inner_plan_execution_iterator
+    from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 
     # A cache of reads from one instance, which the classes above and below need: within it, nothing is read twice.
     # Dagster names it after unit tests; the others belong to its webserver and daemon.
@@ -66,7 +70,10 @@ __all__ = [
     "AssetCheckExecutionRecord",
     "AssetRecord",
     "BaseAssetGraph",
+    "ExecuteRunWithPlanIterable",
     "Freshness",
+    "InstanceConcurrencyContext",
+    "PlanExecutionContextManager",
     "ReconstructableRepository",
     "Request",
     "RunFailureReason",
@@ -74,11 +81,13 @@ __all__ = [
     "execute_assets_run",
     "find_failed_run",
     "free_pool_slots",
+    "inner_plan_execution_iterator",
     "name_failure",
     "read_check_history",
     "read_data_versions",
     "read_freshness",
     "read_latest_checks",
+    "read_pool_holders",
     "recon_repository_from_origin",
     "run_web_server",
 ]
@@ -102,6 +111,7 @@ def name_failure(name: str) -> type[dg.Failure]:
 def create_run(
     repository: ReconstructableRepository,
     instance: dg.DagsterInstance,
+    run_id: str,
     keys: Sequence[dg.AssetKey],
     checks: Sequence[dg.AssetCheckKey],
     *,
@@ -122,7 +132,7 @@ def create_run(
     plan = create_execution_plan(job, config, instance_ref=reference, tags=tags)
     return instance.create_run(
         job_name=job.name,
-        run_id=None,
+        run_id=run_id,
         run_config=config,
         status=None,
         tags=tags,
@@ -151,6 +161,11 @@ def execute_assets_run(
 def free_pool_slots(instance: dg.DagsterInstance, run_id: str) -> None:
     """Free the pool slots of a run; the daemon does it after a minute, and without a daemon nothing does."""
     instance.event_log_storage.free_concurrency_slots_for_run(run_id)
+
+
+def read_pool_holders(instance: dg.DagsterInstance, pool: str) -> list[str]:
+    """Return the ids of the runs that hold slots of a pool."""
+    return sorted(instance.event_log_storage.get_concurrency_info(pool).active_run_ids)
 
 
 def read_latest_checks(

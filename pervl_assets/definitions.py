@@ -17,6 +17,7 @@ from pervl_assets.defs.feature_checks import IDS_AND_VECTORS, build_feature_chec
 from pervl_assets.defs.inversion import build_inversion_assets
 from pervl_assets.defs.jobs import build_jobs
 from pervl_assets.defs.pages import complete_pages
+from pervl_assets.defs.pools import in_process_executor
 from pervl_assets.defs.raw import list_specs, pervl_annotations
 from pervl_assets.defs.release import build_release_asset, valid_croissant
 from pervl_assets.defs.resources import Clip, Workspace
@@ -26,7 +27,7 @@ from pervl_assets.settings import Settings
 
 _PRELOADED = {"start_method": {"forkserver": {"preload_modules": ["pervl_assets.definitions"]}}}
 _EXECUTORS = {
-    "in_process": dg.in_process_executor,
+    "in_process": in_process_executor,
     # Every step is forked from a process that has loaded this module: loading it for each takes longer than most steps.
     "multiprocess": dg.multiprocess_executor.configured(_PRELOADED),
 }

@@ -1,5 +1,86 @@
-"""`python -m pervl_assets.cli`."""
+"""The command `pervl`, also `python -m pervl_assets.cli`: its signals, its output and its exit code.
 
-from pervl_assets.cli.commands import main
+Everything else is imported inside, so that a Ctrl-C while it is loaded ends as any other.
+"""
 
-main()
+import atexit
+import io
+import logging
+import os
+import signal
+import sys
+import threading
+from typing import Any, Final
+
+from pervl_assets.core.signals import ignore_stops, list_stops, watch_stops
+
+_BY_SIGNAL: Final = 128
+"""Exit code of a command that a signal ended, less the signal's number, as shells have it: 130 after Ctrl-C."""
+
+
+class _Output(io.FileIO):
+    """Standard output or standard error; what cannot be written, to a closed pipe or a full disk, is dropped."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def _open_output(number: int, old: Any) -> io.TextIOWrapper:
+    """Return text output to a file descriptor. Characters that its encoding lacks are escaped."""
+    raw = _Output(number, "w", closefd=False)
+    encoding = old.encoding if old else "utf-8"
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw), encoding, errors="backslashreplace", line_buffering=number == 2 or raw.isatty()
+    )
+
+
+def _repeat_interruption(ignored: Any) -> None:
+    """Interrupt again soon where the interpreter ignores it, as in the callbacks of its garbage collector."""
+    if list_stops():
+        threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(ignored)
+
+
+def run() -> None:
+    """Run the command and exit: with its own code, or 130 after Ctrl-C and 143 after SIGTERM, without a stack."""
+    for number in range(3):  # a descriptor that is closed would be that of the next file to be opened
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout, sys.stderr = _open_output(1, sys.stdout), _open_output(2, sys.stderr)
+    sys.unraisablehook = _repeat_interruption
+    logging.getLogger("sqlalchemy").setLevel(logging.CRITICAL + 1)  # it raises every error that it logs
+    watch_stops()
+    code: Any = 1
+    try:
+        code = _run_command()
+    except BaseException:  # whatever a library made of the interruption
+        if not list_stops():
+            raise
+    while not ignore_stops():  # a second Ctrl-C does not disturb the end
+        pass
+    if not (stops := list_stops()):
+        sys.exit(code)
+    sys.stderr.write("interrupted\n")
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(_BY_SIGNAL + stops[0])  # waits for no thread, and the code is not that of Ctrl-C after SIGTERM
+
+
+def _run_command() -> Any:
+    """Run the command; return its exit code."""
+    from pervl_assets.cli.commands import main
+
+    try:
+        main.main(prog_name="pervl")
+    except SystemExit as end:
+        return end.code
+
+
+if __name__ == "__main__":
+    run()

@@ -33,15 +33,26 @@ class _TerminalFormatter(logging.Formatter):
 class _PervlGroup(click.Group):
     """Prints a `PervlError` without a stack."""
 
+    def __call__(self, *_: object, **__: object) -> None:
+        """Run the command as a script of an earlier installation does, which calls this group."""
+        from pervl_assets.cli.__main__ import run
+
+        run()
+
     def invoke(self, ctx: click.Context) -> object:
         """Run the command; exit with 1 after a `PervlError`."""
         try:
             with explain_errors():
                 return super().invoke(ctx)
+        except KeyboardInterrupt:
+            ctx.exit(1)  # without click's own message; the exit code is set where the command was started
         except PervlError as error:
-            console = Console(stderr=True, emoji=False)
-            console.print(f"[bold red]error[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+            _print_error("[bold red]error[/]", error)
             ctx.exit(1)
+
+
+def _print_error(kind: str, error: PervlError) -> None:
+    Console(stderr=True, emoji=False).print(f"{kind} {escape(str(error))}", highlight=False, soft_wrap=True)
 
 
 @click.group(cls=_PervlGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -157,7 +168,10 @@ def _run_graph(selection: str, *, force: bool = False) -> bool:
 
     settings, console, start = Settings.from_env(), make_console(), time.monotonic()
     with open_instance(settings.data) as instance:
-        fail_dead_runs(instance)
+        for dead in fail_dead_runs(instance):
+            console.print(
+                f"[yellow]run {dead} was left by a process that was killed[/]: it is failed now, its pools are free"
+            )
         launch = Launch(ReconstructableRepository.for_module("pervl_assets.definitions", "defs"), instance)
         plan = launch.plan(selection, defs.resources or {}, force=force)
         print_outdated_inputs(console, launch.explain_inputs(selection, defs.resources or {}))
@@ -179,10 +193,14 @@ def _run_verification() -> bool:
     settings, console = Settings.from_env(), make_console()
     with console.status("reading all values"):
         results = dict(verify_values(defs, settings.data))
+    passed = print_verification(console, results, settings.data)
     if (find_dagster_home(settings.data) / "dagster.yaml").exists():  # else nothing is recorded as materialized
-        with open_instance(settings.data) as instance:
-            record_results(defs, instance, results)
-    return print_verification(console, results, settings.data)
+        try:
+            with open_instance(settings.data) as instance:
+                record_results(defs, instance, results)
+        except PervlError as error:
+            _print_error("[yellow]warning[/] These results are not recorded for pervl materialize.", error)
+    return passed
 
 
 @contextmanager

@@ -88,6 +88,8 @@ def print_run_result(console: Console, result: RunResult, seconds: float) -> Non
     console.print(
         "[bold green]all materialized, no check of error severity failed[/]"
         if result.passed
+        else "[bold red]interrupted[/]: run the same command again; finished work is kept"
+        if result.interrupted
         else "[bold red]failed[/]: fix the errors above and run the same command again; finished work is kept"
     )
 

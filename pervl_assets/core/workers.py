@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.queues import SimpleQueue
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from pervl_assets.core.errors import PervlError
+from pervl_assets.core.signals import hold_interrupts
 
 _INLINE: Final = 64
 """Up to this number of items no process is started: starting them would take longer."""
@@ -55,7 +55,8 @@ def map_in_processes(
     waiting: deque[Future[list[Result]]] = deque()
     try:
         for start in range(0, len(items), group):
-            waiting.append(pool.submit(_run_group, items[start : start + group]))
+            with hold_interrupts():  # submitting starts processes, which do not ignore Ctrl-C at their start
+                waiting.append(pool.submit(_run_group, items[start : start + group]))
             if start == 0:
                 threading.Thread(target=_hand_out, args=(function, functions, workers), daemon=True).start()
             if len(waiting) > _GROUPS_PER_WORKER * workers:
@@ -87,17 +88,6 @@ def is_running(process: int) -> bool:
     except PermissionError:  # another user's
         return True
     return True
-
-
-def read_start_time(process: int) -> str:
-    """Return when a process started, in clock ticks since the boot; empty if it is not known.
-
-    Process ids are used again, in a container after every start: only id and start time together name a process.
-    """
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
 
 
 def _hand_out(function: Callable[[Any], Any], functions: "SimpleQueue[Any]", workers: int) -> None:

@@ -4,19 +4,23 @@ A Dagster run has one partition for all its assets. A graph of several partition
 several runs, each the largest set of assets of one partitioning whose inputs are all done.
 """
 
+import fcntl
 import os
 import socket
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import dagster as dg
 from dagster import DagsterEventType, DagsterInstance, RunsFilter
 
 from pervl_assets.core.errors import PervlError, name_some
-from pervl_assets.core.workers import is_running, read_start_time
+from pervl_assets.core.files import Lock
+from pervl_assets.core.signals import list_stops
 from pervl_assets.dagster_private import (
     BaseAssetGraph,
     ReconstructableRepository,
@@ -29,7 +33,9 @@ from pervl_assets.defs.run_results import RunResult, read_run_result
 from pervl_assets.defs.up_to_date import Value, explain_outdated
 
 PROCESS_TAG: Final = "pervl/process"
-"""Host, process id and start time of the process that started a run: of `pervl`, or of a job."""
+"""Host, process id and boot id of the process that started a run: of `pervl`, or of a job."""
+
+_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 
 _UNFINISHED: Final = [
     dg.DagsterRunStatus.NOT_STARTED,
@@ -195,6 +201,7 @@ class Launch:
         tags: Tags of every run.
         run_config: Run config of every run, beside the log level.
         launcher: The run of the job that starts the planned runs, if one does: they belong to its code location.
+        locks: The locks of runs that have not ended, by run id.
     """
 
     repository: ReconstructableRepository
@@ -202,6 +209,7 @@ class Launch:
     tags: Mapping[str, str] = field(default_factory=dict)
     run_config: Mapping[str, Any] = field(default_factory=dict)
     launcher: dg.DagsterRun | None = None
+    locks: dict[str, Lock] = field(default_factory=dict)
 
     def plan(self, selection: str, resources: Mapping[str, Any], *, force: bool = False) -> Plan:
         """Plan the runs of a selection string. Raises as `select_assets` does."""
@@ -222,11 +230,14 @@ class Launch:
             run = self._create_run(planned)
             result.runs.append(run.run_id)
             result.total = len(result.made) + len(plan.todo)
-            with follow(planned, result) as watch:
-                for event in execute_assets_run(self.repository, self.instance, run):
-                    if event.event_type in _WHERE_INTERRUPTED:
-                        self._pass_termination_on(run)
-                    watch(event)
+            try:
+                with follow(planned, result) as watch:
+                    for event in execute_assets_run(self.repository, self.instance, run):
+                        if event.event_type in _WHERE_INTERRUPTED:
+                            self._pass_termination_on(run)
+                        watch(event)
+            finally:
+                self._end(run)
             result.add(read_run_result(self.instance, run.run_id))
             if not result.succeeded:
                 break
@@ -240,10 +251,14 @@ class Launch:
         again. Dagster's daemon does not retry it after an interruption: the command or job that started it does.
         """
         checks = self.repository.get_definition().asset_graph.get_check_keys_for_assets({*planned.keys})
-        process = {PROCESS_TAG: f"{socket.gethostname()}/{os.getpid()}/{read_start_time(os.getpid())}"}
+        process = {PROCESS_TAG: f"{socket.gethostname()}/{os.getpid()}/{_read_boot()}"}
+        run_id = str(uuid.uuid4())
+        if self.instance.is_persistent:
+            self.locks[run_id] = Lock(_locate_lock(self.instance, run_id), f"executing {run_id}")
         return create_run(
             self.repository,
             self.instance,
+            run_id,
             planned.keys,
             [check for check in checks if check.name != SUMS_HOLD],
             config={**_QUIET, **self.run_config},
@@ -252,16 +267,56 @@ class Launch:
         )
 
     def _pass_termination_on(self, run: dg.DagsterRun) -> None:
-        """Mark a run as being terminated if the job that started it is; otherwise it would end as failed."""
-        runs = [self.instance.get_run_by_id(one.run_id) for one in (self.launcher, run) if one]
-        if [one.status for one in runs if one] == [dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.STARTED]:
+        """Mark a run as being terminated if a signal ends the command, or if the job that started the run is.
+
+        Otherwise it would end as failed.
+        """
+        launcher, now = self._reload(self.launcher), self._reload(run)
+        is_ending = launcher.status == dg.DagsterRunStatus.CANCELING if launcher else bool(list_stops())
+        if is_ending and now and now.status == dg.DagsterRunStatus.STARTED:
             self.instance.report_run_canceling(run)
 
+    def _reload(self, run: dg.DagsterRun | None) -> dg.DagsterRun | None:
+        return self.instance.get_run_by_id(run.run_id) if run else None
 
-def _is_process(process: int, start: str) -> bool:
-    """Return whether a process is running and is the one that started at `start`, as far as both are known."""
-    now = read_start_time(process)
-    return is_running(process) and (now == start or "" in (now, start))
+    def _end(self, run: dg.DagsterRun) -> None:
+        """Mark a run that a signal ended between its events as canceled, free its pool slots, and unlock it."""
+        if (now := self._reload(run)) and not now.is_finished:
+            self.instance.report_run_canceled(now)
+            free_pool_slots(self.instance, run.run_id)
+        if lock := self.locks.pop(run.run_id, None):
+            lock.remove()
+
+
+def _read_boot() -> str:
+    """Return the id of this boot of the machine, which its containers have too; empty if it is not known."""
+    try:
+        return _BOOT.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _locate_lock(instance: DagsterInstance, run_id: str) -> Path:
+    """Return the file that the process of a run locks until it ends, however it ends.
+
+    Process ids do not identify it: they are used again, and are others in each container.
+    """
+    return Path(instance.root_directory, "storage", run_id, "lock")
+
+
+def _is_dead(run: dg.DagsterRun, lock: Path) -> bool:
+    """Return whether the process of a run has ended; False where that is not known, as on another machine."""
+    host, _, boot = [*run.tags.get(PROCESS_TAG, "").split("/", 2), "", ""][:3]
+    if not host or (host != socket.gethostname() and not (boot and boot == _read_boot())):
+        return False
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return "-" not in boot  # a run of an earlier version has neither a lock nor a boot id
+    except OSError:  # it is locked, or the file system has no locks
+        return False
+    return True
 
 
 def fail_dead_runs(instance: DagsterInstance) -> list[str]:
@@ -271,11 +326,11 @@ def fail_dead_runs(instance: DagsterInstance) -> list[str]:
     """
     dead = []
     for run in instance.get_runs(RunsFilter(statuses=_UNFINISHED)):
-        host, pid, start, *_ = [*run.tags.get(PROCESS_TAG, "").split("/"), "", ""]
-        if host == socket.gethostname() and not _is_process(int(pid), start):
+        if _is_dead(run, lock := _locate_lock(instance, run.run_id)):
             instance.report_run_failed(
                 run, "The process of this run was killed. What to do: start it again; finished work is kept."
             )
             free_pool_slots(instance, run.run_id)
+            lock.unlink(missing_ok=True)
             dead.append(run.run_id)
     return dead

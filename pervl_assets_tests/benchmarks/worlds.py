@@ -109,11 +109,11 @@ def build_ytvos(tmp_path: Path, members: dict[str, bytes] | Path, folder: Path) 
     path = members if isinstance(members, Path) else write_zip(tmp_path / "youtube_vos/train.zip", members)
     plan = ytvos.plan_fsl_seg(tables)
     with open_members(RawArchive(path, identify(path))) as source:
-        trees = {"fsl_seg": commit_tree(build_tree(plan, source, tmp_path / plan.folder))}
+        trees = {"fsl_seg": commit_tree(build_tree(plan, source, tmp_path / plan.folder, max_lost=1.0))}
     for split in ytvos_annotations.SPLITS:
         plan = ytvos.plan_retrieval_set(tables, split)
         with open_tree(trees["fsl_seg"]) as source:
-            trees[split] = commit_tree(build_tree(plan, source, tmp_path / plan.folder))
+            trees[split] = commit_tree(build_tree(plan, source, tmp_path / plan.folder, max_lost=1.0))
     return trees
 
 
@@ -164,7 +164,7 @@ def build_deep_fashion(
     for split in deep_fashion.SPLITS:
         plan = deep_fashion.plan_personalized(tables, split)
         with open_members(RawArchive(path, identify(path)), password) as source:
-            trees[split] = commit_tree(build_tree(plan, source, tmp_path / plan.folder))
+            trees[split] = commit_tree(build_tree(plan, source, tmp_path / plan.folder, max_lost=1.0))
     return trees
 
 

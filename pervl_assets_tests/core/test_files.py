@@ -48,7 +48,7 @@ def test_failure_leaves_the_old_file_and_nothing_unfinished(tmp_path):
 @pytest.mark.parametrize(
     ("number", "words"),
     [
-        (errno.EACCES, "Make the folder writable"),
+        (errno.EACCES, "Make the folder writable|Allow this user to read"),
         (errno.EROFS, "Make the folder writable"),
         (errno.ENOSPC, "Free some space"),
         (errno.EDQUOT, "Free some space"),

@@ -1,17 +1,25 @@
 """Selections, planned runs, and the runs that killed processes left."""
 
+import errno
+import fcntl
 import os
 import socket
-import subprocess
-import sys
 
 import dagster as dg
 import pytest
 
 from pervl_assets.core.errors import PervlError
-from pervl_assets.core.workers import read_start_time
+from pervl_assets.core.files import Lock
 from pervl_assets.definitions import build_definitions
-from pervl_assets.defs.runs import PROCESS_TAG, fail_dead_runs, list_values, plan_runs, select_assets
+from pervl_assets.defs.runs import (
+    PROCESS_TAG,
+    _locate_lock,
+    _read_boot,
+    fail_dead_runs,
+    list_values,
+    plan_runs,
+    select_assets,
+)
 from pervl_assets.testing.runs import make_settings
 
 
@@ -67,30 +75,47 @@ def nothing():
     """Its runs are recorded at once: those of the whole graph plan every asset."""
 
 
-def test_the_pool_slot_of_a_killed_run_is_freed_and_that_of_a_running_one_kept(tmp_path):
-    finished = subprocess.Popen([sys.executable, "-c", ""])
-    finished.wait()
+def test_the_pool_slot_of_a_killed_run_is_freed_and_that_of_a_living_or_foreign_one_kept(tmp_path):
+    here, boot = socket.gethostname(), _read_boot()
     with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
-        instance.event_log_storage.set_concurrency_slots("gpu", 2)
-        runs = {}
-        living = f"{os.getpid()}/{read_start_time(os.getpid())}"
-        for name, status, process in [
-            ("killed", "STARTED", f"{finished.pid}/1"),
-            ("killed before it began", "NOT_STARTED", f"{finished.pid}/1"),
-            ("killed while it was terminated", "CANCELING", f"{finished.pid}/1"),
-            ("killed, and its process id used again", "STARTED", f"{os.getpid()}/1"),
-            ("living", "STARTED", living),
-            ("living of an earlier version", "STARTED", f"{os.getpid()}"),
-            ("from the UI", "NOT_STARTED", None),
+        instance.event_log_storage.set_concurrency_slots("gpu", 9)
+        runs, held = {}, []
+        for name, status, process, lock in [
+            ("killed", "STARTED", f"{here}/{os.getpid()}/{boot}", "free"),
+            ("killed before it began", "NOT_STARTED", f"{here}/1/{boot}", "free"),
+            ("killed while it was terminated", "CANCELING", f"{here}/1/{boot}", "free"),
+            ("killed with its container", "STARTED", f"container/1/{boot}", "free"),
+            ("killed with its machine", "STARTED", f"{here}/1/other-boot", "free"),
+            ("killed, of an earlier version", "STARTED", f"{here}/{os.getpid()}", None),
+            ("living", "STARTED", f"{here}/999999999/{boot}", "held"),
+            ("living in a container", "STARTED", f"container/1/{boot}", "held"),
+            ("of another machine", "STARTED", "there/1/other-boot", "free"),
+            ("of another Dagster home", "STARTED", f"{here}/1/{boot}", None),
+            ("from the UI", "NOT_STARTED", None, None),
         ]:
-            tags = {PROCESS_TAG: f"{socket.gethostname()}/{process}"} if process else {}
+            tags = {PROCESS_TAG: process} if process else {}
             run = instance.create_run_for_job(nothing, tags=tags, status=dg.DagsterRunStatus[status])
             runs[name] = run.run_id
-        for name in ("killed", "living"):
+            if lock:
+                held.append(Lock(_locate_lock(instance, run.run_id), "executing it"))
+                if lock == "free":
+                    held.pop().release()
+        for name in ("killed", "living", "of another machine"):
             instance.event_log_storage.claim_concurrency_slot("gpu", runs[name], "step")
         dead = {run for name, run in runs.items() if name.startswith("killed")}
         assert set(fail_dead_runs(instance)) == dead
         assert {instance.get_run_by_id(run).status for run in dead} == {dg.DagsterRunStatus.FAILURE}
         assert instance.get_run_by_id(runs["living"]).status == dg.DagsterRunStatus.STARTED
         slots = instance.event_log_storage.get_concurrency_info("gpu").claimed_slots
-        assert [slot.run_id for slot in slots] == [runs["living"]]
+        assert {slot.run_id for slot in slots} == {runs["living"], runs["of another machine"]}
+        assert not fail_dead_runs(instance)
+
+
+def test_without_locks_on_the_disk_no_run_is_marked(tmp_path, defs, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "no locks")))
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        job = defs.resolve_implicit_global_asset_job_def()
+        tags = {PROCESS_TAG: f"{socket.gethostname()}/1/{_read_boot()}"}
+        run = instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
+        Lock(_locate_lock(instance, run.run_id), "executing it")
+        assert not fail_dead_runs(instance)

@@ -54,5 +54,5 @@ def test_a_line_without_end_is_refused_in_little_memory(tmp_path):
 
 
 def test_an_unreadable_file_is_an_error_with_advice(tmp_path):
-    with pytest.raises(ArchiveError, match="Is a directory"):
+    with pytest.raises(ArchiveError, match="there is a folder where a file is needed"):
         list(read_lines(tmp_path))
