@@ -15,7 +15,7 @@ from pervl_assets.archives.downloads import fetch_file
 from pervl_assets.archives.inputs import RawArchive, identify
 from pervl_assets.archives.members import open_members
 from pervl_assets.clip.encode_images import clear_chunks, encode_image_shard
-from pervl_assets.clip.features import Features, verify_features, write_features
+from pervl_assets.clip.features import Features, read_features, write_features
 from pervl_assets.core.errors import PervlError
 from pervl_assets.core.files import PARTIAL, explain_errors
 from pervl_assets.core.tables import read_hashed, write_hashed
@@ -60,7 +60,7 @@ def read_tree(root):
 def make_shard(root, version):
     photos = dict(list(PHOTOS.items())[: 2 + version])
     coco, encoder = write_coco(root.parent / f"{version}.zip", photos), FakeEncoder()
-    previous = verify_features(root / "shard.parquet") if version and (root / "shard.parquet").exists() else None
+    previous = read_features(root / "shard.parquet") if version and (root / "shard.parquet").exists() else None
     images = [(image_id, locate_image(image_id)) for image_id in photos]
     work = root / "shard.partial"
     options = {"previous": previous, "chunk_size": 1, "workers": 0}
@@ -87,7 +87,7 @@ def make_features(version):
 KINDS = {
     "tree": Kind(make_tree, read_tree),
     "tree, no exchange": Kind(make_tree, read_tree, exchange=False),
-    "shard": Kind(make_shard, lambda root: verify_features(root / "shard.parquet").hash()),
+    "shard": Kind(make_shard, lambda root: read_features(root / "shard.parquet").hash()),
     "download": Kind(make_download, lambda root: (root / "new/mugs.csv").read_bytes()),
     "table": Kind(
         lambda root, version: write_hashed(pl.DataFrame({"mug": [version]}), root / "new/table.parquet"),
