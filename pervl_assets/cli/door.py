@@ -21,6 +21,9 @@ _REPORT: Final = "/report_asset"
 _READ: Final = ("host", "origin", "content-type", "accept", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest")
 """Headers that decide. One that comes twice is refused, since two readers may choose differently."""
 
+_AS_IS: Final = ("accept", "content-type")
+"""Those that Dagster compares with lower-case text as they are."""
+
 _POLICY_VIOLATION: Final = 1008
 _NO_FRAMES: Final = (b"x-frame-options", b"SAMEORIGIN")
 """A page of another site in whose frame the UI is shown could make the user press a button unseen."""
@@ -59,7 +62,8 @@ class Door:
             if key in headers:
                 return f"the header {key} comes twice."
             if key in _READ:
-                headers[key] = value.decode("latin-1").strip().lower()
+                text = value.decode("latin-1").strip()
+                headers[key] = text if key in _AS_IS else text.lower()
         host, origin = headers.get("host", ""), headers.get("origin")
         if host not in self._hosts:
             return f"this server is not {_quote(host)}. If it is, start it with: pervl ui --allow-host NAME"

@@ -116,7 +116,7 @@ def test_another_page_embeds_nothing():
     assert dict(start["headers"])[b"x-frame-options"] == b"SAMEORIGIN"
 
 
-@pytest.mark.parametrize("accept", [None, "*/*", "image/avif,image/webp,*/*", "application/json"])
+@pytest.mark.parametrize("accept", [None, "*/*", "image/avif,image/webp,*/*", "application/json", "TEXT/HTML"])
 def test_no_get_reaches_graphql_but_that_of_its_page(accept):
     for path in ("/graphql", "/graphql/", MATERIALIZED):
         assert not is_served("GET", path, {"accept": accept, "sec-fetch-site": "same-origin"})
@@ -127,7 +127,7 @@ def test_no_get_reaches_graphql_but_that_of_its_page(accept):
     "kind",
     [
         *(None, "", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"),
-        *("application/graphql", "text/plain; application/json", "application/jsonx"),
+        *("application/graphql", "text/plain; application/json", "application/jsonx", "APPLICATION/JSON"),
     ],
 )
 def test_a_post_is_json(kind):

@@ -40,8 +40,8 @@ def test_a_home_that_others_can_write_is_ignored(tmp_path, monkeypatch, caplog, 
 @pytest.mark.parametrize("name", ["a?b", "a*b", "run[1]", "a%20b", "caf\udce9"])
 def test_a_home_that_dagster_would_read_as_another_is_refused(tmp_path, monkeypatch, name):
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / name))
-    with pytest.raises(PervlError, match="DAGSTER_HOME"):
-        open_instance(tmp_path)
+    with pytest.raises(PervlError, match="DAGSTER_HOME"), open_instance(tmp_path):
+        pass
     assert not [*tmp_path.iterdir()]
 
 
@@ -65,8 +65,8 @@ def test_a_home_below_the_data_that_others_can_write_is_refused(tmp_path, monkey
             monkeypatch.delenv("DAGSTER_HOME")
     for path in (config, config.parent):
         path.chmod(0o777)
-        with pytest.raises(PervlError, match="other users can write it"):
-            open_instance(tmp_path)
+        with pytest.raises(PervlError, match="other users can write it"), open_instance(tmp_path):
+            pass
         path.chmod(0o755)
 
 

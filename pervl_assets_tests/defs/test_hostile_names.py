@@ -32,16 +32,20 @@ or +key:"deep_fashion/few_shot_split"
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e\u2066]")
 
 
+READABLE = [name for name in NAMES if "\0" not in name]
+"""The others are refused when the input is read."""
+
+
 def write_hostile_inputs(data, annotations):
     """Write the names into every free text of the raw inputs: names, objects, sentences, captions, classes."""
     openimages = locate_raw(data, "openimages_class_descriptions")
     with openimages.open("a", newline="") as file:
-        csv.writer(file).writerows((f"/m/{number}", name) for number, name in enumerate(NAMES))
+        csv.writer(file).writerows((f"/m/{number}", name) for number, name in enumerate(READABLE))
         file.write(f"/m/bad,{NAMES[0]},x\n")
     triplets = locate_raw(data, "coco_svo_triplets")
     images = re.findall(r"img_id=(\d+)", triplets.read_text())[:9]
     with triplets.open("a") as file:
-        for name in NAMES:
+        for name in READABLE:
             plain = re.sub("[,|]", "/", name)
             file.writelines(
                 f"img_id={image} | dog, on, {plain} | {plain} | a dog on a {plain}\n" for image in images[:7]
@@ -51,7 +55,7 @@ def write_hostile_inputs(data, annotations):
         rows = list(csv.reader(io.StringIO(file.read_text())))
         for number, row in enumerate(rows[1:]):
             for column in {"caption", "coarse_grained_class", "pair_id_categories"} & {*rows[0]}:
-                row[rows[0].index(column)] = NAMES[number % len(NAMES)]
+                row[rows[0].index(column)] = READABLE[number % len(READABLE)]
         with file.open("w", newline="") as opened:
             csv.writer(opened).writerows(rows)
 

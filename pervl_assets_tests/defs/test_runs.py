@@ -111,11 +111,10 @@ def test_the_pool_slot_of_a_killed_run_is_freed_and_that_of_a_living_or_foreign_
         assert not fail_dead_runs(instance)
 
 
-def test_without_locks_on_the_disk_no_run_is_marked(tmp_path, defs, monkeypatch):
+def test_without_locks_on_the_disk_no_run_is_marked(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "no locks")))
     with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
-        job = defs.resolve_implicit_global_asset_job_def()
         tags = {PROCESS_TAG: f"{socket.gethostname()}/1/{_read_boot()}"}
-        run = instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
+        run = instance.create_run_for_job(nothing, tags=tags, status=dg.DagsterRunStatus.STARTED)
         Lock(_locate_lock(instance, run.run_id), "executing it")
         assert not fail_dead_runs(instance)
