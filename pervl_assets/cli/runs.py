@@ -1,5 +1,6 @@
 """The Dagster instance of the command line, and the progress of a run."""
 
+import fcntl
 import logging
 import os
 import re
@@ -10,6 +11,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from alembic.util import CommandError
 from dagster import DagsterError, DagsterEvent, DagsterEventType, DagsterInstance
 from rich.progress import Progress
 from yaml import YAMLError
@@ -67,7 +69,8 @@ def open_instance(data: Path) -> Iterator[DagsterInstance]:
                 (home / "dagster.yaml").touch(0o644)
                 (home / "dagster.yaml").write_text(_INSTANCE, encoding="utf-8")
             os.environ["DAGSTER_HOME"] = str(home)
-            instance = opened.enter_context(DagsterInstance.get())
+            with _hold(home):  # of two processes that make its databases, each would write its version
+                instance = opened.enter_context(DagsterInstance.get())
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
             raise WriteError(
@@ -96,6 +99,18 @@ def _check_home(home: Path) -> None:
 
 
 @contextmanager
+def _hold(folder: Path) -> Iterator[None]:
+    """Lock a folder, after waiting for others, where the file system has locks."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
+
+
+@contextmanager
 def _explain_database_errors(home: Path) -> Iterator[None]:
     """Turn an error of Dagster's SQLite databases into a `PervlError` that names the files."""
     try:
@@ -104,7 +119,7 @@ def _explain_database_errors(home: Path) -> Iterator[None]:
         raise
     except Exception as error:
         cause: BaseException | None = error
-        while cause and not isinstance(cause, sqlite3.Error):
+        while cause and not isinstance(cause, sqlite3.Error | CommandError):
             cause = cause.__cause__ or cause.__context__
         if cause is None:
             raise
@@ -148,6 +163,8 @@ def _check_database(file: Path) -> str:
     try:
         with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as database:
             (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+            if found == "ok" and database.execute("SELECT count(*) FROM alembic_version").fetchone()[0] > 1:
+                return "two processes made it at the same time"
     except sqlite3.Error as error:
         return str(error)
     return "" if found == "ok" else str(found)

@@ -1,5 +1,8 @@
 import io
 import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import dagster as dg
 import pytest
@@ -129,6 +132,35 @@ def test_a_damaged_database_is_named_with_what_to_do(home, file, damage):
         use(home)
     (detail,) = raised.value.details
     assert detail.startswith(f"{home / file}: ")
+
+
+def test_instances_are_opened_one_after_another(tmp_path, monkeypatch):
+    """Two processes that open a new home at the same time would both write the version of its databases."""
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "new"))
+    at_work, most = [], []
+    real = dg.DagsterInstance.get
+
+    def get_slowly():
+        at_work.append(1)
+        most.append(len(at_work))
+        time.sleep(0.05)
+        at_work.pop()
+        return real()
+
+    monkeypatch.setattr(dg.DagsterInstance, "get", get_slowly)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(use, [tmp_path] * 4))
+    assert most == [1] * 4
+
+
+def test_a_database_that_two_processes_made_at_once_is_named(home):
+    use(home)
+    file = home / "schedules/schedules.db"
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("INSERT INTO alembic_version VALUES ('0')")
+    with pytest.raises(PervlError, match="two processes made it at the same time") as raised:
+        use(home)
+    assert str(file) in raised.value.details[0]
 
 
 @pytest.mark.parametrize(
