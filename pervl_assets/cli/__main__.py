@@ -23,9 +23,10 @@ class _Output(io.FileIO):
 
     def write(self, data: Any) -> int:
         try:
-            return super().write(data)
+            written: int | None = super().write(data)
         except OSError:
             return len(data)
+        return len(data) if written is None else written  # None: a pipe that does not block is full
 
 
 def _open_output(number: int, old: Any) -> io.TextIOWrapper:

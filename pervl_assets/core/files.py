@@ -81,8 +81,6 @@ def explain_errors() -> Iterator[None]:
     """
     try:
         yield
-    except BrokenPipeError:  # the reader of the output has ended
-        raise
     except OSError as error:
         problem, advice = describe_system_error(error, None, _CANNOT_USE)
         raise PervlError(problem, advice=advice) from error

@@ -1,7 +1,7 @@
 """Signals that end the command: Ctrl-C and SIGTERM.
 
-Dagster replaces the handlers of both while a run executes. A pipe to which the interpreter writes the numbers of
-signals knows of them all the same.
+Dagster replaces the handlers of both while a run executes. The interpreter writes their numbers to a pipe,
+whichever handler is set.
 """
 
 import os
@@ -45,9 +45,9 @@ def ignore_stops() -> bool:
 
 @contextmanager
 def hold_interrupts() -> Iterator[None]:
-    """Keep a Ctrl-C back until the end; processes that are started within never get one from the terminal."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Start processes that get no Ctrl-C from the terminal; this process may still be interrupted."""
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)

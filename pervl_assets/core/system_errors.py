@@ -68,7 +68,7 @@ def describe_system_error(error: OSError, path: Path | None, problem: str) -> tu
     in_text = _NUMBER.search(str(error))
     number = error.errno or (int(in_text[1]) if in_text else 0)
     named = error.filename if isinstance(error.filename, str | os.PathLike) else None
-    reason = _REASONS.get(number) or (os.strerror(number) if number else str(error))
+    reason = _REASONS.get(number) or (os.strerror(number) if number else str(error) or type(error).__name__)
     advice = next((advice for advice, numbers in _ADVICE.items() if number in numbers), _CHECK_DISK)
-    where = named or path or "A file"
-    return problem.format(where=where, reason=reason), advice.format(where=where)
+    where = named or path
+    return problem.format(where=where or "A file", reason=reason), advice.format(where=where or "the file")

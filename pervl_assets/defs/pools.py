@@ -1,4 +1,4 @@
-"""The executor of one process: its steps wait for a slot of a pool, report what they wait for, and end when asked to.
+"""Executor of one process: its steps wait for a slot of a pool, report what they wait for, and end on a termination.
 
 Dagster's own waits at full load, and a termination does not end it.
 """
@@ -80,7 +80,9 @@ def _iterate(job_context: Any, execution_plan: Any) -> Iterator[dg.DagsterEvent]
         try:
             events = inner_plan_execution_iterator(job_context, execution_plan, claims)
             with hold_interrupts():  # the processes that copy logs to the terminal are started here
-                first = next(events)
+                first = next(events, None)
+            if first is None:
+                return
             yield first
             yield from events
         except dg.DagsterExecutionInterruptedError:
@@ -90,7 +92,10 @@ def _iterate(job_context: Any, execution_plan: Any) -> Iterator[dg.DagsterEvent]
 
 @dataclass(frozen=True)
 class _Executor(dg.Executor):
-    """Dagster's executor of one process, with `_Claims`."""
+    """Dagster's executor of one process, with `_Claims` and without its engine events around the steps.
+
+    Those are "Executing steps in process" and "Finished steps in process".
+    """
 
     plain: Any
 

@@ -7,6 +7,7 @@ several runs, each the largest set of assets of one partitioning whose inputs ar
 import fcntl
 import os
 import socket
+import sys
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Set
@@ -50,6 +51,7 @@ _QUIET: Final = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 _WHERE_INTERRUPTED: Final = (DagsterEventType.ENGINE_EVENT, DagsterEventType.STEP_FAILURE)
 """Events of an executor that is interrupted, before its run ends."""
 
+_INTERRUPTIONS: Final = (KeyboardInterrupt, SystemExit, GeneratorExit, dg.DagsterExecutionInterruptedError)
 _NO_RETRIES: Final = {"dagster/max_retries": "0"}
 _NAMES_SHOWN: Final = 6
 
@@ -237,7 +239,7 @@ class Launch:
                             self._pass_termination_on(run)
                         watch(event)
             finally:
-                self._end(run)
+                self._end(run, sys.exception())
             result.add(read_run_result(self.instance, run.run_id))
             if not result.succeeded:
                 break
@@ -279,10 +281,18 @@ class Launch:
     def _reload(self, run: dg.DagsterRun | None) -> dg.DagsterRun | None:
         return self.instance.get_run_by_id(run.run_id) if run else None
 
-    def _end(self, run: dg.DagsterRun) -> None:
-        """Mark a run that a signal ended between its events as canceled, free its pool slots, and unlock it."""
+    def _end(self, run: dg.DagsterRun, error: BaseException | None) -> None:
+        """End a run that an error or a signal ended between its events, free its pool slots, and unlock it.
+
+        After a signal it is canceled, after an error it failed.
+        """
         if (now := self._reload(run)) and not now.is_finished:
-            self.instance.report_run_canceled(now)
+            if list_stops() or isinstance(error, _INTERRUPTIONS):
+                self.instance.report_run_canceled(now)
+            else:
+                self.instance.report_run_failed(
+                    now, f"The run was ended by an error: {error!r}" if error else "It ended without a result."
+                )
             free_pool_slots(self.instance, run.run_id)
         if lock := self.locks.pop(run.run_id, None):
             lock.remove()

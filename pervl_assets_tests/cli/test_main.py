@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pervl_assets.cli.__main__ import _Output
+
 _SCRIPT = """
 import sys, time
 import click
@@ -99,3 +101,13 @@ def test_output_that_cannot_be_written_changes_neither_the_work_nor_the_exit_cod
     out, errors = process.communicate(timeout=20)
     assert (process.returncode, errors, done.exists()) == (0, b"", True)
     assert way != "ascii" or out == b"works \\u2026\ndone\n"
+
+
+def test_what_a_full_pipe_that_does_not_block_refuses_is_dropped():
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    text = b"x" * 100_000
+    with _Output(write, "w") as output:
+        assert output.write(text) < len(text)  # the rest does not fit
+        assert output.write(text) == len(text)
+    os.close(read)

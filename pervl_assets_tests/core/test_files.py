@@ -78,6 +78,17 @@ def test_errors_of_polars_are_explained_by_the_number_in_their_text():
         raise OSError("No space left on device (os error 28): /data/kitten.parquet")
 
 
+@pytest.mark.parametrize("error", [BrokenPipeError(errno.EPIPE, "Broken pipe"), ConnectionError()])
+def test_an_error_without_a_path_or_a_text_is_explained_in_a_sentence(error):
+    with pytest.raises(PervlError) as caught, explain_errors():
+        raise error
+    assert caught.value.problem in (
+        "A file cannot be read or written: Broken pipe.",
+        "A file cannot be read or written: ConnectionError.",
+    )
+    assert caught.value.advice.startswith("Check that the file exists")
+
+
 def test_a_file_that_cannot_be_checked_for_want_of_descriptors_is_not_called_damaged(tmp_path, monkeypatch):
     def refuse(number):
         def fail(*_):

@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 
 from pervl_assets.core.errors import ArchiveError, PervlError
+from pervl_assets.core.signals import hold_interrupts
 from pervl_assets.core.workers import map_in_processes
 
 
@@ -45,3 +46,13 @@ def test_an_error_of_the_function_ends_the_work():
 def test_a_killed_worker_is_an_error_that_advises():
     with pytest.raises(PervlError, match="A worker process ended"):
         list(map_in_processes(partial(die, bad=70), range(200), 2))
+
+
+def test_a_signal_that_was_held_before_processes_are_started_stays_held():
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with hold_interrupts():
+            pass
+        assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, set())
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)

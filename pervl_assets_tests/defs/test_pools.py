@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from types import SimpleNamespace
 
 import dagster as dg
 import pytest
@@ -87,3 +88,9 @@ def test_a_wait_ends_when_the_process_of_the_holder_is_killed(home, monkeypatch)
     thread.join()
     assert run.status == dg.DagsterRunStatus.SUCCESS
     assert home.get_run_by_id(holder).status == dg.DagsterRunStatus.FAILURE
+
+
+def test_a_run_whose_steps_yield_no_event_ends(home, monkeypatch):
+    monkeypatch.setattr(pools, "inner_plan_execution_iterator", lambda *_: iter(()))
+    run = home.create_run_for_job(JOB)
+    assert list(pools._iterate(SimpleNamespace(instance=home, dagster_run=run), None)) == []

@@ -13,6 +13,7 @@ from pervl_assets.core.files import Lock
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.runs import (
     PROCESS_TAG,
+    Launch,
     _locate_lock,
     _read_boot,
     fail_dead_runs,
@@ -118,3 +119,16 @@ def test_without_locks_on_the_disk_no_run_is_marked(tmp_path, monkeypatch):
         run = instance.create_run_for_job(nothing, tags=tags, status=dg.DagsterRunStatus.STARTED)
         Lock(_locate_lock(instance, run.run_id), "executing it")
         assert not fail_dead_runs(instance)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(OSError("the disk is gone"), "FAILURE"), (KeyboardInterrupt(), "CANCELED"), (SystemExit(1), "CANCELED")],
+)
+def test_a_run_between_whose_events_an_error_comes_failed_and_one_that_is_interrupted_is_canceled(
+    instance, error, status
+):
+    run = instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.STARTED)
+    Launch(None, instance)._end(run, error)
+    assert instance.get_run_by_id(run.run_id).status.value == status
+    assert any(repr(error) in entry.message for entry in instance.all_logs(run.run_id)) == (status == "FAILURE")
