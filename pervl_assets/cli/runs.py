@@ -128,23 +128,28 @@ def _explain_database_errors(home: Path) -> Iterator[None]:
 
 def _explain_database_error(home: Path, reason: str) -> PervlError:
     databases = sorted([*home.glob("history/**/*.db"), *home.glob("schedules/*.db")])
+    files = list_some([str(file) for file in databases if file.parent.name != "runs" or file.stem == "index"])
     if "locked" in reason or "busy" in reason:
         return WriteError(
             f"A database of Dagster in {home} is locked by another process ({reason}).",
             advice="Run again. If it stays locked, end the process that holds it: `fuser -v` with one of these files "
             "names it.",
-            details=list_some([str(file) for file in databases if file.parent.name != "runs" or file.stem == "index"]),
+            details=files,
         )
     if "readonly" in reason or "unable to open" in reason:
-        return WriteError(f"A database of Dagster in {home} cannot be written: {reason}.", advice=_WRITABLE)
+        return WriteError(
+            f"A database of Dagster in {home} cannot be written: {reason}.", details=files, advice=_WRITABLE
+        )
     if "full" in reason:
         return WriteError(
             f"The disk is full while writing the databases of Dagster in {home}.",
+            details=files,
             advice="Free some space, and run again; finished work is kept.",
         )
     if "no such" in reason:
         return PervlError(
             f"A database of Dagster in {home} is of another version of Dagster: {reason}.",
+            details=files,
             advice="Run `dagster instance migrate`, or install the version that constraints.txt names. If both do not "
             f"help, move {home / 'history'} away, and run pervl materialize: no correct file is written again.",
         )

@@ -271,6 +271,7 @@ def read_weights(checkpoint: Checkpoint) -> "dict[str, torch.Tensor]":
     Raises:
         CheckpointError: The file is missing or damaged, holds other Python objects or a TorchScript archive, or is
             OpenAI's and the model does not use OpenAI's QuickGELU.
+        ArchiveError: The system cannot read the file: no permission, a disk error, too many open files.
     """
     import torch
 
@@ -314,10 +315,13 @@ def _load(path: Path) -> Any:
             content = _unpickle(path)
         _log.warning("%s also holds training options (argparse.Namespace); only its weights are used.", path)
         return content
+    except OSError:
+        with explain_read_errors(path):
+            raise
     except Exception as error:  # torch, pickle and safetensors raise types of their own on damaged bytes
         text, advice = str(error), _COMPARE
         problem = _read_first_line(error)
-        if kind := None if isinstance(error, OSError) else recognize_file(path):
+        if kind := recognize_file(path):
             problem, advice = f"it is {kind.name}.", kind.advice
         elif "torchscript" in text.lower():
             problem, advice = "it is a TorchScript archive, whose code this project does not run.", _FETCH_BY_HAND

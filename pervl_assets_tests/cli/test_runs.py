@@ -173,11 +173,12 @@ def test_a_database_that_two_processes_made_at_once_is_named(home):
     ],
 )
 def test_other_errors_of_a_database_have_their_own_advice(home, reason, kind, words):
-    with pytest.raises(kind, match=words), open_instance(home):
+    with pytest.raises(kind, match=words) as raised, open_instance(home):
         try:
             raise sqlite3.OperationalError(reason)
         except sqlite3.Error as error:
             raise dg.DagsterInvariantViolationError("of Dagster") from error
+    assert str(home / "history" / "runs.db") in raised.value.details
 
 
 def test_a_home_that_is_no_folder_or_has_wrong_settings_is_an_error(home, monkeypatch):

@@ -1,4 +1,5 @@
 import argparse
+import errno
 import gzip
 import json
 import os
@@ -7,9 +8,10 @@ import zipfile
 
 import pytest
 
+from pervl_assets.clip import checkpoints
 from pervl_assets.clip.checkpoints import find_checkpoint, parse_encoders, read_weights
 from pervl_assets.clip.encoder import describe_encoder, load_encoder
-from pervl_assets.core.errors import CheckpointError, PervlError
+from pervl_assets.core.errors import ArchiveError, CheckpointError, PervlError
 from pervl_assets_tests.inversion.kit import TINY_CONFIG
 
 
@@ -142,6 +144,18 @@ def test_damaged_files_are_refused(name, data, tiny_name, tmp_path):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(CheckpointError, match=f"{name} cannot be read"):
         load_encoder(tiny_name, str(tmp_path / name), "cpu", None)
+
+
+def test_an_error_of_the_system_is_not_called_damage(tiny_name, tmp_path, monkeypatch):
+    (tmp_path / "w.pt").write_bytes(b"PK\x03\x04" + bytes(40))
+    checkpoint = find_checkpoint(tiny_name, str(tmp_path / "w.pt"))
+
+    def fail(path):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    monkeypatch.setattr(checkpoints, "_is_safetensors", fail)
+    with pytest.raises(ArchiveError, match=r"w\.pt cannot be read: Too many open files[\s\S]*ulimit -n"):
+        read_weights(checkpoint)
 
 
 @pytest.mark.parametrize(
