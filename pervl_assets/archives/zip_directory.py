@@ -62,7 +62,7 @@ _ZIP64_EXTRA: Final = 1
 _LOCAL_HEADER_BYTES: Final = 30
 _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _STRONGLY_ENCRYPTED: Final = 0xFFFF
-"""Stands for the method of members with the strong encryption of PKWARE."""
+"""Method of members with the strong encryption of PKWARE."""
 
 _OTHER_METHODS: Final = {
     9: "compressed with Deflate64",
@@ -353,14 +353,14 @@ def _cut_directory(directory: bytes) -> tuple[Headers, list[str], set[int]]:
 
 
 def _leave_out(path: Path, headers: Headers, names: list[str], bad: set[int]) -> tuple[Headers, list[str]]:
-    """Leave out the members in the rows `bad`, and those whose names are empty or hold control characters."""
+    """Leave out the members in the rows `bad`, and those with names that are empty or cannot be printed."""
     if not all(names) or not "".join(names).isprintable():
         bad |= {row for row, name in enumerate(names) if not name or not name.isprintable()}
     if not bad:
         return headers, names
     problem = (
-        f"{len(bad):,} of {len(names):,} members of {path} have names that are empty, are not UTF-8 or hold control "
-        f"characters: {name_some([ascii(names[row]) for row in sorted(bad)], 3)}."
+        f"{len(bad):,} of {len(names):,} members of {path} have names that are empty, are not UTF-8 or hold "
+        f"characters that cannot be printed: {name_some([ascii(names[row]) for row in sorted(bad)], 3)}."
     )
     if len(bad) == len(names):
         raise ArchiveError(problem, advice="Nothing was read from it. Get the archive from its official address.")
@@ -441,7 +441,10 @@ def _find_twins(names: list[str]) -> list[str]:
     if len(set(folded)) == len(folded):
         return []
     twins = ((name, count) for name, count in Counter(folded).items() if count > 1)
-    return [f"{name!r}: {count} members of this name, but for upper and lower case" for name, count in twins]
+    return [
+        f"{name!r}: {count} members of this name, but for upper and lower case or Unicode's normal form"
+        for name, count in twins
+    ]
 
 
 def _find_overlaps(headers: Headers, names: list[str]) -> list[str]:

@@ -94,7 +94,7 @@ def _check_home(home: Path) -> None:
     if found := _READ_OTHERWISE.search(str(home)):
         problem = f"Dagster cannot keep its runs in {home}, because of {found[0]} in its path."
         raise PervlError(problem, advice=advice)
-    if not os.environ.get("DAGSTER_HOME") and config.exists() and not all(map(is_trusted, (home, config))):
+    if not os.environ.get("DAGSTER_HOME") and not all(is_trusted(path) for path in (home, config) if path.exists()):
         raise PervlError(f"{config} can run code, and other users can write it or its folder.", advice=advice)
 
 

@@ -1,4 +1,4 @@
-"""What a file is whose content is not what its name promises, from its first bytes."""
+"""What a file is whose content is not of the kind of its name, from its first bytes."""
 
 from pathlib import Path
 from typing import Final, NamedTuple

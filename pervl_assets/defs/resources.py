@@ -88,7 +88,7 @@ class Workspace(SettingsResource):
         archive = find_archive(spec, self.root)
         if self.profile == "full" and is_drawn(spec.name, archive.path, self.root):
             raise ArchiveError(
-                f"{archive.path} is synthetic: it was drawn for the demo, and the profile is full.",
+                f"{archive.path} is synthetic: it was made for the demo, and the profile is full.",
                 details=[f"the official one: {spec.homepage}"],
                 advice="Set PERVL_DATA to a folder of its own for the full profile, or put the official file there. "
                 "For the demo, set PERVL_PROFILE=demo.",
@@ -96,7 +96,7 @@ class Workspace(SettingsResource):
         return archive
 
     def read_password(self, spec: ArchiveSpec) -> str | None:
-        """Return the password of an archive: of one drawn for the demo its own, else the environment variable's."""
+        """Return the password of an archive: of a synthetic one its own, else the environment variable's."""
         if spec.password_variable is None:
             return None
         if is_drawn(spec.name, self.root / spec.file, self.root):

@@ -51,7 +51,7 @@ def is_drawn(name: str, file: Path, data_root: Path) -> bool:
 
 
 def _locate_mark(name: str, data_root: Path) -> Path:
-    """Return the file with size and sha256 of a drawn input: the input itself must look like the official one."""
+    """Return the file with size and sha256 of a synthetic input: the input itself must look like the official one."""
     return data_root / "assets" / "raw" / f"{name}.synthetic"
 
 

@@ -110,8 +110,9 @@ def build_tree(
 
 
 def commit_tree(tree: FolderTree, ledger: Path | None = None, metadata: Mapping[str, str] | None = None) -> FolderTree:
-    """Put a staged tree in place, whole, save its ledger, and unlock it. After an error the old ones are in place.
+    """Put a staged tree in place, whole, save its ledger, and unlock it.
 
+    After an error the old ones are in place where the swap can be undone; else the next run completes it.
     A run that is killed between the two leaves the journal of the new tree, from which the next run makes the ledger.
 
     Args:

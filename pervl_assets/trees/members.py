@@ -93,7 +93,7 @@ def _open_trees(folder: Path, trees: Mapping[str, FolderTree]) -> TreeMembers:
     written, reasons = {}, {}
     columns = ("path", "status", "bytes", "sha256", "crc32", "reason")
     for prefix, tree in trees.items():
-        # While a run is building the tree, or after it was killed, the ledger can be newer than the files.
+        # While a run is building the tree, or after it was killed, the files can be newer than the ledger.
         recorded_ns = None if Staging(tree.root).has_leftovers() else tree.recorded_ns
         for path, status, size, sha256, crc, reason in tree.ledger.select(columns).iter_rows():
             if status == "written":

@@ -71,6 +71,10 @@ def test_a_home_below_the_data_that_others_can_write_is_refused(tmp_path, monkey
         with pytest.raises(PervlError, match="other users can write it"), open_instance(tmp_path):
             pass
         path.chmod(0o755)
+    config.unlink()
+    config.parent.chmod(0o777)
+    with pytest.raises(PervlError, match="other users can write it"), open_instance(tmp_path):
+        pass
 
 
 def test_telemetry_is_off_in_a_home_without_dagster_yaml(tmp_path, monkeypatch):
