@@ -232,7 +232,7 @@ def _explain_damage(path: Path) -> Iterator[None]:
             problem, advice = f"{path} is not a zip archive: it is {kind.name}.", kind.advice
         elif path.with_suffix(".z01").exists() or path.with_name(f"{path.name}.002").exists():
             problem, advice = f"{path} is one part of a split zip.", _JOIN
-        raise ArchiveError(problem, advice=advice.format(name=path.name)) from error
+        raise ArchiveError(problem, advice=advice.replace("{name}", path.name)) from error
 
 
 @contextmanager
