@@ -4,11 +4,12 @@ import contextlib
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
-from pervl_assets.archives.http_get import RefusedError, TransientError, get
+from pervl_assets.archives.http_get import RefusedError, TransientError, _SpeedGuard, get
 
 ADDRESSES = {
     "official.example": ["93.184.215.14"],
@@ -216,3 +217,11 @@ def test_a_slow_disk_is_not_a_slow_server(monkeypatch):
                 time.sleep(0.7)
             received.append(block)
     assert b"".join(received) == body
+
+
+def test_a_connection_without_a_socket_is_not_cut():
+    guard = _SpeedGuard(0.01)
+    guard.trace("connect.complete", {"return_value": SimpleNamespace(get_extra_info=lambda _: None)})
+    with guard:
+        time.sleep(0.05)
+    guard.check()
