@@ -468,7 +468,7 @@ class _Download:
         """Return the size above which the file is not received: it is not the file, or would fill the disk."""
         if self._most_bytes is not None and (total or 0) > self._most_bytes:
             raise RefusedError(f"the server announces {total:,} bytes, and it has at most {self._most_bytes:,}")
-        free = shutil.disk_usage(self._target.parent).free
+        free = shutil.disk_usage(self._target.parent).free + (0 if start else self.size())  # the old part is removed
         if total is not None and total - start > free:
             raise RefusedError(f"it needs {total - start:,} bytes and the disk has {free:,} left")
         most = total if total is not None else start + free // 2

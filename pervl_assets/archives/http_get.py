@@ -42,17 +42,25 @@ class Answer:
         Raises:
             TransientError: Too few bytes arrive.
         """
-        for block in self._response.iter_raw():
-            self._guard.received += len(block)
+        blocks = self._response.iter_raw()
+        while (block := self._wait(blocks)) is not None:
             yield block
         self._guard.check()  # a connection that was cut looks like the end of a body without a length
+
+    def _wait(self, blocks: Iterator[bytes]) -> bytes | None:
+        self._guard.is_waiting = True
+        block = next(blocks, None)
+        self._guard.is_waiting = False
+        self._guard.received += len(block or b"")
+        return block
 
 
 @contextmanager
 def get(client: httpx.Client, url: str, headers: Mapping[str, str]) -> Iterator[Answer]:
     """Send a request and yield the answer.
 
-    A redirect may stay on its server. From a server on a public address it may also lead to https on another one.
+    A redirect may stay on its server, or lead to its https. From a server on a public address it may also lead to https
+    on another one.
     User name and password in `url` are sent to that server only.
 
     Raises:
@@ -63,6 +71,7 @@ def get(client: httpx.Client, url: str, headers: Mapping[str, str]) -> Iterator[
     try:
         with guard:
             response = _follow(client, url, {**headers, "Connection": "close"}, guard)
+            guard.is_waiting = False
             try:
                 yield Answer(response, guard)
             finally:
@@ -96,6 +105,8 @@ def _check_redirect(start: httpx.URL, source: httpx.URL, target: httpx.URL) -> N
     if _get_origin(source) == _get_origin(target):
         return
     reason = ""
+    if _is_private(start) and _get_origin(target) == ("https", source.host, None) == ("https", start.host, source.port):
+        return
     if _is_private(start):
         reason = "a server on a private address may redirect to itself only"
     elif target.scheme != "https":
@@ -133,10 +144,13 @@ def _is_public(text: str) -> bool:
 
 
 class _SpeedGuard:
-    """Cuts the connection of a request over which too few bytes of the body arrive, in the time of one window."""
+    """Cuts the connection of a request over which too few bytes of the body arrive, in the time of one window.
+
+    A window at whose end the caller works on received bytes, e.g. waits for a slow disk, is not counted.
+    """
 
     def __init__(self, window: float) -> None:
-        self.received = 0
+        self.received, self.is_waiting = 0, True
         self._window, self._cut = window, False
         self._stream: Any = None
         self._end = threading.Event()
@@ -158,10 +172,12 @@ class _SpeedGuard:
         while not self._end.wait(self._window):
             if self.received - before >= _LEAST_RATE * self._window:
                 before = self.received
-            elif self._stream is not None:
+            elif (
+                self.is_waiting and self._stream is not None and (open_socket := self._stream.get_extra_info("socket"))
+            ):
                 self._cut = True
                 with contextlib.suppress(OSError):  # it is closed already
-                    socket.socket.shutdown(self._stream.get_extra_info("socket"), socket.SHUT_RDWR)
+                    socket.socket.shutdown(open_socket, socket.SHUT_RDWR)
 
     def __enter__(self) -> None:
         self._thread.start()

@@ -232,7 +232,7 @@ def _explain_damage(path: Path) -> Iterator[None]:
             problem, advice = f"{path} is not a zip archive: it is {kind.name}.", kind.advice
         elif path.with_suffix(".z01").exists() or path.with_name(f"{path.name}.002").exists():
             problem, advice = f"{path} is one part of a split zip.", _JOIN
-        raise ArchiveError(problem, advice=advice.format(name=path.name)) from error
+        raise ArchiveError(problem, advice=advice.replace("{name}", path.name)) from error
 
 
 @contextmanager
@@ -257,9 +257,7 @@ def _find_directory(file: BinaryIO) -> _Directory:
     first = max(0, length - _LONGEST_TAIL)
     for at, tail in _find_ends(file, first, length):
         with suppress(_DamageError):
-            directory = _read_directory(file, at, tail)
-            if directory.shift == 0 or directory.is_wrapped:  # a zip inside of a zip that is cut off is shifted
-                return directory
+            return _read_directory(file, at, tail, may_shift=False)  # a zip inside of a zip that is cut off is shifted
     magic = _read(file, 0, 4)
     if magic == b"PK\7\x08":
         raise _DamageError("it is the first part of a split zip", _JOIN)
@@ -278,8 +276,11 @@ def _find_ends(file: BinaryIO, first: int, length: int) -> Iterator[tuple[int, b
         at = tail.rfind(b"PK\5\6", 0, at)
 
 
-def _read_directory(file: BinaryIO, end: int, record: bytes) -> _Directory:
-    """Read the directory that ends before the end record `record` at `end`, or before its zip64 one."""
+def _read_directory(file: BinaryIO, end: int, record: bytes, *, may_shift: bool = True) -> _Directory:
+    """Read the directory that ends before the end record `record` at `end`, or before its zip64 one.
+
+    It is read only once it is known to be used: a file can hold a million end records.
+    """
     _, disk, first_disk, count, size, start, _ = _END.unpack(record)
     locator = _read(file, end - _LOCATOR_64.size, _LOCATOR_64.size) if end >= _LOCATOR_64.size else b""
     is_zip64, parts = locator.startswith(b"PK\6\7"), 1
@@ -301,17 +302,19 @@ def _read_directory(file: BinaryIO, end: int, record: bytes) -> _Directory:
         raise _DamageError(
             f"its directory of {size:,} bytes is too large", "Get the archive from its official address."
         )
-    directory = _Directory(end - size, _read(file, end - size, size), count, shift)
-    if shift and not _is_at(file, directory, 0 if directory.is_wrapped and not is_zip64 else shift):
+    directory = _Directory(end - size, b"", count, shift)
+    may_shift |= directory.is_wrapped
+    first = _read(file, end - size, min(size, _HEADER.itemsize))
+    if shift and not (may_shift and _is_at(file, first, 0 if directory.is_wrapped and not is_zip64 else shift)):
         raise _DamageError("its directory is not where it should be: bytes were added before it")
-    return directory
+    return directory._replace(data=_read(file, end - size, size))
 
 
-def _is_at(file: BinaryIO, directory: _Directory, shift: int) -> bool:
-    """Return whether the directory's first member begins where it says, plus `shift`."""
-    if len(directory.data) < _HEADER.itemsize:
+def _is_at(file: BinaryIO, first: bytes, shift: int) -> bool:
+    """Return whether the member of the directory's first entry begins where it says, plus `shift`."""
+    if len(first) < _HEADER.itemsize:
         return False
-    offset = int(np.frombuffer(directory.data, _HEADER, 1)["offset"][0])
+    offset = int(np.frombuffer(first, _HEADER, 1)["offset"][0])
     return _read(file, offset + shift, 4) == b"PK\3\4"
 
 

@@ -6,7 +6,7 @@ No image, sentence or annotation of the real data sets is in it.
 from pathlib import Path
 from typing import Final
 
-from pervl_assets.core.files import hash_file, is_whole, write_bytes_atomically
+from pervl_assets.core.files import hash_file, is_whole, replace_atomically, write_bytes_atomically
 from pervl_assets.demo.builder import find_builders
 from pervl_assets.demo.builders.deep_fashion import DEMO_PASSWORD
 from pervl_assets.demo.scenes import CLASSES
@@ -36,9 +36,10 @@ def draw_raw(name: str, data_root: Path, seed: int = 0) -> None:
     raw = {key: value for builder in find_builders() for key, value in builder.raw.items()}[name]
     target = data_root / raw.file
     if not target.exists():
-        raw.draw(target, seed)
-        mark = f"{target.stat().st_size} {hash_file(target)}\n"
-        write_bytes_atomically(_locate_mark(name, data_root), mark.encode())
+        with replace_atomically(target) as partial:
+            raw.draw(partial, seed)
+            mark = f"{partial.stat().st_size} {hash_file(partial)}\n"
+            write_bytes_atomically(_locate_mark(name, data_root), mark.encode())  # before the input is in place
 
 
 def is_drawn(name: str, file: Path, data_root: Path) -> bool:

@@ -67,7 +67,7 @@ def build_tree(
         on_progress: Called with the number of outputs that are done, and their total.
 
     Returns:
-        The tree. If `staged` is set, `commit_tree` must put it in place. Until then the tree stays locked.
+        The tree. If `staged` is set, `commit_tree` must put it in place. If `lock` is, it stays locked until then.
 
     Raises:
         PasswordError: The members cannot be decrypted. Raised before any work.
@@ -104,8 +104,6 @@ def build_tree(
         except BaseException:
             lock.release()
             raise
-        if tree.staged is None:
-            lock.release()
         return replace(tree, root=destination)
 
 
@@ -129,6 +127,8 @@ def commit_tree(tree: FolderTree, ledger: Path | None = None, metadata: Mapping[
                 _replace_tree(tree, ledger, metadata)
             elif ledger and not tree.is_saved:
                 write_hashed(tree.ledger, ledger, metadata)
+            if tree.lock is not None:
+                Staging(tree.root).clear()
     finally:
         if tree.lock is not None:
             tree.lock.release()
@@ -151,7 +151,6 @@ def _replace_tree(tree: FolderTree, ledger: Path | None, metadata: Mapping[str, 
             elif ledger:
                 ledger.unlink(missing_ok=True)
         raise
-    staging.clear()
 
 
 @dataclass(frozen=True)
@@ -256,8 +255,7 @@ def _build_locked(
     ledger, summaries = _complete(work, rows)
     kept = _list_kept(staging, in_place, summaries)
     if _is_in_place(staging, ledger, kept):
-        staging.clear()
-        return FolderTree(staging.target, ledger, rendered=rendered)
+        return FolderTree(staging.target, ledger, rendered=rendered, lock=lock)
     for path in kept:
         staging.keep(path)
     for path in summaries.keys() - kept:

@@ -66,7 +66,8 @@ class FolderTree:
         rendered: Number of outputs made by the build that returned this value.
         recorded_ns: When the ledger was saved, in nanoseconds since the epoch. None if unknown or not saved yet. A file
             of the right size that is older is unchanged.
-        lock: Held while `staged` is set: no other run builds this tree.
+        lock: Held from the build to the end of `commit_tree`: no other run builds this tree. None if the tree was found
+            up to date without it.
         is_saved: Whether the saved ledger is this one. It need not be saved again, and may have been replaced since.
     """
 
@@ -134,6 +135,8 @@ def verify_tree(root: Path, ledger: pl.DataFrame) -> VerifyResult:
 def list_files(root: Path) -> set[str]:
     """Return the paths of all files below `root`, relative to it, with forward slashes.
 
+    A disk that is mounted there has a folder `lost+found`, which is not looked into.
+
     Raises:
         OSError: A folder cannot be read. One that vanishes meanwhile has no files.
     """
@@ -143,5 +146,13 @@ def list_files(root: Path) -> set[str]:
             raise error
 
     start = len(str(root)) + 1
-    walk = os.walk(str(root), onerror=stop)
-    return {f"{folder}/{name}"[start:].replace(os.sep, "/") for folder, _, names in walk for name in names}
+    paths: set[str] = set()
+    for folder, folders, names in os.walk(str(root), onerror=stop):
+        folders[:] = [name for name in folders if not is_of_disk(f"{folder}/{name}", root)]
+        paths.update(f"{folder}/{name}"[start:].replace(os.sep, "/") for name in names)
+    return paths
+
+
+def is_of_disk(folder: str, root: Path) -> bool:
+    """Return whether a folder is the `lost+found` of a disk that is mounted at `root`: no user put it there."""
+    return folder == f"{root}/lost+found" and root.is_mount()

@@ -22,7 +22,7 @@ import polars as pl
 
 from pervl_assets.core.errors import WriteError
 from pervl_assets.core.files import PARTIAL, Lock, make_folder, sync_tree
-from pervl_assets.trees.ledger import LEDGER, Row, build_frame, list_files
+from pervl_assets.trees.ledger import LEDGER, Row, build_frame, is_of_disk, list_files
 
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
@@ -49,13 +49,13 @@ class Staging:
         """
         return Lock(self.journal, f"building {self.target}")
 
-    def identify_target(self) -> tuple[int, int] | None:
-        """Return device and inode of the target, which a swap changes, or None if it does not exist."""
+    def identify_target(self) -> tuple[int, int, int] | None:
+        """Return device, inode and time of the target, of which a swap changes one, or None if it does not exist."""
         try:
             stat = self.target.stat()
         except OSError:
             return None
-        return stat.st_dev, stat.st_ino
+        return stat.st_dev, stat.st_ino, stat.st_mtime_ns
 
     def heal(self) -> list[Row]:
         """Undo an interrupted swap. Return the rows of the files that were finished before a kill."""
@@ -157,6 +157,8 @@ class Staging:
                     raise
                 write_again(file, staged.read_bytes())
         sync_tree(self.target)
+        with suppress(OSError):
+            os.utime(self.target)  # runs that were waiting see that it changed
 
 
 def _prune(root: Path, wanted: Iterable[str]) -> None:
@@ -164,7 +166,7 @@ def _prune(root: Path, wanted: Iterable[str]) -> None:
     for path in list_files(root) - set(wanted):
         (root / path).unlink()
     for folder, _, _ in os.walk(root, topdown=False):
-        if folder != str(root) and not os.listdir(folder):  # noqa: PTH208
+        if folder != str(root) and not is_of_disk(folder, root) and not os.listdir(folder):  # noqa: PTH208
             Path(folder).rmdir()
 
 

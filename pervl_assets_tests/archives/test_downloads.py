@@ -742,3 +742,13 @@ def test_a_failure_of_any_call_loses_nothing(tmp_path, monkeypatch, earlier):
             if next(left, None) is not None:
                 break
     assert number > 40
+
+
+def test_a_part_that_cannot_be_resumed_leaves_room_for_the_whole_file(server, fetch, target, monkeypatch):
+    server.script = [lambda handler: handler.answer(200, CONTENT, {}, cut=len(CONTENT) // 2)]
+    server.etag = server.date = ""
+    monkeypatch.setattr(downloads, "_PROGRESS", 1)
+    free = len(CONTENT) * 3 // 4
+    usage = iter([len(CONTENT), free])
+    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: SimpleNamespace(free=next(usage)))
+    assert fetch().outcome == "fetched"

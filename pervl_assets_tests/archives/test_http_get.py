@@ -4,11 +4,12 @@ import contextlib
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
-from pervl_assets.archives.http_get import RefusedError, TransientError, get
+from pervl_assets.archives.http_get import RefusedError, TransientError, _SpeedGuard, get
 
 ADDRESSES = {
     "official.example": ["93.184.215.14"],
@@ -55,6 +56,7 @@ def follow(start, *locations):
         ("http://official.example/a", "http://official.example/b"),
         ("http://127.0.0.1:8000/a", "/b"),
         ("http://mirror.lan/a", "http://mirror.lan:80/b"),
+        ("http://mirror.lan/a", "https://mirror.lan/a"),
     ],
 )
 def test_redirects_that_are_followed(start, location):
@@ -92,6 +94,8 @@ def test_redirects_that_are_followed(start, location):
         ("http://127.0.0.1:8000/a", "http://127.0.0.1:8001/a", "to itself only"),
         ("http://127.0.0.1:8000/a", "https://official.example/a", "to itself only"),
         ("http://mirror.lan/a", "http://localhost/a", "to itself only"),
+        ("http://mirror.lan/a", "https://mirror.lan:8443/a", "to itself only"),
+        ("https://mirror.lan/a", "http://mirror.lan/a", "to itself only"),
     ],
 )
 def test_redirects_that_are_refused(start, location, reason):
@@ -190,3 +194,34 @@ OK = b"HTTP/1.1 200 OK\r\n"
 )
 def test_a_connection_over_which_little_arrives_is_cut(drip, first, block):
     assert drip(first, block) < 3
+
+
+def test_a_slow_disk_is_not_a_slow_server(monkeypatch):
+    monkeypatch.undo()
+    body = bytes(300_000)
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        with server:
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(4096)
+                connection.sendall(OK + b"Content-Length: 300000\r\n\r\n" + body)
+
+    threading.Thread(target=serve, daemon=True).start()
+    url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+    received = []
+    with httpx.Client(trust_env=False, timeout=0.2) as client, get(client, url, {}) as answer:
+        for block in answer.read_blocks():
+            if not received:
+                time.sleep(0.7)
+            received.append(block)
+    assert b"".join(received) == body
+
+
+def test_a_connection_without_a_socket_is_not_cut():
+    guard = _SpeedGuard(0.01)
+    guard.trace("connect.complete", {"return_value": SimpleNamespace(get_extra_info=lambda _: None)})
+    with guard:
+        time.sleep(0.05)
+    guard.check()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pervl_assets.archives import zip_directory
 from pervl_assets.archives.inputs import RawArchive, identify
 from pervl_assets.archives.members import open_members
 from pervl_assets.archives.zip_index import read_index
@@ -157,3 +158,23 @@ def test_a_zip_inside_a_zip_that_is_cut_off_is_not_taken_for_it(tmp_path):
     path.write_bytes(path.read_bytes()[: len(inner) + 99])
     with pytest.raises(ArchiveError, match="cut off"):
         read_index(path)
+
+
+def test_a_directory_is_read_only_where_it_can_be_used(tmp_path, monkeypatch):
+    end = zip_directory._END.pack(b"PK\5\6", 0, 0, 9, MIB // 2, 0, 0)
+    path, read, sizes = tmp_path / "a.zip", zip_directory._read, []
+    path.write_bytes(b"word" * (MIB // 4) + end * 100 + b"behind")
+    monkeypatch.setattr(zip_directory, "_read", lambda *args: (sizes.append(args[2]), read(*args))[1])
+    with pytest.raises(ArchiveError, match="another kind"):
+        read_index(path)
+    assert sum(sizes) < 4 * MIB
+
+
+def test_braces_in_a_path_stay_in_the_advice(tmp_path):
+    path = tmp_path / "{2024}" / "a.zip"
+    path.parent.mkdir()
+    path.write_bytes(b"words")
+    damage = zip_directory._DamageError("wrapped", zip_directory._advise_unpacking(path))
+    with pytest.raises(ArchiveError) as caught, zip_directory._explain_damage(path):
+        raise damage
+    assert f"Unpack it in {path.parent}," in caught.value.advice

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pervl_assets import demo
 from pervl_assets.demo import OBJECT_CLASSES, RAW_NAMES, draw_raw, is_drawn, write_annotations
 from pervl_assets.demo.builder import find_builders
 
@@ -69,6 +70,16 @@ def test_an_existing_input_is_unchanged_and_not_marked(tmp_path):
     draw_raw("coco_svo_triplets", tmp_path)
     assert target.read_text() == "mine"
     assert not is_drawn("coco_svo_triplets", target, tmp_path)
+
+
+def test_an_input_without_its_mark_is_never_in_place(tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(demo, "write_bytes_atomically", stop)
+        draw_raw("coco_svo_triplets", tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_an_unknown_input_is_an_error(tmp_path):

@@ -333,6 +333,10 @@ def test_what_another_run_finished_meanwhile_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(Staging, "lock", finish_first)
     tree = build(tmp_path, plan_copies(list(MEMBERS)), previous=first.ledger)
     assert (tree.rendered, tree.staged) == (0, None)
+    with pytest.raises(WriteError, match="Another run is building"):
+        build(tmp_path, plan_copies(list(MEMBERS)))
+    commit_tree(tree)
+    assert not has_leftovers(tmp_path)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
@@ -381,6 +385,7 @@ def test_a_kill_while_the_old_tree_is_removed_costs_nothing(tmp_path, monkeypatc
     again = build(tmp_path, plan_copies(list(MEMBERS)), newer, previous)
     assert (again.rendered, again.staged) == (0, None)
     assert again.ledger.equals(tree.ledger)
+    commit_tree(again)
     assert not has_leftovers(tmp_path)
 
 

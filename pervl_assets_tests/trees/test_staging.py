@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,27 @@ def test_files_are_replaced_one_by_one_where_the_target_cannot_be_renamed(tmp_pa
     assert list_files(target) == {"sub/file.txt", "gone/file.txt", "folder"}
     assert {path.read_text() for path in target.rglob("*") if path.is_file()} == {"new"}
     assert all(path.is_file() or any(path.iterdir()) for path in target.rglob("*"))
+
+
+def test_files_replaced_one_by_one_change_the_identity_of_the_target(tmp_path):
+    stage = Staging(fill(tmp_path / "tree", "old"))
+    fill(stage.folder, "new")
+    os.utime(stage.target, (0, 0))
+    before = stage.identify_target()
+    stage._replace_files()
+    assert stage.identify_target() != before
+
+
+def test_what_a_file_system_keeps_in_its_root_stays(tmp_path, monkeypatch):
+    target = fill(tmp_path / "tree", "old")
+    (target / "lost+found").mkdir()
+    (target / "sub/lost+found").mkdir()
+    (target / "sub/lost+found/file.txt").touch()
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == target)
+    staging._prune(target, [])
+    assert list(target.rglob("*")) == [target / "lost+found"]
+    (target / "lost+found/#12").touch()
+    assert list_files(target) == set()
 
 
 def test_a_rename_that_fails_leaves_the_old_tree_in_place(tmp_path, monkeypatch):
