@@ -177,15 +177,9 @@ def fetch_file(
             return Fetched("unchanged", record, download.received, stale=escape_terminal(reason.rstrip(".")))
         if isinstance(error, MissingInputError):  # of the client: its proxies or certificates cannot be used
             raise
-        size = download.size()
-        raise MissingInputError(
-            f"{hide_secrets(url)} could not be downloaded: {error}.",
-            details=[f"{size:,} bytes are kept in {download.partial} for the next try"] if size else (),
-            advice=f"Try again when the network works, or download it by hand to {target}.",
-        ) from error
+        raise download.explain(error) from error
     finally:
-        with explain_write_errors(target):
-            download.unlock()
+        download.unlock()
 
 
 def find_record(target: Path, record_file: Path) -> Record | None:
@@ -302,6 +296,15 @@ class _Download:
                     raise RefusedError(str(error)) from error
                 self._check_time()
                 sleep(_choose_pause(error, failures))
+
+    def explain(self, error: Exception) -> MissingInputError:
+        """Return the error of a download that failed."""
+        size = self.size()
+        return MissingInputError(
+            f"{hide_secrets(self._url)} could not be downloaded: {error}.",
+            details=[f"{size:,} bytes are kept in {self.partial} for the next try"] if size else (),
+            advice=f"Try again when the network works, or download it by hand to {self._target}.",
+        )
 
     def put_in_place(self, record_file: Path, check: Callable[[Path], object]) -> Fetched:
         """Check the received file, and move it into place unless the same bytes are there."""

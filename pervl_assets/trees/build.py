@@ -77,11 +77,8 @@ def build_tree(
         WriteError: No permission, no space left, or another run builds the same tree.
     """
     total = len(list_outputs(plan))
-    if not total and list_files(destination):
-        raise PervlError(
-            f"The annotations name no file of {plan.folder}, and {destination} holds files.",
-            advice=f"Nothing was replaced. Compare the annotations with the official ones, or move {destination} away.",
-        )
+    if not total:
+        _refuse_to_empty(destination, plan.folder)
     members = select_members(members, {name for task in plan.tasks for name in task.members}, plan.folder)
     members.check_password()
     with explain_write_errors(destination):
@@ -94,7 +91,6 @@ def build_tree(
                 work.staging.tidy()
                 on_progress(total, total)
                 return FolderTree(destination, ledger, is_saved=previous is not None and ledger.equals(previous))
-
         lock = work.staging.lock()
         try:
             journal = work.staging.heal()
@@ -105,6 +101,14 @@ def build_tree(
             lock.release()
             raise
         return replace(tree, root=destination)
+
+
+def _refuse_to_empty(destination: Path, folder: str) -> None:
+    if list_files(destination):
+        raise PervlError(
+            f"The annotations name no file of {folder}, and {destination} holds files.",
+            advice=f"Nothing was replaced. Compare the annotations with the official ones, or move {destination} away.",
+        )
 
 
 def commit_tree(tree: FolderTree, ledger: Path | None = None, metadata: Mapping[str, str] | None = None) -> FolderTree:
