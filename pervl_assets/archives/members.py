@@ -100,7 +100,7 @@ def _changed(path: Path) -> ArchiveError:
     )
 
 
-class ZipMembers(Members):
+class _ZipMembers(Members):
     """Members of a zip archive."""
 
     def __init__(
@@ -180,7 +180,7 @@ class ZipMembers(Members):
         )
 
 
-class FolderMembers(Members):
+class _FolderMembers(Members):
     """Files of an unzipped folder, under the names they have in the archive."""
 
     def __init__(self, path: Path, prefix: str, crcs: Mapping[str, int | None]) -> None:
@@ -282,7 +282,7 @@ def _open(archive: RawArchive, password: str | None) -> tuple[Members, IdentityC
     if archive.card.kind == "folder":
         listing = list_folder(archive.path)
         names = {archive.prefix + name: None for name in listing}
-        return FolderMembers(archive.path, archive.prefix, names), identify_listing(listing)
+        return _FolderMembers(archive.path, archive.prefix, names), identify_listing(listing)
     if password is None and archive.password_variable:
         password = os.environ.get(archive.password_variable) or None
     if password is not None and any("\ud800" <= character <= "\udfff" for character in password):
@@ -293,5 +293,5 @@ def _open(archive: RawArchive, password: str | None) -> tuple[Members, IdentityC
     secret = None if password is None else password.encode()
     signature = get_signature(archive.path)  # first, so that a zip replaced now is noticed when a member is read
     index = read_index(archive.path, archive.index)
-    members = ZipMembers(archive.path, index.entries, signature, secret, archive.password_variable)
+    members = _ZipMembers(archive.path, index.entries, signature, secret, archive.password_variable)
     return members, identify_members(index, signature[0])

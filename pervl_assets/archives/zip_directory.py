@@ -27,7 +27,7 @@ from pervl_assets.core.file_kinds import recognize_file
 MAX_MEMBER_BYTES: Final = 256 << 20
 """No member of the benchmarks' archives comes near this size, inflated."""
 
-MAX_RATIO: Final = 200
+_MAX_RATIO: Final = 200
 """Inflated to stored size, for members above 1 MiB; images hardly compress, JSON about 20 to 1."""
 
 ENCRYPTED: Final = 0x01
@@ -433,7 +433,7 @@ def _find_fault(name: str, entry: ZipEntry, header: Any, length: int) -> str | N
         "a path that climbs out of its folder": ".." in name.split("/"),
         "a position outside the archive": offset + _LOCAL_HEADER_BYTES + stored > length,
         "a symbolic link": stat.S_ISLNK(int(header["attributes"]) >> 16),
-        f"inflates {stored:,} bytes to {size:,}": size > min(MAX_MEMBER_BYTES, max(_SMALL, MAX_RATIO * stored)),
+        f"inflates {stored:,} bytes to {size:,}": size > min(MAX_MEMBER_BYTES, max(_SMALL, _MAX_RATIO * stored)),
     }
     return next((fault for fault, found in faults.items() if found), None)
 

@@ -35,7 +35,7 @@ from pervl_assets.core.checks import MAX_QUARANTINED_SHARE, refuse_losses
 from pervl_assets.core.errors import PervlError, SchemaError, WriteError
 from pervl_assets.core.files import PARTIAL, Lock, hash_bytes
 
-BATCHES: Final = {"cpu": 32, "cuda": 64}
+_BATCHES: Final = {"cpu": 32, "cuda": 64}
 """Images in one forward pass by device. More of them do not fit a CPU's caches: on two cores, ViT-B/32 in fp32 encodes
 18 images a second in batches of 32, and 16 in batches of 64."""
 
@@ -106,7 +106,7 @@ def encode_image_shard(
         load_encoder: Loads the encoder; called only if there is something to encode.
         work: Folder of the chunks, with `.partial` in its name.
         previous: The shard as it was stored last.
-        batch_size: Images in one forward pass; None for the value of `BATCHES`.
+        batch_size: Images in one forward pass; None for the value of `_BATCHES`.
         chunk_size: Images in one chunk.
         workers: See `decode_images`; at most one where the CPU itself encodes.
         max_lost: Share of the images that may be quarantined or missing, 0 to 1.
@@ -132,7 +132,7 @@ def encode_image_shard(
         if pending := {file: chunk for file, chunk in chunks.items() if file not in finished}:
             encoder = _load_as_described(load_encoder, passport)
             meter = _Meter(len(names), len(names) - sum(map(len, pending.values())), on_progress)
-            _encode_chunks(pending, names, members, encoder, batch_size or BATCHES[passport.device], workers, meter)
+            _encode_chunks(pending, names, members, encoder, batch_size or _BATCHES[passport.device], workers, meter)
         saved = map(read_features, chunks)  # one at a time in memory
         features = _assemble(list(names), passport, itertools.chain([kept], saved))
         _refuse_losses(features, len(names), members.path, max_lost)

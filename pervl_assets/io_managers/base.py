@@ -21,7 +21,7 @@ from pervl_assets.io_managers.metadata import SECONDS, STAMP, show_errors
 from pervl_assets.release.images import Labeller
 from pervl_assets.release.parts import FilePart, Part
 
-ASSETS_FOLDER: Final = "assets"
+_ASSETS_FOLDER: Final = "assets"
 
 _DAMAGE: Final = (
     SchemaError,
@@ -39,7 +39,7 @@ _DAMAGE: Final = (
 
 def locate_value(data: Path, key: Sequence[str], extension: str, partition: str | None = None) -> Path:
     """Return the path of an asset's value, or of its manifest: `assets/<key>[/<partition>]<extension>`."""
-    path = data.joinpath(ASSETS_FOLDER, *key, *([partition] if partition is not None else []))
+    path = data.joinpath(_ASSETS_FOLDER, *key, *([partition] if partition is not None else []))
     return path.with_name(path.name + extension)
 
 

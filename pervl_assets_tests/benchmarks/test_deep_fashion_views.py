@@ -187,13 +187,11 @@ def test_annotation_files_name_only_existing_images(world, tmp_path):
     lost = list_concepts(tables, "test")[0]
     image = tables["captions"].filter(pl.col("caption_set") == "test", pl.col("pair_id") != lost)["image"][0]
     bad = pl.col("path").str.contains(f"codes_infer/{lost}/") | (pl.col("path") == f"eval/test/{image}")
-    status, reason = pl.when(bad).then(pl.lit("quarantined")), pl.when(bad).then(pl.lit("not an image"))
-    damaged = [
-        replace(
-            tree, ledger=tree.ledger.with_columns(status=status.otherwise("status"), reason=reason.otherwise("reason"))
-        )
-        for tree in trees.values()
-    ]
+    columns = {
+        "status": pl.when(bad).then(pl.lit("quarantined")).otherwise("status"),
+        "reason": pl.when(bad).then(pl.lit("not an image")).otherwise("reason"),
+    }
+    damaged = [replace(tree, ledger=tree.ledger.with_columns(**columns)) for tree in trees.values()]
     for name, folder in (("concon_chi_view", "annotations/deep_fashion/"), ("polar_view", "")):
         plan = TREES[name].plan(tables, None)
         with open_trees(damaged) as members:

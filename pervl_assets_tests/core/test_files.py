@@ -48,7 +48,6 @@ def test_failure_leaves_the_old_file_and_nothing_unfinished(tmp_path):
 @pytest.mark.parametrize(
     ("number", "words"),
     [
-        (errno.EACCES, "Make the folder writable|Allow this user to read"),
         (errno.EROFS, "Make the folder writable"),
         (errno.ENOSPC, "Free some space"),
         (errno.EDQUOT, "Free some space"),
@@ -71,6 +70,14 @@ def test_every_error_of_the_system_is_explained_with_its_own_advice(tmp_path, nu
         with pytest.raises(kind) as caught, explain(tmp_path / "named"):
             raise OSError(number, os.strerror(number))
         assert str(tmp_path / "named") in caught.value.problem
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+def test_no_permission_has_other_advice_for_reading_than_for_writing(tmp_path, number):
+    for explain, words in ((explain_write_errors, "Make the folder writable"), (explain_read_errors, "to read")):
+        with pytest.raises(PervlError, match=words) as caught, explain(tmp_path):
+            raise OSError(number, os.strerror(number), str(tmp_path / "target"))
+        assert str(tmp_path / "target") in caught.value.problem
 
 
 def test_errors_of_polars_are_explained_by_the_number_in_their_text():

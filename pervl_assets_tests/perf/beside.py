@@ -26,7 +26,8 @@ import httpx
 import polars as pl
 from rich.console import Console
 
-from pervl_assets.io_managers.trees import _ROOT
+from pervl_assets.io_managers.trees import TreeIOManager
+from pervl_assets.trees.ledger import LEDGER
 from pervl_assets_tests.perf.figures import SCRATCH
 
 SELECTIONS = ("group:ytvos", "group:deep_fashion", "group:inversion", '+key:"ytvos/fsl_seg"', "*")
@@ -103,6 +104,11 @@ class Actors:
         return list_missing
 
 
+def is_ledger(path: Path) -> bool:
+    """Return whether a Parquet file is the ledger of a tree."""
+    return {*pl.read_parquet_schema(path)} == {*LEDGER.to_polars()}
+
+
 def list_tree(folder: Path) -> Iterator[Path]:
     """Yield the files of the folder that is at this path now, even if it is exchanged meanwhile."""
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -141,8 +147,9 @@ def main() -> None:
     (work / "home1").mkdir()
     subprocess.run([sys.executable, "-m", "pervl_assets.cli", "demo"], env=env, check=True, capture_output=True)
     before = hash_files(work / "data")
-    ledgers = [path for path in (work / "data/assets").rglob("*.parquet") if _ROOT in pl.read_parquet_metadata(path)]
-    roots = sorted(pl.read_parquet_metadata(path)[_ROOT] for path in ledgers)
+    manager = TreeIOManager(data=str(work / "data"))
+    ledgers = [path for path in (work / "data/assets").rglob("*.parquet") if is_ledger(path)]
+    roots = sorted(str(root.relative_to(work / "data")) for path in ledgers for root in manager.list_parts(path))
     expected = {
         root: {str(path.relative_to(work / "data" / root)) for path in list_tree(work / "data" / root)}
         for root in roots
