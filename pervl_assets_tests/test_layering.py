@@ -12,7 +12,7 @@ import pytest
 import pervl_assets
 
 PACKAGE = Path(pervl_assets.__file__).parent
-DOMAIN = ("core", "archives", "trees", "benchmarks", "clip", "inversion", "demo", "release")
+DOMAIN = ("core", "archives", "trees", "benchmarks", "clip", "inversion", "demo", "release", "evaluation", "training")
 ARROWS = {
     "core": (),
     "upstream": (),
@@ -21,11 +21,13 @@ ARROWS = {
     "benchmarks": ("trees", "upstream"),
     "clip": ("archives",),
     "inversion": ("clip", "upstream"),
+    "evaluation": ("benchmarks", "clip"),
+    "training": ("inversion",),
     "demo": ("core", "upstream"),
     "release": ("trees", "upstream"),
-    "settings": ("benchmarks", "inversion", "demo"),
+    "settings": ("benchmarks", "training", "demo"),
     "dagster_private": ("core",),
-    "io_managers": ("benchmarks", "inversion", "demo", "release", "dagster_private"),
+    "io_managers": ("evaluation", "training", "demo", "release", "dagster_private"),
     "defs": ("io_managers", "settings"),
     "definitions": ("defs",),
     "cli": ("definitions",),
