@@ -12,6 +12,7 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -86,6 +87,23 @@ def measure_image(data: bytes) -> tuple[int, int]:
         if image.format != "JPEG" or not is_valid_jpeg(data):
             image.load()
         return image.size
+
+
+def read_thumbnail(file: Path, side: int) -> Image.Image:
+    """Read an image as RGB, at most `side` pixels wide and high.
+
+    Raises:
+        ImageError: Damaged, or it cannot be read.
+    """
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise ImageError(f"the image cannot be read ({error.strerror})") from error
+    with _open(data, (), "image") as image:
+        image.draft("RGB", (2 * side, 2 * side))  # a large JPEG is decoded at a fraction of its size
+        small = image.convert("RGB")
+        small.thumbnail((side, side))
+        return small
 
 
 def encode_jpeg(pixels: NDArray[np.uint8]) -> bytes:
