@@ -18,8 +18,11 @@ MAX_BYTES: Final = 70_000
 
 _FEW_SHOT: Final = 5
 _EVALUATION: Final = 2
-_TILE: Final = 104
-_SHEET_WIDTH: Final = 4 + (_FEW_SHOT + _EVALUATION) * (_TILE + 4)
+TILE: Final = 104
+"""Side of an image on a sheet, in pixels."""
+
+SHEET_WIDTH: Final = 4 + (_FEW_SHOT + _EVALUATION) * (TILE + 4)
+"""Width of a sheet, in pixels."""
 
 _PREVIEW_WIDTH: Final = 1200
 _FEW_SHOT_HEIGHT: Final = 150
@@ -49,16 +52,18 @@ class SheetRoles(NamedTuple):
     mask: str | None = None
 
 
-class _Tile(NamedTuple):
+class Tile(NamedTuple):
+    """An image of a sheet, and the line below it."""
+
     image: Image.Image
     label: str = ""
 
 
-class _Section(NamedTuple):
+class Section(NamedTuple):
     """Lines of text as pairs of text and font size, and the tiles below them."""
 
     lines: Sequence[tuple[str, int]]
-    tiles: Sequence[_Tile] = ()
+    tiles: Sequence[Tile] = ()
 
 
 def draw_contact_sheet(tree: FolderTree, roles: SheetRoles, concepts: int = 6, seed: int = 0) -> bytes:
@@ -82,11 +87,11 @@ def draw_contact_sheet(tree: FolderTree, roles: SheetRoles, concepts: int = 6, s
         few = (
             [shots[index * len(shots) // _FEW_SHOT] for index in range(_FEW_SHOT)] if len(shots) > _FEW_SHOT else shots
         )
-        images = [_load_image(tree.root, row, mask, _TILE) for row in (*few, *shown[:_EVALUATION])]
+        images = [_load_image(tree.root, row, mask, TILE) for row in (*few, *shown[:_EVALUATION])]
         images[len(few) : len(few)] = [Image.new("RGB", (1, 1), _BACKGROUND)] * (_FEW_SHOT - len(few))
-        tiles = [_Tile(ImageOps.pad(image, (_TILE, _TILE), color=_BACKGROUND)) for image in images]
-        sections.append(_Section([(f"{concept}: {len(shots)} few-shot, {len(shown)} evaluation", 10)], tiles))
-    return _encode(_draw(sections, _SHEET_WIDTH, 4))
+        tiles = [Tile(ImageOps.pad(image, (TILE, TILE), color=_BACKGROUND)) for image in images]
+        sections.append(Section([(f"{concept}: {len(shots)} few-shot, {len(shown)} evaluation", 10)], tiles))
+    return encode_sheet(draw_sheet(sections, SHEET_WIDTH, 4))
 
 
 def draw_concept(tree: FolderTree, roles: SheetRoles, concept: str, texts: Sequence[tuple[str, str]] = ()) -> bytes:
@@ -106,12 +111,12 @@ def draw_concept(tree: FolderTree, roles: SheetRoles, concept: str, texts: Seque
     shots, shown, mask = _find_rows(tree.ledger, roles, concept)
     columns = int((_PREVIEW_WIDTH - 56) / ImageFont.load_default(16).getlength("n"))
     lines = [line for label, text in texts for line in textwrap.wrap(f"{label}: {text}", columns)]
-    sections = [_Section([(concept, 30), *((line, 16) for line in lines)])]
+    sections = [Section([(concept, 30), *((line, 16) for line in lines)])]
     for name, rows, height in (("few-shot", shots, _FEW_SHOT_HEIGHT), ("evaluation", shown, _EVALUATION_HEIGHT)):
         tiles = [_make_tile(tree.root, row, mask, height) for row in rows]
-        sections.append(_Section([(f"{name}: {len(rows):,} {'image' if len(rows) == 1 else 'images'}", 18)], tiles))
+        sections.append(Section([(f"{name}: {len(rows):,} {'image' if len(rows) == 1 else 'images'}", 18)], tiles))
     buffer = io.BytesIO()
-    _draw(sections, _PREVIEW_WIDTH, 28).save(buffer, "PNG", optimize=True)
+    draw_sheet(sections, _PREVIEW_WIDTH, 28).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
@@ -136,7 +141,7 @@ def _load_image(root: Path, row: Row, mask: Row | None, side: int | None = None)
             with Image.open(root / mask["path"], formats=("PNG",)) as file:
                 shade = Image.fromarray(np.asarray(file) * np.uint8(110))
             image.paste(_MASK, mask=shade)
-        line = max(2, max(image.size) // _TILE)
+        line = max(2, max(image.size) // TILE)
         x0, y0, x1, y1 = row["box"]  # outside the object, so that a small one is not hidden
         ImageDraw.Draw(image).rectangle((x0 - line, y0 - line, x1 + line, y1 + line), outline=_BOX, width=line)
     return image
@@ -150,8 +155,14 @@ def _find_rows(ledger: pl.DataFrame, roles: SheetRoles, concept: str) -> tuple[l
     return shots, [row for rows in shown for row in rows], mask
 
 
-def _draw(sections: Iterable[_Section], width: int, margin: int) -> Image.Image:
-    """Draw sections one below the other. Their tiles flow from line to line, each with its label below it."""
+def draw_sheet(sections: Iterable[Section], width: int, margin: int) -> Image.Image:
+    """Draw sections one below the other. Their tiles flow from line to line, each with its label below it.
+
+    Args:
+        sections: What is drawn.
+        width: Width of the sheet in pixels.
+        margin: Space around it, and between its parts.
+    """
     texts: list[tuple[int, int, str, int]] = []
     images: list[tuple[int, int, Image.Image]] = []
     top = margin
@@ -177,7 +188,7 @@ def _draw(sections: Iterable[_Section], width: int, margin: int) -> Image.Image:
     return sheet
 
 
-def _make_tile(root: Path, row: Row, mask: Row | None, height: int) -> _Tile:
+def _make_tile(root: Path, row: Row, mask: Row | None, height: int) -> Tile:
     """Return an image, enlarged or reduced to a height, or a card with the reason if there is none."""
     name = Path(row["path"]).stem
     name = name.removeprefix(row["concept"]).lstrip("_") or name
@@ -191,17 +202,18 @@ def _make_tile(root: Path, row: Row, mask: Row | None, height: int) -> _Tile:
             label = f"{name}  {image.width} x {image.height}  {row['rule'].replace('_', ' ')}"
             scale = min(height / image.height, (_PREVIEW_WIDTH - 56) / image.width, _ENLARGED)
             size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-            return _Tile(image.resize(size, Image.Resampling.LANCZOS), label)
+            return Tile(image.resize(size, Image.Resampling.LANCZOS), label)
     card = Image.new("RGB", (220, height), _MISSING)
     text = "\n".join(textwrap.wrap(reason, 32)[: height // 16])
     ImageDraw.Draw(card).multiline_text((10, 10), text, fill=_INK, font=ImageFont.load_default(12))
-    return _Tile(card, name)
+    return Tile(card, name)
 
 
-def _encode(sheet: Image.Image) -> bytes:
+def encode_sheet(sheet: Image.Image) -> bytes:
+    """Return a JPEG of at most `MAX_BYTES` bytes, of as high a quality as that allows."""
     for quality in (85, 75, 60, 45, 30):
         buffer = io.BytesIO()
         sheet.save(buffer, "JPEG", quality=quality, optimize=True)
         if buffer.tell() <= MAX_BYTES:
             return buffer.getvalue()
-    return _encode(sheet.resize((sheet.width // 2, sheet.height // 2)))
+    return encode_sheet(sheet.resize((sheet.width // 2, sheet.height // 2)))
