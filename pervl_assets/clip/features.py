@@ -204,10 +204,13 @@ def merge_features(shards: Sequence[Features]) -> Features:
 
 
 def encode_names(
-    encoder: ClipEncoder, names: list[str], on_progress: Callable[[int, int], None] = lambda done, total: None
+    encoder: ClipEncoder,
+    names: list[str],
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    prompt: str = PROMPT,
 ) -> Features:
-    """Encode names in the prompt `This is a photo of a `; ids are the names."""
-    vectors = encoder.encode_texts([PROMPT + name for name in names], TEXT_BATCH, on_progress)
+    """Encode names, each after the prompt; ids are the names."""
+    vectors = encoder.encode_texts([prompt + name for name in names], TEXT_BATCH, on_progress)
     return Features(names, vectors, replace(encoder.passport, batch_size=TEXT_BATCH))
 
 
@@ -217,6 +220,7 @@ def update_names(
     load_encoder: Callable[[], ClipEncoder],
     previous: Features | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    prompt: str = PROMPT,
 ) -> Features:
     """Encode names, unless `previous` holds just these under the same passport; then no model is loaded.
 
@@ -229,7 +233,8 @@ def update_names(
         load_encoder: Loads the encoder.
         previous: The features as they were stored last.
         on_progress: Called after every batch with the number of different texts done and their total.
+        prompt: Text before each name; empty for whole sentences. Vectors stored under another prompt are not noticed.
     """
     if previous is not None and previous.passport == passport and previous.ids == names:
         return previous
-    return encode_names(load_encoder(), names, on_progress)
+    return encode_names(load_encoder(), names, on_progress, prompt)

@@ -1,13 +1,12 @@
 """CLIP features as assets: the GPU-tagged op `encode_images`, and the text features of both sets of names."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import dagster as dg
 import polars as pl
 
-from pervl_assets.archives.inputs import RawArchive
 from pervl_assets.archives.members import open_members
 from pervl_assets.clip.drift import compare_vectors, take_sample
 from pervl_assets.clip.encode_images import EncodeProgress, encode_image_shard
@@ -21,6 +20,8 @@ from pervl_assets.inversion.checks import check_names
 from pervl_assets.inversion.sources import list_shard_images
 from pervl_assets.io_managers.features import FeaturesIOManager
 from pervl_assets.io_managers.tables import declare_columns
+from pervl_assets.trees.ledger import FolderTree
+from pervl_assets.trees.members import open_tree
 
 INVERSION: Final = "inversion"
 IMAGE_FEATURES: Final = "coco_image_features"
@@ -31,6 +32,9 @@ TEXT_FEATURES: Final = {
 """Table whose names are encoded, what they are, and their order, by the name of the asset."""
 
 _NAMES_AND_VECTORS: Final = "names_and_vectors"
+
+_EVALUATED: Final = "^(codes_infer|eval/test)/"
+"""Few-shot images and gallery of the tree that PALAVRA reads."""
 
 _REPORT_SECONDS: Final = 2.0
 
@@ -50,14 +54,17 @@ passport: model, sha256 of the weights, preprocessing, precision, device, versio
 on every machine."""
 
 
-def name_key(name: str, encoder: str | None) -> dg.AssetKey:
-    """Return the key of features: `inversion/<name>`, or `inversion/<encoder>/<name>` of a further encoder."""
-    return dg.AssetKey([INVERSION, *([encoder] if encoder else []), name])
+def name_key(name: str, encoder: str | None, group: str = INVERSION) -> dg.AssetKey:
+    """Return the key of features: `<group>/<name>`, or `<group>/<encoder>/<name>` of a further encoder.
+
+    The name has one part in the group `inversion`, and two in `evaluation`: `ytvos/image_features`.
+    """
+    return dg.AssetKey([group, *([encoder] if encoder else []), *name.split("/")])
 
 
 def find_encoder(key: dg.AssetKey) -> str | None:
     """Return the encoder of a key that `name_key` returned; None: the default one."""
-    return key.path[1] if len(key.path) > 2 else None
+    return key.path[1] if len(key.path) > (2 if key.path[0] == INVERSION else 3) else None
 
 
 def name_shards(shards: int) -> list[str]:
@@ -77,32 +84,45 @@ def encode_images(
     context: dg.AssetExecutionContext,
     workspace: Workspace,
     clip: Clip,
-    coco_train2014: RawArchive,
-    coco_object_sentences: pl.DataFrame,
+    source: Any,
+    images: Any,
 ) -> dg.MaterializeResult[Features]:
-    """Encode the images of one shard with CLIP. The model is loaded only if there is work for it."""
-    shard, encoder = context.partition_key, find_encoder(context.asset_key)
+    """Encode the images of one partition with CLIP. The model is loaded only if there is work for it.
+
+    `source` is the `RawArchive` that the images are in, and `images` the table (schema `OBJECT_SENTENCES`) that names
+    them, by shard; or both are the `FolderTree` of a split, which is evaluated.
+    """
+    key, partition = context.asset_key, context.partition_key
+    encoder, model = find_encoder(key), clip.as_published() if isinstance(images, FolderTree) else clip
     stored = FeaturesIOManager(data=workspace.data)
-    previous: Features | None = stored.read_previous(context.asset_key, shard)
-    progress = _EncodingReport(context.log.info, f"shard {shard}")
-    number, total = map(int, shard.split("-of-"))
-    with open_members(coco_train2014) as members:
+    previous: Features | None = stored.read_previous(key, partition)
+    progress = EncodingReport(context.log.info, f"{key.to_user_string()} [{partition}]")
+    with open_tree(source) if isinstance(source, FolderTree) else open_members(source) as members:
         features = encode_image_shard(
-            list_shard_images(coco_object_sentences, total, number),
+            _list_images(images, partition),
             members,
-            clip.describe(encoder),
-            lambda: clip.load(encoder),
-            stored.locate_chunks(context.asset_key, shard),
+            model.describe(encoder),
+            lambda: model.load(encoder),
+            stored.locate_chunks(key, partition),
             previous=previous,
             batch_size=clip.batch_size,
             workers=workspace.workers,
             max_lost=workspace.max_quarantined_share,
             on_progress=progress,
         )
-    return FeaturesIOManager.describe(features, **progress.rates, **_describe_change(previous, features))
+    return FeaturesIOManager.describe(features, **progress.rates, **describe_change(previous, features))
 
 
-def _describe_change(previous: Features | None, features: Features) -> dict[str, Any]:
+def _list_images(images: pl.DataFrame | FolderTree, partition: str) -> list[tuple[str, str]]:
+    """Return id and member of each image: those of a shard of the table, or all that an evaluation needs of a tree."""
+    if isinstance(images, FolderTree):
+        paths = images.ledger["path"]
+        return [(path, path) for path in paths.filter(paths.str.contains(_EVALUATED))]
+    number, total = map(int, partition.split("-of-"))
+    return list_shard_images(images, total, number)
+
+
+def describe_change(previous: Features | None, features: Features) -> dict[str, Any]:
     """Return how far a sample of the vectors moved that these features replace, as metadata; empty if none moved."""
     known = set(features.ids)
     if previous is None or previous is features or not known & set(previous.ids):
@@ -113,7 +133,7 @@ def _describe_change(previous: Features | None, features: Features) -> dict[str,
     return {"replaced_vectors": result.text, **{name: result.numbers[name] for name in names}}
 
 
-class _EncodingReport:
+class EncodingReport:
     """Logs the progress of encoding at most once in two seconds and at its end, and keeps the last rates."""
 
     def __init__(self, log: Callable[[str], None], title: str) -> None:
@@ -147,26 +167,46 @@ def build_features(shards: int, encoder: str | None = None) -> list[dg.AssetsDef
 
 
 def _build_image_features(shards: int, encoder: str | None = None) -> dg.AssetsDefinition:
-    """Return the asset of the image features. Arguments as of `build_features`."""
+    """Return the asset of the image features of the object classes. Arguments as of `build_features`."""
     description = _IMAGE_FEATURES
     if encoder:
         description = (
             f"As `{INVERSION}/{IMAGE_FEATURES}`, with the encoder {encoder}; images prepared as it was published."
         )
+    return build_image_features(
+        name_key(IMAGE_FEATURES, encoder),
+        {"source": dg.AssetKey([RAW, "coco_train2014"]), "images": dg.AssetKey([INVERSION, "coco_object_sentences"])},
+        name_shards(shards),
+        description,
+        "coco_object_sentences.image_id",
+    )
+
+
+def build_image_features(
+    key: dg.AssetKey,
+    inputs: Mapping[str, dg.AssetKey],
+    partitions: Sequence[str],
+    description: str,
+    encoded: str | None = None,
+) -> dg.AssetsDefinition:
+    """Return an asset of image features, which the op `encode_images` makes.
+
+    Args:
+        key: Its key, from `name_key`.
+        inputs: Assets of the op's `source` and `images`.
+        partitions: Its partitions.
+        description: Shown on its page.
+        encoded: See `list_feature_columns`.
+    """
     asset = dg.AssetsDefinition.from_op(
         encode_images,
-        keys_by_input_name={
-            "coco_train2014": dg.AssetKey([RAW, "coco_train2014"]),
-            "coco_object_sentences": dg.AssetKey([INVERSION, "coco_object_sentences"]),
-        },
-        keys_by_output_name={"result": name_key(IMAGE_FEATURES, encoder)},
-        group_name=INVERSION,
-        partitions_def=dg.StaticPartitionsDefinition(name_shards(shards)),
+        keys_by_input_name=inputs,
+        keys_by_output_name={"result": key},
+        group_name=key.path[0],
+        partitions_def=dg.StaticPartitionsDefinition([*partitions]),
         backfill_policy=dg.BackfillPolicy.multi_run(1),
         descriptions_by_output_name={"result": description},
-        metadata_by_output_name={
-            "result": declare_columns(list_feature_columns("coco_object_sentences.image_id"), INVERSION)
-        },
+        metadata_by_output_name={"result": declare_columns(list_feature_columns(encoded), key.path[0])},
     )
     return asset.map_asset_specs(
         lambda spec: spec.replace_attributes(kinds={"torch", "parquet"}, owners=OWNERS, code_version="1")
@@ -208,9 +248,9 @@ def _build_text_features(name: str, encoder: str | None = None) -> dg.AssetsDefi
         context: dg.AssetExecutionContext, workspace: Workspace, clip: Clip, names: pl.DataFrame
     ) -> Iterator[dg.MaterializeResult[Features]]:
         previous: Features | None = FeaturesIOManager(data=workspace.data).read_previous(key)
-        texts, progress = names["name"].to_list(), _EncodingReport(context.log.info, name).count_names
+        texts, progress = names["name"].to_list(), EncodingReport(context.log.info, name).count_names
         features = update_names(texts, clip.describe(encoder), lambda: clip.load(encoder), previous, progress)
         checks = [to_check_result(_NAMES_AND_VECTORS, check_names(features, texts), "error")]
-        yield FeaturesIOManager.describe(features, checks=checks, **_describe_change(previous, features))
+        yield FeaturesIOManager.describe(features, checks=checks, **describe_change(previous, features))
 
     return text_features

@@ -127,6 +127,10 @@ class Clip(SettingsResource):
 
         return reuse_encoder(*self._choose(encoder))
 
+    def as_published(self) -> Self:
+        """Return the same encoders, with images prepared as each model was published: those of the evaluation."""
+        return type(self)(**{**self.model_dump(), "preprocessing": "model"})
+
     def _choose(self, encoder: str | None) -> "tuple[str, str, str, Precision | None, PreprocessingMode]":
         precision = cast("Precision | None", self.precision)  # Dagster 1.13 supports no optional Literal
         if encoder is None:

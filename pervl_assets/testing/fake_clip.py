@@ -102,6 +102,10 @@ class FakeClip:
         """Return the passport, as `Clip.describe` does. Further encoders are the same one."""
         return self.passport
 
+    def as_published(self) -> "FakeClip":
+        """Return itself: its preprocessing is that of its passport."""
+        return self
+
     def load(self, encoder: str | None = None) -> FakeEncoder:
         """Return the encoder of the current passport, as `Clip.load` does."""
         if not self.encoders or self.encoders[-1].passport != self.passport:
