@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pervl_assets.demo import write_annotations
+from pervl_assets_tests.goldens import save_shallow_clip
 
 pytest_plugins = ["pervl_assets.testing.fixtures"]
 
@@ -71,3 +72,13 @@ def shared() -> Path:
     if not (folder / "data/annotations").is_dir():
         pytest.skip(f"needs the real annotations in {folder}, which are not part of the project")
     return folder
+
+
+@pytest.fixture(scope="session")
+def shallow_clip(tmp_path_factory):
+    """PALAVRA's random CLIP of one layer with texts that hold tokens, loaded from OpenAI's layout; skips without it."""
+    from pervl_assets.clip.encoder import load_encoder
+    from pervl_assets.clip.token_texts import TokenTexts
+
+    folder = save_shallow_clip(tmp_path_factory.mktemp("shallow"))
+    return TokenTexts(load_encoder(str(folder), "", "cpu", "fp32"))

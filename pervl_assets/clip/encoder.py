@@ -268,7 +268,8 @@ class ClipEncoder:
         def forward(part: npt.NDArray[Any]) -> "torch.Tensor":
             pixels = self._move(torch.from_numpy(part))
             scaled = pixels.permute(0, 3, 1, 2).contiguous().float().div_(255).sub_(self._mean).div_(self._std)
-            return cast("torch.Tensor", self._model.encode_image(scaled.to(self._dtype), normalize=False))
+            with self._cast():
+                return cast("torch.Tensor", self._model.encode_image(scaled.to(self._dtype), normalize=False))
 
         return self._encode(np.ascontiguousarray(images), forward)
 
@@ -293,27 +294,69 @@ class ClipEncoder:
         Raises:
             PervlError: Not even one text fits into the device's memory, or a vector is not finite.
         """
-        import torch
-
-        def forward(part: npt.NDArray[Any]) -> "torch.Tensor":
-            length = int(part.argmax(axis=1).max()) + 1 if can_cut else part.shape[1]
-            tokens = self._move(torch.from_numpy(part[:, :length]))
-            with _cut_context(tower, length) if can_cut else nullcontext():
-                return cast("torch.Tensor", self._model.encode_text(tokens, normalize=False))
-
         if not texts:
             return self._no_vectors()
-        tower = getattr(self._model, "text", self._model)
+        numbers, rows = np.unique(self.tokenize(texts), axis=0, return_inverse=True)
+        encode = self.encode_by_length(numbers, lambda part: self.forward_texts(numbers[part]), batch_size, on_progress)
+        return encode[rows.ravel()]
+
+    def encode_by_length(
+        self,
+        numbers: npt.NDArray[np.int64],
+        forward: Callable[[npt.NDArray[np.int64]], "torch.Tensor"],
+        batch_size: int = TEXT_BATCH,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> npt.NDArray[np.float32]:
+        """Encode tokenized texts without gradients, short ones together, so that each batch is cut short.
+
+        Args:
+            numbers: Token numbers (M, context length), see `tokenize`.
+            forward: Turns some rows of `numbers`, named by their indices, into vectors (B, D).
+            batch_size: Texts in one forward pass.
+            on_progress: Called after every batch with the number of texts done and their total.
+
+        Returns:
+            Vectors, float32 of shape (M, D).
+
+        Raises:
+            PervlError: Not even one text fits into the device's memory, or a vector is not finite.
+        """
+        order = np.arange(len(numbers))
+        if _can_cut_context(self.text_tower):  # end-of-text has the highest number
+            order = np.argsort(numbers.argmax(axis=1), kind="stable")
+        batches = [self._no_vectors()]
+        for start in range(0, len(order), batch_size):
+            batches.append(self._encode(order[start : start + batch_size], forward))
+            on_progress(min(start + batch_size, len(order)), len(order))
+        return np.concatenate(batches)[np.argsort(order)]
+
+    @property
+    def text_tower(self) -> Any:
+        """The module that encodes texts: the model itself, or its part `text`."""
+        return getattr(self._model, "text", self._model)
+
+    def tokenize(self, texts: list[str]) -> npt.NDArray[np.int64]:
+        """Return the token numbers of texts: int64 (M, context length)."""
+        return self._tokenizer(texts).numpy()
+
+    def forward_texts(self, numbers: npt.NDArray[np.int64]) -> "torch.Tensor":
+        """Encode tokenized texts in one forward pass, in the model's precision; gradients are kept where they are on.
+
+        Where the tower allows it the context is cut behind the longest text.
+        """
+        import torch
+
+        tower, length = self.text_tower, int(numbers.argmax(axis=1).max()) + 1
         can_cut = _can_cut_context(tower)
-        tokens, rows = np.unique(self._tokenizer(texts).numpy(), axis=0, return_inverse=True)
-        if can_cut:  # short texts together, so that each batch is cut short; end-of-text has the highest number
-            order = np.argsort(tokens.argmax(axis=1), kind="stable")
-            tokens, rows = tokens[order], np.argsort(order)[rows]
-        batches = []
-        for start in range(0, len(tokens), batch_size):
-            batches.append(self._encode(tokens[start : start + batch_size], forward))
-            on_progress(min(start + batch_size, len(tokens)), len(tokens))
-        return np.concatenate(batches)[rows.ravel()]
+        tokens = self._move(torch.from_numpy(numbers[:, :length] if can_cut else numbers))
+        with self._cast(), _cut_context(tower, length) if can_cut else nullcontext():
+            return cast("torch.Tensor", self._model.encode_text(tokens, normalize=False))
+
+    def _cast(self) -> "torch.autocast":
+        """Return the context of a model whose weights are not in the precision that it runs in."""
+        import torch
+
+        return torch.autocast(self._device.type, self._dtype, self._autocast)
 
     def _move(self, tensor: "torch.Tensor") -> "torch.Tensor":
         return tensor.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else tensor
@@ -328,7 +371,7 @@ class ClipEncoder:
         while start < len(inputs):
             part = inputs[start : start + self._largest_batch]
             try:
-                with torch.inference_mode(), torch.autocast(self._device.type, self._dtype, self._autocast):
+                with torch.inference_mode():
                     vectors.append(forward(part).float().cpu().numpy())
             except torch.OutOfMemoryError as error:
                 if len(part) == 1:

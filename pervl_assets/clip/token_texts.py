@@ -1,0 +1,135 @@
+"""Texts in which a learnt token takes the place of `*`."""
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pervl_assets.clip.encoder import TEXT_BATCH, ClipEncoder
+from pervl_assets.core.errors import CheckpointError, PervlError, name_some
+
+if TYPE_CHECKING:
+    import torch
+
+_PLACEHOLDER: Final = "*"
+"""The word of a text that a learnt token replaces."""
+
+
+class TokenTexts:
+    """Encodes texts with learnt tokens (PALAVRA's `encode_text_with_learnt_tokens`).
+
+    The word embedding of the first `*` of a text is replaced by a token, and the text is encoded as any other: with
+    positions, transformer, end-of-text and projection of the tower itself. Any further `*` is a word.
+
+    Args:
+        encoder: A CLIP whose text tower is open_clip's own.
+
+    Attributes:
+        width: Length W of a token, which may differ from the dimension D of the vectors.
+
+    Raises:
+        CheckpointError: The tower has no table of word embeddings, or the tokenizer no number of its own for `*`.
+    """
+
+    def __init__(self, encoder: ClipEncoder) -> None:
+        self._encoder = encoder
+        self._table: Any = getattr(encoder.text_tower, "token_embedding", None)
+        if self._table is None:
+            raise _refuse(encoder, "its text tower has no table of word embeddings")
+        star, nothing = encoder.tokenize([_PLACEHOLDER, ""])
+        own = np.flatnonzero(np.isin(star, nothing, invert=True))
+        if len(own) != 1:
+            raise _refuse(encoder, f"its tokenizer makes {len(own)} tokens of {_PLACEHOLDER!r}, not one")
+        self._first, self._star = own[0], star[own[0]]
+        self.width: int = self._table.embedding_dim
+
+    def encode(self, texts: list[str], tokens: "torch.Tensor") -> "torch.Tensor":
+        """Encode texts in one forward pass that is differentiable in the tokens.
+
+        Args:
+            texts: M texts, each with a `*`.
+            tokens: One per text, (M, W). They are cast to the model's precision, as upstream does.
+
+        Returns:
+            Vectors, float32 of shape (M, D) on the model's device, not normalised.
+
+        Raises:
+            PervlError: A text has no `*`, or it is behind the end of the context.
+        """
+        return self._forward(self._tokenize(texts), tokens)
+
+    def encode_all(
+        self, texts: list[str], tokens: npt.NDArray[np.float32], batch_size: int = TEXT_BATCH
+    ) -> npt.NDArray[np.float32]:
+        """Encode any number of texts without gradients: equal pairs of text and token once, short texts together.
+
+        Args:
+            texts: M texts, each with a `*`.
+            tokens: One per text, float32 (M, W).
+            batch_size: Texts in one forward pass.
+
+        Returns:
+            Vectors, float32 of shape (M, D), not normalised.
+
+        Raises:
+            PervlError: As `encode`; also if the device's memory does not hold a single text, or a vector is not finite.
+        """
+        import torch
+
+        pairs: dict[tuple[str, bytes], int] = {}
+        rows = [
+            pairs.setdefault((text, token.tobytes()), len(pairs)) for text, token in zip(texts, tokens, strict=True)
+        ]
+        _, first = np.unique(np.asarray(rows, np.int64), return_index=True)
+        numbers = self._tokenize([texts[row] for row in first])
+        vectors = self._encoder.encode_by_length(
+            numbers, lambda part: self._forward(numbers[part], torch.from_numpy(tokens[first[part]])), batch_size
+        )
+        return vectors[rows]
+
+    def embed_first_tokens(self, words: list[str]) -> "torch.Tensor":
+        """Return the word embedding of the first token of every text, float32 (M, W): of `sofa bed` that of `sofa`.
+
+        A long word may be several tokens. An empty text has that of end-of-text.
+        """
+        import torch
+
+        numbers = torch.from_numpy(self._encoder.tokenize(words)[:, self._first].copy())
+        table: torch.Tensor = self._table.weight
+        return table[numbers.to(table.device)].float()
+
+    def _tokenize(self, texts: list[str]) -> npt.NDArray[np.int64]:
+        # Blanks around it, because the tokenizer would take `*.` for one word; blanks are no tokens.
+        numbers = self._encoder.tokenize([text.replace(_PLACEHOLDER, f" {_PLACEHOLDER} ", 1) for text in texts])
+        without = np.flatnonzero(~(numbers == self._star).any(axis=1))
+        if len(without):
+            raise PervlError(
+                f"{len(without):,} of {len(texts):,} texts have no {_PLACEHOLDER!r} for a learnt token within the "
+                f"{numbers.shape[1]} tokens that {self._encoder.passport.model} reads.",
+                details=[name_some([repr(texts[row]) for row in without], 3)],
+                advice=f"Write one {_PLACEHOLDER!r} into every text, and shorten long ones.",
+            )
+        return numbers
+
+    def _forward(self, numbers: npt.NDArray[np.int64], tokens: "torch.Tensor") -> "torch.Tensor":
+        import torch
+
+        first = np.arange(numbers.shape[1]) == (numbers == self._star).argmax(axis=1)[:, None]
+        places = torch.from_numpy(first)[..., None]
+
+        def insert(table: object, inputs: object, words: torch.Tensor) -> torch.Tensor:
+            return torch.where(places[:, : words.shape[1]].to(words.device), tokens.to(words)[:, None], words)
+
+        hook = self._table.register_forward_hook(insert)
+        try:
+            return self._encoder.forward_texts(numbers).float()
+        finally:
+            hook.remove()
+
+
+def _refuse(encoder: ClipEncoder, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{encoder.passport.model} cannot encode texts with learnt tokens: {reason}.",
+        advice="Choose a CLIP whose text tower is open_clip's own, e.g. ViT-B-32-quickgelu or ViT-L-14-quickgelu. "
+        "Features of plain texts and images need none.",
+    )
