@@ -3,18 +3,32 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import polars as pl
 
 from pervl_assets.archives.inputs import ArchiveSpec
 from pervl_assets.core.checks import Check
-from pervl_assets.core.tables import TableSchema
+from pervl_assets.core.tables import Column, TableSchema
 from pervl_assets.trees.contact_sheet import SheetRoles
 from pervl_assets.trees.ledger import FolderTree
 from pervl_assets.trees.plans import TreePlan
 
 SplitMode = Literal["official", "scene_disjoint"]
+
+FEW_SHOT_FOLDER: Final = "codes_infer"
+GALLERY_FOLDER: Final = "eval/test"
+
+QUERY_CAPTIONS: Final = TableSchema(
+    (
+        Column("caption_set", pl.String, "short or detailed; a benchmark with one kind of captions has short ones"),
+        Column("query", pl.Int32, "row among the captions of the split, from 0"),
+        Column("concept", pl.String, "the concept that it asks for"),
+        Column("caption", pl.String, "its text with the benchmark's placeholder, null if the annotations have none"),
+        Column("image", pl.String, "file name of its right image in `eval/test`"),
+    )
+)
+"""What `Retrieval.list_captions` returns: the same rows for every caption set, in the file's order."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +105,25 @@ class TreeAsset:
 
 
 @dataclass(frozen=True)
+class Retrieval:
+    """How the images of a benchmark are searched by captions.
+
+    Attributes:
+        tree: Name of its `TreeAsset`, partitioned by split: few-shot images in `codes_infer/<concept>/`, the images
+            that are searched in `eval/test/`. Concepts have the classes that its `name_classes` returns.
+        placeholder: What stands for the concept in a caption: `*`, or a word.
+        list_captions: Captions of a split (schema `QUERY_CAPTIONS`), from the tables of the tree (by name).
+        list_few_shot: Few-shot images of a split in the order of the annotations, as paths below the tree, from its
+            tables. For protocols that draw in this order; empty: as sorted by path.
+    """
+
+    tree: str
+    placeholder: str
+    list_captions: Callable[[Mapping[str, pl.DataFrame], str], pl.DataFrame]
+    list_few_shot: Callable[[Mapping[str, pl.DataFrame], str], Sequence[str]] = lambda tables, split: ()
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """Everything the project knows about a benchmark.
 
@@ -102,6 +135,7 @@ class Benchmark:
         tables: Tables read from its annotations.
         trees: Folder trees, each after the tree it is made from.
         paper: Citation.
+        retrieval: How its images are searched. None: it gets no evaluation.
     """
 
     name: str
@@ -111,6 +145,7 @@ class Benchmark:
     tables: tuple[TableAsset, ...]
     trees: tuple[TreeAsset, ...]
     paper: str
+    retrieval: Retrieval | None = None
 
 
 def name_members(benchmark: Benchmark, archive: str, annotations: Path) -> set[str]:

@@ -10,7 +10,7 @@ import polars as pl
 
 from pervl_assets.archives.annotations import Faults, read_csv, read_text
 from pervl_assets.archives.inputs import ArchiveSpec
-from pervl_assets.benchmarks.benchmark import Benchmark, TableAsset, TreeAsset
+from pervl_assets.benchmarks.benchmark import Benchmark, Retrieval, TableAsset, TreeAsset
 from pervl_assets.benchmarks.deep_fashion_views import plan_concon_chi, plan_images, plan_polar
 from pervl_assets.core.pixels import measure_image
 from pervl_assets.core.tables import Column, TableSchema
@@ -162,6 +162,33 @@ def label_images(tables: Mapping[str, pl.DataFrame], images: pl.DataFrame) -> pl
     return images.join(splits, on="concept", how="left", maintain_order="left").join(
         captions.unique("image", keep="first", maintain_order=True), on="image", how="left", maintain_order="left"
     )
+
+
+def list_captions(tables: Mapping[str, pl.DataFrame], split: str) -> pl.DataFrame:
+    """Return the captions of a split as queries (schema `QUERY_CAPTIONS`).
+
+    The detailed text is that of the split's own caption file, the short one that of the first shortened caption of the
+    image, as PALAVRA looks it up (null if the image has none).
+    """
+    own = tables["captions"].filter(caption_set=split).with_row_index("query")
+    short = tables["captions"].filter(caption_set="shortened").unique("image_name", keep="first")
+    both = own.join(short.select("image_name", short="caption"), on="image_name", how="left", maintain_order="left")
+    return pl.concat(
+        both.select(
+            pl.lit(name).alias("caption_set"),
+            pl.col("query").cast(pl.Int32),
+            pl.col("pair_id").alias("concept"),
+            pl.col(text).alias("caption"),
+            "image",
+        )
+        for name, text in (("short", "short"), ("detailed", "caption"))
+    )
+
+
+def list_few_shot(tables: Mapping[str, pl.DataFrame], split: str) -> list[str]:
+    """Return the few-shot images of a split as paths below its tree, in the order of `<split>_fsl_train.txt`."""
+    rows = tables["few_shot_split"].filter(split=split).select("pair_id", "image").iter_rows()
+    return [f"codes_infer/{pair}/{image}" for pair, image in rows]
 
 
 def describe_concept(tables: Mapping[str, pl.DataFrame], concept: str) -> list[tuple[str, str]]:
@@ -327,4 +354,5 @@ BENCHMARK: Final = Benchmark(
         ),
     ),
     paper="Cohen et al., 'This is my unicorn, Fluffy': Personalizing frozen vision-language representations, ECCV 2022",
+    retrieval=Retrieval("personalized", "person", list_captions, list_few_shot),
 )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pervl_assets.archives.inputs import ArchiveSpec
 from pervl_assets.benchmarks import ytvos_annotations as annotations
-from pervl_assets.benchmarks.benchmark import Benchmark, TableAsset, TreeAsset
+from pervl_assets.benchmarks.benchmark import Benchmark, Retrieval, TableAsset, TreeAsset
 from pervl_assets.core.errors import AnnotationError, name_some
 from pervl_assets.core.pixels import ImageError, decode_frame, decode_mask, encode_jpeg, encode_mask
 from pervl_assets.trees.boxes import Box, draw_band, find_box, grow_box, tight_region
@@ -280,4 +280,5 @@ BENCHMARK: Final = Benchmark(
         ),
     ),
     paper="Cohen et al., 'This is my unicorn, Fluffy': Personalizing frozen vision-language representations, ECCV 2022",
+    retrieval=Retrieval("retrieval_set", "*", annotations.list_captions),
 )

@@ -208,6 +208,22 @@ def label_images(tables: Mapping[str, pl.DataFrame], images: pl.DataFrame) -> pl
     return images.join(labels, on="concept", how="left", maintain_order="left")
 
 
+def list_captions(tables: Mapping[str, pl.DataFrame], split: str) -> pl.DataFrame:
+    """Return the captions of a split as queries (schema `QUERY_CAPTIONS`). Each concept has one."""
+    return (
+        tables["captions"]
+        .filter(split=split)
+        .with_row_index("query")
+        .select(
+            pl.lit("short").alias("caption_set"),
+            pl.col("query").cast(pl.Int32),
+            "concept",
+            "caption",
+            image=pl.col("concept") + ".jpg",
+        )
+    )
+
+
 def describe_concept(tables: Mapping[str, pl.DataFrame], concept: str) -> list[tuple[str, str]]:
     """Return the annotations of a concept as pairs of label and text."""
     (row,) = tables["concepts"].filter(concept=concept).to_dicts()

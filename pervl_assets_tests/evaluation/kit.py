@@ -1,0 +1,57 @@
+"""The official annotations as queries and plans, through the project's own readers, and PALAVRA's figures of them."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+import polars as pl
+
+from pervl_assets.benchmarks import find_benchmarks
+from pervl_assets.benchmarks.benchmark import Benchmark, Retrieval, TreeAsset
+from pervl_assets.evaluation.protocols import choose_protocols
+from pervl_assets.evaluation.queries import list_queries, mark_faults
+
+BENCHMARKS = {benchmark.name: benchmark for benchmark in find_benchmarks() if benchmark.retrieval}
+
+
+def find_retrieval(name: str) -> tuple[Benchmark, Retrieval, TreeAsset]:
+    """Return a benchmark, its retrieval, and the tree of that."""
+    benchmark = BENCHMARKS[name]
+    (tree,) = (tree for tree in benchmark.trees if tree.name == benchmark.retrieval.tree)
+    return benchmark, benchmark.retrieval, tree
+
+
+@cache
+def read_tables(shared: Path, name: str) -> dict[str, pl.DataFrame]:
+    """Return the tables of a benchmark's official annotations."""
+    return {table.name: table.read(shared / "data/annotations" / name) for table in BENCHMARKS[name].tables}
+
+
+@cache
+def list_official_queries(shared: Path, name: str, split: str) -> pl.DataFrame:
+    """Return the queries of the official annotations."""
+    _, retrieval, tree = find_retrieval(name)
+    tables = read_tables(shared, name)
+    marked = mark_faults(retrieval.list_captions(tables, split), tree.name_classes(tables), retrieval.placeholder)
+    return list_queries(marked, retrieval.placeholder, choose_protocols(retrieval.placeholder))
+
+
+def list_outputs(shared: Path, name: str, split: str) -> pl.DataFrame:
+    """Return the ledger of a whole tree of the official annotations, with the columns that draws need."""
+    _, _, tree = find_retrieval(name)
+    outputs = [output for task in tree.plan(read_tables(shared, name), split).tasks for output in task.outputs]
+    return pl.DataFrame({"path": [o.path for o in outputs], "concept": [o.concept for o in outputs]}).with_columns(
+        status=pl.lit("written")
+    )
+
+
+def read_golden(shared: Path, name: str) -> dict:
+    """Return the figures of PALAVRA in a file."""
+    return json.loads((shared / "golden" / name).read_text())
+
+
+def hash_lines(lines: Iterable[str]) -> str:
+    """Return the sha256 of lines joined by newlines."""
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
