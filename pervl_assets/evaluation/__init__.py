@@ -1,1 +1,1 @@
-"""The retrieval evaluation: queries, few-shot draws, ranking, metrics, and published numbers, under a named protocol."""
+"""The retrieval evaluation: queries, few-shot draws, ranking, metrics and published numbers, under a named protocol."""
