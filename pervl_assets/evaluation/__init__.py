@@ -1,1 +1,1 @@
-"""The retrieval evaluation: queries, few-shot draws, ranking, metrics and published numbers, under named protocols."""
+"""The retrieval evaluation: queries, few-shot draws, ranking, metrics and published numbers, under a named protocol."""
