@@ -6,7 +6,7 @@ Benchmarks do not import one another. A large one can have further modules, e.g.
 import importlib
 import pkgutil
 
-from pervl_assets.benchmarks.benchmark import Benchmark
+from pervl_assets.benchmarks.benchmark import Benchmark, Retrieval, TreeAsset
 
 
 def find_benchmarks() -> tuple[Benchmark, ...]:
@@ -14,3 +14,13 @@ def find_benchmarks() -> tuple[Benchmark, ...]:
     modules = (importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__))
     found = (getattr(module, "BENCHMARK", None) for module in modules)
     return tuple(benchmark for benchmark in found if isinstance(benchmark, Benchmark))
+
+
+def find_searched() -> list[tuple[Benchmark, Retrieval, TreeAsset]]:
+    """Return every benchmark whose images are searched by captions, with how, and the tree of these images."""
+    return [
+        (benchmark, benchmark.retrieval, tree)
+        for benchmark in find_benchmarks()
+        for tree in benchmark.trees
+        if benchmark.retrieval and benchmark.retrieval.tree == tree.name
+    ]

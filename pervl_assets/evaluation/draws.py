@@ -82,13 +82,14 @@ def _draw(draws: Draws, seed: int, number: int, images: Sequence[str], places: M
     ]
 
 
-def check_shots(few_shot: Mapping[str, Sequence[str]], shots: int) -> CheckResult:
+def check_shots(few_shot: Mapping[str, Sequence[str]], draws: Draws) -> CheckResult:
     """Check that every concept has as many different images as are drawn.
 
     Args:
         few_shot: Images of each concept.
-        shots: Number of images drawn.
+        draws: How many are drawn.
     """
+    shots = draws.shots or 1
     few = {concept: len(images) for concept, images in few_shot.items() if len(images) < shots}
     none = [concept for concept, images in few.items() if not images]
     text = f"each of {len(few_shot):,} concepts has {shots} few-shot images or more"
@@ -98,3 +99,16 @@ def check_shots(few_shot: Mapping[str, Sequence[str]], shots: int) -> CheckResul
         text += f". {len(none):,} have none and cannot be learned: {name_some(none)}"
     rows = pl.DataFrame([*few.items()], schema={"concept": pl.String, "images": pl.Int64}, orient="row")
     return CheckResult(not few, text, {"concepts": len(few_shot), "with fewer": len(few), "with none": len(none)}, rows)
+
+
+def summarize_draws(draws: pl.DataFrame) -> pl.DataFrame:
+    """Return seeds, concepts, and mean number of images and of different images of a concept, by scheme."""
+    each = draws.group_by("scheme", "seed", "concept", maintain_order=True).agg(
+        shots=pl.len(), different=pl.col("image").n_unique()
+    )
+    return each.group_by("scheme", maintain_order=True).agg(
+        pl.col("seed").n_unique().alias("seeds"),
+        pl.col("concept").n_unique().alias("concepts"),
+        pl.mean("shots").alias("images of a concept"),
+        pl.mean("different").alias("different ones"),
+    )

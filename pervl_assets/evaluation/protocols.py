@@ -192,25 +192,22 @@ def choose_protocols(placeholder: str) -> tuple[Protocol, ...]:
 
 
 def tabulate_protocols(protocols: tuple[Protocol, ...]) -> pl.DataFrame:
-    """Return what a person wants to know about protocols, one row per set of queries and form."""
+    """Return what a person wants to know about protocols, one row per set of queries."""
     return pl.DataFrame(
         [
             {
                 "protocol": protocol.name,
                 "queries": queries.name,
-                "form": form,
-                "template": template,
                 "captions": "none" if queries.alone else queries.caption_set,
                 "one per": "concept" if queries.by_concept else "caption",
                 "shots": str(protocol.draws.shots or "all"),
                 "drawn": protocol.draws.method,
-                "metric": protocol.metric,
-                "images": protocol.preprocessing,
+                "images": f"{protocol.preprocessing}'s preprocessing",
+                "score": protocol.metric,
                 "encoder": protocol.encoder,
                 "source": protocol.source,
             }
             for protocol in protocols
             for queries in protocol.query_sets
-            for form, template in queries.forms.items()
         ]
     )

@@ -136,3 +136,9 @@ def check_targets(queries: pl.DataFrame, files: Collection[str]) -> CheckResult:
     if absent:
         text = f"{len(absent):,} of {wanted.len():,} right images are not in the tree: {name_some(absent)}"
     return CheckResult(not absent, text, {"images": wanted.len(), "absent": len(absent)})
+
+
+def summarize_queries(queries: pl.DataFrame) -> pl.DataFrame:
+    """Return number and first text of the queries (schema `QUERIES`) of each protocol, set and form."""
+    kinds = queries.group_by("protocol", "query_set", "form", maintain_order=True)
+    return kinds.agg(queries=pl.len(), concepts=pl.col("concept").n_unique(), first=pl.col("text").first())

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pervl_assets.benchmarks import deep_fashion
+from pervl_assets.benchmarks.benchmark import QUERY_CAPTIONS
 from pervl_assets.core.errors import AnnotationError, MissingInputError, PasswordError
 from pervl_assets_tests.benchmarks.worlds import (
     build_deep_fashion,
@@ -114,6 +115,20 @@ def test_captions_have_set_and_split(folder):
         ("detailed", "555", "000099.jpg", None),
     ]
     assert captions["caption"][1] == 'the person, "posing".'
+
+
+def test_each_caption_of_a_split_is_a_query_short_and_detailed(folder):
+    tables = read_tables(deep_fashion.BENCHMARK, folder)
+    queries = QUERY_CAPTIONS.validate(deep_fashion.list_captions(tables, "validation"), "captions")
+    assert queries.rows() == [
+        ("short", 0, "10488", "short.", "000014.jpg"),
+        ("short", 1, "96", None, "000015.jpg"),
+        ("detailed", 0, "10488", "a person.", "000014.jpg"),
+        ("detailed", 1, "96", 'the person, "posing".', "000015.jpg"),
+    ]
+    repeated = deep_fashion.list_captions(tables, "test").filter(caption_set="detailed")
+    assert repeated.select("query", "image").rows() == [(0, "000023.jpg"), (1, "000024.jpg"), (2, "000023.jpg")]
+    assert deep_fashion.list_few_shot(tables, "test") == ["codes_infer/7/000021.jpg", "codes_infer/7/000022.jpg"]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from PIL import Image
 
 from pervl_assets.benchmarks import ytvos
 from pervl_assets.benchmarks import ytvos_annotations as annotations
+from pervl_assets.benchmarks.benchmark import QUERY_CAPTIONS
 from pervl_assets.core.errors import AnnotationError, MissingInputError
 from pervl_assets.testing.hostile import cut_jpeg, damage_member, turn_cmyk, turn_grey
 from pervl_assets_tests.benchmarks.worlds import (
@@ -163,7 +164,12 @@ def test_facts_of_the_official_annotations():
     assert annotations.SCENES_APART.evaluate(disjoint).passed
     left_out = tables["concepts"].filter(disjoint["split"].is_null())["concept"].to_list()
     assert left_out == ["cow_77610860e0_3", "person_c55784c766_1", "person_ff15a5eff6_1"]
-    assert tables["captions"].height - annotations.read_disjoint_captions(OFFICIAL).height == 3
+    captions = annotations.read_disjoint_captions(OFFICIAL)
+    assert tables["captions"].height - captions.height == 3
+    queries = annotations.list_captions({"captions": captions}, "validation")
+    assert QUERY_CAPTIONS.validate(queries, "captions")["query"].to_list() == list(range(243))
+    assert queries["image"][0] == f"{queries['concept'][0]}.jpg"
+    assert not set(queries["concept"]) & set(left_out)
     plan = ytvos.plan_fsl_seg(tables)
     assert len(plan.tasks) == 4129
     for tree in ytvos.BENCHMARK.trees:

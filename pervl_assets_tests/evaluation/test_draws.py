@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pervl_assets.evaluation.draws import DRAWS, check_shots, list_draws, list_few_shot
 from pervl_assets.evaluation.protocols import CONCON_CHI, DISTINCT, PALAVRA, POLAR
-from pervl_assets_tests.evaluation.kit import find_retrieval, hash_lines, list_outputs, read_golden, read_tables
+from pervl_assets_tests.evaluation.kit import SEARCHED, hash_lines, list_outputs, read_golden, read_tables
 
 TREES = {
     "df_validation": ("deep_fashion", "validation"),
@@ -50,7 +50,7 @@ def test_the_images_are_those_that_palavra_draws(shared):
             assert hash_lines(lines) == expected["sha256"], (tree, what)
             compared += 1
         assert compared == (10 if tree.startswith("df") else 5)
-        rows = check_shots(few_shot, 5).rows
+        rows = check_shots(few_shot, DISTINCT).rows
         assert dict(rows.iter_rows()) == golden["fewer_than_5"][tree]
 
 
@@ -63,14 +63,14 @@ def test_a_concept_of_four_images_has_four_different_ones(shared):
 
 
 def test_polar_draws_from_the_order_of_the_annotations(shared):
-    _, retrieval, _ = find_retrieval("deep_fashion")
+    _, retrieval, _ = SEARCHED["deep_fashion"]
     tables = read_tables(shared, "deep_fashion")
     annotated = retrieval.list_few_shot(tables, "test")
     few_shot = list_few_shot(list_outputs(shared, "deep_fashion", "test"))
     assert sorted(annotated) == [path for images in few_shot.values() for path in images]
     drawn = list_draws(few_shot, annotated, (POLAR.draws,), 5)
     assert drawn["seed"].unique().to_list() == [123]
-    concept = few_shot.keys().__iter__().__next__()
+    concept = next(iter(few_shot))
     in_order = [path for path in annotated if path.startswith(f"codes_infer/{concept}/")]
     state = random.getstate()
     random.seed(123)
@@ -97,11 +97,11 @@ def test_a_quarantined_image_is_not_drawn_and_a_concept_without_images_has_no_nu
     assert set(draws["concept"]) == {"a", "c"}
     as_folder = list_few_shot(make_ledger({"a": 3, "c": 6}, lost))
     assert list_draws(as_folder, (), ALL, 1).equals(draws)
-    found = check_shots(few_shot, 5)
+    found = check_shots(few_shot, DISTINCT)
     assert found.text == (
         "3 of 4 concepts have fewer than 5 few-shot images: a, b, d. 2 have none and cannot be learned: b, d"
     )
-    assert check_shots({"c": few_shot["c"]}, 5).passed
+    assert check_shots({"c": few_shot["c"]}, DISTINCT).passed
 
 
 @settings(deadline=None)
