@@ -1,0 +1,130 @@
+"""Whether scores were measured as the published ones were, and the check of the known text-only scores.
+
+The paper's text-only scores have no spread. Under OpenAI's ViT-B/32 on the official images they must come out again:
+that proves trees, queries, features and metric at once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import polars as pl
+
+from pervl_assets.core.checks import CheckResult
+from pervl_assets.evaluation.methods import TEXT_ONLY, TEXT_TWICE
+
+WEIGHTS: Final = {
+    "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af": "ViT-B/32",
+    "e6d1bd7789aa45192b3bf90570a789b478bae1b74ebcce7eddd908e83a2b7c31": "ViT-B/32",
+}
+"""OpenAI's CLIP by the sha256 of its weights' file: their own ViT-B-32.pt, and open_clip_model.safetensors of
+timm/vit_base_patch32_clip_224.openai (605,143,284 bytes), which open_clip fetches."""
+
+_READINGS: Final = {TEXT_ONLY: "the class once", TEXT_TWICE: "the class twice"}
+_TOLERANCE: Final = 0.0005
+"""Half of the last published digit."""
+
+_TRAINED_AS_PUBLISHED: Final = {"mode": "palavra", "epochs": 300, "hidden": 4096}
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the scores of a split depend on, beside the protocol.
+
+    Attributes:
+        benchmark: Name of the benchmark.
+        split: Name of the split.
+        synthetic: Whether the images are those of the demo.
+        weights_sha256: Of the file of the encoder's weights.
+        counts: Images that have a vector, by what they are for.
+        official: The same counts of the official tree; empty if they are not known.
+        training: `mode`, `epochs` and `hidden` units of the inversion model; empty: not trained.
+    """
+
+    benchmark: str
+    split: str
+    synthetic: bool
+    weights_sha256: str
+    counts: Mapping[str, int]
+    official: Mapping[str, int]
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def list_deviations(self, encoder: str | None) -> list[str]:
+        """Return why scores cannot be compared with those published for a CLIP model; None: they depend on none."""
+        known = WEIGHTS.get(self.weights_sha256)
+        found = ["the images are those of the demo"] if self.synthetic else self._list_other_counts()
+        if encoder is not None and known != encoder:
+            found.append(f"the weights (sha256 {self.weights_sha256[:12]}…) are not those of OpenAI's {encoder}")
+        return found
+
+    def _list_other_counts(self) -> list[str]:
+        if not self.official:
+            return ["the official number of images is not known"]
+        return [
+            f"{self.counts.get(what, 0):,} {what}, officially {count:,}"
+            for what, count in self.official.items()
+            if self.counts.get(what, 0) != count
+        ]
+
+    def list_training_deviations(self) -> list[str]:
+        """Return in what the inversion model was trained otherwise than the published one."""
+        return [
+            f"trained with {name} {self.training.get(name)}, published {value}"
+            for name, value in _TRAINED_AS_PUBLISHED.items()
+            if self.training.get(name) != value
+        ]
+
+
+def check_known_scores(scores: pl.DataFrame, published: pl.DataFrame, conditions: Conditions) -> CheckResult:
+    """Compare the text-only MRR of a split with the published one, to half of its last digit.
+
+    The paper does not say whether its texts have the class once or twice (quirk E2). The result says which of the two
+    gives its scores. Where these are not to be expected the check passes, as not applicable, and says why.
+
+    Args:
+        scores: Schema `SCORES`.
+        published: Schema `PUBLISHED`.
+        conditions: What the scores depend on.
+    """
+    split = {"benchmark": conditions.benchmark, "split": conditions.split}
+    known = published.filter(method=TEXT_ONLY, **split)
+    if known.is_empty():
+        return CheckResult(True, f"not applicable: no text-only score of {' '.join(split.values())} is published")
+    deviations = [one for encoder in known["encoder"].unique() for one in conditions.list_deviations(encoder)]
+    if deviations:
+        return CheckResult(True, f"not applicable: {'; '.join(dict.fromkeys(deviations))}")
+    by = ["protocol", "query_set"]
+    rows = known.select(*by, published="mrr")
+    for method, reading in _READINGS.items():
+        found = scores.filter(method=method).select(*by, pl.col("mrr").alias(reading))
+        rows = rows.join(found, by, "left", maintain_order="left")
+    fits = {reading: _fit(rows, reading) for reading in _READINGS.values()}
+    named = [reading for reading, found in fits.items() if all(found)]
+    text = "; ".join(
+        f"{query_set}: published {score:.1%}, "
+        + ", ".join(f"with {reading} {_show(value)}" for reading, value in zip(fits, found, strict=True))
+        for _, query_set, score, *found in rows.iter_rows()
+    )
+    if named:
+        return CheckResult(
+            True, f"the paper's text-only scores come out, with {' and with '.join(named)}. {text}", rows=rows
+        )
+    reached = sum(any(pair) for pair in zip(*fits.values(), strict=True))
+    return CheckResult(
+        False,
+        f"the paper's text-only scores do not come out: no reading gives all {rows.height:,} of them to 0.05 points, "
+        f"and {reached:,} come out under one of the two. {text}. Compare the images with the official ones by "
+        "pervl verify and the check known_archive; the model must be ViT-B-32-quickgelu",
+        {"scores": rows.height, "come out": reached},
+        rows,
+    )
+
+
+def _fit(rows: pl.DataFrame, reading: str) -> list[bool]:
+    """Return for each published score whether a reading gives it."""
+    near = (pl.col(reading) - pl.col("published")).abs() <= _TOLERANCE + 1e-9
+    return rows.select(near.fill_null(value=False)).to_series().to_list()
+
+
+def _show(score: float | None) -> str:
+    return "not measured" if score is None else f"{score:.2%}"
