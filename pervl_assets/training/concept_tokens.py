@@ -6,6 +6,7 @@ The images of a concept are never encoded here: their stored features are averag
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from pervl_assets.clip.encoder import ClipEncoder
+from pervl_assets.clip.encoder import TEXT_BATCH, ClipEncoder
 from pervl_assets.clip.features import Features
 from pervl_assets.clip.token_texts import TokenTexts
 from pervl_assets.core.checks import CheckResult
@@ -130,7 +131,7 @@ def learn_concepts(
         draws: Few-shot draws of one scheme (schema `DRAWS`). An image without a vector is left out of its set, and a
             concept without any has no token.
         images: Features of the images; ids are those of the draws.
-        negatives: Text that each concept must differ from; others differ from "item".
+        negatives: Text that each concept must differ from.
         set_encoders: Seed and set encoder of every repetition; one is in memory at a time.
         load_encoder: Loads the encoder of `images`; called only if there is something to tune.
         tuning: Keyword arguments of `learn_tokens`.
@@ -141,7 +142,7 @@ def learn_concepts(
     for seed, trained in set_encoders:
         drawn = draws.filter(seed=seed)
         shots = _gather_shots(drawn, images)
-        task = _Task(seed, trained, shots, [negatives.get(concept, "item") for concept in shots], load_encoder, tuning)
+        task = _Task(seed, trained, shots, [negatives[concept] for concept in shots], load_encoder, tuning)
         inputs = [trained.hash(), images.hash(), hash_frame(drawn), task.negatives, dict(tuning)]
         for method in _METHODS:
             digest = hash_bytes(json.dumps([method, seed, *inputs]).encode())
@@ -248,7 +249,8 @@ def encode_with_tokens(queries: pl.DataFrame, tokens: pl.DataFrame, encoder: Cli
     )
     learnt = tokens["token"].to_numpy()[pairs["row"].to_numpy()]
     ids = pairs.select(pl.concat_str("method", "seed", "query_id", separator="/")).to_series().to_list()
-    return Features(ids, TokenTexts(encoder).encode_all(pairs["text"].to_list(), learnt), encoder.passport)
+    vectors = TokenTexts(encoder).encode_all(pairs["text"].to_list(), learnt)
+    return Features(ids, vectors, replace(encoder.passport, batch_size=TEXT_BATCH))
 
 
 def check_tokens(tokens: pl.DataFrame, concepts: Sequence[str], seeds: Sequence[int]) -> CheckResult:
@@ -271,3 +273,14 @@ def check_losses(tokens: pl.DataFrame) -> CheckResult:
     rose = tuned.filter(~(pl.col("last_loss") < pl.col("first_loss")))
     text = f"{rose.height:,} of {tuned.height:,} losses did not fall"
     return CheckResult(rose.is_empty(), text, {"tuned": tuned.height, "not fallen": rose.height}, rose)
+
+
+def check_queries(features: Features, queries: pl.DataFrame, tokens: pl.DataFrame) -> CheckResult:
+    """Check that `encode_with_tokens` left no query out."""
+    wanted = queries.height * tokens.select("method", "seed").n_unique()
+    learned = tokens["concept"].unique().to_list()
+    without = queries.filter(~pl.col("concept").is_in(learned))["concept"].unique(maintain_order=True).to_list()
+    text = f"{len(features.ids):,} vectors of {queries.height:,} queries"
+    if without:
+        text += f". Concepts without a token: {name_some(without)}"
+    return CheckResult(len(features.ids) == wanted, text, {"vectors": len(features.ids), "wanted": wanted})

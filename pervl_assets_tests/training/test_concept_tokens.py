@@ -10,6 +10,7 @@ from pervl_assets.clip.features import Features
 from pervl_assets.clip.token_texts import TokenTexts
 from pervl_assets.training.concept_tokens import (
     check_losses,
+    check_queries,
     check_tokens,
     encode_with_tokens,
     learn_concepts,
@@ -82,7 +83,7 @@ def learn(encoder, work, draws=None, images=None, seeds=(1, 2), **changes):
     learned = learn_concepts(
         make_draws() if draws is None else draws,
         make_images(encoder) if images is None else images,
-        changes.pop("negatives", {}),
+        dict.fromkeys(CONCEPTS, "item") | changes.pop("negatives", {}),
         [(seed, make_set_encoder(24, 16, 8, seed)) for seed in seeds],
         changes.pop("load", lambda: encoder),
         {**TUNING, **changes},
@@ -188,6 +189,8 @@ def test_queries_get_the_vector_of_their_concepts_token(encoder, tmp_path):
     assert features.ids == [f"{method}/{seed}/q/{n}" for seed in (1, 2) for method in METHODS for n in (0, 1)]
     anna = tokens.filter(method="Only tuning", seed=2, concept="anna")["token"].to_numpy()
     expected = TokenTexts(encoder).encode(["* on a sofa"], torch.from_numpy(anna.copy())).numpy()
+    assert check_queries(features, queries, tokens).text == "12 vectors of 3 queries. Concepts without a token: dora"
+    assert check_queries(features, queries[:2], tokens).passed
     assert np.allclose(features.vectors[features.ids.index("Only tuning/2/q/1")], expected, atol=1e-5)
 
 
