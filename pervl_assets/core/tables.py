@@ -63,6 +63,8 @@ class TableSchema:
 def validate_columns(frame: pl.DataFrame, declared: Mapping[str, str], table: str) -> pl.DataFrame:
     """Return `frame` unchanged if its columns are those declared: name to polars type as text, in order.
 
+    A declared `Array` is one of any length: that of a vector is known only once its model is.
+
     Raises:
         SchemaError: Names every missing, unexpected, misplaced or wrongly typed column.
     """
@@ -72,7 +74,7 @@ def validate_columns(frame: pl.DataFrame, declared: Mapping[str, str], table: st
     wrong += [
         f"wrong type: {name} is {actual[name]}, declared {dtype}"
         for name, dtype in declared.items()
-        if name in actual and actual[name] != dtype
+        if name in actual and actual[name] != dtype and not (dtype == "Array" and actual[name].startswith("Array("))
     ]
     if not wrong and list(actual) != list(declared):
         wrong = [f"wrong order: {', '.join(actual)}; declared {', '.join(declared)}"]

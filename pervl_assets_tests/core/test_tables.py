@@ -34,6 +34,14 @@ def test_order_counts():
         SCHEMA.validate(frame.select("sizes", "name"), "t")
 
 
+def test_vectors_may_have_any_length():
+    schema = TableSchema((Column("vector", pl.Array, "a vector"),))
+    frame = pl.DataFrame({"vector": [[1.0, 2.0]]}, {"vector": pl.Array(pl.Float32, 2)})
+    assert schema.validate(frame, "t") is frame
+    with pytest.raises(SchemaError, match=r"vector is List\(Float32\), declared Array"):
+        schema.validate(frame.cast(pl.List(pl.Float32)), "t")
+
+
 ROWS = st.lists(
     st.tuples(st.none() | st.text(max_size=20), st.none() | st.lists(st.integers(0, 255), max_size=3)), max_size=20
 )

@@ -1,0 +1,199 @@
+"""Learning concepts: PALAVRA's own losses and tokens, and the run of a split that is killed and goes on."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from pervl_assets.clip.encoder import load_encoder
+from pervl_assets.clip.features import Features
+from pervl_assets.clip.token_texts import TokenTexts
+from pervl_assets.training.concept_tokens import (
+    check_losses,
+    check_queries,
+    check_tokens,
+    encode_with_tokens,
+    learn_concepts,
+    learn_tokens,
+    list_token_columns,
+)
+from pervl_assets.training.losses import compute_token_losses
+from pervl_assets.training.set_encoder import list_shapes, run_alignment
+from pervl_assets_tests.clip.test_model_families import FAMILIES, write_folder
+from pervl_assets_tests.goldens import decode, read_golden, rnd
+from pervl_assets_tests.training.test_set_encoder import make_set_encoder
+
+TUNING = {"steps": 3, "learning_rate": 0.01, "temperature": 0.25, "text": "* "}
+CONCEPTS = ["anna", "ben", "cleo"]
+METHODS = ["PALAVRA", "Only tuning", "Without tuning"]
+
+
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("run", ["readme: negative 'item'", "per class"])
+def test_losses_and_tokens_are_those_of_palavra(run, shallow_clip):
+    golden = read_golden("optimise_token")
+    negatives = golden["classes"] if run == "per class" else ["item"] * 4
+    weights = {
+        name: torch.from_numpy(0.05 * rnd(f"map/{name}", *shape))
+        for name, shape in list_shapes(512, 512, 32).items()
+        if name.startswith("layers")
+    }
+    texts = unit(shallow_clip._encoder.encode_texts(negatives))
+    tokens, losses = learn_tokens(
+        shallow_clip,
+        unit(rnd("optimise/images", 4, 5, 512)).mean(axis=1),
+        run_alignment(weights, torch.from_numpy(texts)).numpy(),
+        0.02 * rnd("tokens", 4, 512),
+        **{**TUNING, "steps": 30},
+    )
+    assert np.allclose(losses.mean(axis=1), golden["runs"][run]["losses"], atol=1e-3)
+    assert np.abs(tokens - decode(golden["runs"][run]["tokens"], 4, 512)).max() < 1e-3
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """A tiny CLIP whose vectors have 24 numbers and its tokens 16."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    write_folder(folder, FAMILIES["OpenAI"] | {"embed_dim": 24})
+    return load_encoder(str(folder), "", "cpu", "fp32", "model")
+
+
+def make_draws(seeds=(1, 2), shots=5):
+    """Every concept has three images, of which each draw has five."""
+    rows = [
+        ("palavra", seed, concept, shot, f"codes_infer/{concept}/{(shot * seed) % 3}.jpg")
+        for seed in seeds
+        for concept in CONCEPTS
+        for shot in range(shots)
+    ]
+    columns = {"scheme": pl.String, "seed": pl.Int32, "concept": pl.String, "shot": pl.Int32, "image": pl.String}
+    return pl.DataFrame(rows, columns, orient="row")
+
+
+def make_images(encoder):
+    ids = [f"codes_infer/{concept}/{row}.jpg" for concept in CONCEPTS for row in range(3)]
+    return Features(ids, rnd("images", 9, 24), encoder.passport, [0] * 9)
+
+
+def learn(encoder, work, draws=None, images=None, seeds=(1, 2), **changes):
+    said = []
+    learned = learn_concepts(
+        make_draws() if draws is None else draws,
+        make_images(encoder) if images is None else images,
+        dict.fromkeys(CONCEPTS, "item") | changes.pop("negatives", {}),
+        [(seed, make_set_encoder(24, 16, 8, seed)) for seed in seeds],
+        changes.pop("load", lambda: encoder),
+        {**TUNING, **changes},
+        work,
+        said.append,
+    )
+    return learned, said
+
+
+def test_every_concept_has_a_token_by_every_method_and_seed(encoder, tmp_path):
+    learned, said = learn(encoder, tmp_path)
+    list_token_columns(16).validate(learned.tokens, "tokens")
+    assert learned.tokens.select("method", "seed").unique(maintain_order=True).rows() == [
+        (method, seed) for seed in (1, 2) for method in METHODS
+    ]
+    assert learned.tokens["concept"].to_list() == CONCEPTS * 6
+    assert check_tokens(learned.tokens, CONCEPTS, [1, 2]).passed
+    assert check_losses(learned.tokens).passed
+    assert [line.partition(",")[0] for line in said] == ["seed 1"] * 3 + ["seed 2"] * 3
+    assert {method: len(curve) for method, curve in learned.losses.items()} == {"PALAVRA": 3, "Only tuning": 3}
+    untuned = learned.tokens.filter(method="Without tuning")
+    assert untuned["first_loss"].null_count() == untuned.height
+    tuned = learned.tokens.filter(method="PALAVRA")
+    assert np.mean(tuned["first_loss"].to_list()) == pytest.approx(learned.losses["PALAVRA"][0])
+    assert np.allclose(np.abs(tuned["token"].to_numpy() - untuned["token"].to_numpy()).max(), 0.03, atol=0.003)
+
+
+def test_an_image_drawn_twice_counts_twice(encoder, tmp_path):
+    """Draws of one image five times are draws of it once; of two images, the numbers of each matter."""
+    once = make_draws(shots=1)
+    often = pl.concat([once.with_columns(shot=pl.lit(shot, pl.Int32)) for shot in range(5)])
+    tokens = [learn(encoder, tmp_path / str(n), draws)[0].tokens for n, draws in enumerate((once, often))]
+    assert np.allclose(*(one.sort("method", "seed", "concept")["token"].to_numpy() for one in tokens), atol=1e-5)
+    assert not learn(encoder, tmp_path / "2")[0].tokens.equals(tokens[0])
+
+
+def test_a_killed_run_goes_on_with_the_same_result(encoder, tmp_path):
+    whole, _ = learn(encoder, tmp_path / "whole")
+    calls = []
+
+    def die():
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return encoder
+
+    with pytest.raises(KeyboardInterrupt):
+        learn(encoder, tmp_path / "killed", load=die)
+    again, said = learn(encoder, tmp_path / "killed")
+    assert len(said) == 3  # seed 1 was done
+    assert again.tokens.equals(whole.tokens)
+    assert again.losses == whole.losses
+    _, said = learn(encoder, tmp_path / "killed", load=pytest.fail)
+    assert said == []
+    damaged = next((tmp_path / "killed").iterdir())
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    assert len(learn(encoder, tmp_path / "killed")[1]) == 1
+
+
+@pytest.mark.parametrize(
+    "change", [{"steps": 4}, {"negatives": {"ben": "dog"}}, {"draws": make_draws(shots=2)}, {"seeds": (2, 1)}]
+)
+def test_what_was_saved_of_other_inputs_is_not_used(change, encoder, tmp_path):
+    learn(encoder, tmp_path)
+    _, said = learn(encoder, tmp_path, **change)
+    assert len(said) == (0 if "seeds" in change else 6)
+
+
+def test_images_without_a_vector_are_left_out(encoder, tmp_path):
+    images = make_images(encoder).take([1, 2, 3, 4, 5])  # of anna two, of ben three, of cleo none
+    learned, _ = learn(encoder, tmp_path, images=images)
+    assert learned.tokens["concept"].unique(maintain_order=True).to_list() == ["anna", "ben"]
+    found = check_tokens(learned.tokens, CONCEPTS, [1, 2])
+    assert found.text == "6 of 18 tokens are missing or not finite, of the concepts cleo"
+    assert not found.passed
+
+
+def test_more_concepts_than_a_batch_are_moved_by_momentum(encoder):
+    """As one `Embedding` under Adam, whose rows outside of the batch have a gradient of zero."""
+    texts = TokenTexts(encoder)
+    images, negatives, starts = unit(rnd("more/i", 3, 24)), unit(rnd("more/n", 3, 24)), 0.02 * rnd("more/s", 3, 16)
+    tokens, losses = learn_tokens(texts, images, negatives, starts, **TUNING, batch_size=2)
+    table = torch.nn.Embedding.from_pretrained(torch.from_numpy(starts.copy()), freeze=False)
+    adam = torch.optim.Adam(table.parameters(), 0.01)
+    for step in range(3):
+        for rows in ([0, 1], [2]):
+            vectors = texts.encode(["*"] * len(rows), table(torch.tensor(rows)))
+            loss = compute_token_losses(
+                *map(torch.from_numpy, (images[rows],)), vectors, torch.from_numpy(negatives[rows]), 0.25
+            )
+            adam.zero_grad()
+            loss.mean().backward()
+            adam.step()
+            assert np.allclose(losses[step, rows], loss.detach().numpy(), atol=1e-6)
+    assert np.allclose(tokens, table.weight.detach().numpy(), atol=1e-6)
+
+
+def test_queries_get_the_vector_of_their_concepts_token(encoder, tmp_path):
+    tokens = learn(encoder, tmp_path)[0].tokens
+    rows = [("q/0", "ben", "a photo of a dog *"), ("q/1", "anna", "* on a sofa"), ("q/2", "dora", "a *")]
+    queries = pl.DataFrame(rows, ["query_id", "concept", "text"], orient="row")
+    features = encode_with_tokens(queries, tokens, encoder)
+    assert features.ids == [f"{method}/{seed}/q/{n}" for seed in (1, 2) for method in METHODS for n in (0, 1)]
+    anna = tokens.filter(method="Only tuning", seed=2, concept="anna")["token"].to_numpy()
+    expected = TokenTexts(encoder).encode(["* on a sofa"], torch.from_numpy(anna.copy())).numpy()
+    assert check_queries(features, queries, tokens).text == "12 vectors of 3 queries. Concepts without a token: dora"
+    assert check_queries(features, queries[:2], tokens).passed
+    assert np.allclose(features.vectors[features.ids.index("Only tuning/2/q/1")], expected, atol=1e-5)
+
+
+def test_losses_that_rise_are_found(encoder, tmp_path):
+    tokens = learn(encoder, tmp_path)[0].tokens.with_columns(last_loss=pl.col("first_loss") * 2)
+    assert check_losses(tokens).text == "12 of 12 losses did not fall"
