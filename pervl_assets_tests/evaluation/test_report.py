@@ -12,7 +12,7 @@ from pervl_assets.evaluation.examples import choose_examples
 from pervl_assets.evaluation.pictures import draw_examples
 from pervl_assets.evaluation.report import Shown, build_report
 from pervl_assets.trees.contact_sheet import MAX_BYTES
-from pervl_assets_tests.evaluation.pictured import make_draws, make_queries, make_ranks, make_tree
+from pervl_assets_tests.evaluation.pictured import make_draws, make_queries, make_ranks, make_results, make_tree
 
 CURVES = {"set encoder, repetition 1": pl.DataFrame({"epoch": [1, 2], "cycle": [2.0, 1.0], "test": [None, 1.5]})}
 
@@ -34,18 +34,6 @@ class Page(HTMLParser):
 
     def find(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.elements if name == tag]
-
-
-def make_results(**changes) -> pl.DataFrame:
-    row = {
-        **{"benchmark": "mugs", "split": "test", "protocol": "palavra", "query_set": "rich", "method": "PALAVRA"},
-        **{"seeds": 2, "queries": 3, "concepts": 3, "gallery": 3, "mrr": 0.7777, "mrr_sem": 0.011},
-        **{"recall_1": 0.6667, "recall_5": 1.0, "recall_10": 1.0, "mean_average_precision": 0.7777},
-        **{"mrr_by_concept": 0.7777, "mrr_low": 0.5, "mrr_high": 1.0, "difference": 0.1111, "difference_low": -0.1},
-        **{"difference_high": 0.3, "published_mrr": 0.284, "published_error": 0.007, "comparable": False},
-        **{"why": "synthetic data", "source": "a paper", "tied": 2},
-    }
-    return pl.DataFrame([{**row, **changes}])
 
 
 @pytest.fixture
