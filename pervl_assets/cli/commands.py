@@ -1,4 +1,4 @@
-"""The command line: `pervl demo`, `pervl materialize`, `pervl verify`, `pervl status`, `pervl preview`, `pervl ui`.
+"""The commands of `pervl`, which `pervl --help` lists.
 
 Dagster is imported inside the commands, so that `--help` is printed at once.
 """
@@ -139,6 +139,20 @@ def preview(asset: str, concept: str, split: str | None, out: Path | None) -> No
     target = out or Path(f"{concept}.png")
     image = preview_concept(Settings.from_env().data, asset, concept, split)
     write_bytes_atomically(target.absolute(), image)
+    click.echo(escape_terminal(str(target)))
+
+
+@main.command()
+@click.option("--encoder", help="Name of a further encoder, as in its keys: ViT-L-14-quickgelu_openai.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="HTML to write.  [default: in PERVL_DATA]")
+def report(encoder: str | None, out: Path | None) -> None:
+    """Write the evaluation as one HTML file: scores, losses, and the best and worst queries with their images."""
+    from pervl_assets.cli.report import make_report
+
+    settings = Settings.from_env()
+    target = out or settings.data / f"report{f'_{encoder}' if encoder else ''}.html"
+    html = make_report(settings, encoder)
+    write_bytes_atomically(target.absolute(), html)
     click.echo(escape_terminal(str(target)))
 
 

@@ -8,12 +8,14 @@ from typing import Any, Final
 
 import polars as pl
 
+from pervl_assets.benchmarks.benchmark import GALLERY_FOLDER
+from pervl_assets.evaluation.protocols import PALAVRA
+
 _METHODS: Final = ("PALAVRA", "Only tuning", "Without tuning", "AvgIm+Text", "AvgIm", "Text only")
 """Examples are of the first of these that has ranks."""
 
 _BASELINE: Final = "Text only"
-_PROTOCOL, _QUERY_SET = "palavra", "rich"
-_GALLERY: Final = "eval/test"
+_QUERY_SET: Final = "rich"
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def choose_examples(ranks: pl.DataFrame, queries: pl.DataFrame, draws: pl.DataFr
     Returns:
         Examples of the most complete method, at its first seed; None if no query is ranked.
     """
-    chosen = ranks.filter(protocol=_PROTOCOL, query_set=_QUERY_SET)
+    chosen = ranks.filter(protocol=PALAVRA.name, query_set=_QUERY_SET)
     method = next((name for name in _METHODS if name in chosen["method"]), None)
     if method is None:
         return None
@@ -102,7 +104,7 @@ def choose_examples(ranks: pl.DataFrame, queries: pl.DataFrame, draws: pl.DataFr
     best = _take_first(rows.sort("place", "gain", "query", descending=[False, True, False]), count)
     others = rows.join(best, "concept", how="anti")
     worst = _take_first(others.sort("place", "gain", "query", descending=[True, False, False]), count)
-    drawn = draws.filter(scheme=_PROTOCOL)
+    drawn = draws.filter(scheme=PALAVRA.draws.scheme)
     drawn = drawn.filter(seed=drawn["seed"].min() if seed is None else seed).sort("concept", "shot")
     shots = dict(drawn.group_by("concept").agg("image").iter_rows())
     parts = ([_make_example(row, shots) for row in part.iter_rows(named=True)] for part in (best, worst))
@@ -119,7 +121,7 @@ def _make_example(row: Mapping[str, Any], shots: Mapping[str, list[str]]) -> Exa
         concept=row["concept"],
         place=row["place"],
         baseline=row["baseline"],
-        target=f"{_GALLERY}/{row['target']}",
-        found=f"{_GALLERY}/{row['found']}",
+        target=f"{GALLERY_FOLDER}/{row['target']}",
+        found=f"{GALLERY_FOLDER}/{row['found']}",
         shots=Counter(shots.get(row["concept"], [])),
     )

@@ -143,7 +143,7 @@ def _add_facts(parent: Element, facts: Mapping[str, str]) -> None:
 
 
 def _add_scores(parent: Element, protocol: str, query_set: str, rows: pl.DataFrame) -> None:
-    """Add the table of one protocol and query set: of each method the mean over its seeds, if it has several."""
+    """Add the table of one protocol and query set, and below it what the numbers can be compared with."""
     first = rows.row(0, named=True)
     _add(parent, "h3", f"Protocol {protocol}: {query_set.replace('_', ' ')} queries")
     counts = f"{first['queries']:,} queries of {first['concepts']:,} concepts among {first['gallery']:,} images."
@@ -155,10 +155,9 @@ def _add_scores(parent: Element, protocol: str, query_set: str, rows: pl.DataFra
     for name in _COLUMNS:
         _add(header, "th", name)
     body = SubElement(table, "tbody")
-    means = rows.filter(pl.col("seed").is_null() | pl.col("seed").is_not_null().all().over("method"))
-    for row in means.iter_rows(named=True):
+    for row in rows.iter_rows(named=True):
         line = SubElement(body, "tr")
-        _add(line, "td", f"{row['method']}, {row['seeds']} seeds" if (row["seeds"] or 0) > 1 else row["method"])
+        _add(line, "td", f"{row['method']}, {row['seeds']} seeds" if row["seeds"] > 1 else row["method"])
         _add(line, "td", _show(row["mrr"], row["mrr_sem"]))
         _add(line, "td", _show_interval(row["mrr_low"], row["mrr_high"]))
         SubElement(line, "td").append(_draw_interval(row))
@@ -167,11 +166,13 @@ def _add_scores(parent: Element, protocol: str, query_set: str, rows: pl.DataFra
         _add(line, "td", _show_interval(row["difference_low"], row["difference_high"], sign="+"))
         for name in _METRICS:
             _add(line, "td", _show(row[name]))
-    published = means.filter(pl.col("published_mrr").is_not_null())
-    reasons = published.group_by("comparable", "why", maintain_order=True).agg("method")
-    for comparable, why, methods in reasons.iter_rows():
-        what = "Comparable" if comparable else "Not comparable"
-        _add(parent, "p", f"{what} with the published number ({', '.join(methods)}): {why}.", "dim note")
+    published = rows.filter(pl.col("published_mrr").is_not_null())
+    reasons = published.group_by("comparable", "why", "source", maintain_order=True).agg("method")
+    for comparable, why, source, methods in reasons.iter_rows():
+        what = "comparable" if comparable else "not comparable"
+        _add(parent, "p", f"{', '.join(methods)}: {what} with {source}: {why}.", "dim note")
+    for method, tied in rows.filter(pl.col("tied") > 0).select("method", "tied").iter_rows():
+        _add(parent, "p", f"{method}: {tied:,} queries have ties, which count as ranked before them.", "dim note")
 
 
 def _draw_interval(row: Mapping[str, Any]) -> Element:

@@ -72,3 +72,16 @@ def make_ranks(method: str = "PALAVRA", places: tuple[int, ...] = (1, 3, 1), see
         for row, (concept, place) in enumerate(zip(CONCEPTS, places, strict=True))
     ]
     return pl.DataFrame(rows, schema_overrides={"seed": pl.Int32})
+
+
+def make_results(**changes) -> pl.DataFrame:
+    """One row of results, of two seeds, beside a published number that is not comparable."""
+    row = {
+        **{"benchmark": "mugs", "split": "test", "protocol": "palavra", "query_set": "rich", "method": "PALAVRA"},
+        **{"seeds": 2, "queries": 3, "concepts": 3, "gallery": 3, "mrr": 0.7777, "mrr_sem": 0.011},
+        **{"recall_1": 0.6667, "recall_5": 1.0, "recall_10": 1.0, "mean_average_precision": 0.7777},
+        **{"mrr_by_concept": 0.7777, "mrr_low": 0.5, "mrr_high": 1.0, "difference": 0.1111, "difference_low": -0.1},
+        **{"difference_high": 0.3, "published_mrr": 0.284, "published_error": 0.007, "comparable": False},
+        **{"why": "synthetic data", "source": "a paper", "tied": 2, "encoder": "tiny"},
+    }
+    return pl.DataFrame([{**row, **changes}])

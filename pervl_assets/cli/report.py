@@ -1,0 +1,107 @@
+"""`pervl report`: the evaluation as one HTML file, from stored values. Nothing is materialized or changed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import dagster as dg
+import polars as pl
+
+from pervl_assets.benchmarks import find_benchmarks
+from pervl_assets.benchmarks.benchmark import Benchmark
+from pervl_assets.clip.checkpoints import parse_encoders
+from pervl_assets.clip.features import read_passport
+from pervl_assets.core.errors import MissingInputError, PervlError, name_some
+from pervl_assets.defs.features import name_key
+from pervl_assets.evaluation.examples import choose_examples
+from pervl_assets.evaluation.report import Shown, build_report
+from pervl_assets.io_managers import find_io_managers
+from pervl_assets.settings import Settings
+
+EVALUATION: Final = "evaluation"
+
+
+def make_report(settings: Settings, encoder: str | None = None) -> bytes:
+    """Return the report of everything that is evaluated, as HTML.
+
+    Args:
+        settings: Where the values are.
+        encoder: Name of a further encoder; None: the default one.
+
+    Raises:
+        MissingInputError: Nothing is evaluated.
+        PervlError: There is no such encoder.
+    """
+    encoders = parse_encoders(settings.encoders)
+    if encoder is not None and encoder not in encoders:
+        known = f"Choose one of these: {name_some([*encoders])}." if encoders else "Name it in PERVL_ENCODERS first."
+        raise PervlError(f"There is no further encoder {encoder!r}.", advice=known)
+    key = name_key("results", encoder, EVALUATION)
+    results, data = _read(settings.data, "tables", key), settings.data
+    if results is None:
+        raise MissingInputError(
+            f"Nothing is evaluated in {data}: the table {key.to_user_string()} does not exist.",
+            advice=f"""Evaluate first: pervl materialize --select '+key:"{key.to_user_string()}"'""",
+        )
+    shown = list(_list_shown(data, encoder))
+    curves = dict(_list_curves(settings, encoder))
+    return build_report(results, shown, curves, {"profile": settings.profile, **_describe_encoder(data, encoder)})
+
+
+def _describe_encoder(data: Path, encoder: str | None) -> dict[str, str]:
+    """Return what is known of the encoder, from the first image features that there are."""
+    manager = find_io_managers()["features"](data=str(data))
+    for benchmark, _, split in _list_splits():
+        path = manager.locate(name_key(f"{benchmark.name}/image_features", encoder, EVALUATION), split)
+        if path.exists():
+            passport = read_passport(path)
+            return {
+                "encoder": passport.model,
+                "weights": f"sha256 {passport.weights_sha256}",
+                "images": passport.preprocessing,
+                "precision": f"{passport.precision} on {passport.device}",
+                "versions": f"torch {passport.torch}, open_clip {passport.open_clip}, Pillow {passport.pillow}",
+            }
+    return {}
+
+
+def _list_splits() -> Iterator[tuple[Benchmark, str, str]]:
+    """Yield every split of every benchmark that has an evaluation, with the name of its tree."""
+    for benchmark in find_benchmarks():
+        for tree in benchmark.trees:
+            if benchmark.retrieval and tree.name == benchmark.retrieval.tree:
+                yield from ((benchmark, tree.name, split) for split in tree.splits)
+
+
+def _list_shown(data: Path, encoder: str | None) -> Iterator[Shown]:
+    """Yield the queries to show of every split that is evaluated."""
+    for benchmark, name, split in _list_splits():
+        tree = _read(data, "trees", dg.AssetKey([benchmark.name, name]), split)
+        queries, draws, *ranks = (
+            _read(data, "tables", name_key(f"{benchmark.name}/{table}", of, EVALUATION), split)
+            for table, of in (
+                *(("queries", None), ("few_shot_draws", None)),
+                *(("baseline_ranks", encoder), ("concept_ranks", encoder)),
+            )
+        )
+        found = [frame for frame in ranks if frame is not None]
+        if tree is None or queries is None or draws is None or not found:
+            continue
+        if examples := choose_examples(pl.concat(found), queries, draws):
+            yield Shown(benchmark.name, split, benchmark.title, tree, examples)
+
+
+def _list_curves(settings: Settings, encoder: str | None) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Yield the losses of every repetition of the training."""
+    key = name_key("set_encoder", encoder, "training")
+    for repetition in map(str, range(1, getattr(settings, "repetitions", 0) + 1)):
+        trained = _read(settings.data, "weights", key, repetition)
+        if trained is not None:
+            losses = trained.curves.pivot("phase", index="epoch", values=["cycle", "ground_truth"])
+            yield f"training, repetition {repetition}", losses.rename(lambda name: name.replace("_", " "))
+
+
+def _read(data: Path, kind: str, key: dg.AssetKey, partition: str | None = None) -> Any | None:
+    """Return a stored value, or None if there is none."""
+    manager = find_io_managers()[kind](data=str(data))
+    return manager.read(key, partition) if manager.exists(key, partition) else None

@@ -1,0 +1,59 @@
+"""`pervl report` on stored values that are written by hand."""
+
+import pytest
+from click.testing import CliRunner
+
+from pervl_assets.cli.commands import main
+from pervl_assets.core.tables import write_hashed
+from pervl_assets_tests.evaluation.pictured import make_draws, make_queries, make_ranks, make_results, make_tree
+
+
+@pytest.fixture
+def evaluated(tmp_path, monkeypatch):
+    """A data folder with the results of baselines, and one split with ranks."""
+    monkeypatch.setenv("PERVL_DATA", str(tmp_path))
+    tree = make_tree(tmp_path / "tree")
+    assets = tmp_path / "assets"
+    write_hashed(tree.ledger, make(assets / "deep_fashion/personalized/test.parquet"), {"root": "tree"})
+    write_hashed(make_results(benchmark="deep_fashion"), make(assets / "evaluation/results.parquet"))
+    tables = {"queries": make_queries(), "few_shot_draws": make_draws(), "baseline_ranks": make_ranks("AvgIm+Text")}
+    for name, frame in tables.items():
+        write_hashed(frame, make(assets / f"evaluation/deep_fashion/{name}/test.parquet"))
+    return tmp_path
+
+
+def make(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, ["report", *arguments])
+
+
+def test_the_report_of_baselines_is_written_below_the_data_folder(evaluated):
+    result = run()
+    assert result.exit_code == 0, result.output
+    assert result.output == f"{evaluated / 'report.html'}\n"
+    html = (evaluated / "report.html").read_text()
+    assert "PerVL-DeepFashion2, test" in html
+    assert "AvgIm+Text, few-shot seed 1: the 2 best queries" in html
+    out = evaluated / "new/other.html"
+    assert run("--out", str(out)).exit_code == 0
+    assert out.read_text() == html
+
+
+def test_without_results_the_error_says_what_to_run(evaluated):
+    (evaluated / "assets/evaluation/results.parquet").unlink()
+    result = run()
+    assert result.exit_code == 1
+    assert "Nothing is evaluated" in result.output
+    assert """pervl materialize --select '+key:"evaluation/results"'""" in result.output
+    assert not (evaluated / "report.html").exists()
+
+
+def test_an_encoder_that_is_not_set_is_an_error(evaluated, monkeypatch):
+    assert "Name it in PERVL_ENCODERS first" in run("--encoder", "other").output
+    monkeypatch.setenv("PERVL_ENCODERS", "ViT-L-14-quickgelu=openai")
+    assert "Choose one of these: ViT-L-14-quickgelu_openai" in run("--encoder", "other").output
+    assert "evaluation/ViT-L-14-quickgelu_openai/results" in run("--encoder", "ViT-L-14-quickgelu_openai").output
