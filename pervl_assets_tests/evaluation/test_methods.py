@@ -5,7 +5,6 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pervl_assets.evaluation.metrics import RANKS
 
 from pervl_assets.core.errors import PervlError
 from pervl_assets.evaluation.methods import (
@@ -18,6 +17,7 @@ from pervl_assets.evaluation.methods import (
     rank_baselines,
     rank_concepts,
 )
+from pervl_assets.evaluation.metrics import RANKS
 from pervl_assets_tests.evaluation.samples import CONCEPTS, list_images, make_draws, make_features, make_queries
 
 TEXTS = [text for text in make_queries()["text"] if "*" not in text]

@@ -2,7 +2,6 @@
 
 import polars as pl
 import pytest
-from pervl_assets.evaluation.metrics import SCORES, compute_scores, expect_random
 
 from pervl_assets.evaluation.known_scores import WEIGHTS, Conditions
 from pervl_assets.evaluation.methods import (
@@ -13,6 +12,7 @@ from pervl_assets.evaluation.methods import (
     rank_concepts,
     score_baselines,
 )
+from pervl_assets.evaluation.metrics import SCORES, compute_scores, expect_random
 from pervl_assets.evaluation.published import read_published
 from pervl_assets.evaluation.results import RESULTS, show_results, tabulate_results
 from pervl_assets_tests.evaluation.samples import list_images, make_draws, make_features, make_queries
