@@ -13,6 +13,7 @@ from pervl_assets.defs.automation import add_refreshes, build_refreshes
 from pervl_assets.defs.benchmarks import build_benchmark_assets
 from pervl_assets.defs.checks import SUMS_HOLD, build_sums_check
 from pervl_assets.defs.downloads import Downloads
+from pervl_assets.defs.evaluation import build_evaluation_assets
 from pervl_assets.defs.evaluation_tables import build_evaluation_tables
 from pervl_assets.defs.feature_checks import IDS_AND_VECTORS, build_feature_checks
 from pervl_assets.defs.inversion import build_inversion_assets
@@ -43,6 +44,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         *build_inversion_assets(settings.feature_shards, encoders),
         *PALAVRA_ASSETS,
         *build_evaluation_tables(),
+        *(asset for encoder in (None, *encoders) for asset in build_evaluation_assets(encoder)),
     ]
     assets.append(build_release_asset(assets))
     checks = [

@@ -8,14 +8,16 @@ import dagster as dg
 import polars as pl
 
 from pervl_assets.archives.members import open_members
+from pervl_assets.benchmarks.benchmark import FEW_SHOT_FOLDER, GALLERY_FOLDER
 from pervl_assets.clip.drift import compare_vectors, take_sample
 from pervl_assets.clip.encode_images import EncodeProgress, encode_image_shard
+from pervl_assets.clip.encoder import PROMPT
 from pervl_assets.clip.features import Features, list_feature_columns, update_names
 from pervl_assets.defs.checks import to_check_result
 from pervl_assets.defs.metadata import OWNERS
 from pervl_assets.defs.raw import RAW
 from pervl_assets.defs.resources import Clip, Workspace
-from pervl_assets.defs.steps import record_step
+from pervl_assets.defs.steps import AS_PUBLISHED, record_step
 from pervl_assets.inversion.checks import check_names
 from pervl_assets.inversion.sources import list_shard_images
 from pervl_assets.io_managers.features import FeaturesIOManager
@@ -33,7 +35,7 @@ TEXT_FEATURES: Final = {
 
 _NAMES_AND_VECTORS: Final = "names_and_vectors"
 
-_EVALUATED: Final = "^(codes_infer|eval/test)/"
+_EVALUATED: Final = f"^({FEW_SHOT_FOLDER}|{GALLERY_FOLDER})/"
 """Few-shot images and gallery of the tree that PALAVRA reads."""
 
 _REPORT_SECONDS: Final = 2.0
@@ -67,6 +69,11 @@ def find_encoder(key: dg.AssetKey) -> str | None:
     return key.path[1] if len(key.path) > (2 if key.path[0] == INVERSION else 3) else None
 
 
+def _choose_clip(clip: Clip, key: dg.AssetKey) -> Clip:
+    """Return the CLIP of an asset: in the groups of the evaluation, images are prepared as its model was published."""
+    return clip.as_published() if key.path[0] in AS_PUBLISHED else clip
+
+
 def name_shards(shards: int) -> list[str]:
     """Return the partition keys of the image features, in text order: `0-of-8` to `7-of-8`, `00-of-16` and so on."""
     width = len(str(shards - 1))
@@ -93,10 +100,10 @@ def encode_images(
     them, by shard; or both are the `FolderTree` of a split, which is evaluated.
     """
     key, partition = context.asset_key, context.partition_key
-    encoder, model = find_encoder(key), clip.as_published() if isinstance(images, FolderTree) else clip
+    encoder, model = find_encoder(key), _choose_clip(clip, key)
     stored = FeaturesIOManager(data=workspace.data)
     previous: Features | None = stored.read_previous(key, partition)
-    progress = EncodingReport(context.log.info, f"{key.to_user_string()} [{partition}]")
+    progress = _EncodingReport(context.log.info, f"{key.to_user_string()} [{partition}]")
     with open_tree(source) if isinstance(source, FolderTree) else open_members(source) as members:
         features = encode_image_shard(
             _list_images(images, partition),
@@ -110,7 +117,7 @@ def encode_images(
             max_lost=workspace.max_quarantined_share,
             on_progress=progress,
         )
-    return FeaturesIOManager.describe(features, **progress.rates, **describe_change(previous, features))
+    return FeaturesIOManager.describe(features, **progress.rates, **_describe_change(previous, features))
 
 
 def _list_images(images: pl.DataFrame | FolderTree, partition: str) -> list[tuple[str, str]]:
@@ -122,7 +129,7 @@ def _list_images(images: pl.DataFrame | FolderTree, partition: str) -> list[tupl
     return list_shard_images(images, total, number)
 
 
-def describe_change(previous: Features | None, features: Features) -> dict[str, Any]:
+def _describe_change(previous: Features | None, features: Features) -> dict[str, Any]:
     """Return how far a sample of the vectors moved that these features replace, as metadata; empty if none moved."""
     known = set(features.ids)
     if previous is None or previous is features or not known & set(previous.ids):
@@ -133,7 +140,7 @@ def describe_change(previous: Features | None, features: Features) -> dict[str, 
     return {"replaced_vectors": result.text, **{name: result.numbers[name] for name in names}}
 
 
-class EncodingReport:
+class _EncodingReport:
     """Logs the progress of encoding at most once in two seconds and at its end, and keeps the last rates."""
 
     def __init__(self, log: Callable[[str], None], title: str) -> None:
@@ -220,16 +227,46 @@ def _build_text_features(name: str, encoder: str | None = None) -> dg.AssetsDefi
         name: One of `TEXT_FEATURES`.
         encoder: Name of a further encoder; None: the default one.
     """
-    key, (table, names_of, order) = name_key(name, encoder), TEXT_FEATURES[name]
+    table, names_of, order = TEXT_FEATURES[name]
+    return build_text_features(
+        name_key(name, encoder),
+        dg.AssetKey([INVERSION, table]),
+        f"CLIP text features of the {names_of}, prompt `This is a photo of a <name>`, not normalised, in "
+        f"{order} order" + (f", with the encoder {encoder}." if encoder else "."),
+        f"{table}.name",
+    )
+
+
+def build_text_features(
+    key: dg.AssetKey,
+    table: dg.AssetKey,
+    description: str,
+    encoded: str,
+    *,
+    list_texts: Callable[[pl.DataFrame], list[str]] = lambda table: table["name"].to_list(),
+    prompt: str = PROMPT,
+    partitions: Sequence[str] = (),
+) -> dg.AssetsDefinition:
+    """Return an asset of text features.
+
+    Args:
+        key: Its key, from `name_key`.
+        table: The asset of the table with the texts.
+        description: Shown on its page.
+        encoded: See `list_feature_columns`.
+        list_texts: Returns the texts of the table, which are the ids.
+        prompt: Text before each of them.
+        partitions: Its partitions, if it and the table have some.
+    """
 
     @dg.asset(
         key=key,
-        group_name=INVERSION,
-        ins={"names": dg.AssetIn([INVERSION, table])},
+        group_name=key.path[0],
+        ins={"names": dg.AssetIn(table)},
+        partitions_def=dg.StaticPartitionsDefinition([*partitions]) if partitions else None,
         io_manager_key="features",
-        description=f"CLIP text features of the {names_of}, prompt `This is a photo of a <name>`, not normalised, in "
-        f"{order} order" + (f", with the encoder {encoder}." if encoder else "."),
-        metadata=declare_columns(list_feature_columns(f"{table}.name"), INVERSION),
+        description=description,
+        metadata=declare_columns(list_feature_columns(encoded), key.path[0]),
         kinds={"torch", "parquet"},
         owners=OWNERS,
         code_version="1",
@@ -247,10 +284,12 @@ def _build_text_features(name: str, encoder: str | None = None) -> dg.AssetsDefi
     def text_features(
         context: dg.AssetExecutionContext, workspace: Workspace, clip: Clip, names: pl.DataFrame
     ) -> Iterator[dg.MaterializeResult[Features]]:
-        previous: Features | None = FeaturesIOManager(data=workspace.data).read_previous(key)
-        texts, progress = names["name"].to_list(), EncodingReport(context.log.info, name).count_names
-        features = update_names(texts, clip.describe(encoder), lambda: clip.load(encoder), previous, progress)
+        partition = context.partition_key if partitions else None
+        encoder, model = find_encoder(key), _choose_clip(clip, key)
+        previous: Features | None = FeaturesIOManager(data=workspace.data).read_previous(key, partition)
+        texts, progress = list_texts(names), _EncodingReport(context.log.info, key.path[-1]).count_names
+        features = update_names(texts, model.describe(encoder), lambda: model.load(encoder), previous, progress, prompt)
         checks = [to_check_result(_NAMES_AND_VECTORS, check_names(features, texts), "error")]
-        yield FeaturesIOManager.describe(features, checks=checks, **describe_change(previous, features))
+        yield FeaturesIOManager.describe(features, checks=checks, **_describe_change(previous, features))
 
     return text_features

@@ -29,7 +29,7 @@ _WITHOUT_EFFECT: Final = {
     "downloads": {"*"},
 }
 """Resource fields that do not affect results, by resource key (`*` = all fields)."""
-_AS_PUBLISHED: Final = ("evaluation", "training")
+AS_PUBLISHED: Final = ("evaluation", "training")
 """Groups whose assets use `Clip.as_published`, whatever the setting says."""
 
 _CLIP_LIBRARIES: Final = ("torch", "open_clip_torch", "pillow")
@@ -157,7 +157,7 @@ def _describe_clip(clip: Any, key: dg.AssetKey | None) -> dict[str, Any]:
     return {
         "model": model,
         "pretrained": pretrained,
-        "preprocessing": "model" if pair or (key and key.path[0] in _AS_PUBLISHED) else clip.preprocessing,
+        "preprocessing": "model" if pair or (key and key.path[0] in AS_PUBLISHED) else clip.preprocessing,
         "device": (device := _resolve_device(clip.device)),
         "precision": clip.precision or ("fp16" if device == "cuda" else "fp32"),
         "weights": _stat_weights(model, pretrained),

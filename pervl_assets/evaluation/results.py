@@ -76,7 +76,8 @@ def tabulate_results(
         .join(_compare_with_text(ranks), _GROUP, "left", maintain_order="left")
         .join(numbers, [*by, "published_method"], "left", maintain_order="left")
         .with_columns(encoder=pl.lit(encoder), **{name: pl.lit(value) for name, value in split.items()})
-        .with_columns(order=pl.int_range(pl.len()).min().over(by))
+        .with_row_index("order")
+        .with_columns(pl.col("order").min().over(by))
         .sort("order", pl.col("method").replace_strict(METHODS, range(len(METHODS)), default=len(METHODS)))
     )
     judged = [_judge(conditions, row) for row in rows.iter_rows(named=True)]
@@ -116,18 +117,29 @@ def show_results(results: pl.DataFrame) -> pl.DataFrame:
     return results.select(
         "benchmark",
         "split",
-        "protocol",
-        pl.col("query_set").alias("queries"),
-        "method",
-        _percent("mrr").alias("MRR"),
-        pl.format("{} to {}", _percent("mrr_low"), _percent("mrr_high")).fill_null("").alias("95 %"),
-        *(_percent(f"recall_{k}").alias(f"R@{k}") for k in DEPTHS),
-        _percent("mean_average_precision").alias("mAP"),
-        _percent("mrr_by_concept").alias("by concept"),
+        *_show_measured(),
         _percent("difference", sign=True).alias("beside text"),
         pl.format("{} ± {}", _percent("published_mrr"), _percent("published_error")).alias("published"),
         pl.when("comparable").then(pl.lit("yes")).otherwise(pl.lit("no: ") + pl.col("why")).alias("comparable"),
     )
+
+
+def show_scores(scores: pl.DataFrame) -> pl.DataFrame:
+    """Return scores (schema `SCORES`) for people, as `show_results` does."""
+    return scores.select(*_show_measured(), "seed", "queries", "tied")
+
+
+def _show_measured() -> list[pl.Expr]:
+    return [
+        pl.col("protocol"),
+        pl.col("query_set").alias("queries of"),
+        pl.col("method"),
+        _percent("mrr").alias("MRR"),
+        pl.format("{} to {}", _percent("mrr_low"), _percent("mrr_high")).alias("95 %"),
+        *(_percent(f"recall_{k}").alias(f"R@{k}") for k in DEPTHS),
+        _percent("mean_average_precision").alias("mAP"),
+        _percent("mrr_by_concept").alias("by concept"),
+    ]
 
 
 def _percent(column: str, *, sign: bool = False) -> pl.Expr:

@@ -23,7 +23,7 @@ def declare_columns(schema: TableSchema, group: str = "") -> dict[str, dg.TableS
 
     Args:
         schema: The columns, and which columns they are made from.
-        group: Key prefix of the tables that `made_from` names.
+        group: Key prefix of the tables that `made_from` names, with `/` between its parts.
     """
     columns = [dg.TableColumn(c.name, str(c.dtype), description=c.description) for c in schema]
     lineage = {c.name: [_find_column(group, source) for source in c.made_from] for c in schema if c.made_from}
@@ -35,7 +35,7 @@ def declare_columns(schema: TableSchema, group: str = "") -> dict[str, dg.TableS
 
 def _find_column(group: str, source: str) -> dg.TableColumnDep:
     table, _, column = source.partition(".")
-    return dg.TableColumnDep(dg.AssetKey([group, table]), column)
+    return dg.TableColumnDep(dg.AssetKey(f"{group}/{table}".split("/")), column)
 
 
 class TableIOManager(PervlIOManager):
