@@ -211,7 +211,6 @@ def build_image_features(
         keys_by_output_name={"result": key},
         group_name=key.path[0],
         partitions_def=dg.StaticPartitionsDefinition([*partitions]),
-        backfill_policy=dg.BackfillPolicy.multi_run(1),
         descriptions_by_output_name={"result": description},
         metadata_by_output_name={"result": declare_columns(list_feature_columns(encoded), key.path[0])},
     )

@@ -161,11 +161,11 @@ def test_fewer_repetitions_are_not_comparable(measured):
 
 def test_people_see_percent_with_one_decimal(measured):
     shown = show_results(tabulate(measured))
-    row = explain(shown, protocol="palavra", queries="rich", method="PALAVRA")
+    row = explain(shown, protocol="palavra", method="PALAVRA", **{"queries of": "rich"})
     assert row["published"] == "61.2 ± 0.4"
     assert row["comparable"] == "yes"
     assert all(len(row[name].split(".")[1]) == 1 for name in ("MRR", "R@1", "mAP", "beside text"))
-    assert {"benchmark", "split", "protocol", "queries"} < set(shown.columns)  # a number is never without its protocol
+    assert {"benchmark", "protocol", "queries of"} < set(shown.columns)  # a number is never without its protocol
     assert explain(shown, protocol="polar", method="AvgIm")["comparable"] == "no: no number is published"
 
 
