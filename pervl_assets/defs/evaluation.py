@@ -21,8 +21,8 @@ from pervl_assets.defs.metadata import OWNERS, make_check_result
 from pervl_assets.defs.resources import Workspace
 from pervl_assets.defs.steps import record_step
 from pervl_assets.evaluation.known_scores import Conditions, check_known_scores
-from pervl_assets.evaluation.methods import Ranked, rank_baselines, rank_concepts, score_baselines
-from pervl_assets.evaluation.metrics import RANKS, SCORES, compute_scores
+from pervl_assets.evaluation.methods import Ranked, rank_baselines, score_baselines
+from pervl_assets.evaluation.metrics import RANKS, SCORES
 from pervl_assets.evaluation.published import read_published
 from pervl_assets.evaluation.results import RESULTS, show_results, show_scores, tabulate_results
 from pervl_assets.io_managers.features import FeaturesIOManager
@@ -74,15 +74,8 @@ _KINDS: Final = (
         rank_baselines,
         lambda inputs, ranks: score_baselines(inputs["queries"], ranks, inputs["images"]),
     ),
-    _Kind(
-        "concept",
-        "PALAVRA, Only tuning and Without tuning, by the token of each concept",
-        {"queries": "queries", "concepts": "concept_query_features", "images": _IMAGES},
-        rank_concepts,
-        lambda inputs, ranks: compute_scores(ranks),
-    ),
 )
-_OF_AN_ENCODER: Final = ("query_features", "concept_query_features", _IMAGES)
+_OF_AN_ENCODER: Final = ("query_features", _IMAGES)
 
 
 def build_evaluation_assets(encoder: str | None = None) -> list[dg.AssetsDefinition]:
