@@ -87,4 +87,5 @@ class TableIOManager(PervlIOManager):
         self, part: Part, paths: Mapping[str | None, Path], columns: Mapping[str, str], label: Labeller
     ) -> TablePart:
         """Return the table as a part of the release."""
-        return TablePart(part.name, part.description, part.sources, self._name(next(iter(paths.values()))), columns)
+        files = tuple(map(self._name, paths.values()))
+        return TablePart(part.name, part.description, part.sources, files, columns)

@@ -52,8 +52,8 @@ _SPLIT: Final = "split"
 _KINDS_OF_SPLIT: Final = {"train": "TrainingSplit", "validation": "ValidationSplit", "test": "TestSplit"}
 _PASSPORTS: Final = "embedding_passports"
 _FEATURES: Final = {
-    "id": "COCO image id as text, or the name that was encoded",
-    "crc32": "CRC-32 of the image file in the archive, null for names",
+    "id": "COCO image id as text, path of the image below its tree, or the text that was encoded",
+    "crc32": "CRC-32 of the image file, null for texts",
     "vector": "the feature vector, not normalised",
 }
 _LEDGER: Final = {column.name: column.description for column in LEDGER}
@@ -87,27 +87,32 @@ def _describe_part(part: Part, root: Path) -> Iterator[Node]:
     match part:
         case FilePart():
             yield _describe_file(part, origin, *_measure(root, part.file))
-            if isinstance(part, TablePart):
-                yield _describe_rows(part.name, origin, root, part.file, part.columns)
-        case FeaturesPart():
+        case TablePart() | FeaturesPart():
             for file in part.files:
                 yield _describe_file(part, origin, *_measure(root, file))
             source: Node | None = None
             if len(part.files) > 1:
-                text = f"The shards of {part.name}. Their sha256 is in their FileObjects."
+                text = f"The partitions of {part.name}. Their sha256 is in their FileObjects."
                 pattern = f"{PurePosixPath(part.files[0]).parent}/*.parquet"
                 yield _describe_file_set(part, part.name, text, [pattern], ".parquet")
                 source = {"fileSet": {"@id": f"files/{part.name}"}}
-            encoders = "; or ".join(
-                f"{passport.get('model')}, weights sha256 {passport.get('weights_sha256')}, "
-                f"{passport.get('precision')} on {passport.get('device')}, preprocessing: "
-                f"{passport.get('preprocessing')}"
-                for passport in part.passports
-            )
-            text = f"{origin} Encoded with {encoders}. The whole passport is in the record set {_PASSPORTS}."
-            yield _describe_rows(part.name, text, root, part.files[0], _FEATURES, source)
+            if isinstance(part, TablePart):
+                yield _describe_rows(part.name, origin, root, part.files[0], part.columns, source)
+            else:
+                text = f"{origin} {_describe_encoders(part)}"
+                yield _describe_rows(part.name, text, root, part.files[0], _FEATURES, source)
         case TreePart():
             yield from _describe_trees(part, origin, root)
+
+
+def _describe_encoders(part: FeaturesPart) -> str:
+    encoders = "; or ".join(
+        f"{passport.get('model')}, weights sha256 {passport.get('weights_sha256')}, "
+        f"{passport.get('precision')} on {passport.get('device')}, preprocessing: "
+        f"{passport.get('preprocessing')}"
+        for passport in part.passports
+    )
+    return f"Encoded with {encoders}. The whole passport is in the record set {_PASSPORTS}."
 
 
 def _describe_trees(part: TreePart, origin: str, root: Path) -> Iterator[Node]:
@@ -235,7 +240,8 @@ def _describe_splits(release: Release) -> Iterator[Node]:
     found: set[str | None] = {name for part in release.trees for name in part.images[_SPLIT]}
     for part in release.parts:
         if isinstance(part, TablePart) and _SPLIT in part.columns:
-            found |= set(pl.read_parquet(release.root / part.file, columns=[_SPLIT], glob=False)[_SPLIT])
+            files = [release.root / file for file in part.files]
+            found |= {split for file in files for split in pl.read_parquet(file, columns=[_SPLIT], glob=False)[_SPLIT]}
     if splits := sorted(name for name in found if name is not None):
         yield _describe_records(
             _SPLITS,

@@ -41,15 +41,16 @@ class Part:
 
 @dataclass(frozen=True)
 class FilePart(Part):
-    """A file with its path. Croissant cannot read its format, e.g. `.npy`, unless it is a table."""
+    """A file with its path. Croissant cannot read its format, e.g. `.npy`."""
 
     file: str
 
 
 @dataclass(frozen=True)
-class TablePart(FilePart):
-    """A table in Parquet, with the description of each column by name."""
+class TablePart(Part):
+    """A table in Parquet, in one file or one per partition, with the description of each column by name."""
 
+    files: tuple[str, ...]
     columns: Mapping[str, str]
 
 

@@ -91,7 +91,7 @@ def make_release(data: Path, *, absent: tuple[str, ...] = (), synthetic: bool = 
     release = Release(
         data,
         (
-            TablePart(*names, "assets/pets/names.parquet", {"pet": "its name", "split": "its split"}),
+            TablePart(*names, ("assets/pets/names.parquet",), {"pet": "its name", "split": "its split"}),
             FeaturesPart(
                 "pets/features",
                 "Their vectors",

@@ -238,7 +238,7 @@ def test_an_empty_release_is_an_error(release):
 def test_a_column_without_a_croissant_type_is_named(release):
     file = "assets/pets/odd.parquet"
     pl.DataFrame({"odd": [{"a": 1}]}).write_parquet(release.root / file)
-    part = TablePart("pets/odd", "", (), file, {})
+    part = TablePart("pets/odd", "", (), (file,), {})
     with pytest.raises(SchemaError, match="The column pets/odd/odd is Struct"):
         build_croissant(dataclasses.replace(release, parts=(part,)))
 
