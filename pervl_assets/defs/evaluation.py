@@ -1,6 +1,6 @@
 """The scores: places and scores of all methods, by benchmark and split, and the results beside published numbers."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ from pervl_assets.evaluation.published import read_published
 from pervl_assets.evaluation.results import RESULTS, show_results, show_scores, tabulate_results
 from pervl_assets.io_managers.features import FeaturesIOManager
 from pervl_assets.io_managers.metadata import preview_table
-from pervl_assets.io_managers.tables import TableIOManager, declare_columns
+from pervl_assets.io_managers.tables import COLUMN_LINEAGE, TableIOManager, declare_columns
 
 RESULTS_NAME: Final = "results"
 
@@ -36,6 +36,14 @@ _ALL_RANKED: Final = "every_query_is_ranked"
 _KNOWN_SCORES: Final = "known_scores"
 _WHOLE: Final = "nothing_is_left_out"
 _SHOWN: Final = 100
+
+_OF_QUERIES: Final = ("protocol", "query_set", "query_id", "query", "concept")
+_COUNTED: Final = {
+    "target": ("queries.targets",),
+    "queries": ("queries.query_id",),
+    "concepts": ("queries.concept",),
+    "gallery": (f"{_IMAGES}.id",),
+}
 
 _ALL_RANKED_TEXT: Final = (
     "Every query has its right image in the gallery, and few-shot images or a token of its concept. A warning: queries "
@@ -57,6 +65,8 @@ class _Kind:
         inputs: Assets below the benchmark that they need, by the parameter of `rank`; features are of the encoder.
         rank: Ranks the gallery, from the inputs.
         score: Scores ranks, from the inputs.
+        seed: Column that a seed is from, `<asset>.<column>`.
+        measured: Columns that places, and so the scores, are computed from.
     """
 
     name: str
@@ -64,6 +74,15 @@ class _Kind:
     inputs: Mapping[str, str]
     rank: Callable[..., Ranked]
     score: Callable[[Mapping[str, Any], pl.DataFrame], pl.DataFrame]
+    seed: str
+    measured: tuple[str, ...]
+
+    def trace(self, column: str) -> tuple[str, ...]:
+        """Return the columns that a column of the ranks or scores is made from."""
+        if column in _OF_QUERIES:
+            return (f"queries.{column}",)
+        known = {**_COUNTED, "seed": (self.seed,), "method": (), "seeds": ()}
+        return known.get(column, self.measured)
 
 
 _KINDS: Final = (
@@ -73,6 +92,8 @@ _KINDS: Final = (
         {"queries": "queries", "draws": "few_shot_draws", "texts": "query_features", "images": _IMAGES},
         rank_baselines,
         lambda inputs, ranks: score_baselines(inputs["queries"], ranks, inputs["images"]),
+        "few_shot_draws.seed",
+        ("queries.targets", "few_shot_draws.image", "query_features.vector", f"{_IMAGES}.vector"),
     ),
 )
 _OF_AN_ENCODER: Final = ("query_features", _IMAGES)
@@ -97,6 +118,10 @@ def _build_scores(benchmark: str, tree: TreeAsset, kind: _Kind, encoder: str | N
     )
     known = kind.name == "baseline"
 
+    def find_column(source: str) -> dg.TableColumnDep:
+        asset, _, column = source.partition(".")
+        return dg.TableColumnDep(_locate_input(benchmark, asset, encoder), column)
+
     def declare(key: dg.AssetKey, schema: TableSchema, text: str) -> dg.AssetOut:
         return dg.AssetOut(
             key=key,
@@ -106,7 +131,7 @@ def _build_scores(benchmark: str, tree: TreeAsset, kind: _Kind, encoder: str | N
             kinds={"numpy", "parquet"},
             owners=OWNERS,
             code_version="1",
-            metadata=declare_columns(schema, f"{EVALUATION}/{benchmark}"),
+            metadata=_declare_columns(schema, {name: map(find_column, kind.trace(name)) for name in schema.names}),
         )
 
     @dg.multi_asset(
@@ -147,6 +172,12 @@ def _build_scores(benchmark: str, tree: TreeAsset, kind: _Kind, encoder: str | N
     return score_methods
 
 
+def _declare_columns(schema: TableSchema, made_from: Mapping[str, Iterable[dg.TableColumnDep]]) -> dict[str, Any]:
+    """Return the asset metadata that declares columns, with the columns of other assets that each is made from."""
+    lineage = {name: found for name, sources in made_from.items() if (found := [*sources])}
+    return {**declare_columns(schema), COLUMN_LINEAGE: dg.TableColumnLineage(lineage)}
+
+
 def _locate_input(benchmark: str, asset: str, encoder: str | None) -> dg.AssetKey:
     return name_key(f"{benchmark}/{asset}", encoder if asset in _OF_AN_ENCODER else None, EVALUATION)
 
@@ -185,6 +216,15 @@ def _describe_conditions(
     )
 
 
+def _trace_result(column: str, located: Mapping[tuple[str, str], dg.AssetKey]) -> Iterator[dg.TableColumnDep]:
+    """Return the columns that a column of the results is made from: of all benchmarks and kinds of methods."""
+    name = {"comparable": "id", "why": "id"}.get(column, "place" if column.startswith("difference") else column)
+    schemas = {"scores": SCORES.names, "ranks": ["place"], "features": ["id"]}
+    for (_, asset), key in located.items():
+        if name in schemas[asset.rpartition("_")[2]]:
+            yield dg.TableColumnDep(key, name)
+
+
 def _build_results(encoder: str | None) -> dg.AssetsDefinition:
     """Return the asset of the results of all benchmarks and splits that have scores."""
     key = name_key(RESULTS_NAME, encoder, EVALUATION)
@@ -207,7 +247,7 @@ def _build_results(encoder: str | None) -> dg.AssetsDefinition:
         kinds={"polars", "parquet"},
         owners=OWNERS,
         code_version="1",
-        metadata=declare_columns(RESULTS),
+        metadata=_declare_columns(RESULTS, {name: _trace_result(name, locate) for name in RESULTS.names}),
         check_specs=[
             dg.AssetCheckSpec(
                 _WHOLE, asset=key, description="All scores of every benchmark and split are materialized. A warning."
@@ -229,10 +269,10 @@ def _build_results(encoder: str | None) -> dg.AssetsDefinition:
             images = features.read_previous(locate[benchmark, _IMAGES], split)
             if images is not None and all(frames.values()):
                 conditions = _describe_conditions(workspace, benchmark, tree, split, images)
-                both = [pl.concat(frames[what]) for what in ("scores", "ranks")]
-                made.append(tabulate_results(*both, read_published(), conditions, images.passport.model))
+                scores, ranks = (pl.concat(frames[what]) for what in ("scores", "ranks"))
+                made.append(tabulate_results(scores, ranks, read_published(), conditions, images.passport.model))
         frame = pl.concat(made)
-        shown = {
+        shown: dict[str, Any] = {
             f"results_{split}": preview_table(show_results(part), rows=_SHOWN)
             for (split,), part in frame.group_by("split", maintain_order=True)
         }

@@ -39,6 +39,9 @@ JOB_RUN_TAG: Final = "pervl/job_run"
 
 _OP: Final = "materialize"
 
+_BASELINES: Final = '+key:"evaluation/*baseline_scores" or key:"evaluation/*results"'
+"""The results are made from the scores that there are."""
+
 
 def _override(name: str, unset: str | None = None) -> Any:
     """Return the field of the launchpad that overrides a setting for one run."""
@@ -84,14 +87,20 @@ class JobConfig(dg.Config):
 
 
 def build_jobs(resources: Iterable[str]) -> list[dg.JobDefinition]:
-    """Return a job for every benchmark, the training files, and everything. `resources` are all resource keys."""
+    """Return a job for every benchmark, the training files, the evaluation, and everything.
+
+    `resources` are all resource keys.
+    """
     training = "PALAVRA's training files, with all that they are made from: triplets, classes, CLIP features, matches."
+    scores = "Scores of the retrieval on every benchmark"
     selections = {
         **{
             f"prepare_{one.name}": (f"+group:{one.name}", f"{one.title} from its archive to the trees and views.")
             for one in find_benchmarks()
         },
         "prepare_inversion_training": ("+group:palavra", training),
+        "evaluate_baselines": (_BASELINES, f"{scores} of the methods that need no training, and the results."),
+        "evaluate": ("+group:evaluation", f"{scores} of all methods, with the training they need, and the results."),
         "everything": ("*", "Every asset of the graph, every partition."),
     }
     op = _build_op(frozenset(resources))

@@ -133,12 +133,13 @@ def _number(features: Features, name: str) -> pl.DataFrame:
 
 
 def _look_up(texts: Features, asked: pl.DataFrame) -> _Vectors:
-    return texts.vectors[asked["text_row"].to_numpy()]
+    rows: npt.NDArray[np.uint32] = asked["text_row"].to_numpy()
+    return texts.vectors[rows]
 
 
 def _normalise(vectors: _Vectors) -> _Vectors:
-    lengths: _Vectors = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)
 
 
 def _average_shots(draws: pl.DataFrame, images: Features) -> tuple[pl.DataFrame, _Vectors]:
