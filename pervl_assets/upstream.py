@@ -8,6 +8,8 @@ COMMIT: Final = "06ec7a6938cfab368310bc75cfb09b949b94ead5"
 
 PAPER: Final = "[Cohen et al., ECCV 2022](https://arxiv.org/abs/2204.01694)"
 PALAVRA: Final = "[PALAVRA](https://github.com/NVlabs/PALAVRA)"
+POLAR: Final = "[POLAR](https://github.com/adobe-research/polar-vl)"
+CONCON_CHI: Final = "[ConCon-Chi](https://github.com/hsp-iit/concon-chi_benchmark)"
 
 
 def cite_script(path: str, rules: str = "") -> str:

@@ -19,8 +19,7 @@ def find_benchmarks() -> tuple[Benchmark, ...]:
 def find_searched() -> list[tuple[Benchmark, Retrieval, TreeAsset]]:
     """Return every benchmark whose images are searched by captions, with how, and the tree of these images."""
     return [
-        (benchmark, benchmark.retrieval, tree)
+        (benchmark, benchmark.retrieval, {tree.name: tree for tree in benchmark.trees}[benchmark.retrieval.tree])
         for benchmark in find_benchmarks()
-        for tree in benchmark.trees
-        if benchmark.retrieval and benchmark.retrieval.tree == tree.name
+        if benchmark.retrieval
     ]

@@ -113,14 +113,18 @@ class Retrieval:
             that are searched in `eval/test/`. Concepts have the classes that its `name_classes` returns.
         placeholder: What stands for the concept in a caption: `*`, or a word.
         list_captions: Captions of a split (schema `QUERY_CAPTIONS`), from the tables of the tree (by name).
-        list_few_shot: Few-shot images of a split in the order of the annotations, as paths below the tree, from its
-            tables. For protocols that draw in this order; empty: as sorted by path.
+        list_few_shot: Few-shot images of a split in the order of the annotations, as paths below the tree, from the
+            tables `few_shot_tables`. For protocols that draw in this order; empty: as sorted by path.
+        few_shot_tables: Names of the tables that it needs.
+        sources: Columns of the tables that a column of the queries or draws is from, as `<table>.<column>`.
     """
 
     tree: str
     placeholder: str
     list_captions: Callable[[Mapping[str, pl.DataFrame], str], pl.DataFrame]
     list_few_shot: Callable[[Mapping[str, pl.DataFrame], str], Sequence[str]] = lambda tables, split: ()
+    few_shot_tables: tuple[str, ...] = ()
+    sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pervl_assets.trees.checks import check_roles_apart
 from pervl_assets.trees.contact_sheet import SheetRoles
 from pervl_assets.trees.plans import Output, Rendered, RenderTask, TreePlan
 from pervl_assets.trees.views import EVALUATION, FEW_SHOT, IMAGE_FOLDER_NOTE
-from pervl_assets.upstream import cite_script
+from pervl_assets.upstream import CONCON_CHI, POLAR, cite_script
 
 SPLITS: Final = ("validation", "test")
 _CAPTION_FILES: Final = {
@@ -331,14 +331,14 @@ BENCHMARK: Final = Benchmark(
             name="concon_chi_view",
             description="The `dataset_root` of ConCon-Chi: both splits, captions, and the order of the concepts. "
             f"{_LINKED}",
-            source_note="the folder that [ConCon-Chi](https://github.com/hsp-iit/concon-chi_benchmark) reads.",
+            source_note=f"the folder that {CONCON_CHI} reads.",
             folder=lambda _: "views/concon_chi",
             plan=lambda tables, _: plan_concon_chi(tables, _plan_sources(tables)),
         ),
         _describe_view(
             name="polar_view",
             description=f"The `--data_path` of POLAR: images of both splits and annotations. {_LINKED}",
-            source_note="the folder that [POLAR](https://github.com/adobe-research/polar-vl) reads.",
+            source_note=f"the folder that {POLAR} reads.",
             folder=lambda _: "views/polar",
             plan=lambda tables, _: plan_polar(tables, _plan_sources(tables)),
         ),
@@ -354,5 +354,18 @@ BENCHMARK: Final = Benchmark(
         ),
     ),
     paper="Cohen et al., 'This is my unicorn, Fluffy': Personalizing frozen vision-language representations, ECCV 2022",
-    retrieval=Retrieval("personalized", "person", list_captions, list_few_shot),
+    retrieval=Retrieval(
+        tree="personalized",
+        placeholder="person",
+        list_captions=list_captions,
+        list_few_shot=list_few_shot,
+        few_shot_tables=("few_shot_split",),
+        sources={
+            "concept": ("captions.pair_id", "few_shot_split.pair_id"),
+            "class_name": ("few_shot_split.class_name",),
+            "text": ("captions.caption", "few_shot_split.class_name"),
+            "targets": ("captions.image",),
+            "image": ("few_shot_split.image",),
+        },
+    ),
 )

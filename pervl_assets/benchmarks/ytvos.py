@@ -280,5 +280,15 @@ BENCHMARK: Final = Benchmark(
         ),
     ),
     paper="Cohen et al., 'This is my unicorn, Fluffy': Personalizing frozen vision-language representations, ECCV 2022",
-    retrieval=Retrieval("retrieval_set", "*", annotations.list_captions),
+    retrieval=Retrieval(
+        tree="retrieval_set",
+        placeholder="*",
+        list_captions=annotations.list_captions,
+        sources={
+            "concept": ("captions.concept",),
+            "class_name": ("concepts.class_name",),
+            "text": ("captions.caption", "concepts.class_name"),
+            "targets": ("captions.concept",),
+        },
+    ),
 )

@@ -1,7 +1,7 @@
 """What the evaluation asks, and from which images it learns: queries and few-shot draws of every searched benchmark."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import dagster as dg
@@ -50,6 +50,7 @@ class _Table:
         description: Meaning of a row.
         schema: Its columns.
         checks: Description by name.
+        list_tables: Names of the tables of the benchmark that it needs.
         make: Makes it for a split, from the inputs by name; the tree is `tree`.
     """
 
@@ -57,6 +58,7 @@ class _Table:
     description: str
     schema: TableSchema
     checks: Mapping[str, str]
+    list_tables: Callable[[Retrieval, TreeAsset], tuple[str, ...]]
     make: Callable[[Retrieval, TreeAsset, str, Mapping[str, Any]], _Made]
 
 
@@ -98,6 +100,7 @@ _TABLES: Final = (
             _TARGETS: "Every right image is in the tree. A warning: a query without its image has no score, so scores "
             "cannot be compared with published ones.",
         },
+        lambda retrieval, tree: tree.tables,
         _make_queries,
     ),
     _Table(
@@ -109,6 +112,7 @@ _TABLES: Final = (
             _SHOTS: "Every concept has as many different few-shot images as are drawn. A warning: 55 concepts of "
             "PerVL-YTVOS have only four of five. PALAVRA draws with replacement, and can draw five of four."
         },
+        lambda retrieval, tree: retrieval.few_shot_tables,
         _make_draws,
     ),
 )
@@ -121,6 +125,7 @@ def build_evaluation_tables() -> list[dg.AssetsDefinition]:
 
 def _build_table(benchmark: Benchmark, retrieval: Retrieval, tree: TreeAsset, table: _Table) -> dg.AssetsDefinition:
     key = dg.AssetKey([EVALUATION, benchmark.name, table.name])
+    tables = table.list_tables(retrieval, tree)
     made_with = repr((choose_protocols(retrieval.placeholder), DISTINCT))
 
     @dg.asset(
@@ -128,7 +133,7 @@ def _build_table(benchmark: Benchmark, retrieval: Retrieval, tree: TreeAsset, ta
         group_name=EVALUATION,
         ins={
             "tree": dg.AssetIn([benchmark.name, tree.name]),
-            **{name: dg.AssetIn([benchmark.name, name]) for name in tree.tables},
+            **{name: dg.AssetIn([benchmark.name, name]) for name in tables},
         },
         partitions_def=dg.StaticPartitionsDefinition(list(tree.splits)),
         io_manager_key=TableIOManager.key,
@@ -136,7 +141,7 @@ def _build_table(benchmark: Benchmark, retrieval: Retrieval, tree: TreeAsset, ta
         kinds={"polars", "parquet"},
         owners=OWNERS,
         code_version=f"1.{hash_bytes(made_with.encode())[:8]}",
-        metadata=declare_columns(table.schema),
+        metadata=declare_columns(_trace_columns(table.schema, retrieval, tables), benchmark.name),
         check_specs=[dg.AssetCheckSpec(name, asset=key, description=text) for name, text in table.checks.items()],
     )
     @record_step(uses=())
@@ -144,6 +149,15 @@ def _build_table(benchmark: Benchmark, retrieval: Retrieval, tree: TreeAsset, ta
         yield table.make(retrieval, tree, context.partition_key, inputs)
 
     return evaluation_table
+
+
+def _trace_columns(schema: TableSchema, retrieval: Retrieval, tables: Collection[str]) -> TableSchema:
+    """Return a schema whose columns name those of the benchmark's tables that they are from."""
+    sources = {
+        column.name: [one for one in retrieval.sources.get(column.name, ()) if one.partition(".")[0] in tables]
+        for column in schema
+    }
+    return TableSchema(tuple(replace(column, made_from=tuple(sources[column.name])) for column in schema))
 
 
 def _list_gallery(tree: FolderTree) -> set[str]:

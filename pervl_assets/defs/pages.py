@@ -8,12 +8,12 @@ import dagster as dg
 import polars as pl
 
 from pervl_assets.archives.official_files import load_manifest
-from pervl_assets.benchmarks import find_benchmarks
+from pervl_assets.benchmarks import find_benchmarks, find_searched
 from pervl_assets.benchmarks.benchmark import TableAsset, TreeAsset
 from pervl_assets.core.text import escape_markdown
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW, list_specs
 from pervl_assets.defs.resources import ANNOTATIONS
-from pervl_assets.defs.source_notes import SOURCE_NOTES
+from pervl_assets.defs.source_notes import EACH, SOURCE_NOTES
 from pervl_assets.io_managers import find_io_managers
 from pervl_assets.io_managers.metadata import preview_table
 from pervl_assets.io_managers.tables import COLUMN_LINEAGE, COLUMN_SCHEMA
@@ -87,7 +87,9 @@ def list_sources() -> dict[str, Source]:
 def list_source_notes() -> dict[dg.AssetKey, str]:
     """Return the source note of every asset that has one."""
     own = {key: asset.source_note for key, asset in _list_results().items() if asset.source_note}
-    return own | {dg.AssetKey.from_user_string(key): note for key, note in SOURCE_NOTES.items()}
+    searched = [benchmark.name for benchmark, _, _ in find_searched()]
+    others = {key.replace(EACH, name): note for key, note in SOURCE_NOTES.items() for name in searched}
+    return own | {dg.AssetKey.from_user_string(key): note for key, note in others.items()}
 
 
 def _list_results() -> dict[dg.AssetKey, TableAsset | TreeAsset]:

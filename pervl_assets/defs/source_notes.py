@@ -1,4 +1,4 @@
-"""Where the content of each asset is defined: assets of the inversion model, PALAVRA's files and the release.
+"""Where the content of each asset is defined: of the inversion model, PALAVRA's files, the evaluation and the release.
 
 They are shown on asset pages after *Source:*. They are not part of the descriptions, because those go into
 `croissant.json`, whose readers do not know upstream's scripts. Those of benchmarks are in `pervl_assets.benchmarks`.
@@ -7,12 +7,15 @@ They are shown on asset pages after *Source:*. They are not part of the descript
 from collections.abc import Mapping
 from typing import Final
 
-from pervl_assets.upstream import PALAVRA, cite_script
+from pervl_assets.upstream import CONCON_CHI, PALAVRA, POLAR, cite_script
 
 _TRIPLETS: Final = "inversion_training/parse_mscoco_txt.py"
 _IMAGES: Final = "inversion_training/get_visual_features.py"
 _NAMES: Final = "inversion_training/text_from_open_images.py"
 _ENCODED: Final = f"prompt, and `encode_text` without normalising, as in {cite_script(_NAMES, 'F3, F5')}."
+
+EACH: Final = "<benchmark>"
+"""In a key: every benchmark that is searched."""
 
 SOURCE_NOTES: Final[Mapping[str, str]] = {
     "inversion/coco_triplets": "a line is `img_id=<id> | <subject>, <relation>, <object> | <text> | <sentence>`, split "
@@ -35,6 +38,10 @@ SOURCE_NOTES: Final[Mapping[str, str]] = {
     "palavra/visual_features": f"as {PALAVRA} reads it: {cite_script(_IMAGES, 'E2, E3')}.",
     "palavra/openimages_names": f"as {PALAVRA} reads it: {cite_script(_NAMES, 'F1, F2, F6')}.",
     "palavra/openimages_map": f"as {PALAVRA} reads it: {cite_script(_NAMES, 'F3, F4, F6')}.",
+    f"evaluation/{EACH}/queries": f"as {PALAVRA}, {POLAR} and {CONCON_CHI} ask, with their quirks: "
+    "`docs/evaluation.md`.",
+    f"evaluation/{EACH}/few_shot_draws": f"as {PALAVRA} draws, by numpy's legacy generator, and {POLAR}, by Python's. "
+    "`distinct` is specific to this project.",
     "release/croissant": "[Croissant 1.1](https://docs.mlcommons.org/croissant/), validated with mlcroissant.",
 }
-"""By asset key."""
+"""By asset key, in which `EACH` may be the benchmark."""

@@ -6,6 +6,8 @@ from pervl_assets.evaluation.protocols import PROTOCOLS
 from pervl_assets.io_managers.base import locate_value
 from pervl_assets.testing.runs import explain, list_checks, run_selection
 
+TABLES = ("queries", "few_shot_draws")
+
 
 def read_table(data, *key: str) -> pl.DataFrame:
     return pl.read_parquet(locate_value(data, key[:-1], ".parquet", key[-1]))

@@ -16,8 +16,15 @@ from pervl_assets.testing.runs import make_settings
 from pervl_assets.upstream import COMMIT, REPOSITORY
 
 FEATURES = ("coco_image_features", "coco_class_text_features", "openimages_text_features")
-WITHOUT_A_SOURCE = {("inversion", name, "crc32") for name in FEATURES}
-"""The CRC is the archive's, which has no columns."""
+WITHOUT_A_SOURCE = {("inversion", name, "crc32") for name in FEATURES} | {
+    *(
+        ("evaluation", benchmark, "queries", name)
+        for benchmark in ("ytvos", "deep_fashion")
+        for name in ("query_id", "protocol", "query_set", "form", "query")
+    ),
+    *(("evaluation", "deep_fashion", "few_shot_draws", name) for name in ("scheme", "seed", "shot")),
+}
+"""The CRC is the archive's, which has no columns; protocols and draws are the project's own."""
 
 
 def find(nodes: dict, name: str):
@@ -109,6 +116,8 @@ def test_every_column_of_a_table_made_from_tables_has_its_lineage(nodes, schemas
         "coco_object_classes",
         "coco_object_sentences",
         "openimages_matches",
+        "queries",
+        "few_shot_draws",
         *FEATURES,
     }
     # Every parent with columns has a part in some column.
