@@ -7,14 +7,12 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pervl_assets.core.errors import PervlError
 from pervl_assets.core.files import explain_errors, write_bytes_atomically
@@ -23,6 +21,8 @@ from pervl_assets.settings import Settings, get_variable, load_env_file
 
 _NOT_IN_DEMO = ("annotations", "clip_model", "clip_pretrained")
 """Settings that fit other inputs than those of the demo data."""
+
+_FILE: Final = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 class _TerminalFormatter(logging.Formatter):
@@ -92,7 +92,8 @@ def demo() -> None:
     os.environ["PERVL_PROFILE"] = "demo"
     passed = _run_graph("*") and _run_verification()
     if passed:
-        from pervl_assets.cli.printing import make_console, print_paths
+        from pervl_assets.cli.console import make_console
+        from pervl_assets.cli.printing import print_paths
 
         print_paths(make_console(), Settings.from_env().data)
     sys.exit(0 if passed else 1)
@@ -111,7 +112,8 @@ def status(*, check: bool) -> None:
 
     Stale values are those that pervl materialize would make again. The Dagster UI shows the same checks and freshness.
     """
-    from pervl_assets.cli.printing import make_console, print_status
+    from pervl_assets.cli.console import make_console
+    from pervl_assets.cli.printing import print_status
     from pervl_assets.cli.runs import open_instance
     from pervl_assets.cli.status import explain_failed_runs, list_inputs, list_states, read_health
     from pervl_assets.definitions import defs
@@ -157,6 +159,45 @@ def report(encoder: str | None, out: Path | None) -> None:
 
 
 @main.command()
+@click.argument("queries", nargs=-1, required=True, type=_FILE)
+@click.option("--gallery", type=_FILE, help="Parquet file with the columns image and vector.")
+@click.option("--benchmark", metavar="NAME", help="Instead: the evaluation images of a benchmark, as materialized.")
+@click.option("--split", metavar="SPLIT", help="Split of the benchmark: validation or test.")
+@click.option("--encoder", help="Name of a further encoder, as in its keys: ViT-L-14-quickgelu_openai.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, with the place of every query.")
+def score(
+    queries: tuple[Path, ...],
+    gallery: Path | None,
+    benchmark: str | None,
+    split: str | None,
+    encoder: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Score embeddings: rank a gallery for each query by cosine similarity, and find its right image.
+
+    A Parquet file of QUERIES has the columns query (an id), target (name of the right image, or a list of names) and
+    vector; with a column concept, intervals are by concept. Several files are compared with the first, query by query.
+    """
+    from pervl_assets.cli.score import encode_scores, print_scores, read_benchmark
+    from pervl_assets.evaluation.score_files import read_gallery, read_queries, score_queries
+
+    others = [split, encoder] if benchmark is None else [gallery]
+    if any(others) or not (gallery or (benchmark and split)):
+        raise click.UsageError("Give either --gallery, or --benchmark and --split.")
+    files = [read_queries(file) for file in queries]  # the quick errors first
+    if gallery:
+        images = read_gallery(gallery)
+    else:
+        images = read_benchmark(Settings.from_env().data, str(benchmark), str(split), encoder)
+    scores = score_queries(files, images)
+    if as_json:
+        click.echo(encode_scores(images, scores))
+    else:
+        print_scores(images, scores)
+
+
+@main.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option("--port", default=3000, show_default=True, type=click.IntRange(0, 65535), help="0: any that is free.")
 @click.option("--allow-host", multiple=True, metavar="NAME", help="Further name of this server, e.g. of a proxy.")
@@ -166,7 +207,7 @@ def ui(host: str, port: int, allow_host: tuple[str, ...], *, read_only: bool) ->
 
     Requests that come from other web pages, and those for another host name, are refused. There is no log-in.
     """
-    from pervl_assets.cli.printing import make_console
+    from pervl_assets.cli.console import make_console
     from pervl_assets.cli.ui import serve
 
     serve(make_console(), Settings.from_env().data, host, port, allow_host, read_only=read_only)
@@ -174,7 +215,8 @@ def ui(host: str, port: int, allow_host: tuple[str, ...], *, read_only: bool) ->
 
 def _run_graph(selection: str, *, force: bool = False) -> bool:
     """Materialize what is not up to date in a selection; return whether all of it and every error check passed."""
-    from pervl_assets.cli.printing import make_console, print_outdated_inputs, print_reasons, print_run_result
+    from pervl_assets.cli.console import make_console, show_progress
+    from pervl_assets.cli.printing import print_outdated_inputs, print_reasons, print_run_result
     from pervl_assets.cli.runs import follow, open_instance
     from pervl_assets.dagster_private import ReconstructableRepository
     from pervl_assets.definitions import defs
@@ -191,7 +233,7 @@ def _run_graph(selection: str, *, force: bool = False) -> bool:
         print_outdated_inputs(console, launch.explain_inputs(selection, defs.resources or {}))
         if plan.skipped:
             print_reasons(console, plan.todo)
-        with _show_progress(console) as progress:
+        with show_progress(console) as progress:
             result = launch.execute(plan, lambda _, result: follow(instance, result.runs[-1], result.total, progress))
     print_run_result(console, result, time.monotonic() - start)
     return result.passed
@@ -199,7 +241,8 @@ def _run_graph(selection: str, *, force: bool = False) -> bool:
 
 def _run_verification() -> bool:
     """Verify all values, print and record the results; return whether all of them match their manifests."""
-    from pervl_assets.cli.printing import make_console, print_verification
+    from pervl_assets.cli.console import make_console
+    from pervl_assets.cli.printing import print_verification
     from pervl_assets.cli.runs import find_dagster_home, open_instance
     from pervl_assets.cli.verification import record_results, verify_values
     from pervl_assets.definitions import defs
@@ -215,22 +258,3 @@ def _run_verification() -> bool:
         except PervlError as error:
             _print_error("[yellow]warning[/] These results are not recorded for pervl materialize.", error)
     return passed
-
-
-@contextmanager
-def _show_progress(console: Console) -> Iterator[Progress]:
-    """Show a bar that counts assets; without a terminal, print one line per asset."""
-    bar = Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("[dim]{task.fields[news]}"),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    )
-    with bar:
-        bar.add_task("materializing", total=None, news="")
-        yield bar

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Final, get_args
 
 import rich.filesize
-from rich import box, markup
 from rich.console import Console
 from rich.table import Table
 
+from pervl_assets.cli.console import escape, make_table
 from pervl_assets.cli.status import AssetState, CheckStatus, Health, InputState
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.files import VerifyResult
-from pervl_assets.core.text import escape_terminal
 from pervl_assets.defs.run_results import Finding, Materialized, RunResult, name_partition
 from pervl_assets.defs.up_to_date import Value
 from pervl_assets.io_managers.metadata import QUARANTINED
@@ -31,13 +30,6 @@ _WORDS: Final = {
 _COLOURS: Final = {word: colour for colour, words in _WORDS.items() for word in words}
 _DIFFERENCES: Final = ("missing", "changed", "extra")
 _SHORT_ID: Final = 8
-_WIDTH_OF_A_FILE: Final = 140
-
-
-def make_console() -> Console:
-    """Return a console as wide as the terminal; where the output is not one, wide enough for every table."""
-    console = Console(emoji=False)  # a name such as :cat: is printed as it is
-    return console if console.is_terminal else Console(width=_WIDTH_OF_A_FILE, emoji=False)
 
 
 def print_reasons(console: Console, reasons: Mapping[Value, str]) -> None:
@@ -64,7 +56,7 @@ def print_run_result(console: Console, result: RunResult, seconds: float) -> Non
             f"[bold green]{result.skipped} up to date, nothing to do[/]  [dim]({seconds:,.1f} s)[/]", highlight=False
         )
         return
-    table = _make_table("asset", ">files or rows", ">seconds", ">bytes", ">quarantined")
+    table = make_table("asset", ">files or rows", ">seconds", ">bytes", ">quarantined")
     for made in result.made:
         table.add_row(
             escape(made.name),
@@ -112,7 +104,7 @@ def print_verification(console: Console, results: Mapping[str, VerifyResult], da
         for name, value in found.items()
         if not value.unchanged
     }
-    table = _make_table("asset", ">files", ">bytes", "result")
+    table = make_table("asset", ">files", ">bytes", "result")
     for name, value in results.items():
         size = (f"{value.files:,}", _format_bytes(value.bytes)) if value.files else ("", "")
         counts = ", ".join(f"{len(names):,} {what}" for what, names in differing.get(name, {}).items())
@@ -137,11 +129,6 @@ def print_verification(console: Console, results: Mapping[str, VerifyResult], da
     return bool(found) and not differing
 
 
-def escape(text: str) -> str:
-    """Return untrusted text for a terminal, without control characters and without markup of rich."""
-    return markup.escape(escape_terminal(text))
-
-
 def print_status(
     console: Console,
     settings: Settings,
@@ -155,7 +142,7 @@ def print_status(
     The health of an asset is in the row of its first partition. `failures` are why the last runs failed, by run id.
     """
     console.print(f"profile [bold]{settings.profile}[/], data in [bold]{escape(str(settings.data))}[/]", soft_wrap=True)
-    table = _make_table("input", "state", "path below the data folder")
+    table = make_table("input", "state", "path below the data folder")
     for one in inputs:
         table.add_row(one.name, "[green]found[/]" if one.found else "[yellow]not found[/]", escape(one.path))
     console.print(table)
@@ -182,7 +169,7 @@ def print_status(
 
 
 def _tabulate_states(states: Iterable[AssetState], healths: Iterable[Health]) -> Table:
-    table = _make_table("asset", "state", "materialized", ">files or rows", ">bytes", "checks", "freshness")
+    table = make_table("asset", "state", "materialized", ">files or rows", ">bytes", "checks", "freshness")
     table.columns[0].no_wrap = True
     unprinted = {health.asset: health for health in healths}
     for state in states:
@@ -227,14 +214,6 @@ def print_paths(console: Console, data: Path) -> None:
 def _format_bytes(count: float | None) -> str:
     """Return a number of bytes: 1.7 GB; nothing where it is not known."""
     return "" if count is None else rich.filesize.decimal(int(count))
-
-
-def _make_table(*columns: str) -> Table:
-    """Return an empty table; a column whose name begins with > holds numbers."""
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
-    return table
 
 
 def _count(count: int | None) -> str:

@@ -16,7 +16,7 @@ from dagster import DagsterError, DagsterEvent, DagsterEventType, DagsterInstanc
 from rich.progress import Progress
 from yaml import YAMLError
 
-from pervl_assets.cli.printing import escape
+from pervl_assets.cli.console import escape
 from pervl_assets.core.errors import PervlError, WriteError, list_some
 from pervl_assets.defs.pools import WAITING
 from pervl_assets.defs.run_results import read_materialization
