@@ -336,8 +336,9 @@ class ClipEncoder:
         return getattr(self._model, "text", self._model)
 
     def tokenize(self, texts: list[str]) -> npt.NDArray[np.int64]:
-        """Return the token numbers of texts: int64 (M, context length)."""
-        return self._tokenizer(texts).numpy()
+        """Return the token numbers of texts: int64 (M, context length). Equal texts are tokenized once."""
+        rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        return self._tokenizer([*rows]).numpy()[[rows[text] for text in texts]]
 
     def forward_texts(self, numbers: npt.NDArray[np.int64]) -> "torch.Tensor":
         """Encode tokenized texts in one forward pass, in the model's precision; gradients are kept where they are on.

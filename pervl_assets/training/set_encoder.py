@@ -36,13 +36,16 @@ CURVES: Final = TableSchema(
     )
 )
 
+ALIGNMENT: Final = ("layers.0.weight", "layers.0.bias")
+"""The parameters of A; all others are those of f_theta."""
+
 _LAYERS: Final = ("phi.0", "phi.2", "phi.4")
 _HEADER: Final = "pervl_set_encoder"
 _REPAIR: Final = "Delete the file and materialize its asset again."
 
 
 def list_shapes(dimension: int, width: int, hidden: int) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of all parameters by name: those of f_theta, then those of A (`layers`).
+    """Return the shapes of all parameters by name: those of f_theta, then those of A (`ALIGNMENT`).
 
     Args:
         dimension: Length D of CLIP's feature vectors.
@@ -56,7 +59,7 @@ def list_shapes(dimension: int, width: int, hidden: int) -> dict[str, tuple[int,
         shapes |= {f"{layer}.Lambda.weight": (hidden, size)}
     shapes |= {"ro.1.weight": (hidden, hidden), "ro.1.bias": (hidden,)}
     shapes |= {"ro.4.weight": (width, hidden), "ro.4.bias": (width,)}
-    return {**shapes, "layers.0.weight": (dimension, dimension), "layers.0.bias": (dimension,)}
+    return shapes | dict(zip(ALIGNMENT, ((dimension, dimension), (dimension,)), strict=True))
 
 
 def run_set_encoder(
@@ -87,7 +90,7 @@ def run_alignment(weights: "Mapping[str, torch.Tensor]", vectors: "torch.Tensor"
     """Map text features (…, D) towards image features, by A: a linear layer beside the identity."""
     from torch.nn.functional import linear
 
-    return vectors + linear(vectors, weights["layers.0.weight"], weights["layers.0.bias"])
+    return vectors + linear(vectors, *(weights[name] for name in ALIGNMENT))
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ class TrainingPassport:
 
     Attributes:
         mode: Name of the training mode.
+        code: Version of the training's code.
         seed: Number of the repetition, from 1.
         epochs: Number of epochs.
         hidden: Units of the hidden layers.
@@ -105,6 +109,7 @@ class TrainingPassport:
     """
 
     mode: str
+    code: str
     seed: int
     epochs: int
     hidden: int
@@ -177,8 +182,8 @@ def predict_tokens(trained: TrainedSetEncoder, sets: npt.NDArray[np.float32]) ->
     from torch.nn.functional import normalize
 
     with torch.inference_mode():
-        vectors = normalize(torch.from_numpy(np.ascontiguousarray(sets)), dim=-1)
-        tokens: npt.NDArray[np.float32] = run_set_encoder(_load_weights(trained), vectors).numpy()
+        unit = normalize(torch.tensor(sets), dim=-1)
+        tokens: npt.NDArray[np.float32] = run_set_encoder(_load_weights(trained), unit).numpy()
     return tokens
 
 
@@ -187,16 +192,14 @@ def align(trained: TrainedSetEncoder, vectors: npt.NDArray[np.float32]) -> npt.N
     import torch
 
     with torch.inference_mode():
-        aligned: npt.NDArray[np.float32] = run_alignment(
-            _load_weights(trained), torch.from_numpy(np.ascontiguousarray(vectors))
-        ).numpy()
+        aligned: npt.NDArray[np.float32] = run_alignment(_load_weights(trained), torch.tensor(vectors)).numpy()
     return aligned
 
 
 def _load_weights(trained: TrainedSetEncoder) -> "dict[str, torch.Tensor]":
     import torch
 
-    return {name: torch.from_numpy(array) for name, array in trained.weights.items()}
+    return {name: torch.tensor(array) for name, array in trained.weights.items()}
 
 
 def write_set_encoder(trained: TrainedSetEncoder, path: Path) -> None:
