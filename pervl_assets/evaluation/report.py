@@ -41,8 +41,10 @@ body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 72rem; font: 1rem/1
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .5rem }
 h2 { font-size: 1.3rem; margin: 2.5rem 0 .5rem; padding-top: 1rem; border-top: 1px solid var(--line) }
 h3 { font-size: 1.05rem; margin: 1.8rem 0 .3rem }
-p { margin: .3rem 0; max-width: 46rem }
+p { margin: .3rem 0; max-width: 60rem }
 .dim, figcaption, dt { color: var(--dim) }
+nav { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem }
+a { color: inherit }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; margin: .8rem 0; font-size: .9rem }
 dd { margin: 0; overflow-wrap: anywhere }
 .wide { overflow-x: auto }
@@ -110,17 +112,16 @@ def build_report(
     _add(body, "h1", "PerVL: retrieval evaluation")
     _add(body, "p", "A query asks for an image of a personal object among all evaluation images of its split.", "dim")
     _add_facts(body, facts)
-    titles = {(one.benchmark, one.split): one for one in shown}
+    contents, titles = SubElement(body, "nav"), {(one.benchmark, one.split): one for one in shown}
     for (benchmark, split), scores in results.group_by("benchmark", "split", maintain_order=True):
         one = titles.get((str(benchmark), str(split)))
-        section = SubElement(body, "section")
-        _add(section, "h2", f"{one.title if one else benchmark}, {split}")
+        section = _add_section(body, contents, f"{one.title if one else benchmark}, {split}")
         for (protocol, query_set), rows in scores.group_by("protocol", "query_set", maintain_order=True):
             _add_scores(section, str(protocol), str(query_set), rows)
         if one:
             _add_examples(section, one)
     if curves:
-        _add_curves(body, curves)
+        _add_curves(_add_section(body, contents, "Losses"), curves)
     html: bytes = tostring(page, encoding="utf-8", method="html")
     return b"<!DOCTYPE html>\n" + html
 
@@ -134,6 +135,15 @@ def _fill_head(head: Element) -> None:
     SubElement(head, "meta", {"name": "referrer", "content": "no-referrer"})
     SubElement(head, "title").text = "PerVL: retrieval evaluation"
     SubElement(head, "style").text = _STYLE
+
+
+def _add_section(body: Element, contents: Element, title: str) -> Element:
+    """Add a section, and a link to it in the contents."""
+    name = f"part-{len(contents) + 1}"
+    section = SubElement(body, "section", {"id": name})
+    _add(contents, "a", title).set("href", f"#{name}")
+    _add(section, "h2", title)
+    return section
 
 
 def _add_facts(parent: Element, facts: Mapping[str, str]) -> None:
@@ -224,9 +234,7 @@ def _add_example(parent: Element, tree: FolderTree, example: Example, gallery: i
 
 
 def _add_curves(parent: Element, curves: Mapping[str, pl.DataFrame]) -> None:
-    section = SubElement(parent, "section")
-    _add(section, "h2", "Losses")
-    figures = SubElement(section, "div", {"class": "curves"})
+    figures = SubElement(parent, "div", {"class": "curves"})
     for heading, frame in curves.items():
         figure = SubElement(figures, "figure")
         step, *names = frame.columns
