@@ -90,8 +90,7 @@ def test_tables_agree_with_the_definitions(page, graph):
 
 def test_every_asset_is_on_the_page_of_its_group(graph):
     documented = {
-        path.stem: {name for kind, name in write_tables.list_parts(path.read_text()) if kind == "asset"}
-        for path in write_tables.PAGES.glob("*.md")
+        path.stem: set(write_tables.list_assets(path.read_text())) for path in write_tables.PAGES.glob("*.md")
     }
     documented.pop("README")
     undocumented = [b for b in find_benchmarks() if b.name not in documented]  # the page of a benchmark is optional

@@ -9,12 +9,9 @@ from typing import Any, Final
 import polars as pl
 
 from pervl_assets.benchmarks.benchmark import GALLERY_FOLDER
+from pervl_assets.evaluation.methods import METHODS, TEXT_ONLY
 from pervl_assets.evaluation.protocols import PALAVRA
 
-_METHODS: Final = ("PALAVRA", "Only tuning", "Without tuning", "AvgIm+Text", "AvgIm", "Text only")
-"""Examples are of the first of these that has ranks."""
-
-_BASELINE: Final = "Text only"
 _QUERY_SET: Final = "rich"
 
 
@@ -88,12 +85,12 @@ def choose_examples(ranks: pl.DataFrame, queries: pl.DataFrame, draws: pl.DataFr
         Examples of the most complete method, at its first seed; None if no query is ranked.
     """
     chosen = ranks.filter(protocol=PALAVRA.name, query_set=_QUERY_SET)
-    method = next((name for name in _METHODS if name in chosen["method"]), None)
+    method = next((name for name in reversed(METHODS) if name in chosen["method"]), None)
     if method is None:
         return None
     rows = chosen.filter(method=method)
     seed = rows.select(pl.col("seed").min()).item()
-    places = chosen.filter(method=_BASELINE).unique("query").select("query", baseline="place")
+    places = chosen.filter(method=TEXT_ONLY).unique("query").select("query", baseline="place")
     rows = (
         rows.filter(pl.col("seed").eq_missing(pl.lit(seed)))
         .join(queries.select("query_id", "text"), "query_id", how="left")

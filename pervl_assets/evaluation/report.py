@@ -29,7 +29,7 @@ _BAR: Final = 130
 
 _METRICS: Final = ("recall_1", "recall_5", "recall_10", "mean_average_precision", "mrr_by_concept")
 _COLUMNS: Final = (
-    *("method", "MRR", "95 %", "0 to 100", "published", "over text only", "95 %"),
+    *("method", "MRR", "95 %", "0 to 100 %", "published", "over text only", "95 %"),
     *("R@1", "R@5", "R@10", "mAP", "by concept"),
 )
 
@@ -37,12 +37,14 @@ _STYLE: Final = """
 :root { color-scheme: light dark; --line: #8884; --dim: #666a73; --card: #8881; --bar: #3b82f6 }
 @media (prefers-color-scheme: dark) { :root { --dim: #a2a2ac } }
 * { box-sizing: border-box }
-body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 72rem; font: 16px/1.5 system-ui, sans-serif }
+body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 72rem; font: 1rem/1.5 system-ui, sans-serif }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .5rem }
 h2 { font-size: 1.3rem; margin: 2.5rem 0 .5rem; padding-top: 1rem; border-top: 1px solid var(--line) }
 h3 { font-size: 1.05rem; margin: 1.8rem 0 .3rem }
-p { margin: .3rem 0; max-width: 46rem }
+p { margin: .3rem 0; max-width: 60rem }
 .dim, figcaption, dt { color: var(--dim) }
+nav { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem }
+a { color: inherit }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; margin: .8rem 0; font-size: .9rem }
 dd { margin: 0; overflow-wrap: anywhere }
 .wide { overflow-x: auto }
@@ -51,7 +53,7 @@ th, td { padding: .3rem .5rem; border-bottom: 1px solid var(--line); text-align:
 th { font-weight: 600; vertical-align: bottom }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: Canvas; padding-left: 0 }
 .note { font-size: .9rem; max-width: none }
-td svg { display: block; color: var(--dim) }
+td svg { display: block; width: 7.5rem; height: auto; color: var(--dim) }
 .bar { fill: var(--bar); stroke: none }
 .query { background: var(--card); border-radius: .5rem; padding: .8rem; margin: .8rem 0; break-inside: avoid }
 .query p { margin: 0; max-width: none }
@@ -60,13 +62,14 @@ td svg { display: block; color: var(--dim) }
 figure { margin: 0; width: 8rem; font-size: .8rem }
 figure.answer { width: 11rem }
 figcaption { margin-top: .2rem; overflow-wrap: anywhere }
-img, .nothing { display: block; width: 100%; border-radius: .3rem }
+img, .nothing { display: block; width: 100%; height: auto; border-radius: .3rem }
 .nothing { border: 1px dashed var(--line); padding: 2rem .5rem; color: var(--dim) }
 .curves { display: flex; flex-wrap: wrap; gap: 1rem }
 .curves figure { width: 30rem; max-width: 100%; break-inside: avoid }
 .curves svg { max-width: 100%; height: auto }
-@media print { body { max-width: none; padding: 0; font-size: 11px } .wide { overflow: visible } }
-@media (max-width: 40rem) { body { font-size: 15px } figure { width: 6.5rem } figure.answer { width: 46% } }
+@page { margin: 12mm }
+@media print { html { font-size: 10px } body { max-width: none; padding: 0 } .wide { overflow: visible } }
+@media screen and (max-width: 40rem) { figure { width: 6.5rem } figure.answer { width: 46% } }
 """
 
 
@@ -107,19 +110,18 @@ def build_report(
     head, body = SubElement(page, "head"), SubElement(page, "body")
     _fill_head(head)
     _add(body, "h1", "PerVL: retrieval evaluation")
-    _add(body, "p", "A query asks for one image of a personal object among all evaluation images of the split. ", "dim")
+    _add(body, "p", "A query asks for an image of a personal object among all evaluation images of its split.", "dim")
     _add_facts(body, facts)
-    titles = {(one.benchmark, one.split): one for one in shown}
+    contents, titles = SubElement(body, "nav"), {(one.benchmark, one.split): one for one in shown}
     for (benchmark, split), scores in results.group_by("benchmark", "split", maintain_order=True):
         one = titles.get((str(benchmark), str(split)))
-        section = SubElement(body, "section")
-        _add(section, "h2", f"{one.title if one else benchmark}, {split}")
+        section = _add_section(body, contents, f"{one.title if one else benchmark}, {split}")
         for (protocol, query_set), rows in scores.group_by("protocol", "query_set", maintain_order=True):
             _add_scores(section, str(protocol), str(query_set), rows)
         if one:
             _add_examples(section, one)
     if curves:
-        _add_curves(body, curves)
+        _add_curves(_add_section(body, contents, "Losses"), curves)
     html: bytes = tostring(page, encoding="utf-8", method="html")
     return b"<!DOCTYPE html>\n" + html
 
@@ -135,6 +137,15 @@ def _fill_head(head: Element) -> None:
     SubElement(head, "style").text = _STYLE
 
 
+def _add_section(body: Element, contents: Element, title: str) -> Element:
+    """Add a section, and a link to it in the contents."""
+    name = f"part-{len(contents) + 1}"
+    section = SubElement(body, "section", {"id": name})
+    _add(contents, "a", title).set("href", f"#{name}")
+    _add(section, "h2", title)
+    return section
+
+
 def _add_facts(parent: Element, facts: Mapping[str, str]) -> None:
     entries = SubElement(parent, "dl")
     for name, value in facts.items():
@@ -147,9 +158,7 @@ def _add_scores(parent: Element, protocol: str, query_set: str, rows: pl.DataFra
     first = rows.row(0, named=True)
     _add(parent, "h3", f"Protocol {protocol}: {query_set.replace('_', ' ')} queries")
     counts = f"{first['queries']:,} queries of {first['concepts']:,} concepts among {first['gallery']:,} images."
-    _add(
-        parent, "p", f"{counts} In percent, with the standard error over seeds, and 95 % intervals over queries.", "dim"
-    )
+    _add(parent, "p", f"{counts} In percent, ± the standard error over seeds; intervals are over concepts.", "dim")
     table = SubElement(SubElement(parent, "div", {"class": "wide"}), "table")
     header = SubElement(SubElement(table, "thead"), "tr")
     for name in _COLUMNS:
@@ -225,9 +234,7 @@ def _add_example(parent: Element, tree: FolderTree, example: Example, gallery: i
 
 
 def _add_curves(parent: Element, curves: Mapping[str, pl.DataFrame]) -> None:
-    section = SubElement(parent, "section")
-    _add(section, "h2", "Losses")
-    figures = SubElement(section, "div", {"class": "curves"})
+    figures = SubElement(parent, "div", {"class": "curves"})
     for heading, frame in curves.items():
         figure = SubElement(figures, "figure")
         step, *names = frame.columns

@@ -27,6 +27,10 @@ _PART: Final = re.compile(r"(<!-- from the definitions: (\w+) (\S+) -->\n).*?(<!
 _LINK: Final = re.compile(r"\]\(/assets/(\w+)/(\w+)\)")
 """A link to an asset's page in the UI. In the docs it becomes a link to the asset's heading."""
 
+_EACH: Final = "<benchmark>"
+_BENCHMARK: Final = re.compile(rf"\b(evaluation|training)/(?:{'|'.join(one.name for one in find_benchmarks())})/")
+"""A benchmark in the key of an asset that every benchmark has."""
+
 _LISTED: Final = 4
 """Maximum number of partitions or inputs that are listed. Of more partitions only the first and the last are shown."""
 
@@ -43,9 +47,9 @@ def fill_page(text: str, graph: Any) -> str:
         KeyError: A marker names no asset.
         AttributeError: A marker names no schema.
     """
-    documented = {dg.AssetKey(name.split("/")) for kind, name in list_parts(text) if kind == "asset"}
+    documented = {dg.AssetKey(name.split("/")) for name in list_assets(text)}
     writers: dict[str, Callable[[str], Iterable[str]]] = {
-        "asset": lambda key: describe_asset(graph, dg.AssetKey(key.split("/"))),
+        "asset": lambda name: describe_assets(graph, name),
         "checks": lambda _: describe_checks(graph, documented),
         "columns": lambda reference: describe_columns(_import_schema(reference)),
         "settings": lambda _: describe_settings(),
@@ -62,6 +66,23 @@ def fill_page(text: str, graph: Any) -> str:
 def list_parts(text: str) -> list[tuple[str, str]]:
     """Return the markers of a page as (kind, name), e.g. `("asset", "ytvos/concepts")`."""
     return [(part[2], part[3]) for part in _PART.finditer(text)]
+
+
+def list_assets(text: str) -> list[str]:
+    """Return the names of the assets of a page. That of `evaluation/<benchmark>/queries` is that of several."""
+    return [one for kind, name in list_parts(text) if kind == "asset" for one in _expand(name)]
+
+
+def _expand(name: str) -> list[str]:
+    evaluated = [benchmark.name for benchmark in find_benchmarks() if benchmark.retrieval]
+    return [name.replace(_EACH, one) for one in evaluated] if _EACH in name else [name]
+
+
+def describe_assets(graph: Any, name: str) -> Iterable[str]:
+    """Describe an asset, or one of every benchmark: lines in which these differ are there for each."""
+    described = [list(describe_asset(graph, dg.AssetKey(one.split("/")))) for one in _expand(name)]
+    for lines in zip(*described, strict=True):
+        yield from dict.fromkeys(_BENCHMARK.sub(rf"\1/{_EACH}/", line) if _EACH in name else line for line in lines)
 
 
 def describe_asset(graph: Any, key: dg.AssetKey) -> Iterable[str]:
@@ -102,7 +123,10 @@ def describe_checks(graph: Any, keys: Collection[dg.AssetKey]) -> Iterable[str]:
         if check.asset_key in keys and check.name != SUMS_HOLD:
             description = graph.get_check_spec(check).description or ""
             described.setdefault((_name_check(graph, check), description), []).append(check.asset_key.path[-1])
-    rows = [[name, description, ", ".join(map(_code, of))] for (name, description), of in sorted(described.items())]
+    rows = [
+        [name, description, ", ".join(map(_code, dict.fromkeys(of)))]
+        for (name, description), of in sorted(described.items())
+    ]
     return make_table(["check", "description", "assets"], rows)
 
 
