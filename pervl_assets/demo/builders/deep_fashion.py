@@ -24,7 +24,10 @@ DEMO_PASSWORD: Final = "fluffy-the-unicorn"  # noqa: S105 - the public password 
 """Password of the synthetic DeepFashion2 archive."""
 
 _SPLITS: Final = ("validation", "test")
-_PAIRS: Final = 6
+_CATEGORIES: Final = 2  # of garments in a split
+_RIVALS: Final = 5  # pairs of a category and split: they differ in colour and marking
+_PAIRS: Final = _CATEGORIES * _RIVALS
+_LEFT_OVER: Final = 3  # pairs without annotations
 _COLOURS: Final = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "black", "white")
 _MARKINGS: Final[tuple[Marking, ...]] = ("plain", "striped", "spotted")
 _SIZES: Final = ((225, 300), (234, 312), (240, 320), (300, 300))
@@ -76,15 +79,16 @@ def _compose(random: Random, place: str, category: str, colour: str, marking: Ma
 
 
 def _caption(random: Random, scene: Scene) -> tuple[str, str]:
-    """Write a short and a detailed caption that are true of a picture. Neither names the garment."""
+    """Write two captions that are true of a picture: the short one says where, the detailed one beside what, too.
+
+    Neither names the garment.
+    """
     companion, person = scene.figures
-    thing, named = add_article(describe(companion)), add_article(companion.thing)
+    thing = add_article(describe(companion))
     side, other = ("left", "right") if person.x < companion.x else ("right", "left")
     where, detail = PLACES[scene.place].phrase, _DETAILS[scene.place]
     verb = choose_verb(companion, scene.place)
-    short = random.choice(
-        [f"a person stands next to {named}.", f"the person stands {where}.", f"{thing} {verb} beside a person."]
-    )
+    short = random.choice([f"the person stands {where}.", f"{where}, the person stands.", f"the person is {where}."])
     detailed = random.choice(
         [
             f"a person stands to the {side} of {thing}, {detail}.",
@@ -99,22 +103,28 @@ def _caption(random: Random, scene: Scene) -> tuple[str, str]:
 def plan_pictures(seed: int) -> tuple[Picture, ...]:
     """Plan every picture, sorted by number.
 
-    There are six pairs per split, each with five to eight few-shot and two to four evaluation pictures, and three pairs
-    without annotations.
+    There are ten pairs per split: garments of two categories that differ in colour and marking. Each is worn in five
+    or six few-shot pictures, in every place, and in three evaluation pictures. The latter are in the same places for
+    all pairs of a category, so that a caption without its concept fits several of them. Three more pairs have no
+    annotations.
     """
     random = Random(f"{seed}/deep_fashion")
-    pairs = sorted(random.sample(range(300, 14000), 2 * _PAIRS + 3))
+    pairs = sorted(random.sample(range(300, 14000), 2 * _PAIRS + _LEFT_OVER))
     random.shuffle(pairs)
+    garments = [
+        (category, colour, random.choice(_MARKINGS), places)
+        for category in random.sample(GARMENTS, 2 * _CATEGORIES + 1)
+        for places in [random.sample(list(_COMPANIONS), 3)]
+        for colour in random.sample(_COLOURS, _RIVALS)
+    ]
     pictures: list[Picture] = []
-    garments = random.sample([(g, c, m) for g in GARMENTS for c in _COLOURS for m in _MARKINGS], len(pairs))
-    for index, (pair, (category, colour, marking)) in enumerate(zip(pairs, garments, strict=True)):
+    for index, (pair, (category, colour, marking, places)) in enumerate(zip(pairs, garments, strict=False)):
         split = _SPLITS[index // _PAIRS] if index < 2 * _PAIRS else ""
-        few_shot, evaluation = random.randint(5, 8), random.randint(2, 4)
-        roles = ["few_shot"] * few_shot + ["evaluation"] * evaluation
-        random.shuffle(roles)
-        places = [place for _ in range(3) for place in random.sample(list(_COMPANIONS), len(_COMPANIONS))]
-        numbers = sorted(random.sample(range(13 * pair, 13 * pair + 13), len(roles)))
-        for number, role, place in zip(numbers, roles, places, strict=False):
+        few_shot = random.sample(list(_COMPANIONS), 5) + random.sample(list(_COMPANIONS), random.randint(0, 1))
+        shown = [("few_shot", place) for place in few_shot] + [("evaluation", place) for place in places]
+        random.shuffle(shown)
+        numbers = sorted(random.sample(range(13 * pair, 13 * pair + 13), len(shown)))
+        for number, (role, place) in zip(numbers, shown, strict=True):
             scene = _compose(random, place, category, colour, marking)
             short, detailed = _caption(random, scene)
             pictures.append(Picture(number, pair, split, role, category, scene, short, detailed))

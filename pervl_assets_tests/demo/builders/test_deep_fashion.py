@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import zipfile
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from PIL import Image
 from pervl_assets.demo import DEMO_PASSWORD
 from pervl_assets.demo.builders.deep_fashion import plan_pictures
 from pervl_assets.demo.creatures import GARMENTS
+from pervl_assets.demo.drawing import COLOURS
+from pervl_assets.demo.places import PLACES
 from pervl_assets.demo.scenes import render
 
 CAPTION_FILES = (
@@ -49,16 +52,16 @@ def test_every_file_of_the_archive_is_encrypted_and_whole(archive):
     assert {name.rsplit("/", 1)[0] for name in archive.namelist()} == {"train", "train/image", "train/annos"}
 
 
-def test_six_pairs_per_split_with_separate_images(drawn, archive):
+def test_ten_pairs_per_split_with_separate_images(drawn, archive):
     seen = []
     for split in ("validation", "test"):
         pairs = read_split(drawn, split)
-        assert len(pairs) == 6
+        assert len(pairs) == 10
         assert list(pairs) == sorted(pairs)
         evaluated = read_rows(drawn, f"{split}_captions.csv")
         assert {row["pair_id"] for row in evaluated} == set(pairs)
         few_shot = [f"train/image/{image}" for images in pairs.values() for image in images]
-        assert all(5 <= len(images) <= 8 for images in pairs.values())
+        assert all(5 <= len(images) <= 6 for images in pairs.values())
         seen += few_shot + [row["image_name"] for row in evaluated]
     assert len(seen) == len(set(seen))
     assert set(seen) < set(archive.namelist())
@@ -112,3 +115,14 @@ def test_a_pair_wears_one_garment_in_different_places():
         outfits = [picture.scene.figures[1].look.outfit for picture in mine]
         assert len({(outfit.category, outfit.colour, outfit.marking) for outfit in outfits}) == 1
         assert len({picture.scene.place for picture in mine}) == 5
+
+
+def test_a_short_caption_without_its_concept_fits_several_pairs():
+    """Else retrieval by text alone would find the picture, and a learned concept could not be better."""
+    evaluated = [picture for picture in plan_pictures(0) if picture.role == "evaluation" and picture.split]
+    rivals = Counter((picture.split, picture.category, picture.scene.place) for picture in evaluated)
+    assert set(rivals.values()) == {5}
+    colours = {(p.split, p.category, p.scene.place, p.scene.figures[1].look.colour) for p in evaluated}
+    assert len(colours) == len(evaluated)
+    assert all(PLACES[picture.scene.place].phrase in picture.short for picture in evaluated)
+    assert not any(colour in picture.short for picture in evaluated for colour in COLOURS)
