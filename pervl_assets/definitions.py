@@ -23,6 +23,7 @@ from pervl_assets.defs.pools import in_process_executor
 from pervl_assets.defs.raw import list_specs, pervl_annotations
 from pervl_assets.defs.release import build_release_asset, valid_croissant
 from pervl_assets.defs.resources import Clip, Workspace
+from pervl_assets.defs.set_encoder import build_set_encoder
 from pervl_assets.defs.training_files import PALAVRA_ASSETS
 from pervl_assets.io_managers import find_io_managers
 from pervl_assets.settings import Settings
@@ -45,6 +46,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         *PALAVRA_ASSETS,
         *build_evaluation_tables(),
         *(asset for encoder in (None, *encoders) for asset in build_evaluation_assets(encoder)),
+        *(build_set_encoder(settings.repetitions, encoder) for encoder in (None, *encoders)),
     ]
     assets.append(build_release_asset(assets))
     checks = [

@@ -29,6 +29,7 @@ from pervl_assets.core.errors import PervlError
 from pervl_assets.core.text import hide_secrets
 from pervl_assets.demo import TINY_CLIP
 from pervl_assets.inversion.open_images import NamesMode
+from pervl_assets.training.modes import ModeName
 
 Profile = Literal["demo", "full"]
 Executor = Literal["in_process", "multiprocess"]
@@ -181,6 +182,20 @@ class Settings(BaseModel):
         "missing or unusable, from 0 to 1; if it is more, the run fails and the earlier value stays",
     )
     feature_shards: int = _setting(_by_profile(2, 8), "partitions of the image features", most=100_000)
+    repetitions: int = _setting(
+        _by_profile(3, 5),
+        "trainings of the inversion model, and seeds of the few-shot draws: scores are means over them",
+        most=1000,
+    )
+    training_mode: ModeName = _setting(
+        "palavra",
+        "how the inversion model is trained. `palavra`: as upstream's code does, so that scores can be compared with "
+        "published ones; `paper`: as the text of the paper says, with disjoint splits",
+    )
+    training_epochs: int = _setting(
+        _by_profile(30, 300), "epochs of a training; in each, every object class is drawn once", most=1_000_000
+    )
+    set_encoder_width: int = _setting(_by_profile(512, 4096), "units of the hidden layers of f_theta", most=1 << 16)
     fetch: Annotated[str, AfterValidator(_check_source)] = _setting(
         "official",
         "where public inputs are fetched from: `official`; `off`: nothing is fetched; or the address of a mirror that "

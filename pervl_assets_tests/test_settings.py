@@ -16,7 +16,10 @@ def test_defaults_follow_the_profile():
     assert (full.clip_model, full.clip_pretrained) == ("ViT-B-32-quickgelu", "openai")
     assert (demo.top_objects, demo.feature_shards) == (30, 2)
     assert (full.top_objects, full.feature_shards) == (1000, 8)
+    assert (demo.repetitions, demo.training_epochs, demo.set_encoder_width) == (3, 30, 512)
+    assert (full.repetitions, full.training_epochs, full.set_encoder_width) == (5, 300, 4096)
     same = {"profile", "data", "clip_model", "clip_pretrained", "top_objects", "feature_shards"}
+    same |= {"repetitions", "training_epochs", "set_encoder_width"}
     assert demo.model_dump(exclude=same) == full.model_dump(exclude=same)
 
 
@@ -42,6 +45,10 @@ WRONG = {
     "PERVL_OPENIMAGES_NAMES": "tsv",
     "PERVL_SPLITS": "disjoint",
     "PERVL_FEATURE_SHARDS": "9" * 5000,
+    "PERVL_REPETITIONS": "0",
+    "PERVL_TRAINING_MODE": "code",
+    "PERVL_TRAINING_EPOCHS": "-1",
+    "PERVL_SET_ENCODER_WIDTH": "99999999",
     "PERVL_FETCH": "ftp://mirror",
     "PERVL_TIMEZONE": "../../etc/passwd",
     "PERVL_REVALIDATE_CRON": "99 99 * * *",

@@ -19,6 +19,7 @@ from pervl_assets.core.errors import ArchiveError
 from pervl_assets.demo import DEMO_PASSWORD, RAW_NAMES, draw_raw, is_drawn
 from pervl_assets.inversion.open_images import NamesMode
 from pervl_assets.settings import Profile, Settings, get_variable
+from pervl_assets.training.modes import ModeName
 
 if TYPE_CHECKING:
     from pervl_assets.clip.encoder import ClipEncoder
@@ -61,6 +62,10 @@ class Workspace(SettingsResource):
     top_objects: int = from_setting("top_objects")
     openimages_names: NamesMode = from_setting("openimages_names")
     splits: SplitMode = from_setting("splits")
+    repetitions: int = from_setting("repetitions")
+    training_mode: ModeName = from_setting("training_mode")
+    training_epochs: int = from_setting("training_epochs")
+    set_encoder_width: int = from_setting("set_encoder_width")
     workers: int = from_setting("workers")
     max_quarantined_share: float = from_setting("max_quarantined_share")
 

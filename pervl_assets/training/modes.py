@@ -39,7 +39,7 @@ PROMPTS: Final = (
 )
 """Prompts of the training. As upstream's they are 24, and 9 of them end in a blank instead of `*`.
 
-The wording of most of upstream's is not known to this project: `This is a photo of a *` and `We see an * in this photo `
+The wording of most of upstream's is not known here: `This is a photo of a *` and `We see an * in this photo `
 are theirs, the others are in CLIP's style."""
 
 

@@ -7,7 +7,7 @@ models are functions of it. torch is imported inside functions only.
 import functools
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from pervl_assets.clip.passport import EmbeddingPassport
+from pervl_assets.core.checks import CheckResult
 from pervl_assets.core.errors import SchemaError, name_some
 from pervl_assets.core.files import hash_bytes, write_bytes_atomically
 from pervl_assets.core.tables import Column, TableSchema, hash_frame
@@ -103,9 +104,9 @@ class TrainingPassport:
         seed: Number of the repetition, from 1.
         epochs: Number of epochs.
         hidden: Units of the hidden layers.
-        width: Length of a token.
         encoder: Passport of the CLIP, with the versions of its libraries and its device.
         inputs_sha256: Of the training data.
+        width: A note, as it follows from the CLIP: length of a token; 0 until the CLIP is loaded.
     """
 
     mode: str
@@ -113,9 +114,9 @@ class TrainingPassport:
     seed: int
     epochs: int
     hidden: int
-    width: int
     encoder: EmbeddingPassport
     inputs_sha256: str
+    width: int = field(default=0, compare=False)
 
     def to_json(self) -> str:
         """Return the passport as one line of JSON."""
@@ -168,6 +169,25 @@ class TrainedSetEncoder:
         return hash_bytes("\n".join([*arrays, self.passport.to_json(), hash_frame(self.curves)]).encode())
 
 
+def check_weights(trained: TrainedSetEncoder) -> CheckResult:
+    """Check that all parameters are finite numbers."""
+    wrong = {name: int((~np.isfinite(array)).sum()) for name, array in trained.weights.items()}
+    total, broken = sum(array.size for array in trained.weights.values()), sum(wrong.values())
+    text = f"{broken:,} of {total:,} parameters are not finite"
+    if broken:
+        text += f", in {name_some([name for name, count in wrong.items() if count])}"
+    return CheckResult(not broken, text, {"parameters": total, "not_finite": broken})
+
+
+def check_curves(curves: pl.DataFrame) -> CheckResult:
+    """Check that the cycle loss of sets of images fell: of the last tenth of the epochs below that of the first."""
+    losses = curves.filter(phase="image")["cycle"]
+    part = -(-len(losses) // 10)
+    first, last = (float(one.mean() or 0.0) for one in (losses.head(part), losses.tail(part)))  # type: ignore[arg-type]
+    text = f"the cycle loss of sets of images was {first:.3f} in the first {part:,} epochs and {last:.3f} in the last"
+    return CheckResult(last < first, text, {"first_loss": first, "last_loss": last, "epochs": len(losses)})
+
+
 def predict_tokens(trained: TrainedSetEncoder, sets: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Predict the token of every concept from its few-shot features, on the CPU.
 
@@ -182,7 +202,7 @@ def predict_tokens(trained: TrainedSetEncoder, sets: npt.NDArray[np.float32]) ->
     from torch.nn.functional import normalize
 
     with torch.inference_mode():
-        unit = normalize(torch.tensor(sets), dim=-1)
+        unit = normalize(torch.from_numpy(np.array(sets)), dim=-1)
         tokens: npt.NDArray[np.float32] = run_set_encoder(_load_weights(trained), unit).numpy()
     return tokens
 
@@ -192,14 +212,15 @@ def align(trained: TrainedSetEncoder, vectors: npt.NDArray[np.float32]) -> npt.N
     import torch
 
     with torch.inference_mode():
-        aligned: npt.NDArray[np.float32] = run_alignment(_load_weights(trained), torch.tensor(vectors)).numpy()
+        texts = torch.from_numpy(np.array(vectors))
+        aligned: npt.NDArray[np.float32] = run_alignment(_load_weights(trained), texts).numpy()
     return aligned
 
 
 def _load_weights(trained: TrainedSetEncoder) -> "dict[str, torch.Tensor]":
     import torch
 
-    return {name: torch.tensor(array) for name, array in trained.weights.items()}
+    return {name: torch.from_numpy(np.array(array)) for name, array in trained.weights.items()}
 
 
 def write_set_encoder(trained: TrainedSetEncoder, path: Path) -> None:

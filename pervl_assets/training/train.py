@@ -9,7 +9,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -85,12 +85,18 @@ def train_set_encoder(
         on_progress: Called after every epoch with the curves so far, as `CURVES`.
 
     Raises:
-        PervlError: A loss is not finite.
+        PervlError: The image features are those of another CLIP, or a loss is not finite.
         CheckpointError: The CLIP cannot encode texts with tokens.
         WriteError: The work cannot be saved, or another run trains the same.
     """
     if previous is not None and previous.passport == passport:
         return previous
+    described = replace(data.features.passport, preprocessing=passport.encoder.preprocessing)
+    if differences := described.list_differences(passport.encoder):  # images may be prepared in another way (quirk T9)
+        raise PervlError(
+            f"The image features were encoded by another CLIP than the one to train with: {'; '.join(differences)}.",
+            advice="Materialize the image features again, with the same model, precision and device.",
+        )
     with Lock(work.with_name(f"{work.name}.lock"), f"training {work.name.removesuffix(PARTIAL)}"):
         trainer = _Trainer(data, passport, load_encoder(), work)
         trainer.restore()
@@ -131,9 +137,9 @@ class _Trainer:
         import torch
 
         self.curves = pl.DataFrame(schema=CURVES.to_polars())
-        self._data, self._passport, self._encoder = data, passport, encoder
-        self._checkpoint, self._mode = work / _CHECKPOINT, MODES[passport.mode]
         self._tokens, self._class_targets = TokenTexts(encoder), dict[str, torch.Tensor]()
+        self._data, self._passport, self._encoder = data, replace(passport, width=self._tokens.width), encoder
+        self._checkpoint, self._mode = work / _CHECKPOINT, MODES[passport.mode]
         self._images = _normalise(torch.tensor(data.features.vectors))
         tested = data.test.sentences if self._mode.tests_on == "text" else []
         sentences = sorted({*data.train.sentences, *tested, *data.list_augmented(_MOST_AUGMENTED)})

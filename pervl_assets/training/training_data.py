@@ -13,6 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from pervl_assets.clip.features import Features
+from pervl_assets.core.checks import CheckResult
 from pervl_assets.core.errors import PervlError, name_some
 from pervl_assets.core.files import hash_bytes
 from pervl_assets.core.tables import hash_frame
@@ -181,6 +182,17 @@ def split_rows(rows: pl.DataFrame, splits: Splits) -> tuple[pl.DataFrame, pl.Dat
         return train, rows.filter(place == 0)
     left = train.filter(place == 0).filter(place != 0)
     return left, left
+
+
+def check_classes(data: TrainingData) -> CheckResult:
+    """Check that no object class is left out of the training because it has too few images with features."""
+    total, left_out = len(data.classes) + len(data.left_out), len(data.left_out)
+    text = f"{total:,} classes, each with images to train on"
+    if left_out:
+        text = f"{left_out:,} of {total:,} classes have too few images to train on: {name_some(data.left_out)}"
+    rows = [int(one.starts[-1]) for one in (data.train, data.test)]
+    numbers = {"classes": total, "left_out": left_out, "rows_to_train_on": rows[0], "rows_to_test_on": rows[1]}
+    return CheckResult(not left_out, text, numbers, pl.DataFrame({"class": data.left_out}))
 
 
 def _gather(rows: pl.DataFrame, classes: pl.DataFrame) -> Rows:

@@ -28,9 +28,11 @@ from pervl_assets.io_managers.metadata import STAMP, show_errors
 from pervl_assets.io_managers.tables import TableIOManager, declare_columns
 from pervl_assets.io_managers.training_files import TrainingFile, WrittenFile
 from pervl_assets.testing.runs import explain
+from pervl_assets.training.set_encoder import TrainedSetEncoder
 from pervl_assets.trees.build import build_tree
 from pervl_assets.trees.ledger import FolderTree
 from pervl_assets_tests.core.samples import plan_copies, write_zip
+from pervl_assets_tests.training.test_set_encoder import make_set_encoder
 
 SCHEMA = TableSchema((Column("name", pl.String, "a name"), Column("count", pl.UInt32, "how many")))
 KEY = dg.AssetKey(["group", "value"])
@@ -44,6 +46,10 @@ def make_table(data: Path, seed: int) -> pl.DataFrame:
 def make_features(data: Path, seed: int) -> Features:
     vectors = np.random.default_rng(seed).standard_normal((2, 3)).astype(np.float32)
     return Features(["10 ", "9 "], vectors, PASSPORT, [1, 2])
+
+
+def make_weights(data: Path, seed: int) -> TrainedSetEncoder:
+    return make_set_encoder(seed=seed)
 
 
 def make_tree(data: Path, seed: int) -> FolderTree:
@@ -100,6 +106,7 @@ KINDS = {
     for kind in (
         Kind("tables", make_table, pl.DataFrame.to_dicts, metadata=declare_columns(SCHEMA)),
         Kind("features", make_features, Features.hash),
+        Kind("weights", make_weights, TrainedSetEncoder.hash),
         Kind("trees", make_tree, show_tree, ("tree/class/a.jpg", "tree/class/b.jpg")),
         Kind("raw_archives", make_archive, repr, ("in.zip",)),
         Kind("training_files", make_training_file, files=("train/names.npy",)),
@@ -150,7 +157,8 @@ def corrupt(path: Path) -> None:
 def test_every_kind_is_found_by_itself_and_tested_here():
     managers = find_io_managers()
     assert set(managers) == set(KINDS)
-    assert {manager.kind for manager in managers.values()} == {"table", "features", "tree", "raw_archive", "file"}
+    kinds = {manager.kind for manager in managers.values()}
+    assert kinds == {"table", "features", "weights", "tree", "raw_archive", "file"}
 
 
 def test_round_trip(kind, tmp_path):
@@ -281,7 +289,7 @@ def test_a_manifest_of_another_kind_is_damage(stored):
         with pytest.raises(SchemaError):
             stored.read(KEY)
         assert stored.read_previous(KEY) is None
-        assert stored.stamp(KEY) is None or path.suffix == ".parquet"
+        assert stored.stamp(KEY) is None or path.suffix != ".json"
         assert stored.verify(KEY).changed == ["assets/group/value" + stored.extension]
 
 

@@ -45,7 +45,7 @@ def make_data(splits: str = "palavra", images: int = 40) -> TrainingData:
 def make_training(mode: str, seed: int = 1, epochs: int = 3) -> tuple[TrainingData, TrainingPassport]:
     """Return data and passport of a small training."""
     data = make_data(MODES[mode].splits)
-    return data, TrainingPassport(mode, VERSION, seed, epochs, 8, PASSPORT.dimension, PASSPORT, data.hash())
+    return data, TrainingPassport(mode, VERSION, seed, epochs, 8, PASSPORT, data.hash())
 
 
 def make_encoder() -> ClipEncoder:

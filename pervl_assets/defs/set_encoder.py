@@ -1,0 +1,143 @@
+"""Training of the inversion model as an asset: one trained f_theta and A per repetition."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+from xml.etree.ElementTree import tostring
+
+import dagster as dg
+import polars as pl
+
+from pervl_assets.clip.features import Features, merge_features
+from pervl_assets.core.plots import draw_curves
+from pervl_assets.defs.checks import to_check_result
+from pervl_assets.defs.features import GPU_TAGS, IMAGE_FEATURES, INVERSION, name_key
+from pervl_assets.defs.metadata import OWNERS, embed_image
+from pervl_assets.defs.resources import Clip, Workspace
+from pervl_assets.defs.steps import record_step
+from pervl_assets.io_managers.weights import WeightsIOManager
+from pervl_assets.training.modes import MODES
+from pervl_assets.training.set_encoder import TrainedSetEncoder, TrainingPassport, check_curves, check_weights
+from pervl_assets.training.train import VERSION, train_set_encoder
+from pervl_assets.training.training_data import check_classes, collect_training_data
+
+TRAINING: Final = "training"
+
+_FINITE: Final = "finite_weights"
+_FELL: Final = "loss_fell"
+_TRAINED: Final = "every_class_is_trained"
+_CHECKS: Final = {
+    _FINITE: "Every parameter is a finite number.",
+    _FELL: "The cycle loss of sets of images is lower in the last tenth of the epochs than in the first. A "
+    "warning: with few epochs it may not be.",
+    _TRAINED: "Every object class has images to train on: 8 with features in the mode `palavra`, 2 in "
+    "`paper`. A warning: the others are left out, where PALAVRA would stop.",
+}
+
+_DESCRIPTION: Final = """\
+PALAVRA's inversion model, trained once per repetition: the set encoder f_theta, which predicts a token from a few
+images, and the alignment A of text features with image features. The weights of the paper were never published.
+
+They are trained on features of images and on sentences of the object classes. CLIP does not change, and no image is
+encoded. In an epoch every class is drawn once as a set of images and once as a set of sentences.
+`PERVL_TRAINING_MODE` chooses between upstream's code with all its quirks and the text of the paper. Each repetition has
+a seed of its own. After a kill only the epoch that had begun is repeated."""
+
+_LOG_SECONDS: Final = 3.0
+_POINTS: Final = 300
+"""Most epochs that a curve shows."""
+
+
+def build_set_encoder(repetitions: int, encoder: str | None = None) -> dg.AssetsDefinition:
+    """Return the asset of the trained inversion models, with a partition per repetition: `1`, `2` and so on.
+
+    Args:
+        repetitions: Number of trainings.
+        encoder: Name of a further encoder; None: the default one.
+    """
+    key = name_key("set_encoder", encoder, TRAINING)
+
+    @dg.asset(
+        key=key,
+        group_name=TRAINING,
+        ins={
+            "sentences": dg.AssetIn([INVERSION, "coco_object_sentences"]),
+            "matches": dg.AssetIn([INVERSION, "openimages_matches"]),
+            "shards": dg.AssetIn(name_key(IMAGE_FEATURES, encoder), partition_mapping=dg.AllPartitionMapping()),
+        },
+        partitions_def=dg.StaticPartitionsDefinition([str(number) for number in range(1, repetitions + 1)]),
+        io_manager_key=WeightsIOManager.key,
+        description=_DESCRIPTION if encoder is None else f"As `{TRAINING}/set_encoder`, with the encoder {encoder}.",
+        kinds={"torch", "safetensors"},
+        owners=OWNERS,
+        code_version=VERSION,
+        pool="gpu",
+        op_tags=GPU_TAGS,
+        check_specs=[dg.AssetCheckSpec(name, asset=key, description=text) for name, text in _CHECKS.items()],
+    )
+    @record_step(uses=("training_mode", "training_epochs", "set_encoder_width"))
+    def set_encoder(
+        context: dg.AssetExecutionContext,
+        workspace: Workspace,
+        clip: Clip,
+        sentences: pl.DataFrame,
+        matches: pl.DataFrame,
+        shards: Mapping[str, Features],
+    ) -> Iterator[dg.MaterializeResult[TrainedSetEncoder]]:
+        stored, published = WeightsIOManager(data=workspace.data), clip.as_published()
+        repetition, mode = context.partition_key, workspace.training_mode
+        data = collect_training_data(sentences, matches, merge_features([*shards.values()]), MODES[mode].splits)
+        trained = train_set_encoder(
+            data,
+            TrainingPassport(
+                mode=mode,
+                code=VERSION,
+                seed=int(repetition),
+                epochs=workspace.training_epochs,
+                hidden=workspace.set_encoder_width,
+                encoder=published.describe(encoder),
+                inputs_sha256=data.hash(),
+            ),
+            lambda: published.load(encoder),
+            stored.locate_work(key, repetition),
+            stored.read_previous(key, repetition),
+            _log_progress(context, workspace.training_epochs),
+        )
+        yield WeightsIOManager.describe(
+            trained,
+            checks=[
+                to_check_result(_FINITE, check_weights(trained), "error"),
+                to_check_result(_FELL, check_curves(trained.curves), "warning"),
+                to_check_result(_TRAINED, check_classes(data), "warning"),
+            ],
+            **{loss: _draw(trained.curves, loss) for loss in ("cycle", "ground_truth", "alignment")},
+        )
+
+    return set_encoder
+
+
+def _draw(curves: pl.DataFrame, loss: str) -> dg.MetadataValue:
+    """Return the image of a loss, with a curve per kind of pass."""
+    step = -(-curves["epoch"].n_unique() // _POINTS)
+    values = {
+        phase: one[loss].gather_every(step).to_list()
+        for (phase,), one in curves.drop_nulls(loss).partition_by("phase", as_dict=True, maintain_order=True).items()
+    }
+    steps = "epoch" if step == 1 else f"{step} epochs"
+    return embed_image(tostring(draw_curves(values, steps)), f"{loss} loss", "image/svg+xml")
+
+
+def _log_progress(context: dg.AssetExecutionContext, epochs: int) -> Callable[[pl.DataFrame], None]:
+    """Return a function that logs the losses every few seconds. Each line is a commit to Dagster's database."""
+    start = due = time.monotonic()
+    done = 0
+
+    def on_progress(curves: pl.DataFrame) -> None:
+        nonlocal due, done
+        done, epoch, now = done + 1, int(curves["epoch"][-1]), time.monotonic()
+        if now >= due or epoch == epochs:
+            due = now + _LOG_SECONDS
+            losses = ", ".join(f"{phase} {loss:.3f}" for phase, loss in curves.tail(3).select("phase", "cycle").rows())
+            context.log.info(f"epoch {epoch:,} of {epochs:,}, {(now - start) / done:.1f} s each; cycle loss: {losses}")
+
+    return on_progress
