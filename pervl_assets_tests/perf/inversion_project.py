@@ -34,6 +34,9 @@ from pervl_assets_tests.perf.synthetic_inputs import DIMENSION, name_images
 
 TOP = 1000
 
+SIMULATED = "simulated"
+"""The model of the task `recorded` that needs no torch."""
+
 
 def collect_triplets(text: str, out: str) -> dict[str, float]:
     """Make both tables and write them."""
@@ -119,20 +122,21 @@ def watch_memory(interval: float = 0.005):
 
 
 class SimulatedEncoder:
-    """Takes some pixels as the vector, at almost no cost; ends the process after `stop` images."""
+    """Takes some pixels as the vector, in `pause` seconds an image; ends the process after `stop` images."""
 
-    def __init__(self, stop: int) -> None:
+    def __init__(self, stop: int = sys.maxsize, pause: float = 0.0) -> None:
         from pervl_assets_tests.inversion.kit import make_passport
 
         self.passport = make_passport(dimension=DIMENSION)
         self.preprocessing = UPSTREAM
         self.images = 0
-        self._stop = stop
+        self._stop, self._pause = stop, pause
 
     def encode_images(self, images):
         if self.images >= self._stop:
             os._exit(0)  # without any clean-up, like a kill
         self.images += len(images)
+        time.sleep(self._pause * len(images))
         return images.reshape(len(images), -1)[:, : 4 * DIMENSION : 4].astype(np.float32)
 
 
@@ -162,13 +166,10 @@ def save_shard(
 
 
 class RecordedEncoder:
-    """A CLIP on the CPU that logs the CRC-32 of every encoded image."""
+    """An encoder that logs the CRC-32 of every encoded image."""
 
-    def __init__(self, model: str, log: Path) -> None:
-        from pervl_assets.clip.encoder import load_encoder
-
-        self._encoder = load_encoder(model, "", "cpu", "fp32")
-        self._log = log.open("a")
+    def __init__(self, encoder: ImageEncoder, log: Path) -> None:
+        self._encoder, self._log = encoder, log.open("a")
 
     @property
     def passport(self):
@@ -186,8 +187,11 @@ class RecordedEncoder:
 
 
 def encode_recorded(archive: str, model: str, chunk: str, out: str, log: str) -> dict[str, float]:
-    """Encode all images of an archive in one shard with a real CLIP that logs what it encodes."""
-    encoder = RecordedEncoder(model, Path(log))
+    """Encode all images of an archive in one shard and log them; with a CLIP on the CPU, or a slow simulated one."""
+    from pervl_assets.clip.encoder import load_encoder
+
+    clip = SimulatedEncoder(pause=0.02) if model == SIMULATED else load_encoder(model, "", "cpu", "fp32")
+    encoder = RecordedEncoder(clip, Path(log))
     with open_coco(archive) as members:
         save_shard(list_images(members), members, encoder, Path(out), chunk_size=int(chunk))
     return {}

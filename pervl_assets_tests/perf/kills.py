@@ -77,13 +77,14 @@ class Encoding:
         chunk: Images per chunk.
         folder: Folder of the result, the chunks and the log.
         ids: The id of every image by the CRC-32 of its pixels.
+        model: Folder of the model, or `simulated`.
     """
 
-    def __init__(self, archive: Path, chunk: int, folder: Path, ids: dict[str, str]) -> None:
+    def __init__(self, archive: Path, chunk: int, folder: Path, ids: dict[str, str], model: object) -> None:
         folder.mkdir()
         self.result, self.log, self._work, self._ids = folder / "0.parquet", folder / "log", folder / "0.partial", ids
         self.log.touch()
-        self._command = command("project", "recorded", archive, TINY_CLIP, chunk, self.result, self.log)
+        self._command = command("project", "recorded", archive, model, chunk, self.result, self.log)
 
     def run(self, kill_after: float | None = None, images: int = 1) -> Step:
         """Run to the end, or kill the process `kill_after` seconds after it has encoded `images` images.
@@ -120,19 +121,19 @@ class Encoding:
         return {image_id for file in files for image_id in read_features(file).ids}
 
 
-def kill_often(archive: Path, chunk: int, kills: int, seed: int, folder: Path) -> RunResult:
+def kill_often(archive: Path, chunk: int, kills: int, seed: int, folder: Path, model: object = TINY_CLIP) -> RunResult:
     """Encode undisturbed once; then kill and continue repeatedly.
 
     Raises:
         RuntimeError: A saved image was encoded again, or the results differ.
     """
     folder.mkdir()
-    chance, calm = random.Random(seed), Encoding(archive, chunk, folder / "calm", {})
+    chance, calm = random.Random(seed), Encoding(archive, chunk, folder / "calm", {}, model)
     undisturbed = calm.run()
     ids = dict(zip(calm.log.read_text().split(), read_features(calm.result).ids, strict=True))  # in this order
     if len(ids) != undisturbed.encoded:
         raise RuntimeError("Two images have the same pixels: they cannot be distinguished.")
-    killed = Encoding(archive, chunk, folder / "killed", ids)
+    killed = Encoding(archive, chunk, folder / "killed", ids, model)
     early = round(EARLY * kills)
     moments = [(chance.uniform(0, undisturbed.waited), 0) for _ in range(early)]
     a_chunk = (undisturbed.seconds - undisturbed.waited) / undisturbed.encoded * chunk

@@ -1,10 +1,13 @@
-"""A build in a process of its own that kills itself at a chosen moment, for `test_kill.py`.
+"""Builds in processes of their own that kill themselves at chosen moments, for `test_kill.py`.
 
-The moment is a line of the project's code, counted within a phase of the build, or a time. Nothing is cleaned up: the
-process ends by SIGKILL, or by an alarm without a handler, which may come at any point.
+A moment is a line of the project's code, counted within a phase of the build, or a time. Nothing is cleaned up: the
+process ends by SIGKILL, or by an alarm without a handler, which may come at any point. Every build is a fork of one
+process, which has imported everything and run nothing.
 
-    python -m pervl_assets_tests.trees.killed_build ROOT PHASE LINE
-    python -m pervl_assets_tests.trees.killed_build ROOT alarm SECONDS
+    python -m pervl_assets_tests.trees.killed_build < MOMENTS
+
+reads one `[root, phase, line]` or `[root, "alarm", seconds]` a line, as JSON, and prints one exit status a line. A
+build that ends leaves `figures.json` in its root.
 """
 
 import json
@@ -80,14 +83,29 @@ class LineCounter:
         return self
 
 
-if __name__ == "__main__":
-    root, name, number = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+def run(root: Path, name: str, number: float) -> None:
+    """Build in this process until the moment; write the seconds and the lines of each phase if it does not come."""
     counter = LineCounter((name, 0 if name == "alarm" else int(number)))
     if name == "alarm":
-        signal.setitimer(signal.ITIMER_REAL, float(number))
+        signal.setitimer(signal.ITIMER_REAL, number)
     else:
         sys.settrace(counter)
     start = time.perf_counter()
     build(root)
     sys.settrace(None)
-    print(json.dumps({"seconds": time.perf_counter() - start, "lines": counter.counts}))  # noqa: T201 - the test reads it
+    figures = {"seconds": time.perf_counter() - start, "lines": counter.counts}
+    (root / "figures.json").write_text(json.dumps(figures), encoding="utf-8")
+
+
+def run_forked(root: str, name: str, number: float) -> int:
+    """Run in a fork, and return its exit status; a signal's is negative."""
+    child = os.fork()
+    if child == 0:
+        run(Path(root), name, number)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        print(run_forked(*json.loads(line)), flush=True)  # noqa: T201 - the test reads it

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pervl_assets.trees.ledger import verify_tree
@@ -88,15 +87,18 @@ ALARMS = 4
 """Times at which it ends wherever it is, amid a system call too; a run may be done before."""
 
 
-def kill(root: Path, *moment: object) -> subprocess.CompletedProcess:
-    """Run the build in `root` until the moment; hashes are seeded, so that a line's number means the same each time."""
-    return subprocess.run(
-        [sys.executable, "-m", "pervl_assets_tests.trees.killed_build", str(root), *map(str, moment)],
+def kill(moments: list[tuple[Path, str, float]]) -> list[int]:
+    """Run each build until its moment; hashes are seeded, so that a line's number means the same each time."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pervl_assets_tests.trees.killed_build"],
+        input="".join(f"{json.dumps([str(root), *moment])}\n" for root, *moment in moments),
         cwd=Path(__file__).parents[2],
         env={**os.environ, "PYTHONHASHSEED": "0"},
         stdout=subprocess.PIPE,
-        check=False,
+        text=True,
+        check=True,
     )
+    return [int(line) for line in done.stdout.split()]
 
 
 def read_files(root: Path) -> dict[str, bytes]:
@@ -106,11 +108,12 @@ def read_files(root: Path) -> dict[str, bytes]:
 def draw_moments(old: Path, scratch: Path, seed: int) -> list[tuple[str, float]]:
     """Draw moments: a line from every quarter of every phase, and times within the run."""
     chance = random.Random(seed)
-    shutil.copytree(old, scratch)
-    seconds = json.loads(kill(scratch, "alarm", 60).stdout)["seconds"]
-    shutil.rmtree(scratch)
-    shutil.copytree(old, scratch)
-    counts = json.loads(kill(scratch, "nothing", 0).stdout)["lines"]
+    timed, counted = scratch / "timed", scratch / "counted"
+    for root in (timed, counted):
+        shutil.copytree(old, root)
+    assert kill([(timed, "alarm", 60), (counted, "nothing", 0)]) == [0, 0]
+    seconds = json.loads((timed / "figures.json").read_text())["seconds"]
+    counts = json.loads((counted / "figures.json").read_text())["lines"]
     lines = [
         (phase, 1 + int(counts[phase] * (part + chance.random()) / MOMENTS_PER_PHASE))
         for phase in killed_build.PHASES
@@ -129,17 +132,16 @@ def test_a_build_killed_at_random_moments_leaves_the_old_tree_or_the_new_one(tmp
     changed = [*names[:4], *names[20:]]
     write_zip(old / "raw.zip", {**members, **{name: os.urandom(40) for name in changed}})
 
-    moments = draw_moments(old, tmp_path / "counted", seed=2022)
-    after = read_files(tmp_path / "counted/tree")
+    moments = draw_moments(old, tmp_path / "undisturbed", seed=2022)
+    after = read_files(tmp_path / "undisturbed/counted/tree")
     roots = [tmp_path / f"killed{number}" for number in range(len(moments))]
     for root in roots:
         shutil.copytree(old, root)
-    with ThreadPoolExecutor(2) as pool:
-        killed = list(pool.map(kill, roots, *zip(*moments, strict=True)))
+    killed = kill([(root, *moment) for root, moment in zip(roots, moments, strict=True)])
 
     ends = set()
-    for root, moment, process in zip(roots, moments, killed, strict=True):
-        assert process.returncode in ((0, -signal.SIGALRM) if moment[0] == "alarm" else (-signal.SIGKILL,)), moment
+    for root, moment, status in zip(roots, moments, killed, strict=True):
+        assert status in ((0, -signal.SIGALRM) if moment[0] == "alarm" else (-signal.SIGKILL,)), moment
         found = read_files(root / "tree")
         is_new = found == after
         assert is_new or found == read_files(old / "tree"), moment
