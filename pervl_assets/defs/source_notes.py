@@ -14,6 +14,12 @@ _IMAGES: Final = "inversion_training/get_visual_features.py"
 _NAMES: Final = "inversion_training/text_from_open_images.py"
 _ENCODED: Final = f"prompt, and `encode_text` without normalising, as in {cite_script(_NAMES, 'F3, F5')}."
 
+_EVALUATED: Final = f"as in the evaluation of {PALAVRA}, with the preprocessing and precision of CLIP."
+_BASELINES: Final = (
+    f"as {PALAVRA} ranks and scores, with its averages of shots and texts. Ties, which it leaves to faiss, are placed "
+    "pessimistically."
+)
+
 EACH: Final = "<benchmark>"
 """In a key: every benchmark that is searched."""
 
@@ -42,6 +48,11 @@ SOURCE_NOTES: Final[Mapping[str, str]] = {
     "`docs/evaluation.md`.",
     f"evaluation/{EACH}/few_shot_draws": f"as {PALAVRA} draws, by numpy's legacy generator, and {POLAR}, by Python's. "
     "`distinct` is specific to this project.",
+    f"evaluation/{EACH}/image_features": _EVALUATED,
+    f"evaluation/{EACH}/query_features": _EVALUATED,
+    f"evaluation/{EACH}/baseline_ranks": _BASELINES,
+    f"evaluation/{EACH}/baseline_scores": _BASELINES,
+    "evaluation/results": f"published numbers are those of the papers of {PALAVRA} and {POLAR}.",
     "release/croissant": "[Croissant 1.1](https://docs.mlcommons.org/croissant/), validated with mlcroissant.",
 }
 """By asset key, in which `EACH` may be the benchmark."""

@@ -118,7 +118,14 @@ def get_failure(result):
 
 def test_there_is_a_job_for_every_benchmark_the_training_files_and_everything():
     jobs = {job.name: job for job in build_definitions(make_settings("nowhere")).jobs}
-    wanted = {"prepare_ytvos", "prepare_deep_fashion", "prepare_inversion_training", "everything"}
+    wanted = {
+        "prepare_ytvos",
+        "prepare_deep_fashion",
+        "prepare_inversion_training",
+        "evaluate_baselines",
+        "evaluate",
+        "everything",
+    }
     assert wanted <= set(jobs)
     assert all(jobs[name].tags == {JOB_TAG: name} for name in wanted)
     assert all(len(jobs[name].description.split()) > 5 for name in wanted)
@@ -145,6 +152,10 @@ def test_every_job_selects_the_assets_in_its_name():
     assert {"raw/youtube_vos_train", "ytvos/fsl_seg", "ytvos/imagefolder_view"} <= chosen["prepare_ytvos"]
     assert {key.split("/")[0] for key in chosen["prepare_deep_fashion"]} == {"raw", "deep_fashion"}
     assert {key.split("/")[0] for key in chosen["prepare_inversion_training"]} == {"raw", "inversion", "palavra"}
+    benchmarks = {"raw", "ytvos", "deep_fashion", "evaluation"}
+    assert {key.split("/")[0] for key in chosen["evaluate_baselines"]} == benchmarks
+    assert {"evaluation/results", "evaluation/ytvos/baseline_scores"} <= chosen["evaluate_baselines"]
+    assert {key for key in chosen["everything"] if key.startswith("evaluation/")} <= chosen["evaluate"]
 
 
 # ---- what the launchpad takes
@@ -250,7 +261,7 @@ def test_a_check_of_error_severity_fails_a_job_that_made_all(tmp_path, instance)
 def test_a_job_that_selects_nothing_lists_the_groups(project):
     result = project.launch("everything", selection="group:nothing")
     assert "names no asset" in get_failure(result).error.message
-    assert "deep_fashion, inversion" in get_failure(result).error.message
+    assert "deep_fashion, evaluation, inversion" in get_failure(result).error.message
 
 
 def test_runs_end_with_the_job_that_is_terminated(project):

@@ -10,6 +10,7 @@ from pervl_assets.core.text import unescape_markdown
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.pages import link_asset, list_source_notes, list_sources
 from pervl_assets.defs.resources import ANNOTATIONS
+from pervl_assets.evaluation.results import RESULTS
 from pervl_assets.io_managers import find_io_managers
 from pervl_assets.io_managers.tables import COLUMN_LINEAGE, COLUMN_SCHEMA
 from pervl_assets.testing.runs import make_settings
@@ -23,8 +24,23 @@ WITHOUT_A_SOURCE = {("inversion", name, "crc32") for name in FEATURES} | {
         for name in ("query_id", "protocol", "query_set", "form", "query")
     ),
     *(("evaluation", "deep_fashion", "few_shot_draws", name) for name in ("scheme", "seed", "shot")),
+    *(
+        ("evaluation", benchmark, *column)
+        for benchmark in ("ytvos", "deep_fashion")
+        for column in (
+            ("query_features", "crc32"),
+            ("baseline_ranks", "method"),
+            ("baseline_scores", "method"),
+            ("baseline_scores", "seeds"),
+        )
+    ),
+    *(
+        ("evaluation", "results", name)
+        for name in RESULTS.names
+        if name in ("benchmark", "split", "encoder", "source") or name.startswith("published")
+    ),
 }
-"""The CRC is the archive's, which has no columns; protocols and draws are the project's own."""
+"""The CRC is the archive's, which has no columns; protocols, draws, methods and published numbers have no table."""
 
 
 def find(nodes: dict, name: str):
@@ -118,6 +134,10 @@ def test_every_column_of_a_table_made_from_tables_has_its_lineage(nodes, schemas
         "openimages_matches",
         "queries",
         "few_shot_draws",
+        "query_features",
+        "baseline_ranks",
+        "baseline_scores",
+        "results",
         *FEATURES,
     }
     # Every parent with columns has a part in some column.

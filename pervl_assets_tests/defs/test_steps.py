@@ -169,6 +169,16 @@ def test_the_settings_of_an_encoder_are_its_own():
     assert (other["clip"]["model"], other["clip"]["preprocessing"]) == ("RN101", "model")
 
 
+def test_the_evaluation_does_not_depend_on_the_setting_of_the_preprocessing():
+    keys = [
+        dg.AssetKey(["evaluation", "ytvos", "image_features"]),
+        dg.AssetKey(["training", "ytvos", "concept_tokens"]),
+    ]
+    for key in keys:
+        assert describe_settings({"clip": build_clip({})}, key)["clip"]["preprocessing"] == "model"
+    assert build_clip({}).as_published() == build_clip({"PERVL_PREPROCESSING": "model"})
+
+
 def test_only_settings_that_an_asset_uses_are_recorded(tmp_path):
     @dg.asset
     @record_step(uses=("profile",))
