@@ -4,7 +4,7 @@ The images of a concept are never encoded here: their stored features are averag
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from pervl_assets.core.errors import SchemaError, name_some
 from pervl_assets.core.files import hash_bytes, make_folder
 from pervl_assets.core.tables import Column, TableSchema, hash_frame, read_hashed, write_hashed
 from pervl_assets.training.losses import compute_token_losses
+from pervl_assets.training.modes import PAPER
 from pervl_assets.training.set_encoder import TrainedSetEncoder, align, predict_tokens
 
 _PALAVRA: Final = "PALAVRA"
@@ -115,9 +116,10 @@ def learn_tokens(
 def learn_concepts(
     draws: pl.DataFrame,
     images: Features,
-    negatives: Mapping[str, str],
+    classes: Mapping[str, str],
     set_encoders: Iterable[tuple[int, TrainedSetEncoder]],
     load_encoder: Callable[[], ClipEncoder],
+    negative: str,
     tuning: Mapping[str, Any],
     work: Path,
     on_progress: Callable[[str], None] = lambda done: None,
@@ -131,9 +133,11 @@ def learn_concepts(
         draws: Few-shot draws of one scheme (schema `DRAWS`). An image without a vector is left out of its set, and a
             concept without any has no token.
         images: Features of the images; ids are those of the draws.
-        negatives: Text that each concept must differ from.
+        classes: Class of each concept.
         set_encoders: Seed and set encoder of every repetition; one is in memory at a time.
         load_encoder: Loads the encoder of `images`; called only if there is something to tune.
+        negative: Text that every concept must differ from: `item` in PALAVRA's command (quirk T10). With a set encoder
+            of the mode `paper` it is the concept's class, as the paper says.
         tuning: Keyword arguments of `learn_tokens`.
         work: Folder of the saved parts. Remove it once the result is stored.
         on_progress: Called with a line for every method of a seed.
@@ -141,9 +145,10 @@ def learn_concepts(
     parts = []
     for seed, trained in set_encoders:
         drawn = draws.filter(seed=seed)
-        shots = _gather_shots(drawn, images)
-        task = _Task(seed, trained, shots, [negatives[concept] for concept in shots], load_encoder, tuning)
-        inputs = [trained.hash(), images.hash(), hash_frame(drawn), task.negatives, dict(tuning)]
+        shots, own = _gather_shots(drawn, images), classes if trained.passport.mode == PAPER.name else {}
+        negatives = [own.get(concept, negative) for concept in shots]
+        task = _Task(seed, trained, shots, negatives, load_encoder, tuning)
+        inputs = [trained.hash(), images.hash(), hash_frame(drawn), negatives, dict(tuning)]
         for method in _METHODS:
             digest = hash_bytes(json.dumps([method, seed, *inputs]).encode())
             parts.append(_resume(work / f"{digest[:16]}.parquet", method, task, on_progress))
@@ -253,14 +258,14 @@ def encode_with_tokens(queries: pl.DataFrame, tokens: pl.DataFrame, encoder: Cli
     return Features(ids, vectors, replace(encoder.passport, batch_size=TEXT_BATCH))
 
 
-def check_tokens(tokens: pl.DataFrame, concepts: Sequence[str], seeds: Sequence[int]) -> CheckResult:
-    """Check that every concept has a token of finite numbers by every method and for every seed."""
-    expected = pl.DataFrame({"concept": concepts}, {"concept": pl.String})
-    for name, values, dtype in (("method", _METHODS, pl.String), ("seed", seeds, pl.Int32)):
-        expected = expected.join(pl.DataFrame({name: values}, {name: dtype}), how="cross")
+def check_tokens(tokens: pl.DataFrame, draws: pl.DataFrame, repetitions: int) -> CheckResult:
+    """Check that every drawn concept has a token of finite numbers by every method, and for every seed from 1."""
+    concepts = draws.select(pl.col("concept").unique(maintain_order=True))
+    seeds = pl.DataFrame({"seed": range(1, repetitions + 1)}, {"seed": pl.Int32})
+    expected = concepts.join(pl.DataFrame({"method": _METHODS}), how="cross").join(seeds, how="cross")
     finite = tokens.filter(np.isfinite(tokens["token"].to_numpy()).all(axis=1))
     wrong = expected.join(finite, ["method", "seed", "concept"], "anti")
-    text = f"{expected.height:,} tokens of {len(concepts):,} concepts are there and finite"
+    text = f"{expected.height:,} tokens of {concepts.height:,} concepts are there and finite"
     if wrong.height:
         names = name_some(wrong["concept"].unique(maintain_order=True).to_list())
         text = f"{wrong.height:,} of {expected.height:,} tokens are missing or not finite, of the concepts {names}"

@@ -26,6 +26,7 @@ BENCHMARKS = {
     "matching": ("--work",),
     "scaling": ("--work",),
     "kills": ("--kit", "--work"),
+    "tuning": (),
 }
 """The benchmarks in their order, each with its options."""
 
