@@ -2,23 +2,22 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import dagster as dg
 import polars as pl
 
-from pervl_assets.benchmarks import find_benchmarks
-from pervl_assets.benchmarks.benchmark import Benchmark
+from pervl_assets.benchmarks import find_searched
 from pervl_assets.clip.checkpoints import parse_encoders
 from pervl_assets.clip.features import read_passport
 from pervl_assets.core.errors import MissingInputError, PervlError, name_some
+from pervl_assets.defs.evaluation import RESULTS_NAME
+from pervl_assets.defs.evaluation_tables import EVALUATION
 from pervl_assets.defs.features import name_key
 from pervl_assets.evaluation.examples import choose_examples
 from pervl_assets.evaluation.report import Shown, build_report
 from pervl_assets.io_managers import find_io_managers
 from pervl_assets.settings import Settings
-
-EVALUATION: Final = "evaluation"
 
 
 def make_report(settings: Settings, encoder: str | None = None) -> bytes:
@@ -36,7 +35,7 @@ def make_report(settings: Settings, encoder: str | None = None) -> bytes:
     if encoder is not None and encoder not in encoders:
         known = f"Choose one of these: {name_some([*encoders])}." if encoders else "Name it in PERVL_ENCODERS first."
         raise PervlError(f"There is no further encoder {encoder!r}.", advice=known)
-    key = name_key("results", encoder, EVALUATION)
+    key = name_key(RESULTS_NAME, encoder, EVALUATION)
     results, data = _read(settings.data, "tables", key), settings.data
     if results is None:
         raise MissingInputError(
@@ -51,8 +50,9 @@ def make_report(settings: Settings, encoder: str | None = None) -> bytes:
 def _describe_encoder(data: Path, encoder: str | None) -> dict[str, str]:
     """Return what is known of the encoder, from the first image features that there are."""
     manager = find_io_managers()["features"](data=str(data))
-    for benchmark, _, split in _list_splits():
-        path = manager.locate(name_key(f"{benchmark.name}/image_features", encoder, EVALUATION), split)
+    splits = [(benchmark.name, split) for benchmark, _, tree in find_searched() for split in tree.splits]
+    for name, split in splits:
+        path = manager.locate(name_key(f"{name}/image_features", encoder, EVALUATION), split)
         if path.exists():
             passport = read_passport(path)
             return {
@@ -65,17 +65,10 @@ def _describe_encoder(data: Path, encoder: str | None) -> dict[str, str]:
     return {}
 
 
-def _list_splits() -> Iterator[tuple[Benchmark, str, str]]:
-    """Yield every split of every benchmark that has an evaluation, with the name of its tree."""
-    for benchmark in find_benchmarks():
-        for tree in benchmark.trees:
-            if benchmark.retrieval and tree.name == benchmark.retrieval.tree:
-                yield from ((benchmark, tree.name, split) for split in tree.splits)
-
-
 def _list_shown(data: Path, encoder: str | None) -> Iterator[Shown]:
     """Yield the queries to show of every split that is evaluated."""
-    for benchmark, name, split in _list_splits():
+    splits = [(benchmark, tree.name, split) for benchmark, _, tree in find_searched() for split in tree.splits]
+    for benchmark, name, split in splits:
         tree = _read(data, "trees", dg.AssetKey([benchmark.name, name]), split)
         queries, draws, *ranks = (
             _read(data, "tables", name_key(f"{benchmark.name}/{table}", of, EVALUATION), split)

@@ -17,17 +17,20 @@ from pervl_assets.defs.checks import to_check_result
 from pervl_assets.defs.evaluation_features import build_evaluation_features
 from pervl_assets.defs.evaluation_tables import EVALUATION
 from pervl_assets.defs.features import name_key
-from pervl_assets.defs.metadata import OWNERS, make_check_result
+from pervl_assets.defs.metadata import OWNERS, embed_image, make_check_result
 from pervl_assets.defs.resources import Workspace
 from pervl_assets.defs.steps import record_step
+from pervl_assets.evaluation.examples import choose_examples
 from pervl_assets.evaluation.known_scores import Conditions, check_known_scores
 from pervl_assets.evaluation.methods import Ranked, rank_baselines, score_baselines
 from pervl_assets.evaluation.metrics import RANKS, SCORES
+from pervl_assets.evaluation.pictures import draw_examples
 from pervl_assets.evaluation.published import read_published
 from pervl_assets.evaluation.results import RESULTS, show_results, show_scores, tabulate_results
 from pervl_assets.io_managers.features import FeaturesIOManager
 from pervl_assets.io_managers.metadata import preview_table
 from pervl_assets.io_managers.tables import COLUMN_LINEAGE, TableIOManager, declare_columns
+from pervl_assets.io_managers.trees import TreeIOManager
 
 RESULTS_NAME: Final = "results"
 
@@ -160,10 +163,14 @@ def _build_scores(benchmark: str, tree: TreeAsset, kind: _Kind, encoder: str | N
     ) -> Iterator[dg.MaterializeResult[pl.DataFrame]]:
         ranked = kind.rank(**inputs)
         lost = to_check_result(_ALL_RANKED, _check_lost(ranked, inputs["queries"]), "warning")
-        yield TableIOManager.describe(ranked.ranks, asset_key=ranks_key, checks=[lost._replace(asset_key=ranks_key)])
+        key, split = dg.AssetKey([benchmark, tree.name]), context.partition_key
+        picture = _draw_queries(workspace, key, split, ranked.ranks, inputs["queries"])
+        yield TableIOManager.describe(
+            ranked.ranks, asset_key=ranks_key, checks=[lost._replace(asset_key=ranks_key)], **picture
+        )
         scores, checks = kind.score(inputs, ranked.ranks), []
         if known:
-            conditions = _describe_conditions(workspace, benchmark, tree, context.partition_key, inputs["images"])
+            conditions = _describe_conditions(workspace, benchmark, tree, split, inputs["images"])
             found = check_known_scores(scores, read_published(), conditions)
             checks = [to_check_result(_KNOWN_SCORES, found, "warning")._replace(asset_key=scores_key)]
         shown = preview_table(show_scores(scores), rows=_SHOWN)
@@ -176,6 +183,17 @@ def _declare_columns(schema: TableSchema, made_from: Mapping[str, Iterable[dg.Ta
     """Return the asset metadata that declares columns, with the columns of other assets that each is made from."""
     lineage = {name: found for name, sources in made_from.items() if (found := [*sources])}
     return {**declare_columns(schema), COLUMN_LINEAGE: dg.TableColumnLineage(lineage)}
+
+
+def _draw_queries(
+    workspace: Workspace, tree: dg.AssetKey, split: str, ranks: pl.DataFrame, queries: pl.DataFrame
+) -> dict[str, Any]:
+    """Return a picture of the best and the worst queries, as metadata; nothing if no query has a place."""
+    draws = TableIOManager(data=workspace.data).read(dg.AssetKey([EVALUATION, tree.path[0], "few_shot_draws"]), split)
+    if examples := choose_examples(ranks, queries, draws):
+        drawn = draw_examples(TreeIOManager(data=workspace.data).read(tree, split), examples)
+        return {"queries": embed_image(drawn, f"{tree.path[0]}: the best and the worst queries")}
+    return {}
 
 
 def _locate_input(benchmark: str, asset: str, encoder: str | None) -> dg.AssetKey:

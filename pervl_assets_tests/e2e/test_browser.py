@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pervl_assets.cli.report import make_report
 from pervl_assets.definitions import build_definitions
 from pervl_assets.settings import Settings
 from pervl_assets_tests.e2e.servers import Servers
@@ -81,6 +82,30 @@ def test_a_tree_shows_its_contact_sheet(servers, ui, everything):
         sheet = dialog.get_by_role("img", name=TREE)
         expect(sheet).to_be_visible()
         assert sheet.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+
+
+def test_the_report_shows_scores_and_images_with_its_own_style(servers, ui, everything, tmp_path):
+    file = tmp_path / "report.html"
+    file.write_bytes(make_report(Settings(data=servers.data)))
+    page, refused = ui.page.context.browser.new_page(), []
+    page.on("console", lambda message: refused.append(message.text))
+    page.goto(file.as_uri())
+    expect(page.get_by_role("heading", name="PerVL-DeepFashion2, test")).to_be_visible()
+    expect(page.get_by_role("cell", name="AvgIm+Text").first).to_be_visible()
+    images = page.locator("img")
+    assert images.count() > 20
+    assert images.evaluate_all("all => all.every(image => image.complete && image.naturalWidth > 0)")
+    assert page.locator(".dim").first.evaluate("one => getComputedStyle(one).color") != "rgb(0, 0, 0)"
+    assert refused == []  # by the page's policy
+    page.close()
+
+
+def test_the_page_of_the_ranks_shows_best_and_worst_queries(servers, ui, everything):
+    ui.open_asset("evaluation/ytvos/baseline_ranks")
+    with ui.show_metadata("queries") as dialog:
+        picture = dialog.get_by_role("img", name="queries")
+        expect(picture).to_be_visible()
+        assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
 
 
 def test_a_check_of_a_file_that_was_changed_is_shown_as_failed(servers, ui, everything):
