@@ -12,6 +12,7 @@ from pervl_assets.defs.archive_checks import build_archive_checks
 from pervl_assets.defs.automation import add_refreshes, build_refreshes
 from pervl_assets.defs.benchmarks import build_benchmark_assets
 from pervl_assets.defs.checks import SUMS_HOLD, build_sums_check
+from pervl_assets.defs.concepts import build_concept_assets
 from pervl_assets.defs.downloads import Downloads
 from pervl_assets.defs.evaluation import build_evaluation_assets
 from pervl_assets.defs.evaluation_tables import build_evaluation_tables
@@ -47,6 +48,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         *build_evaluation_tables(),
         *(asset for encoder in (None, *encoders) for asset in build_evaluation_assets(encoder)),
         *(build_set_encoder(settings.repetitions, encoder) for encoder in (None, *encoders)),
+        *(asset for encoder in (None, *encoders) for asset in build_concept_assets(settings.repetitions, encoder)),
     ]
     assets.append(build_release_asset(assets))
     checks = [
