@@ -24,6 +24,7 @@ BENCHMARKS = {
     "preprocessing": ("--kit",),
     "encoding": ("--kit", "--work"),
     "matching": ("--work",),
+    "ranking": ("--work",),
     "scaling": ("--work",),
     "kills": ("--kit", "--work"),
     "tuning": (),
