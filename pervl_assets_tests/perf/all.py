@@ -24,6 +24,7 @@ BENCHMARKS = {
     "preprocessing": ("--kit",),
     "encoding": ("--kit", "--work"),
     "matching": ("--work",),
+    "evaluation": ("--work",),
     "scaling": ("--work",),
     "kills": ("--kit", "--work"),
     "tuning": (),
