@@ -25,6 +25,7 @@ BENCHMARKS = {
     "encoding": ("--kit", "--work"),
     "matching": ("--work",),
     "ranking": ("--work",),
+    "evaluation": ("--work",),
     "scaling": ("--work",),
     "kills": ("--kit", "--work"),
     "tuning": (),

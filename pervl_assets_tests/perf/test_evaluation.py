@@ -1,0 +1,11 @@
+"""The benchmark of the evaluation at a small size."""
+
+from pervl_assets_tests.perf import evaluation
+
+
+def test_both_ways_agree_on_the_scores(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(evaluation, "RESAMPLES", 100)
+    evaluation.main(["--work", str(tmp_path), "--small"])
+    printed = capsys.readouterr().out
+    assert "all methods and results" in printed
+    assert "times" in printed
