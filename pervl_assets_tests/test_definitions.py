@@ -104,6 +104,7 @@ def test_partitions_are_splits_and_shards(defs):
     shards = partitions.pop("inversion/coco_image_features")
     assert len(shards) in (2, 8)
     assert shards == [f"{number}-of-{len(shards)}" for number in range(len(shards))]
+    assert partitions.pop("training/set_encoder") in (["1", "2", "3"], ["1", "2", "3", "4", "5"])
     assert {"ytvos/retrieval_set", "deep_fashion/personalized"} <= set(partitions)
     assert set(map(tuple, partitions.values())) == {("validation", "test")}
 

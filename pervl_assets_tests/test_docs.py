@@ -226,7 +226,7 @@ assert (data / "assets/copy.txt").read_text(encoding="utf-8").endswith("FlüffyF
 texts, key = resources["texts"], dg.AssetKey("copy")
 assert texts.verify(key).unchanged and texts.stamp(key)
 part = texts.publish(Part("copy", "", ()), {None: texts.locate(key)}, {}, lambda images: images)
-assert part.file == "assets/copy.txt"
+assert part.files == ("assets/copy.txt",)
 (data / "assets/copy.txt").write_text("damaged")
 assert texts.verify(key).changed == ["assets/copy.txt"] and texts.read_previous(key) is None
 """

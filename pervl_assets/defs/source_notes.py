@@ -53,6 +53,7 @@ SOURCE_NOTES: Final[Mapping[str, str]] = {
     f"evaluation/{EACH}/baseline_ranks": _BASELINES,
     f"evaluation/{EACH}/baseline_scores": _BASELINES,
     "evaluation/results": f"published numbers are those of the papers of {PALAVRA} and {POLAR}.",
+    "training/set_encoder": f"as {PALAVRA} trains, or as its paper says; quirks T1 to T7 and T9: `docs/evaluation.md`.",
     "release/croissant": "[Croissant 1.1](https://docs.mlcommons.org/croissant/), validated with mlcroissant.",
 }
 """By asset key, in which `EACH` may be the benchmark."""

@@ -86,7 +86,7 @@ class PervlIOManager(dg.ConfigurableIOManager):
     def publish(
         self, part: Part, paths: Mapping[str | None, Path], columns: Mapping[str, str], label: Labeller
     ) -> Part:
-        """Return a value as a part of the release: here, as one file.
+        """Return a value as a part of the release: here, its files.
 
         Args:
             part: Its name, description and sources.
@@ -94,7 +94,7 @@ class PervlIOManager(dg.ConfigurableIOManager):
             columns: Descriptions of a table's columns by name.
             label: Adds class, split and caption to the images of a tree.
         """
-        return FilePart(part.name, part.description, part.sources, self._name(next(iter(paths.values()))))
+        return FilePart(part.name, part.description, part.sources, tuple(map(self._name, paths.values())))
 
     def locate(self, key: dg.AssetKey, partition: str | None = None) -> Path:
         """Return the path of a value, or of its manifest."""

@@ -95,7 +95,9 @@ class TrainingFileIOManager(PervlIOManager):
         self, part: Part, paths: Mapping[str | None, Path], columns: Mapping[str, str], label: Labeller
     ) -> FilePart:
         """Return the file as a part of the release."""
-        return FilePart(part.name, part.description, part.sources, self.load(next(iter(paths.values()))).file)
+        return FilePart(
+            part.name, part.description, part.sources, tuple(self.load(path).file for path in paths.values())
+        )
 
 
 class CroissantIOManager(TrainingFileIOManager):

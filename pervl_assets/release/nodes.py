@@ -86,7 +86,7 @@ def _describe_part(part: Part, root: Path) -> Iterator[Node]:
     origin = describe_origin(part)
     match part:
         case FilePart():
-            yield _describe_file(part, origin, *_measure(root, part.file))
+            yield from (_describe_file(part, origin, *_measure(root, file)) for file in part.files)
         case TablePart() | FeaturesPart():
             for file in part.files:
                 yield _describe_file(part, origin, *_measure(root, file))

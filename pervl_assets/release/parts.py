@@ -41,9 +41,9 @@ class Part:
 
 @dataclass(frozen=True)
 class FilePart(Part):
-    """A file with its path. Croissant cannot read its format, e.g. `.npy`."""
+    """One file, or one per partition. Croissant cannot read their format, e.g. `.npy`."""
 
-    file: str
+    files: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ are theirs, the others are in CLIP's style."""
 
 @dataclass(frozen=True)
 class TrainingMode:
-    """How f_theta and A are trained. Quirks are named as in docs/assets/training.md.
+    """How f_theta and A are trained. Quirks are named as in docs/evaluation.md.
 
     Attributes:
         name: Value of the setting `PERVL_TRAINING_MODE`.

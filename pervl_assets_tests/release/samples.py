@@ -101,7 +101,7 @@ def make_release(data: Path, *, absent: tuple[str, ...] = (), synthetic: bool = 
             ),
             make_part("pets/whole", whole),
             make_part("pets/sets", *by_split),
-            FilePart("pets/file", "A file.", (), "names.npy"),
+            FilePart("pets/file", "A file.", (), ("names.npy",)),
         ),
         absent,
         synthetic,
