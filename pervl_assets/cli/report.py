@@ -87,7 +87,7 @@ def _list_shown(data: Path, encoder: str | None) -> Iterator[Shown]:
 def _list_curves(settings: Settings, encoder: str | None) -> Iterator[tuple[str, pl.DataFrame]]:
     """Yield the losses of every repetition of the training."""
     key = name_key("set_encoder", encoder, "training")
-    for repetition in map(str, range(1, getattr(settings, "repetitions", 0) + 1)):
+    for repetition in map(str, range(1, settings.repetitions + 1)):
         trained = _read(settings.data, "weights", key, repetition)
         if trained is not None:
             losses = trained.curves.pivot("phase", index="epoch", values=["cycle", "ground_truth"])
