@@ -14,6 +14,7 @@ from pervl_assets.core.errors import MissingInputError, PervlError, name_some
 from pervl_assets.defs.evaluation import RESULTS_NAME
 from pervl_assets.defs.evaluation_tables import EVALUATION
 from pervl_assets.defs.features import name_key
+from pervl_assets.defs.set_encoder import TRAINING
 from pervl_assets.evaluation.examples import choose_examples
 from pervl_assets.evaluation.report import Shown, build_report
 from pervl_assets.io_managers import find_io_managers
@@ -43,8 +44,9 @@ def make_report(settings: Settings, encoder: str | None = None) -> bytes:
             advice=f"""Evaluate first: pervl materialize --select '+key:"{key.to_user_string()}"'""",
         )
     shown = list(_list_shown(data, encoder))
-    curves = dict(_list_curves(settings, encoder))
-    return build_report(results, shown, curves, {"profile": settings.profile, **_describe_encoder(data, encoder)})
+    curves, tuning = dict(_list_curves(settings, encoder)), _tabulate_tuning(data, encoder)
+    facts = {"profile": settings.profile, **_describe_encoder(data, encoder)}
+    return build_report(results, shown, curves, tuning, facts)
 
 
 def _describe_encoder(data: Path, encoder: str | None) -> dict[str, str]:
@@ -86,12 +88,26 @@ def _list_shown(data: Path, encoder: str | None) -> Iterator[Shown]:
 
 def _list_curves(settings: Settings, encoder: str | None) -> Iterator[tuple[str, pl.DataFrame]]:
     """Yield the losses of every repetition of the training."""
-    key = name_key("set_encoder", encoder, "training")
+    key = name_key("set_encoder", encoder, TRAINING)
     for repetition in map(str, range(1, settings.repetitions + 1)):
         trained = _read(settings.data, "weights", key, repetition)
         if trained is not None:
             losses = trained.curves.pivot("phase", index="epoch", values=["cycle", "ground_truth"])
             yield f"training, repetition {repetition}", losses.rename(lambda name: name.replace("_", " "))
+
+
+def _tabulate_tuning(data: Path, encoder: str | None) -> pl.DataFrame:
+    """Return the mean losses before the first and the last step of the tuning, by benchmark, split and method."""
+    parts = [pl.DataFrame()]
+    for benchmark, _, tree in find_searched():
+        for split in tree.splits:
+            tokens = _read(data, "tables", name_key(f"{benchmark.name}/concept_tokens", encoder, TRAINING), split)
+            if tokens is not None:
+                losses = tokens.drop_nulls("first_loss").group_by("method", maintain_order=True)
+                first, last = (pl.mean(f"{one}_loss").alias(f"before the {one} step") for one in ("first", "last"))
+                name = pl.lit(f"{benchmark.title}, {split}").alias("split")
+                parts.append(losses.agg(first, last).select(name, pl.all()))
+    return pl.concat(parts, how="diagonal")
 
 
 def _read(data: Path, kind: str, key: dg.AssetKey, partition: str | None = None) -> Any | None:
