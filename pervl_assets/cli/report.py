@@ -9,7 +9,6 @@ import polars as pl
 
 from pervl_assets.benchmarks import find_searched
 from pervl_assets.clip.checkpoints import parse_encoders
-from pervl_assets.clip.features import read_passport
 from pervl_assets.core.errors import MissingInputError, PervlError, name_some
 from pervl_assets.defs.evaluation import RESULTS_NAME
 from pervl_assets.defs.evaluation_tables import EVALUATION
@@ -51,19 +50,18 @@ def make_report(settings: Settings, encoder: str | None = None) -> bytes:
 
 def _describe_encoder(data: Path, encoder: str | None) -> dict[str, str]:
     """Return what is known of the encoder, from the first image features that there are."""
-    manager = find_io_managers()["features"](data=str(data))
-    splits = [(benchmark.name, split) for benchmark, _, tree in find_searched() for split in tree.splits]
-    for name, split in splits:
-        path = manager.locate(name_key(f"{name}/image_features", encoder, EVALUATION), split)
-        if path.exists():
-            passport = read_passport(path)
-            return {
-                "encoder": passport.model,
-                "weights": f"sha256 {passport.weights_sha256}",
-                "images": passport.preprocessing,
-                "precision": f"{passport.precision} on {passport.device}",
-                "versions": f"torch {passport.torch}, open_clip {passport.open_clip}, Pillow {passport.pillow}",
-            }
+    for benchmark, _, tree in find_searched():
+        for split in tree.splits:
+            key = name_key(f"{benchmark.name}/image_features", encoder, EVALUATION)
+            if (features := _read(data, "features", key, split)) is not None:
+                passport = features.passport
+                return {
+                    "encoder": passport.model,
+                    "weights": f"sha256 {passport.weights_sha256}",
+                    "images": passport.preprocessing,
+                    "precision": f"{passport.precision} on {passport.device}",
+                    "versions": f"torch {passport.torch}, open_clip {passport.open_clip}, Pillow {passport.pillow}",
+                }
     return {}
 
 
