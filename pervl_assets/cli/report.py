@@ -9,11 +9,11 @@ import polars as pl
 
 from pervl_assets.benchmarks import find_searched
 from pervl_assets.clip.checkpoints import parse_encoders
-from pervl_assets.clip.features import read_passport
 from pervl_assets.core.errors import MissingInputError, PervlError, name_some
 from pervl_assets.defs.evaluation import RESULTS_NAME
 from pervl_assets.defs.evaluation_tables import EVALUATION
 from pervl_assets.defs.features import name_key
+from pervl_assets.defs.set_encoder import TRAINING
 from pervl_assets.evaluation.examples import choose_examples
 from pervl_assets.evaluation.report import Shown, build_report
 from pervl_assets.io_managers import find_io_managers
@@ -43,25 +43,25 @@ def make_report(settings: Settings, encoder: str | None = None) -> bytes:
             advice=f"""Evaluate first: pervl materialize --select '+key:"{key.to_user_string()}"'""",
         )
     shown = list(_list_shown(data, encoder))
-    curves = dict(_list_curves(settings, encoder))
-    return build_report(results, shown, curves, {"profile": settings.profile, **_describe_encoder(data, encoder)})
+    curves, tuning = dict(_list_curves(settings, encoder)), _tabulate_tuning(data, encoder)
+    facts = {"profile": settings.profile, **_describe_encoder(data, encoder)}
+    return build_report(results, shown, curves, tuning, facts)
 
 
 def _describe_encoder(data: Path, encoder: str | None) -> dict[str, str]:
     """Return what is known of the encoder, from the first image features that there are."""
-    manager = find_io_managers()["features"](data=str(data))
-    splits = [(benchmark.name, split) for benchmark, _, tree in find_searched() for split in tree.splits]
-    for name, split in splits:
-        path = manager.locate(name_key(f"{name}/image_features", encoder, EVALUATION), split)
-        if path.exists():
-            passport = read_passport(path)
-            return {
-                "encoder": passport.model,
-                "weights": f"sha256 {passport.weights_sha256}",
-                "images": passport.preprocessing,
-                "precision": f"{passport.precision} on {passport.device}",
-                "versions": f"torch {passport.torch}, open_clip {passport.open_clip}, Pillow {passport.pillow}",
-            }
+    for benchmark, _, tree in find_searched():
+        for split in tree.splits:
+            key = name_key(f"{benchmark.name}/image_features", encoder, EVALUATION)
+            if (features := _read(data, "features", key, split)) is not None:
+                passport = features.passport
+                return {
+                    "encoder": passport.model,
+                    "weights": f"sha256 {passport.weights_sha256}",
+                    "images": passport.preprocessing,
+                    "precision": f"{passport.precision} on {passport.device}",
+                    "versions": f"torch {passport.torch}, open_clip {passport.open_clip}, Pillow {passport.pillow}",
+                }
     return {}
 
 
@@ -86,12 +86,26 @@ def _list_shown(data: Path, encoder: str | None) -> Iterator[Shown]:
 
 def _list_curves(settings: Settings, encoder: str | None) -> Iterator[tuple[str, pl.DataFrame]]:
     """Yield the losses of every repetition of the training."""
-    key = name_key("set_encoder", encoder, "training")
-    for repetition in map(str, range(1, getattr(settings, "repetitions", 0) + 1)):
+    key = name_key("set_encoder", encoder, TRAINING)
+    for repetition in map(str, range(1, settings.repetitions + 1)):
         trained = _read(settings.data, "weights", key, repetition)
         if trained is not None:
             losses = trained.curves.pivot("phase", index="epoch", values=["cycle", "ground_truth"])
             yield f"training, repetition {repetition}", losses.rename(lambda name: name.replace("_", " "))
+
+
+def _tabulate_tuning(data: Path, encoder: str | None) -> pl.DataFrame:
+    """Return the mean losses before the first and the last step of the tuning, by benchmark, split and method."""
+    parts = [pl.DataFrame()]
+    for benchmark, _, tree in find_searched():
+        for split in tree.splits:
+            tokens = _read(data, "tables", name_key(f"{benchmark.name}/concept_tokens", encoder, TRAINING), split)
+            if tokens is not None:
+                losses = tokens.drop_nulls("first_loss").group_by("method", maintain_order=True)
+                first, last = (pl.mean(f"{one}_loss").alias(f"before the {one} step") for one in ("first", "last"))
+                name = pl.lit(f"{benchmark.title}, {split}").alias("split")
+                parts.append(losses.agg(first, last).select(name, pl.all()))
+    return pl.concat(parts, how="diagonal")
 
 
 def _read(data: Path, kind: str, key: dg.AssetKey, partition: str | None = None) -> Any | None:

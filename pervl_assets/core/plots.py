@@ -30,16 +30,13 @@ def draw_curves(curves: Mapping[str, Sequence[float]], steps: str) -> Element:
     Example: `tostring(draw_curves({"cycle": [2.1, 1.4, 1.2]}, "epoch"))` is an image file.
 
     Args:
-        curves: Values by name, one per step. NaN and numbers beyond 1e30 are left out.
+        curves: Values by name, one per step. NaN and numbers beyond 1e30 are left out; of many steps some are drawn.
         steps: Name of a step.
 
     Returns:
         An `svg` element with a transparent background.
     """
-    points = {
-        name: [(step, value) for step, value in enumerate(values, 1) if abs(value) < _LARGEST]
-        for name, values in curves.items()
-    }
+    points = {name: _list_points(values) for name, values in curves.items()}
     ticks = _choose_ticks([value for curve in points.values() for _, value in curve])
     last = max((step for curve in points.values() for step, _ in curve), default=1)
     legend = list(_place_legend(curves))
@@ -79,6 +76,11 @@ def _start(height: int, label: str) -> Element:
             "aria-label": label,
         },
     )
+
+
+def _list_points(values: Sequence[float]) -> list[tuple[int, float]]:
+    points = [(step, value) for step, value in enumerate(values, 1) if abs(value) < _LARGEST]
+    return points[:: 1 + len(points) // _WIDTH]
 
 
 def _choose_ticks(values: Sequence[float]) -> list[float]:

@@ -7,7 +7,7 @@ HTML only in `ElementTree`, which escapes them.
 import base64
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from xml.etree.ElementTree import Element, SubElement, tostring
@@ -48,7 +48,7 @@ a { color: inherit }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; margin: .8rem 0; font-size: .9rem }
 dd { margin: 0; overflow-wrap: anywhere }
 .wide { overflow-x: auto }
-table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; min-width: 40rem }
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .5rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
 th { font-weight: 600; vertical-align: bottom }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: Canvas; padding-left: 0 }
@@ -96,6 +96,7 @@ def build_report(
     results: pl.DataFrame,
     shown: Sequence[Shown],
     curves: Mapping[str, pl.DataFrame],
+    tuning: pl.DataFrame,
     facts: Mapping[str, str],
 ) -> bytes:
     """Return the report as HTML in UTF-8.
@@ -104,6 +105,7 @@ def build_report(
         results: Scores with the published ones beside them (schema `RESULTS`).
         shown: Queries to show, by split.
         curves: Losses by heading; the first column is the step, each other one a curve.
+        tuning: Losses of the tuning of tokens, as it is shown.
         facts: Further facts about the evaluation, e.g. its encoder.
     """
     page = Element("html", {"lang": "en"})
@@ -120,8 +122,10 @@ def build_report(
             _add_scores(section, str(protocol), str(query_set), rows)
         if one:
             _add_examples(section, one)
-    if curves:
-        _add_curves(_add_section(body, contents, "Losses"), curves)
+    if curves or tuning.height:
+        section = _add_section(body, contents, "Losses")
+        _add_curves(section, curves)
+        _add_tuning(section, tuning)
     html: bytes = tostring(page, encoding="utf-8", method="html")
     return b"<!DOCTYPE html>\n" + html
 
@@ -159,11 +163,7 @@ def _add_scores(parent: Element, protocol: str, query_set: str, rows: pl.DataFra
     _add(parent, "h3", f"Protocol {protocol}: {query_set.replace('_', ' ')} queries")
     counts = f"{first['queries']:,} queries of {first['concepts']:,} concepts among {first['gallery']:,} images."
     _add(parent, "p", f"{counts} In percent, ± the standard error over seeds; intervals are over concepts.", "dim")
-    table = SubElement(SubElement(parent, "div", {"class": "wide"}), "table")
-    header = SubElement(SubElement(table, "thead"), "tr")
-    for name in _COLUMNS:
-        _add(header, "th", name)
-    body = SubElement(table, "tbody")
+    body = _add_table(parent, _COLUMNS)
     for row in rows.iter_rows(named=True):
         line = SubElement(body, "tr")
         _add(line, "td", f"{row['method']}, {row['seeds']} seeds" if row["seeds"] > 1 else row["method"])
@@ -182,6 +182,15 @@ def _add_scores(parent: Element, protocol: str, query_set: str, rows: pl.DataFra
         _add(parent, "p", f"{', '.join(methods)}: {what} with {source}: {why}.", "dim note")
     for method, tied in rows.filter(pl.col("tied") > 0).select("method", "tied").iter_rows():
         _add(parent, "p", f"{method}: {tied:,} queries have ties, which count as ranked before them.", "dim note")
+
+
+def _add_table(parent: Element, columns: Iterable[str]) -> Element:
+    """Add a table, and return its body."""
+    table = SubElement(SubElement(parent, "div", {"class": "wide"}), "table")
+    header = SubElement(SubElement(table, "thead"), "tr")
+    for name in columns:
+        _add(header, "th", name)
+    return SubElement(table, "tbody")
 
 
 def _draw_interval(row: Mapping[str, Any]) -> Element:
@@ -241,6 +250,17 @@ def _add_curves(parent: Element, curves: Mapping[str, pl.DataFrame]) -> None:
         losses = {name: frame[name].cast(pl.Float64).fill_null(float("nan")).to_list() for name in names}
         figure.append(draw_curves(losses, step))
         _add(figure, "figcaption", heading)
+
+
+def _add_tuning(parent: Element, tuning: pl.DataFrame) -> None:
+    if tuning.is_empty():
+        return
+    _add(parent, "h3", "Tuning of tokens: mean loss over concepts and seeds")
+    body = _add_table(parent, tuning.columns)
+    for row in tuning.iter_rows():
+        line = SubElement(body, "tr")
+        for cell in row:
+            _add(line, "td", f"{cell:.3f}" if isinstance(cell, float) else cell)
 
 
 def _add(parent: Element, tag: str, text: str, kind: str = "") -> Element:

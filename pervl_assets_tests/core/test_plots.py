@@ -33,6 +33,12 @@ def test_names_are_text_and_values_that_are_no_numbers_are_left_out():
     assert b">&lt;script&gt;&amp;</text>" in tostring(svg)
 
 
+def test_a_long_training_is_drawn_with_as_many_points_as_can_be_seen():
+    (line,) = list_lines(draw_curves({"cycle": [1 / step for step in range(1, 100_001)]}, "epoch"))
+    assert 200 < len(line) < 500
+    assert line[-1][0] > 460
+
+
 @given(st.dictionaries(st.text("abc", max_size=40), st.lists(st.floats(), max_size=5), max_size=8))
 def test_all_values_are_inside_the_image(curves):
     svg = draw_curves(curves, "step")

@@ -8,7 +8,9 @@ from typing import Final
 from PIL import Image
 from playwright.sync_api import FloatRect, expect
 
+from pervl_assets.cli.report import make_report
 from pervl_assets.definitions import defs
+from pervl_assets.settings import Settings
 from pervl_assets_tests.e2e.servers import Servers
 from pervl_assets_tests.e2e.ui import Ui, open_ui
 
@@ -26,6 +28,9 @@ TALL: Final = 2500
 """Height of a window that shows an asset's page without scrolling, in CSS pixels."""
 
 TREE: Final = "ytvos/fsl_seg"
+REPORTED: Final = 3
+"""Queries of the report that are shown before the last one."""
+
 PLOTTED_RUNS: Final = 3
 """Materializations that a plot needs."""
 
@@ -44,6 +49,7 @@ def take_all(ui: Ui, data: Path) -> None:
     take_metadata(ui, "matches", "inversion/openimages_matches", "highest_margin", 900)
     take_asset(ui, "image_features", "inversion/coco_image_features", "passport")
     take_metadata(ui, "tree_asset", TREE, "contact_sheet", 1100)
+    take_report(ui, data)
     take_plots(ui)
     take_failing_check(ui, data)
     take_automation(ui)
@@ -78,6 +84,19 @@ def take_group(ui: Ui, group: str) -> None:
     ui.open(f"/locations/pervl_assets/asset-groups/{group}/lineage")
     expect(ui.page.get_by_text("Materialized").first).to_be_visible()
     save(ui, "group_graph")
+
+
+def take_report(ui: Ui, data: Path) -> None:
+    """Take one split of the report, from its heading to the first of its worst queries."""
+    file = data.parent / "report.html"
+    file.write_bytes(make_report(Settings(data=data)))
+    ui.resize(1200, 900)
+    ui.page.goto(file.as_uri())
+    section = ui.page.locator("section").filter(has=ui.page.get_by_role("heading", name="PerVL-YTVOS, test"))
+    first, last = section.bounding_box(), section.locator(".query").nth(REPORTED).bounding_box()
+    ui.resize(1200, round(last["y"] + last["height"]) + MARGIN)
+    clip = {"x": 0, "y": first["y"], "width": 1200, "height": last["y"] + last["height"] - first["y"] + MARGIN}
+    save(ui, "report", clip)
 
 
 def take_plots(ui: Ui) -> None:

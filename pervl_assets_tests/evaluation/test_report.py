@@ -16,6 +16,9 @@ from pervl_assets_tests.evaluation.pictured import make_draws, make_queries, mak
 
 CURVES = {"set encoder, repetition 1": pl.DataFrame({"epoch": [1, 2], "cycle": [2.0, 1.0], "test": [None, 1.5]})}
 
+NO_TUNING = pl.DataFrame()
+TUNING = pl.DataFrame({"split": ["mugs, test"], "method": ["PALAVRA"], "before the first step": [2.34567]})
+
 
 class Page(HTMLParser):
     """The elements and the text of a page."""
@@ -44,19 +47,20 @@ def shown(tmp_path) -> Shown:
 
 
 def test_scores_are_percent_with_interval_and_the_published_number(shown):
-    page = Page(build_report(make_results(), [shown], CURVES, {"encoder": "tiny"}))
+    page = Page(build_report(make_results(), [shown], CURVES, TUNING, {"encoder": "tiny"}))
     assert "PALAVRA, 2 seeds" in page.text
     assert "77.8 ± 1.1[50.0, 100.0]" in page.text
     assert "+11.1[-10.0, +30.0]" in page.text
     assert "28.4 ± 0.7" in page.text
     assert "PALAVRA: not comparable with a paper: synthetic data." in page.text
     assert "PALAVRA: 2 queries have ties" in page.text
-    assert len(page.find("tr")) == 2
+    assert len(page.find("tr")) == 2 + 2
+    assert "mugs, testPALAVRA2.346" in page.text
 
 
 def test_names_are_text_and_nothing_can_run_or_be_loaded(shown):
     rows = make_results(why="<img src=x onerror=alert(1)>")
-    page = Page(build_report(rows, [shown], CURVES, {"<script>": '"><script>'}))
+    page = Page(build_report(rows, [shown], CURVES, NO_TUNING, {"<script>": '"><script>'}))
     assert not page.find("script")
     assert not page.find("b")
     assert all(image["src"].startswith("data:image/jpeg;base64,") for image in page.find("img"))
@@ -71,7 +75,7 @@ def test_names_are_text_and_nothing_can_run_or_be_loaded(shown):
 
 
 def test_the_images_asked_for_and_found_are_shown(shown):
-    page = Page(build_report(make_results(), [shown], {}, {}))
+    page = Page(build_report(make_results(), [shown], {}, NO_TUNING, {}))
     assert page.text.count("found instead") == 1
     assert page.text.count("asked for, found") == 2
     assert page.text.count("few-shot") == 2 + 6  # two headings name the few-shot seed
@@ -87,14 +91,14 @@ def test_only_files_of_the_ledger_are_read(shown, tmp_path):
     (tmp_path / "secret.jpg").write_bytes((tmp_path / "eval/test/anna_red.jpg").read_bytes())
     ranks = make_ranks().with_columns(found=pl.lit("../../secret.jpg"), target=pl.lit("gone.jpg"))
     examples = choose_examples(ranks, make_queries(), make_draws())
-    page = Page(build_report(make_results(), [Shown("mugs", "test", "", shown.tree, examples)], {}, {}))
+    page = Page(build_report(make_results(), [Shown("mugs", "test", "", shown.tree, examples)], {}, NO_TUNING, {}))
     assert page.text.count("not on disk") == 6
     assert len(page.find("img")) == 6
 
 
 def test_a_report_of_baselines_has_no_curves_and_no_empty_numbers():
     rows = make_results(seeds=1, mrr_sem=None, mrr_low=None, mrr_high=None, published_mrr=None, comparable=None)
-    page = Page(build_report(rows, [], {}, {}))
+    page = Page(build_report(rows, [], {}, NO_TUNING, {}))
     assert "Losses" not in page.text
     assert "None" not in page.text
     assert "nan" not in page.text
