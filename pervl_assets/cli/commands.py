@@ -188,12 +188,13 @@ def score(
     others = [split, encoder] if benchmark is None else [gallery]
     if any(others) or not (gallery or (benchmark and split)):
         raise click.UsageError("Give either --gallery, or --benchmark and --split.")
-    files = [read_queries(file) for file in queries]  # the quick errors first
-    if gallery:
-        images = read_gallery(gallery)
-    else:
-        images = read_benchmark(Settings.from_env().data, str(benchmark), str(split), encoder)
-    scores = score_queries(files, images)
+    with Console(stderr=True).status("reading and ranking"):
+        files = [read_queries(file) for file in queries]  # the quick errors first
+        if gallery:
+            images = read_gallery(gallery)
+        else:
+            images = read_benchmark(Settings.from_env().data, str(benchmark), str(split), encoder)
+        scores = score_queries(files, images)
     if as_json:
         click.echo(encode_scores(images, scores))
     else:

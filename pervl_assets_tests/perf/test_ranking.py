@@ -13,4 +13,4 @@ def test_both_ways_agree_on_the_places(tmp_path, capsys):
     assert found.places.min() == 1
     assert found.places.max() > ranking.FOUND
     ranking.main(["--work", str(tmp_path), "--small"])
-    assert "times as fast as faiss" in capsys.readouterr().out
+    assert "times as fast" in capsys.readouterr().out
