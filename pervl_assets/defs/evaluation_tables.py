@@ -13,6 +13,7 @@ from pervl_assets.core.files import hash_bytes
 from pervl_assets.core.tables import TableSchema
 from pervl_assets.defs.checks import to_check_result
 from pervl_assets.defs.metadata import OWNERS
+from pervl_assets.defs.resources import Workspace
 from pervl_assets.defs.steps import record_step
 from pervl_assets.evaluation.draws import DRAWS, check_shots, list_draws, list_few_shot, summarize_draws
 from pervl_assets.evaluation.protocols import DISTINCT, choose_protocols, tabulate_protocols
@@ -33,7 +34,6 @@ EVALUATION: Final = "evaluation"
 
 _Made = dg.MaterializeResult[pl.DataFrame]
 
-_REPETITIONS: Final = 5
 _ROWS: Final = 50
 
 _PLACEHOLDERS: Final = "one_placeholder"
@@ -51,6 +51,7 @@ class _Table:
         schema: Its columns.
         checks: Description by name.
         list_tables: Names of the tables of the benchmark that it needs.
+        uses: Settings of the workspace that it depends on.
         make: Makes it for a split, from the inputs by name; the tree is `tree`.
     """
 
@@ -59,10 +60,13 @@ class _Table:
     schema: TableSchema
     checks: Mapping[str, str]
     list_tables: Callable[[Retrieval, TreeAsset], tuple[str, ...]]
-    make: Callable[[Retrieval, TreeAsset, str, Mapping[str, Any]], _Made]
+    uses: tuple[str, ...]
+    make: Callable[[Retrieval, TreeAsset, str, Workspace, Mapping[str, Any]], _Made]
 
 
-def _make_queries(retrieval: Retrieval, tree: TreeAsset, split: str, inputs: Mapping[str, Any]) -> _Made:
+def _make_queries(
+    retrieval: Retrieval, tree: TreeAsset, split: str, workspace: Workspace, inputs: Mapping[str, Any]
+) -> _Made:
     protocols = choose_protocols(retrieval.placeholder)
     marked = mark_faults(retrieval.list_captions(inputs, split), tree.name_classes(inputs), retrieval.placeholder)
     frame = list_queries(marked, retrieval.placeholder, protocols)
@@ -77,10 +81,12 @@ def _make_queries(retrieval: Retrieval, tree: TreeAsset, split: str, inputs: Map
     )
 
 
-def _make_draws(retrieval: Retrieval, tree: TreeAsset, split: str, inputs: Mapping[str, Any]) -> _Made:
+def _make_draws(
+    retrieval: Retrieval, tree: TreeAsset, split: str, workspace: Workspace, inputs: Mapping[str, Any]
+) -> _Made:
     few_shot = list_few_shot(inputs["tree"].ledger)
     schemes = dict.fromkeys([*(one.draws for one in choose_protocols(retrieval.placeholder)), DISTINCT])
-    frame = list_draws(few_shot, retrieval.list_few_shot(inputs, split), schemes, _REPETITIONS)
+    frame = list_draws(few_shot, retrieval.list_few_shot(inputs, split), schemes, workspace.repetitions)
     return TableIOManager.describe(
         frame,
         checks=[to_check_result(_SHOTS, check_shots(few_shot, DISTINCT), "warning")],
@@ -90,30 +96,32 @@ def _make_draws(retrieval: Retrieval, tree: TreeAsset, split: str, inputs: Mappi
 
 _TABLES: Final = (
     _Table(
-        "queries",
-        "The text that is asked for each caption of the split, and the images that are right, by protocol, set of "
-        "queries and form.",
-        QUERIES,
-        {
+        name="queries",
+        description="The text that is asked for each caption of the split, and the images that are right, by protocol, "
+        "set of queries and form.",
+        schema=QUERIES,
+        checks={
             _PLACEHOLDERS: "Every caption names its concept once. A warning: each of several placeholders gets the "
             "class, and only the first the token. A caption without text, placeholder or class is left out.",
             _TARGETS: "Every right image is in the tree. A warning: a query without its image has no score, so scores "
             "cannot be compared with published ones.",
         },
-        lambda retrieval, tree: tree.tables,
-        _make_queries,
+        list_tables=lambda retrieval, tree: tree.tables,
+        uses=(),
+        make=_make_queries,
     ),
     _Table(
-        "few_shot_draws",
-        "The few-shot images from which each concept of the split is learned, by scheme and seed. Only files that are "
-        "in the tree are drawn.",
-        DRAWS,
-        {
+        name="few_shot_draws",
+        description="The few-shot images from which each concept of the split is learned, by scheme and seed. Only "
+        "files that are in the tree are drawn.",
+        schema=DRAWS,
+        checks={
             _SHOTS: "Every concept has as many different few-shot images as are drawn. A warning: 55 concepts of "
             "PerVL-YTVOS have only four of five. PALAVRA draws with replacement, and can draw five of four."
         },
-        lambda retrieval, tree: retrieval.few_shot_tables,
-        _make_draws,
+        list_tables=lambda retrieval, tree: retrieval.few_shot_tables,
+        uses=("repetitions",),
+        make=_make_draws,
     ),
 )
 
@@ -144,9 +152,9 @@ def _build_table(benchmark: Benchmark, retrieval: Retrieval, tree: TreeAsset, ta
         metadata=declare_columns(_trace_columns(table.schema, retrieval, tables), benchmark.name),
         check_specs=[dg.AssetCheckSpec(name, asset=key, description=text) for name, text in table.checks.items()],
     )
-    @record_step(uses=())
-    def evaluation_table(context: dg.AssetExecutionContext, **inputs: Any) -> Iterator[_Made]:
-        yield table.make(retrieval, tree, context.partition_key, inputs)
+    @record_step(uses=table.uses)
+    def evaluation_table(context: dg.AssetExecutionContext, workspace: Workspace, **inputs: Any) -> Iterator[_Made]:
+        yield table.make(retrieval, tree, context.partition_key, workspace, inputs)
 
     return evaluation_table
 
