@@ -15,6 +15,7 @@ from pervl_assets.defs.checks import SUMS_HOLD, build_sums_check
 from pervl_assets.defs.concepts import build_concept_assets
 from pervl_assets.defs.downloads import Downloads
 from pervl_assets.defs.evaluation import build_evaluation_assets
+from pervl_assets.defs.evaluation_results import build_results
 from pervl_assets.defs.evaluation_tables import build_evaluation_tables
 from pervl_assets.defs.feature_checks import IDS_AND_VECTORS, build_feature_checks
 from pervl_assets.defs.inversion import build_inversion_assets
@@ -49,6 +50,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         *(asset for encoder in (None, *encoders) for asset in build_evaluation_assets(encoder)),
         *(build_set_encoder(settings.repetitions, encoder) for encoder in (None, *encoders)),
         *(asset for encoder in (None, *encoders) for asset in build_concept_assets(settings.repetitions, encoder)),
+        *(build_results(encoder) for encoder in (None, *encoders)),
     ]
     assets.append(build_release_asset(assets))
     checks = [

@@ -15,10 +15,8 @@ _NAMES: Final = "inversion_training/text_from_open_images.py"
 _ENCODED: Final = f"prompt, and `encode_text` without normalising, as in {cite_script(_NAMES, 'F3, F5')}."
 
 _EVALUATED: Final = f"as in the evaluation of {PALAVRA}, with the preprocessing and precision of CLIP."
-_BASELINES: Final = (
-    f"as {PALAVRA} ranks and scores, with its averages of shots and texts. Ties, which it leaves to faiss, are placed "
-    "pessimistically."
-)
+_RANKED: Final = f"as {PALAVRA} ranks and scores. Ties, which it leaves to faiss, are placed pessimistically."
+_BASELINES: Final = f"{_RANKED} Shots and texts are averaged as there."
 
 EACH: Final = "<benchmark>"
 """In a key: every benchmark that is searched."""
@@ -52,6 +50,8 @@ SOURCE_NOTES: Final[Mapping[str, str]] = {
     f"evaluation/{EACH}/query_features": _EVALUATED,
     f"evaluation/{EACH}/baseline_ranks": _BASELINES,
     f"evaluation/{EACH}/baseline_scores": _BASELINES,
+    f"evaluation/{EACH}/concept_ranks": _RANKED,
+    f"evaluation/{EACH}/concept_scores": _RANKED,
     "evaluation/results": f"published numbers are those of the papers of {PALAVRA} and {POLAR}.",
     "training/set_encoder": f"as {PALAVRA} trains, or as its paper says; quirks T1 to T7 and T9: `docs/evaluation.md`.",
     "release/croissant": "[Croissant 1.1](https://docs.mlcommons.org/croissant/), validated with mlcroissant.",

@@ -48,6 +48,7 @@ _DIFFERENCE: Final = ("difference", "difference_low", "difference_high")
 _WITH_CLASS: Final = (TEXT_ONLY, TEXT_TWICE, AVERAGE_BOTH)
 _ALIKE: Final = "measured as published"
 _AMBIGUOUS: Final = "; the paper does not say whether its text has the class once or twice"
+_PROMPTS: Final = "; most prompts of the published training are not known word for word"
 
 
 def tabulate_results(
@@ -109,7 +110,7 @@ def _judge(conditions: Conditions, row: Mapping[str, Any]) -> tuple[bool, str]:
         reasons.append(f"{row['seeds']} repetitions, published are {_REPETITIONS}")
     if reasons:
         return False, "; ".join(reasons)
-    return True, _ALIKE + (_AMBIGUOUS if method in _WITH_CLASS else "")
+    return True, _ALIKE + (_AMBIGUOUS if method in _WITH_CLASS else _PROMPTS if method in _TRAINED else "")
 
 
 def show_results(results: pl.DataFrame) -> pl.DataFrame:

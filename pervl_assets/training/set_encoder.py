@@ -42,6 +42,9 @@ ALIGNMENT: Final = ("layers.0.weight", "layers.0.bias")
 
 _LAYERS: Final = ("phi.0", "phi.2", "phi.4")
 _HEADER: Final = "pervl_set_encoder"
+_LARGEST_HEADER: Final = 100_000_000
+"""Bytes, as in safetensors."""
+
 _REPAIR: Final = "Delete the file and materialize its asset again."
 
 
@@ -239,6 +242,28 @@ def write_set_encoder(trained: TrainedSetEncoder, path: Path) -> None:
     write_bytes_atomically(path, save(dict(trained.weights), {_HEADER: json.dumps(header)}))
 
 
+def read_training_passport(path: Path) -> TrainingPassport:
+    """Read the passport of a set encoder's file; no weight is read.
+
+    Raises:
+        OSError: The file does not exist, or cannot be read.
+        SchemaError: It has no passport.
+    """
+    with path.open("rb") as file:
+        length = min(int.from_bytes(file.read(8), "little"), _LARGEST_HEADER)
+        text = file.read(length)
+    try:
+        return TrainingPassport.from_json(_parse_header(text)["passport"])
+    except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise SchemaError(f"{path} has no passport of a set encoder: {error!r}.", advice=_REPAIR) from error
+
+
+def _parse_header(text: bytes) -> dict[str, Any]:
+    """Return passport, curves and hash from the header of a safetensors file."""
+    header: dict[str, Any] = json.loads(json.loads(text)["__metadata__"][_HEADER])
+    return header
+
+
 def read_set_encoder(path: Path) -> TrainedSetEncoder:
     """Read a set encoder, and compare it with the hash that was written with it. No code in the file runs.
 
@@ -254,7 +279,7 @@ def read_set_encoder(path: Path) -> TrainedSetEncoder:
     data = path.read_bytes()
     try:
         weights = load(data)
-        header = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"][_HEADER])
+        header = _parse_header(data[8 : 8 + int.from_bytes(data[:8], "little")])
         passport = TrainingPassport.from_json(header["passport"])
         curves = pl.DataFrame(header["curves"], CURVES.to_polars())
         trained = TrainedSetEncoder(weights, passport, curves)

@@ -29,9 +29,8 @@ WITHOUT_A_SOURCE = {("inversion", name, "crc32") for name in FEATURES} | {
         for benchmark in ("ytvos", "deep_fashion")
         for column in (
             ("query_features", "crc32"),
-            ("baseline_ranks", "method"),
-            ("baseline_scores", "method"),
-            ("baseline_scores", "seeds"),
+            *((f"{kind}_{table}", "method") for kind in ("baseline", "concept") for table in ("ranks", "scores")),
+            *((f"{kind}_scores", "seeds") for kind in ("baseline", "concept")),
         )
     ),
     *(
@@ -137,6 +136,8 @@ def test_every_column_of_a_table_made_from_tables_has_its_lineage(nodes, schemas
         "query_features",
         "baseline_ranks",
         "baseline_scores",
+        "concept_ranks",
+        "concept_scores",
         "results",
         *FEATURES,
     }

@@ -1,0 +1,118 @@
+"""The results of the evaluation beside published numbers: one table of all benchmarks and splits."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any, Final
+
+import dagster as dg
+import polars as pl
+
+from pervl_assets.benchmarks import find_searched
+from pervl_assets.core.errors import SchemaError, name_some
+from pervl_assets.defs.evaluation import IMAGES, KINDS, RESULTS_NAME, declare_made_from, describe_conditions
+from pervl_assets.defs.evaluation_tables import EVALUATION
+from pervl_assets.defs.features import name_key
+from pervl_assets.defs.metadata import OWNERS, make_check_result
+from pervl_assets.defs.resources import Workspace
+from pervl_assets.defs.set_encoder import TRAINING
+from pervl_assets.defs.steps import record_step
+from pervl_assets.evaluation.metrics import SCORES
+from pervl_assets.evaluation.published import read_published
+from pervl_assets.evaluation.results import RESULTS, show_results, tabulate_results
+from pervl_assets.io_managers.features import FeaturesIOManager
+from pervl_assets.io_managers.metadata import preview_table
+from pervl_assets.io_managers.tables import TableIOManager
+from pervl_assets.io_managers.weights import WeightsIOManager
+from pervl_assets.training.set_encoder import read_training_passport
+
+_WHOLE: Final = "nothing_is_left_out"
+_SHOWN: Final = 100
+
+_DESCRIPTION: Final = """\
+Scores of all methods, benchmarks and splits, each with the published number beside it, whether the two are comparable
+and why, and the paired difference from Text only. What is not materialized is left out, so the baselines are enough."""
+
+
+def build_results(encoder: str | None = None) -> dg.AssetsDefinition:
+    """Return the asset of the results of all benchmarks and splits that have scores.
+
+    Args:
+        encoder: Name of a further encoder; None: the default one.
+    """
+    key, trained = name_key(RESULTS_NAME, encoder, EVALUATION), name_key("set_encoder", encoder, TRAINING)
+    located = {
+        (benchmark.name, name): name_key(f"{benchmark.name}/{name}", encoder, EVALUATION)
+        for benchmark, *_ in find_searched()
+        for name in (IMAGES, *(table for kind in KINDS for table in kind.tables))
+    }
+
+    @dg.asset(
+        key=key,
+        group_name=EVALUATION,
+        deps=[*located.values(), trained],
+        io_manager_key=TableIOManager.key,
+        description=_DESCRIPTION + (f" With the encoder {encoder}." if encoder else ""),
+        kinds={"polars", "parquet"},
+        owners=OWNERS,
+        code_version="1",
+        metadata=declare_made_from(RESULTS, {name: _trace_column(name, located) for name in RESULTS.names}),
+        check_specs=[
+            dg.AssetCheckSpec(
+                _WHOLE, asset=key, description="All scores of every benchmark and split are materialized. A warning."
+            )
+        ],
+    )
+    @record_step(uses=("profile",))
+    def results(workspace: Workspace) -> Iterator[dg.MaterializeResult[pl.DataFrame]]:
+        frame, absent = _collect_results(workspace, located, trained)
+        shown: dict[str, Any] = {
+            f"results_{split}": preview_table(show_results(part), rows=_SHOWN)
+            for (split,), part in frame.group_by("split", maintain_order=True)
+        }
+        text = f"{len(absent):,} tables are not materialized and left out: {name_some(absent)}"
+        whole = make_check_result(_WHOLE, not absent, text if absent else "all are there", absent=len(absent))
+        yield TableIOManager.describe(frame, checks=[whole], **shown)
+
+    return results
+
+
+def _trace_column(column: str, located: Mapping[tuple[str, str], dg.AssetKey]) -> Iterator[dg.TableColumnDep]:
+    """Return the columns that a column of the results is made from: of all benchmarks and kinds of methods."""
+    name = {"comparable": "id", "why": "id"}.get(column, "place" if column.startswith("difference") else column)
+    columns = {"scores": SCORES.names, "ranks": ["place"], "features": ["id"]}
+    for (_, asset), key in located.items():
+        if name in columns[asset.rpartition("_")[2]]:
+            yield dg.TableColumnDep(key, name)
+
+
+def _collect_results(
+    workspace: Workspace, located: Mapping[tuple[str, str], dg.AssetKey], trained: dg.AssetKey
+) -> tuple[pl.DataFrame, list[str]]:
+    """Return the results of all scores that are materialized, and the names of the tables that are not."""
+    tables, features = TableIOManager(data=workspace.data), FeaturesIOManager(data=workspace.data)
+    training = _describe_training(workspace, trained)
+    made, absent = [RESULTS.to_polars().to_frame()], list[str]()
+    splits = [(benchmark.name, tree, split) for benchmark, _, tree in find_searched() for split in tree.splits]
+    for benchmark, tree, split in splits:
+        ranks, scores = list[pl.DataFrame](), list[pl.DataFrame]()
+        for kind in KINDS:
+            placed, scored = (tables.read_previous(located[benchmark, name], split) for name in kind.tables)
+            if placed is None or scored is None:
+                absent += [f"{benchmark}/{name} [{split}]" for name in kind.tables]
+            else:
+                ranks.append(placed)
+                scores.append(scored)
+        images = features.read_previous(located[benchmark, IMAGES], split) if scores else None
+        if images is not None:
+            conditions = describe_conditions(workspace, benchmark, tree, split, images, training)
+            whole, model = (pl.concat(scores), pl.concat(ranks)), images.passport.model
+            made.append(tabulate_results(*whole, read_published(), conditions, model))
+    return pl.concat(made), absent
+
+
+def _describe_training(workspace: Workspace, key: dg.AssetKey) -> dict[str, Any]:
+    """Return how the first set encoder was trained; empty if there is none that can be read."""
+    try:
+        return asdict(read_training_passport(WeightsIOManager(data=workspace.data).locate(key, "1")))
+    except (OSError, SchemaError):
+        return {}
