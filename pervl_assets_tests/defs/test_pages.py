@@ -29,11 +29,13 @@ WITHOUT_A_SOURCE = {("inversion", name, "crc32") for name in FEATURES} | {
         for benchmark in ("ytvos", "deep_fashion")
         for column in (
             ("query_features", "crc32"),
+            ("concept_query_features", "crc32"),
             ("baseline_ranks", "method"),
             ("baseline_scores", "method"),
             ("baseline_scores", "seeds"),
         )
     ),
+    *(("training", benchmark, "concept_tokens", "method") for benchmark in ("ytvos", "deep_fashion")),
     *(
         ("evaluation", "results", name)
         for name in RESULTS.names
@@ -135,6 +137,8 @@ def test_every_column_of_a_table_made_from_tables_has_its_lineage(nodes, schemas
         "queries",
         "few_shot_draws",
         "query_features",
+        "concept_tokens",
+        "concept_query_features",
         "baseline_ranks",
         "baseline_scores",
         "results",
