@@ -98,15 +98,22 @@ class TokenTexts:
         table: torch.Tensor = self._table.weight
         return table[numbers.to(table.device)].float()
 
-    def _tokenize(self, texts: list[str]) -> npt.NDArray[np.int64]:
+    def have_place(self, texts: list[str]) -> npt.NDArray[np.bool_]:
+        """Return whether each text has a `*` within the tokens that the model reads, (M,)."""
+        return self._find_places(texts)[1]
+
+    def _find_places(self, texts: list[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         # Blanks around it, because the tokenizer would take `*.` for one word; blanks are no tokens.
         numbers = self._encoder.tokenize([text.replace(_PLACEHOLDER, f" {_PLACEHOLDER} ", 1) for text in texts])
-        without = np.flatnonzero(~(numbers == self._star).any(axis=1))
-        if len(without):
+        return numbers, (numbers == self._star).any(axis=1)
+
+    def _tokenize(self, texts: list[str]) -> npt.NDArray[np.int64]:
+        numbers, have_place = self._find_places(texts)
+        if without := [repr(text) for text, found in zip(texts, have_place, strict=True) if not found]:
             raise PervlError(
                 f"{len(without):,} of {len(texts):,} texts have no {_PLACEHOLDER!r} for a learnt token within the "
                 f"{numbers.shape[1]} tokens that {self._encoder.passport.model} reads.",
-                details=[name_some([repr(texts[row]) for row in without], 3)],
+                details=[name_some(without, 3)],
                 advice=f"Write one {_PLACEHOLDER!r} into every text, and shorten long ones.",
             )
         return numbers

@@ -19,10 +19,11 @@ from pervl_assets.defs.evaluation_tables import EVALUATION
 from pervl_assets.defs.features import GPU_TAGS, name_key
 from pervl_assets.defs.metadata import OWNERS, embed_image
 from pervl_assets.defs.resources import Clip, Workspace
+from pervl_assets.defs.set_encoder import TRAINING
 from pervl_assets.defs.steps import record_step
 from pervl_assets.evaluation.protocols import PALAVRA
 from pervl_assets.io_managers.features import FeaturesIOManager
-from pervl_assets.io_managers.tables import TableIOManager, declare_columns
+from pervl_assets.io_managers.tables import COLUMN_LINEAGE, TableIOManager, declare_columns
 from pervl_assets.io_managers.weights import WeightsIOManager
 from pervl_assets.training.concept_tokens import (
     check_losses,
@@ -33,7 +34,6 @@ from pervl_assets.training.concept_tokens import (
     list_token_columns,
 )
 
-_TRAINING: Final = "training"
 _TUNING: Final[dict[str, Any]] = asdict(PALAVRA.tuning) if PALAVRA.tuning else {}
 
 _TOKENS_WHOLE: Final = "every_concept_has_a_token"
@@ -90,8 +90,16 @@ def _split_asset(
 
 
 def _build_tokens(benchmark: str, tree: TreeAsset, repetitions: int, encoder: str | None) -> dg.AssetsDefinition:
-    key = name_key(f"{benchmark}/concept_tokens", encoder, _TRAINING)
-    weights = name_key("set_encoder", encoder, _TRAINING)
+    key = name_key(f"{benchmark}/concept_tokens", encoder, TRAINING)
+    weights = name_key("set_encoder", encoder, TRAINING)
+    images_key = name_key(f"{benchmark}/image_features", encoder, EVALUATION)
+    draws_key, queries_key = (dg.AssetKey([EVALUATION, benchmark, name]) for name in ("few_shot_draws", "queries"))
+    columns = ((images_key, "vector"), (draws_key, "image"), (queries_key, "class_name"))
+    learned = [dg.TableColumnDep(*column) for column in columns]
+    made_from = {
+        **{name: [dg.TableColumnDep(draws_key, name)] for name in ("seed", "concept")},
+        **dict.fromkeys(("token", "first_loss", "last_loss"), learned),
+    }
     checks = {
         _TOKENS_WHOLE: "Every concept has a token of finite numbers by every method and for every seed.",
         _LOSSES_FELL: "Tuning lowered the loss of every concept. A warning.",
@@ -102,15 +110,11 @@ def _build_tokens(benchmark: str, tree: TreeAsset, repetitions: int, encoder: st
         tree,
         checks,
         code_version=f"1.{hash_bytes(repr(_TUNING).encode())[:8]}",
-        ins={
-            "images": dg.AssetIn(name_key(f"{benchmark}/image_features", encoder, EVALUATION)),
-            "draws": dg.AssetIn([EVALUATION, benchmark, "few_shot_draws"]),
-            "queries": dg.AssetIn([EVALUATION, benchmark, "queries"]),
-        },
+        ins={"images": dg.AssetIn(images_key), "draws": dg.AssetIn(draws_key), "queries": dg.AssetIn(queries_key)},
         deps=[dg.AssetDep(weights, partition_mapping=dg.AllPartitionMapping())],
         io_manager_key=TableIOManager.key,
         description=_TOKENS,
-        metadata=declare_columns(list_token_columns()),
+        metadata={**declare_columns(list_token_columns()), COLUMN_LINEAGE: dg.TableColumnLineage(made_from)},
     )
     def concept_tokens(
         context: dg.AssetExecutionContext,
@@ -156,6 +160,13 @@ def _build_tokens(benchmark: str, tree: TreeAsset, repetitions: int, encoder: st
 
 def _build_features(benchmark: str, tree: TreeAsset, encoder: str | None) -> dg.AssetsDefinition:
     key = name_key(f"{benchmark}/concept_query_features", encoder, EVALUATION)
+    tokens_key = name_key(f"{benchmark}/concept_tokens", encoder, TRAINING)
+    queries_key = dg.AssetKey([EVALUATION, benchmark, "queries"])
+    columns = {
+        "id": ((tokens_key, "method"), (tokens_key, "seed"), (queries_key, "query_id")),
+        "vector": ((tokens_key, "token"), (queries_key, "text")),
+    }
+    made_from = {name: [dg.TableColumnDep(*source) for source in sources] for name, sources in columns.items()}
     checks = {_QUERIES_WHOLE: "Every query with a token has a vector by every method and for every seed. A warning."}
 
     @_split_asset(
@@ -163,13 +174,10 @@ def _build_features(benchmark: str, tree: TreeAsset, encoder: str | None) -> dg.
         tree,
         checks,
         code_version="1",
-        ins={
-            "queries": dg.AssetIn([EVALUATION, benchmark, "queries"]),
-            "tokens": dg.AssetIn(name_key(f"{benchmark}/concept_tokens", encoder, _TRAINING)),
-        },
+        ins={"queries": dg.AssetIn(queries_key), "tokens": dg.AssetIn(tokens_key)},
         io_manager_key=FeaturesIOManager.key,
         description=_FEATURES,
-        metadata=declare_columns(list_feature_columns()),
+        metadata={**declare_columns(list_feature_columns()), COLUMN_LINEAGE: dg.TableColumnLineage(made_from)},
     )
     def concept_query_features(
         clip: Clip, queries: pl.DataFrame, tokens: pl.DataFrame

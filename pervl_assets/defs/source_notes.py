@@ -52,6 +52,9 @@ SOURCE_NOTES: Final[Mapping[str, str]] = {
     f"evaluation/{EACH}/baseline_scores": _BASELINES,
     f"evaluation/{EACH}/concept_ranks": _RANKED,
     f"evaluation/{EACH}/concept_scores": _RANKED,
+    f"evaluation/{EACH}/concept_query_features": _EVALUATED,
+    f"training/{EACH}/concept_tokens": f"as {PALAVRA} learns them, with the flags of its README; its random starts "
+    "have no seed.",
     "evaluation/results": f"published numbers are those of the papers of {PALAVRA} and {POLAR}.",
     "training/set_encoder": f"as {PALAVRA} trains, or as its paper says; quirks T1 to T7 and T9: `docs/evaluation.md`.",
     "release/croissant": "[Croissant 1.1](https://docs.mlcommons.org/croissant/), validated with mlcroissant.",

@@ -240,21 +240,22 @@ def encode_with_tokens(queries: pl.DataFrame, tokens: pl.DataFrame, encoder: Cli
     """Encode queries with the token of their concept, by every method and seed.
 
     Args:
-        queries: Columns `query_id`, `concept` and `text`, which has a `*`. One whose concept has no token is left out.
+        queries: Columns `query_id`, `concept` and `text`. One is left out if its concept has no token, or if the model
+            does not read as far as its `*`.
         tokens: Learnt tokens, see `list_token_columns`.
         encoder: The encoder that the tokens were learned with.
 
     Returns:
         Features with the ids `<method>/<seed>/<query_id>`.
     """
-    runs = tokens.select("method", "seed").unique(maintain_order=True)
+    texts = TokenTexts(encoder)
+    read = queries.select("query_id", "concept", "text").filter(texts.have_place(queries["text"].to_list()))
     rows = tokens.with_row_index("row").select("row", "method", "seed", "concept")
-    pairs = runs.join(queries.select("query_id", "concept", "text"), how="cross").join(
-        rows, ["method", "seed", "concept"], maintain_order="left"
-    )
+    runs = tokens.select("method", "seed").unique(maintain_order=True)
+    pairs = runs.join(read, how="cross").join(rows, ["method", "seed", "concept"], maintain_order="left")
     learnt = tokens["token"].to_numpy()[pairs["row"].to_numpy()]
     ids = pairs.select(pl.concat_str("method", "seed", "query_id", separator="/")).to_series().to_list()
-    vectors = TokenTexts(encoder).encode_all(pairs["text"].to_list(), learnt)
+    vectors = texts.encode_all(pairs["text"].to_list(), learnt)
     return Features(ids, vectors, replace(encoder.passport, batch_size=TEXT_BATCH))
 
 
@@ -283,9 +284,12 @@ def check_losses(tokens: pl.DataFrame) -> CheckResult:
 def check_queries(features: Features, queries: pl.DataFrame, tokens: pl.DataFrame) -> CheckResult:
     """Check that `encode_with_tokens` left no query out."""
     wanted = queries.height * tokens.select("method", "seed").n_unique()
-    learned = tokens["concept"].unique().to_list()
-    without = queries.filter(~pl.col("concept").is_in(learned))["concept"].unique(maintain_order=True).to_list()
+    encoded = {one.split("/", 2)[2] for one in features.ids}
+    without = [one for one in queries["query_id"] if one not in encoded]
     text = f"{len(features.ids):,} vectors of {queries.height:,} queries"
     if without:
-        text += f". Concepts without a token: {name_some(without)}"
+        text += (
+            f". {len(without):,} queries have none, because their concept has no token or their text is too long for "
+            f"the model: {name_some(without)}"
+        )
     return CheckResult(len(features.ids) == wanted, text, {"vectors": len(features.ids), "wanted": wanted})

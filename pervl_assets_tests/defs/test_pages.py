@@ -31,8 +31,10 @@ WITHOUT_A_SOURCE = {("inversion", name, "crc32") for name in FEATURES} | {
             ("query_features", "crc32"),
             *((f"{kind}_{table}", "method") for kind in ("baseline", "concept") for table in ("ranks", "scores")),
             *((f"{kind}_scores", "seeds") for kind in ("baseline", "concept")),
+            ("concept_query_features", "crc32"),
         )
     ),
+    *(("training", benchmark, "concept_tokens", "method") for benchmark in ("ytvos", "deep_fashion")),
     *(
         ("evaluation", "results", name)
         for name in RESULTS.names
@@ -134,6 +136,8 @@ def test_every_column_of_a_table_made_from_tables_has_its_lineage(nodes, schemas
         "queries",
         "few_shot_draws",
         "query_features",
+        "concept_tokens",
+        "concept_query_features",
         "baseline_ranks",
         "baseline_scores",
         "concept_ranks",

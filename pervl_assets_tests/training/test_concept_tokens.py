@@ -184,13 +184,20 @@ def test_more_concepts_than_a_batch_are_moved_by_momentum(encoder):
 
 def test_queries_get_the_vector_of_their_concepts_token(encoder, tmp_path):
     tokens = learn(encoder, tmp_path)[0].tokens
-    rows = [("q/0", "ben", "a photo of a dog *"), ("q/1", "anna", "* on a sofa"), ("q/2", "dora", "a *")]
+    rows = [
+        ("q/0", "ben", "a photo of a dog *"),
+        ("q/1", "anna", "* on a sofa"),
+        ("q/2", "dora", "a *"),
+        ("q/3", "ben", "long " * 16 + "*"),
+    ]
     queries = pl.DataFrame(rows, ["query_id", "concept", "text"], orient="row")
     features = encode_with_tokens(queries, tokens, encoder)
     assert features.ids == [f"{method}/{seed}/q/{n}" for seed in (1, 2) for method in METHODS for n in (0, 1)]
     anna = tokens.filter(method="Only tuning", seed=2, concept="anna")["token"].to_numpy()
     expected = TokenTexts(encoder).encode(["* on a sofa"], torch.from_numpy(anna.copy())).numpy()
-    assert check_queries(features, queries, tokens).text == "12 vectors of 3 queries. Concepts without a token: dora"
+    found = check_queries(features, queries, tokens)
+    assert found.text.startswith("12 vectors of 4 queries. 2 queries have none, because their concept has no token or ")
+    assert found.text.endswith("too long for the model: q/2, q/3")
     assert check_queries(features, queries[:2], tokens).passed
     assert np.allclose(features.vectors[features.ids.index("Only tuning/2/q/1")], expected, atol=1e-5)
 
