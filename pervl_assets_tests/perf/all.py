@@ -29,6 +29,7 @@ BENCHMARKS = {
     "scaling": ("--work",),
     "kills": ("--kit", "--work"),
     "tuning": (),
+    "training": (),
 }
 """The benchmarks in their order, each with its options."""
 
