@@ -35,17 +35,27 @@ def make_report(settings: Settings, encoder: str | None = None) -> bytes:
     if encoder is not None and encoder not in encoders:
         known = f"Choose one of these: {name_some([*encoders])}." if encoders else "Name it in PERVL_ENCODERS first."
         raise PervlError(f"There is no further encoder {encoder!r}.", advice=known)
+    results, data = read_results(settings.data, encoder), settings.data
+    shown = list(_list_shown(data, encoder))
+    curves, tuning = dict(_list_curves(settings, encoder)), _tabulate_tuning(data, encoder)
+    facts = {"profile": settings.profile, **_describe_encoder(data, encoder)}
+    return build_report(results, shown, curves, tuning, facts)
+
+
+def read_results(data: Path, encoder: str | None = None) -> pl.DataFrame:
+    """Return the results of an encoder (schema `RESULTS`).
+
+    Raises:
+        MissingInputError: Nothing is evaluated.
+    """
     key = name_key(RESULTS_NAME, encoder, EVALUATION)
-    results, data = _read(settings.data, "tables", key), settings.data
+    results: pl.DataFrame | None = _read(data, "tables", key)
     if results is None:
         raise MissingInputError(
             f"Nothing is evaluated in {data}: the table {key.to_user_string()} does not exist.",
             advice=f"""Evaluate first: pervl materialize --select '+key:"{key.to_user_string()}"'""",
         )
-    shown = list(_list_shown(data, encoder))
-    curves, tuning = dict(_list_curves(settings, encoder)), _tabulate_tuning(data, encoder)
-    facts = {"profile": settings.profile, **_describe_encoder(data, encoder)}
-    return build_report(results, shown, curves, tuning, facts)
+    return results
 
 
 def _describe_encoder(data: Path, encoder: str | None) -> dict[str, str]:
