@@ -58,6 +58,7 @@ def fill_page(text: str, graph: Any) -> str:
     def fill(part: re.Match[str]) -> str:
         lines = "\n".join([part[1], *writers[part[2]](part[3]), "", part[4]])
         lines = _LINK.sub(lambda link: f"]({link[1]}.md#{link[1]}{link[2]})", lines)
+        lines = lines.replace("`docs/evaluation.md`", "[evaluation](../evaluation.md)")
         return lines.replace("`docs/fidelity.md`", "[fidelity](../fidelity.md#upstreams-rules)")
 
     return _PART.sub(fill, text)
