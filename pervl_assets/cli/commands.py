@@ -85,7 +85,7 @@ def materialize(select: str, *, force: bool) -> None:
 
 @main.command()
 def demo() -> None:
-    """Make the demo data, materialize the whole graph on it, and verify the results."""
+    """Make the demo data, materialize the whole graph on it, verify it, and show how well pictures are found."""
     for name in _NOT_IN_DEMO:
         if os.environ.pop(get_variable(name), None):
             Console(stderr=True).print(f"{get_variable(name)} is ignored: the demo has its own.", soft_wrap=True)
@@ -93,9 +93,15 @@ def demo() -> None:
     passed = _run_graph("*") and _run_verification()
     if passed:
         from pervl_assets.cli.console import make_console
-        from pervl_assets.cli.printing import print_paths
+        from pervl_assets.cli.printing import print_paths, print_results
+        from pervl_assets.defs.evaluation import RESULTS_NAME
+        from pervl_assets.defs.evaluation_tables import EVALUATION
+        from pervl_assets.defs.features import name_key
+        from pervl_assets.io_managers.tables import TableIOManager
 
-        print_paths(make_console(), Settings.from_env().data)
+        data, console = Settings.from_env().data, make_console()
+        print_paths(console, data)
+        print_results(console, TableIOManager(data=str(data)).read(name_key(RESULTS_NAME, None, EVALUATION)))
     sys.exit(0 if passed else 1)
 
 

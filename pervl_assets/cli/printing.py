@@ -3,8 +3,9 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final, get_args
+from typing import Any, Final, get_args
 
+import polars as pl
 import rich.filesize
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +16,7 @@ from pervl_assets.core.errors import name_some
 from pervl_assets.core.files import VerifyResult
 from pervl_assets.defs.run_results import Finding, Materialized, RunResult, name_partition
 from pervl_assets.defs.up_to_date import Value
+from pervl_assets.evaluation.methods import PALAVRA, TEXT_ONLY, TEXT_TWICE
 from pervl_assets.io_managers.metadata import QUARANTINED
 from pervl_assets.settings import Settings
 from pervl_assets.upstream import RETRIVAL_SETS
@@ -209,6 +211,34 @@ def print_paths(console: Console, data: Path) -> None:
         console.print(f"  {escape(str(data / path))}", highlight=False, soft_wrap=True, end="")
         console.print(f"  [dim]{what}[/]", highlight=False, soft_wrap=True)
     console.print("  [bold]pervl ui[/] shows the same graph in the browser at http://127.0.0.1:3000", highlight=False)
+
+
+def print_results(console: Console, results: pl.DataFrame) -> None:
+    """Print MRRs for the rich queries of the test splits, and what learned concepts add (schema `RESULTS`)."""
+    rich_queries = results.filter(protocol="palavra", query_set="rich", split="test")
+    benchmarks = rich_queries["benchmark"].unique(maintain_order=True).to_list()
+    shown = {(row["method"], row["benchmark"]): row for row in rich_queries.iter_rows(named=True)}
+    table = make_table("method", *(f">{name}" for name in benchmarks))
+    for method in rich_queries.filter(pl.col("method") != TEXT_TWICE)["method"].unique(maintain_order=True):
+        cells = (shown.get((method, benchmark), {}) for benchmark in benchmarks)
+        table.add_row(escape(method), *(_show_percent(cell, "mrr", "mrr_low", "mrr_high") for cell in cells))
+    title = "\n[bold]Pictures found by their caption[/], test splits: MRR in percent, 95 % interval"
+    console.print(title, table, sep="\n", highlight=False)
+    for benchmark in benchmarks:
+        gain = _show_percent(shown.get((PALAVRA, benchmark), {}), "difference", "difference_low", "difference_high")
+        console.print(f"{escape(benchmark)}: {PALAVRA} less {TEXT_ONLY} is {gain or 'unknown'}", highlight=False)
+    console.print(
+        "The pictures are synthetic, so these numbers are not comparable with published ones. Other splits, queries "
+        "and scores are in evaluation/results; [bold]pervl report[/] shows them, and the best and worst queries.",
+        highlight=False,
+    )
+
+
+def _show_percent(row: Mapping[str, Any], name: str, low: str, high: str) -> str:
+    """Return a fraction of a row in percent, with its interval where there is one; nothing without the fraction."""
+    sign = "+" if name == "difference" else ""
+    value, *limits = (None if row.get(key) is None else f"{100 * row[key]:{sign}.1f}" for key in (name, low, high))
+    return value + (f" [{limits[0]}, {limits[1]}]" if None not in limits else "") if value else ""
 
 
 def _format_bytes(count: float | None) -> str:
