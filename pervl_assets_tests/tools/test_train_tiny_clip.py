@@ -139,17 +139,21 @@ def test_merges_and_configuration_equal_those_of_the_script(tmp_path):
 def test_captions_are_true_of_their_image():
     for number in range(40):
         example = draw_example(f"test/{number}")
-        caption, named = choose_caption(example, Random(number))
-        assert named <= example.tags
-        assert caption
+        caption = choose_caption(example, Random(number))
+        assert caption.tags <= example.tags
+        assert caption.text
+        assert (caption.look in example.tags) == ("*" in caption.text)
     assert draw_example("test/0").pixels.tolist() == draw_example("test/0").pixels.tolist()
 
 
-def test_a_short_training_saves_a_model_that_open_clip_loads(tmp_path):
+@pytest.mark.parametrize("locked", [False, True])
+def test_a_short_training_saves_a_model_that_open_clip_loads(tmp_path, locked):
     import open_clip
 
     lines = []
-    train(tmp_path, images=24, minutes=0.01, batch=8, seed=0, threads=1, resume=False, report=lines.append)
+    train(
+        tmp_path, images=24, minutes=0.01, batch=8, seed=0, threads=1, resume=False, locked=False, report=lines.append
+    )
     assert "saved" in lines[-1]
     model = open_clip.create_model(f"local-dir:{tmp_path}")
     assert model.logit_scale.exp().item() == pytest.approx(1 / 0.07, rel=0.2)
