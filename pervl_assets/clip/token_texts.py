@@ -1,5 +1,6 @@
 """Texts in which a learnt token takes the place of `*`."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -59,7 +60,11 @@ class TokenTexts:
         return self._forward(self._tokenize(texts), tokens)
 
     def encode_all(
-        self, texts: list[str], tokens: npt.NDArray[np.float32], batch_size: int = TEXT_BATCH
+        self,
+        texts: list[str],
+        tokens: npt.NDArray[np.float32],
+        batch_size: int = TEXT_BATCH,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> npt.NDArray[np.float32]:
         """Encode any number of texts without gradients: equal pairs of text and token once, short texts together.
 
@@ -67,6 +72,7 @@ class TokenTexts:
             texts: M texts, each with a `*`.
             tokens: One per text, float32 (M, W).
             batch_size: Texts in one forward pass.
+            on_progress: Called after every batch with the number of different pairs done and their total.
 
         Returns:
             Vectors, float32 of shape (M, D), not normalised.
@@ -82,10 +88,11 @@ class TokenTexts:
         ]
         _, first = np.unique(np.asarray(rows, np.int64), return_index=True)
         numbers = self._tokenize([texts[row] for row in first])
-        vectors = self._encoder.encode_by_length(
-            numbers, lambda part: self._forward(numbers[part], torch.from_numpy(tokens[first[part]])), batch_size
-        )
-        return vectors[rows]
+
+        def forward(part: npt.NDArray[np.int64]) -> torch.Tensor:
+            return self._forward(numbers[part], torch.from_numpy(tokens[first[part]]))
+
+        return self._encoder.encode_by_length(numbers, forward, batch_size, on_progress)[rows]
 
     def embed_first_tokens(self, words: list[str]) -> "torch.Tensor":
         """Return the word embedding of the first token of every text, float32 (M, W): of `sofa bed` that of `sofa`.

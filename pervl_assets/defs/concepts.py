@@ -16,7 +16,7 @@ from pervl_assets.core.files import PARTIAL, hash_bytes
 from pervl_assets.core.plots import draw_curves
 from pervl_assets.defs.checks import to_check_result
 from pervl_assets.defs.evaluation_tables import EVALUATION
-from pervl_assets.defs.features import GPU_TAGS, name_key
+from pervl_assets.defs.features import GPU_TAGS, EncodingReport, name_key
 from pervl_assets.defs.metadata import OWNERS, embed_image
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.set_encoder import TRAINING
@@ -180,10 +180,11 @@ def _build_features(benchmark: str, tree: TreeAsset, encoder: str | None) -> dg.
         metadata={**declare_columns(list_feature_columns()), COLUMN_LINEAGE: dg.TableColumnLineage(made_from)},
     )
     def concept_query_features(
-        clip: Clip, queries: pl.DataFrame, tokens: pl.DataFrame
+        context: dg.AssetExecutionContext, clip: Clip, queries: pl.DataFrame, tokens: pl.DataFrame
     ) -> Iterator[dg.MaterializeResult[Features]]:
         asked = queries.filter(protocol=PALAVRA.name, form="token")
-        features = encode_with_tokens(asked, tokens, clip.as_published().load(encoder))
+        progress = EncodingReport(context.log.info, key.path[-1]).count_names
+        features = encode_with_tokens(asked, tokens, clip.as_published().load(encoder), progress)
         found = check_queries(features, asked, tokens)
         yield FeaturesIOManager.describe(features, checks=[to_check_result(_QUERIES_WHOLE, found, "warning")])
 

@@ -103,7 +103,7 @@ def encode_images(
     encoder, model = find_encoder(key), _choose_clip(clip, key)
     stored = FeaturesIOManager(data=workspace.data)
     previous: Features | None = stored.read_previous(key, partition)
-    progress = _EncodingReport(context.log.info, f"{key.to_user_string()} [{partition}]")
+    progress = EncodingReport(context.log.info, f"{key.to_user_string()} [{partition}]")
     with open_tree(source) if isinstance(source, FolderTree) else open_members(source) as members:
         features = encode_image_shard(
             _list_images(images, partition),
@@ -140,7 +140,7 @@ def _describe_change(previous: Features | None, features: Features) -> dict[str,
     return {"replaced_vectors": result.text, **{name: result.numbers[name] for name in names}}
 
 
-class _EncodingReport:
+class EncodingReport:
     """Logs the progress of encoding at most once in two seconds and at its end, and keeps the last rates."""
 
     def __init__(self, log: Callable[[str], None], title: str) -> None:
@@ -286,7 +286,7 @@ def build_text_features(
         partition = context.partition_key if partitions else None
         encoder, model = find_encoder(key), _choose_clip(clip, key)
         previous: Features | None = FeaturesIOManager(data=workspace.data).read_previous(key, partition)
-        texts, progress = list_texts(names), _EncodingReport(context.log.info, key.path[-1]).count_names
+        texts, progress = list_texts(names), EncodingReport(context.log.info, key.path[-1]).count_names
         features = update_names(texts, model.describe(encoder), lambda: model.load(encoder), previous, progress, prompt)
         checks = [to_check_result(_NAMES_AND_VECTORS, check_names(features, texts), "error")]
         yield FeaturesIOManager.describe(features, checks=checks, **_describe_change(previous, features))

@@ -236,7 +236,12 @@ def _normalise(vectors: _Vectors) -> _Vectors:
     return normalised
 
 
-def encode_with_tokens(queries: pl.DataFrame, tokens: pl.DataFrame, encoder: ClipEncoder) -> Features:
+def encode_with_tokens(
+    queries: pl.DataFrame,
+    tokens: pl.DataFrame,
+    encoder: ClipEncoder,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Features:
     """Encode queries with the token of their concept, by every method and seed.
 
     Args:
@@ -244,6 +249,7 @@ def encode_with_tokens(queries: pl.DataFrame, tokens: pl.DataFrame, encoder: Cli
             does not read as far as its `*`.
         tokens: Learnt tokens, see `list_token_columns`.
         encoder: The encoder that the tokens were learned with.
+        on_progress: See `TokenTexts.encode_all`.
 
     Returns:
         Features with the ids `<method>/<seed>/<query_id>`.
@@ -255,7 +261,7 @@ def encode_with_tokens(queries: pl.DataFrame, tokens: pl.DataFrame, encoder: Cli
     pairs = runs.join(read, how="cross").join(rows, ["method", "seed", "concept"], maintain_order="left")
     learnt = tokens["token"].to_numpy()[pairs["row"].to_numpy()]
     ids = pairs.select(pl.concat_str("method", "seed", "query_id", separator="/")).to_series().to_list()
-    vectors = texts.encode_all(pairs["text"].to_list(), learnt)
+    vectors = texts.encode_all(pairs["text"].to_list(), learnt, on_progress=on_progress)
     return Features(ids, vectors, replace(encoder.passport, batch_size=TEXT_BATCH))
 
 

@@ -1,5 +1,7 @@
 """Learning concepts: PALAVRA's own losses and tokens, and the run of a split that is killed and goes on."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -61,6 +63,11 @@ def encoder(tmp_path_factory):
     return load_encoder(str(folder), "", "cpu", "fp32", "model")
 
 
+def make_trained(seed, mode):
+    trained = make_set_encoder(24, 16, 8, seed)
+    return replace(trained, passport=replace(trained.passport, mode=mode))
+
+
 def make_draws(seeds=(1, 2), shots=5):
     """Every concept has three images, of which each draw has five."""
     rows = [
@@ -78,13 +85,13 @@ def make_images(encoder):
     return Features(ids, rnd("images", 9, 24), encoder.passport, [0] * 9)
 
 
-def learn(encoder, work, draws=None, images=None, seeds=(1, 2), **changes):
+def learn(encoder, work, draws=None, images=None, seeds=(1, 2), mode="palavra", **changes):
     said = []
     learned = learn_concepts(
         make_draws() if draws is None else draws,
         make_images(encoder) if images is None else images,
         {"ben": "dog"},
-        [(seed, make_set_encoder(24, 16, 8, seed)) for seed in seeds],
+        [(seed, make_trained(seed, mode)) for seed in seeds],
         changes.pop("load", lambda: encoder),
         changes.pop("negative", "item"),
         {**TUNING, **changes},
@@ -151,6 +158,13 @@ def test_what_was_saved_of_other_inputs_is_not_used(change, encoder, tmp_path):
     learn(encoder, tmp_path)
     _, said = learn(encoder, tmp_path, **change)
     assert len(said) == (0 if "seeds" in change else 6)
+
+
+def test_in_the_mode_of_the_paper_a_concept_differs_from_its_class(encoder, tmp_path):
+    one, other = (learn(encoder, tmp_path / mode, seeds=(1,), mode=mode)[0].tokens for mode in ("palavra", "paper"))
+    moved = np.abs(one["token"].to_numpy() - other["token"].to_numpy()).max(axis=1) > 1e-4
+    assert set(one.filter(moved)["concept"]) == {"ben"}  # the others have no class here
+    assert set(one.filter(moved)["method"]) == {"PALAVRA", "Only tuning"}
 
 
 def test_images_without_a_vector_are_left_out(encoder, tmp_path):
