@@ -55,7 +55,8 @@ _CHUNK: Final = 4096
 """Sentences that are encoded, and saved, at once."""
 
 _MOST_AUGMENTED: Final = 100_000
-"""If masked sentences and names combine to at most so many texts, all are encoded in advance; else those drawn are."""
+"""If masked sentences and names combine to at most so many texts, and to no more than are drawn, all are encoded in
+advance; else those of an epoch are."""
 
 _CHECKPOINT: Final = "checkpoint.safetensors"
 _STATE: Final = "pervl_state"
@@ -142,7 +143,8 @@ class _Trainer:
         self._checkpoint, self._mode = work / _CHECKPOINT, MODES[passport.mode]
         self._images = _normalise(torch.tensor(data.features.vectors))
         tested = data.test.sentences if self._mode.tests_on == "text" else []
-        sentences = sorted({*data.train.sentences, *tested, *data.list_augmented(_MOST_AUGMENTED)})
+        most = min(_MOST_AUGMENTED, passport.epochs * len(data.classes) * SHOTS)
+        sentences = sorted({*data.train.sentences, *tested, *data.list_augmented(most)})
         self._sentence_rows = {sentence: row for row, sentence in enumerate(sentences)}
         self._sentences = torch.from_numpy(_encode_sentences(sentences, encoder, work))
         words = sorted({*data.classes, *data.names})
