@@ -102,6 +102,7 @@ def build_set_encoder(repetitions: int, encoder: str | None = None) -> dg.Assets
             stored.locate_work(key, repetition),
             stored.read_previous(key, repetition),
             _log_progress(context, workspace.training_epochs),
+            lambda done, total: context.log.info(f"{done:,} of {total:,} sentences encoded"),
         )
         yield WeightsIOManager.describe(
             trained,

@@ -55,7 +55,8 @@ _CHUNK: Final = 4096
 """Sentences that are encoded, and saved, at once."""
 
 _MOST_AUGMENTED: Final = 100_000
-"""If masked sentences and names combine to at most so many texts, all are encoded in advance; else those drawn are."""
+"""If masked sentences and names combine to at most so many texts, and to no more than are drawn, all are encoded in
+advance; else those of an epoch are."""
 
 _CHECKPOINT: Final = "checkpoint.safetensors"
 _STATE: Final = "pervl_state"
@@ -70,6 +71,7 @@ def train_set_encoder(
     work: Path,
     previous: TrainedSetEncoder | None = None,
     on_progress: Callable[[pl.DataFrame], None] = lambda curves: None,
+    on_encoded: Callable[[int, int], None] = lambda done, total: None,
 ) -> TrainedSetEncoder:
     """Train f_theta and A, unless `previous` has the same passport: then it is returned, and no model is loaded.
 
@@ -83,6 +85,7 @@ def train_set_encoder(
         work: Folder of unfinished work, with `.partial` in its name.
         previous: The set encoder as it was stored last.
         on_progress: Called after every epoch with the curves so far, as `CURVES`.
+        on_encoded: Called with the number of sentences that are encoded in advance, so far and in all.
 
     Raises:
         PervlError: The image features are those of another CLIP, or a loss is not finite.
@@ -98,7 +101,7 @@ def train_set_encoder(
             advice="Materialize the image features again, with the same model, precision and device.",
         )
     with Lock(work.with_name(f"{work.name}.lock"), f"training {work.name.removesuffix(PARTIAL)}"):
-        trainer = _Trainer(data, passport, load_encoder(), work)
+        trainer = _Trainer(data, passport, load_encoder(), work, on_encoded)
         trainer.restore()
         while trainer.epochs < passport.epochs:
             trainer.run_epoch()
@@ -133,7 +136,14 @@ class _Trainer:
         curves: Losses of all passes so far, as `CURVES`.
     """
 
-    def __init__(self, data: TrainingData, passport: TrainingPassport, encoder: ClipEncoder, work: Path) -> None:
+    def __init__(
+        self,
+        data: TrainingData,
+        passport: TrainingPassport,
+        encoder: ClipEncoder,
+        work: Path,
+        on_encoded: Callable[[int, int], None],
+    ) -> None:
         import torch
 
         self.curves = pl.DataFrame(schema=CURVES.to_polars())
@@ -142,9 +152,10 @@ class _Trainer:
         self._checkpoint, self._mode = work / _CHECKPOINT, MODES[passport.mode]
         self._images = _normalise(torch.tensor(data.features.vectors))
         tested = data.test.sentences if self._mode.tests_on == "text" else []
-        sentences = sorted({*data.train.sentences, *tested, *data.list_augmented(_MOST_AUGMENTED)})
+        most = min(_MOST_AUGMENTED, passport.epochs * len(data.classes) * SHOTS)
+        sentences = sorted({*data.train.sentences, *tested, *data.list_augmented(most)})
         self._sentence_rows = {sentence: row for row, sentence in enumerate(sentences)}
-        self._sentences = torch.from_numpy(_encode_sentences(sentences, encoder, work))
+        self._sentences = torch.from_numpy(_encode_sentences(sentences, encoder, work, on_encoded))
         words = sorted({*data.classes, *data.names})
         self._word_rows = {word: row for row, word in enumerate(words)}
         self._words = self._tokens.embed_first_tokens(words)
@@ -373,7 +384,9 @@ def _normalise(vectors: "torch.Tensor") -> "torch.Tensor":
     return normalize(vectors, dim=-1)
 
 
-def _encode_sentences(sentences: list[str], encoder: ClipEncoder, work: Path) -> npt.NDArray[np.float32]:
+def _encode_sentences(
+    sentences: list[str], encoder: ClipEncoder, work: Path, on_encoded: Callable[[int, int], None]
+) -> npt.NDArray[np.float32]:
     """Encode sentences, float32 (M, D), in chunks that are saved: the text tower takes longer than an epoch for all."""
     parts = []
     for start in range(0, len(sentences), _CHUNK):
@@ -386,4 +399,5 @@ def _encode_sentences(sentences: list[str], encoder: ClipEncoder, work: Path) ->
             part = Features(chunk, encoder.encode_texts(chunk), encoder.passport)
             write_features(part, file)
         parts.append(part.vectors)
+        on_encoded(start + len(chunk), len(sentences))
     return np.concatenate(parts)

@@ -145,7 +145,10 @@ def test_a_saved_epoch_of_other_settings_is_dropped_and_a_damaged_one_too(run, u
 def test_a_stored_one_is_used_again_without_a_model(run, undisturbed, tmp_path):
     data, passport = make_training("palavra")
     assert train.train_set_encoder(data, passport, pytest.fail, tmp_path / "x.partial", undisturbed) is undisturbed
-    assert run(previous=replace(undisturbed, passport=replace(passport, code="0"))).hash() == undisturbed.hash()
+    assert (
+        run(previous=replace(undisturbed, passport=replace(undisturbed.passport, code="0"))).hash()
+        == undisturbed.hash()
+    )
 
 
 def test_two_runs_do_not_train_the_same_at_once(run, tmp_path):
