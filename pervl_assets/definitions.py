@@ -60,12 +60,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         build_sums_check(assets),
     ]
     graph = add_refreshes(complete_pages(assets), list_specs(), settings)
-    resources: dict[str, Any] = {
-        "workspace": Workspace.from_settings(settings),
-        "clip": Clip.from_settings(settings),
-        "downloads": Downloads.from_settings(settings),
-        **{key: manager(data=str(settings.data)) for key, manager in find_io_managers().items()},
-    }
+    resources = build_resources(settings)
     definitions = dg.Definitions(
         assets=graph,
         asset_checks=checks,
@@ -75,6 +70,16 @@ def build_definitions(settings: Settings) -> dg.Definitions:
     )
     verified = [key for check in checks for key in check.check_keys if key.name in (SUMS_HOLD, IDS_AND_VECTORS)]
     return dg.Definitions.merge(definitions, build_refreshes(settings, list_specs(), verified))
+
+
+def build_resources(settings: Settings) -> dict[str, Any]:
+    """Return the resources and IO managers, which know the data folder; the assets do not."""
+    return {
+        "workspace": Workspace.from_settings(settings),
+        "clip": Clip.from_settings(settings),
+        "downloads": Downloads.from_settings(settings),
+        **{key: manager(data=str(settings.data)) for key, manager in find_io_managers().items()},
+    }
 
 
 defs = build_definitions(Settings.from_env())

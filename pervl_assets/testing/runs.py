@@ -5,12 +5,14 @@ No worker process is started: a test can patch what it likes, and a debugger sto
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 import dagster as dg
 
-from pervl_assets.definitions import build_definitions
+from pervl_assets.benchmarks import find_benchmarks
+from pervl_assets.definitions import build_definitions, build_resources
 from pervl_assets.defs.resources import Workspace
 from pervl_assets.defs.runs import list_values, plan_runs, select_assets
 from pervl_assets.settings import Settings
@@ -96,11 +98,18 @@ def _define(
     changes: Mapping[str, Any],
 ) -> dg.Definitions:
     """Return the real assets and resources with those of the test. Checks defined by `@dg.asset_check` are left out."""
-    real = build_definitions(make_settings(data, **changes))
-    known = dict(real.resources or {})
+    settings = make_settings(data, **changes)
+    real = _build_assets(settings.model_copy(update={"data": Path()}), tuple(one.name for one in find_benchmarks()))
+    known = build_resources(settings)
     workspace: Workspace = known["workspace"]
     known["workspace"] = Workspace(**{**workspace.model_dump(), "workers": 0})
-    return dg.Definitions(assets=[*(real.assets or []), *assets], resources={**known, **(resources or {})})
+    return dg.Definitions(assets=[*real, *assets], resources={**known, **(resources or {})})
+
+
+@lru_cache(maxsize=16)
+def _build_assets(settings: Settings, benchmarks: tuple[str, ...]) -> tuple[Any, ...]:
+    """Return the real assets, once for all data folders: building them takes longer than most steps."""
+    return tuple(build_definitions(settings).assets or ())
 
 
 def _run(

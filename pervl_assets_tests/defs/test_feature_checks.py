@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from functools import lru_cache
 from pathlib import Path
 
 import dagster as dg
@@ -73,9 +74,15 @@ def other_weights(tmp_path_factory) -> Path:
     return path
 
 
+@lru_cache(maxsize=2)
+def resolve_job(settings) -> dg.JobDefinition:
+    """Return the job of all assets and checks."""
+    return build_definitions(settings).resolve_implicit_global_asset_job_def()
+
+
 def run(data, instance, assets=(), checks=None, tags=None, **changes):
     """Run assets with all their checks, or checks alone, in one run of the real job, as the buttons in the UI do."""
-    job = build_definitions(make_settings(data, **{**FEW, **changes})).resolve_implicit_global_asset_job_def()
+    job = resolve_job(make_settings(data, **{**FEW, **changes}))
     part = job.get_subset(asset_selection=set(assets), asset_check_selection=checks)
     result = part.execute_in_process(instance=instance, tags=tags, raise_on_error=False)
     assert result.success, explain(result)
