@@ -9,7 +9,7 @@ table whose content is unchanged.
 import json
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from functools import reduce
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,29 +18,32 @@ import dagster as dg
 from pervl_assets.archives.downloads import read_record
 from pervl_assets.archives.inputs import ArchiveSpec
 from pervl_assets.defs.downloads import locate_record
+from pervl_assets.defs.pages import list_parents
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW
 from pervl_assets.defs.resources import Workspace
 from pervl_assets.settings import Settings, get_variable
 
 _WARN_BEFORE: Final = timedelta(days=1)
-_DEPTH: Final = 8
-"""Levels above an asset that are evaluated before it is refreshed. The graph has seven."""
 
 
-def _build_automation_condition() -> dg.AutomationCondition[Any]:
+def _build_automation_condition(above: Iterable[dg.AssetKey]) -> dg.AutomationCondition[Any]:
     """Return the condition under which an asset is refreshed: a dependency has another data version than before.
 
     It waits until nothing above it will still change, so that an asset that two changes reach is made once. It is never
     true for an asset with a dependency that was never materialized.
+
+    Args:
+        above: All assets that it descends from. They are named one by one: the paths to them are far more.
     """
     condition = dg.AutomationCondition
     handled = condition.newly_requested() | condition.newly_updated()
     changed = condition.any_deps_match(condition.data_version_changed()).since(handled)
     unsettled = changed | condition.in_progress()
-    above = reduce(lambda inner, _: unsettled | condition.any_deps_match(inner), range(_DEPTH), unsettled)
-    return (
-        changed & ~condition.any_deps_missing() & ~condition.in_progress() & ~condition.any_deps_match(above)
-    ).with_label("the data of a dependency changed")
+    ready: Any = changed & ~condition.any_deps_missing() & ~condition.in_progress()
+    for key in above:
+        ready &= ~condition.asset_matches(key, unsettled)
+    labelled: dg.AutomationCondition[Any] = ready.with_label("the data of a dependency changed")
+    return labelled
 
 
 def add_refreshes(
@@ -53,12 +56,20 @@ def add_refreshes(
     """
     days = timedelta(days=settings.fresh_days)
     policy = dg.FreshnessPolicy.time_window(fail_window=days, warn_window=days - _WARN_BEFORE)
-    condition, public = _build_automation_condition(), {*_list_public_inputs(specs)}
+    public, assets = {*_list_public_inputs(specs)}, [*assets]
+    known = {spec.key: spec for asset in assets for spec in asset.specs}
+
+    @cache
+    def find_above(key: dg.AssetKey) -> frozenset[dg.AssetKey]:
+        parents = list_parents(known[key], known)
+        return frozenset(parents).union(*map(find_above, parents))
 
     def add(spec: dg.AssetSpec) -> dg.AssetSpec:
         if spec.key in public:
             spec = spec.replace_attributes(freshness_policy=policy)
-        return spec.replace_attributes(automation_condition=condition) if [*spec.deps] else spec
+        if not [*spec.deps]:
+            return spec
+        return spec.replace_attributes(automation_condition=_build_automation_condition(sorted(find_above(spec.key))))
 
     return [*dg.map_asset_specs(add, assets)]
 

@@ -63,12 +63,12 @@ def trace_sources(assets: Iterable[dg.AssetsDefinition]) -> dict[dg.AssetKey, tu
     def trace(key: dg.AssetKey) -> frozenset[str]:
         if key.path[0] == RAW:
             return frozenset({key.path[-1]})
-        return frozenset(name for parent in _list_parents(specs[key], specs) for name in trace(parent))
+        return frozenset(name for parent in list_parents(specs[key], specs) for name in trace(parent))
 
     return {key: tuple(sorted(trace(key))) for key in specs}
 
 
-def _list_parents(spec: dg.AssetSpec, known: Container[dg.AssetKey]) -> list[dg.AssetKey]:
+def list_parents(spec: dg.AssetSpec, known: Container[dg.AssetKey]) -> list[dg.AssetKey]:
     """Return the assets that one is made from. As in Dagster, the name of an input means one with its own prefix."""
     keys = [dep.asset_key for dep in spec.deps]
     return [key if key in known else dg.AssetKey([*spec.key.path[:-1], *key.path]) for key in keys]

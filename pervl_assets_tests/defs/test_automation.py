@@ -17,13 +17,19 @@ from pervl_assets.defs.automation import stat_inputs
 from pervl_assets.defs.downloads import locate_record
 from pervl_assets.defs.raw import list_specs
 from pervl_assets.defs.resources import ANNOTATIONS
-from pervl_assets.demo import DEMO_PASSWORD
-from pervl_assets.testing.fake_clip import FakeClip
+from pervl_assets.demo import DEMO_PASSWORD, TINY_CLIP
 from pervl_assets.testing.runs import explain, make_settings, run_assets, run_selection
 
 NAMES = "inversion_model_train_data/oidv6-class-descriptions.csv"
 BY_HAND = ["youtube_vos/train.zip", "deep_fashion2/train.zip"]
-FAKE_CLIP = {"clip": FakeClip()}  # what is encoded when is the point, not the vectors
+SMALL = {  # what is encoded and trained when is the point, not the vectors
+    "clip_model": str(TINY_CLIP),
+    "clip_pretrained": "",
+    "top_objects": 3,
+    "repetitions": 1,
+    "training_epochs": 1,
+    "set_encoder_width": 8,
+}
 START = datetime.datetime(2026, 2, 27, tzinfo=datetime.UTC)  # a Friday
 
 
@@ -99,7 +105,7 @@ class Calendar:
             ]
         for tag in tags:
             chosen = dg.AssetSelection.assets(*keys)
-            result = run_assets(self.data, chosen, self.instance, tags=tag, resources=FAKE_CLIP, **self.settings)
+            result = run_assets(self.data, chosen, self.instance, tags=tag, **self.settings)
             assert result.success, explain(result)
             for event in result.get_asset_materialization_events():
                 made = event.step_materialization_data.materialization
@@ -144,9 +150,9 @@ def test_two_weeks_of_refreshes_make_the_changed_assets_and_no_others(synthetic_
         "profile": "full",
         "annotations": annotations,
         "fetch": mirror.url,
-        "top_objects": 30,
         "feature_shards": 2,
         "verify_cron": "0 2 * * 0",  # on Sundays: a whole verification every night would take a while
+        **SMALL,
     }
 
     def new_names():
@@ -171,7 +177,7 @@ def test_two_weeks_of_refreshes_make_the_changed_assets_and_no_others(synthetic_
     changes = {0: new_names, 4: touch, 5: new_caption, 8: break_server, 11: repair_server}
     with dg.DagsterInstance.ephemeral() as instance:
         calendar = Calendar(data, instance, settings)
-        assert all(result.success for result in run_selection(data, "*", instance, resources=FAKE_CLIP, **settings))
+        assert all(result.success for result in run_selection(data, "*", instance, **settings))
         calendar.spread(START)
         calendar.count()
         table = {}
