@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from pervl_assets.clip.checkpoints import parse_encoders
+from pervl_assets.clip.checkpoints import parse_encoders, takes_tokens
 from pervl_assets.defs.archive_checks import build_archive_checks
 from pervl_assets.defs.automation import add_refreshes, build_refreshes
 from pervl_assets.defs.benchmarks import build_benchmark_assets
@@ -41,21 +41,23 @@ _EXECUTORS = {
 def build_definitions(settings: Settings) -> dg.Definitions:
     """Return everything Dagster needs to know, for these settings."""
     encoders = parse_encoders(settings.encoders)
+    every = (None, *encoders)
+    learners = [encoder for encoder in every if takes_tokens(encoders[encoder][0] if encoder else settings.clip_model)]
     assets = [
         pervl_annotations,
         *build_benchmark_assets(),
         *build_inversion_assets(settings.feature_shards, encoders),
         *PALAVRA_ASSETS,
         *build_evaluation_tables(),
-        *(asset for encoder in (None, *encoders) for asset in build_evaluation_assets(encoder)),
-        *(build_set_encoder(settings.repetitions, encoder) for encoder in (None, *encoders)),
-        *(asset for encoder in (None, *encoders) for asset in build_concept_assets(settings.repetitions, encoder)),
-        *(build_results(encoder) for encoder in (None, *encoders)),
+        *(asset for encoder in every for asset in build_evaluation_assets(encoder, learns=encoder in learners)),
+        *(build_set_encoder(settings.repetitions, encoder) for encoder in learners),
+        *(asset for encoder in learners for asset in build_concept_assets(settings.repetitions, encoder)),
+        *(build_results(encoder, learns=encoder in learners) for encoder in every),
     ]
     assets.append(build_release_asset(assets))
     checks = [
         *build_archive_checks(),
-        *(check for encoder in (None, *encoders) for check in build_feature_checks(settings.feature_shards, encoder)),
+        *(check for encoder in every for check in build_feature_checks(settings.feature_shards, encoder)),
         valid_croissant,
         build_sums_check(assets),
     ]

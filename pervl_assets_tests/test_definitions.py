@@ -59,6 +59,17 @@ def test_the_graph_has_every_asset_of_the_design(defs):
     assert not graph.unexecutable_asset_keys  # every input of an asset is an asset of this graph
 
 
+def test_an_encoder_whose_texts_take_no_tokens_has_baselines_alone(tmp_path):
+    settings = make_settings(tmp_path, encoders="ViT-B-16-SigLIP=webli,ViT-L-14-quickgelu=openai")
+    graph = build_definitions(settings).resolve_asset_graph()
+    names = {key.to_user_string() for key in graph.materializable_asset_keys}
+    assert not graph.unexecutable_asset_keys
+    assert {f"evaluation/ViT-B-16-SigLIP_webli/{name}" for name in ("results", "ytvos/baseline_scores")} <= names
+    taught = {name.partition("/")[2] for name in names if name.startswith("training/")}
+    assert {"set_encoder", "ViT-L-14-quickgelu_openai/set_encoder"} <= taught
+    assert not [name for name in taught if "SigLIP" in name]
+
+
 def test_every_asset_has_metadata(defs):
     checks = defs.resolve_asset_graph().asset_check_keys
     for name, node in list_nodes(defs).items():

@@ -119,11 +119,27 @@ def parse_encoders(text: str) -> dict[str, tuple[str, str]]:
     return encoders
 
 
+def takes_tokens(model: str) -> bool:
+    """Return whether learnt tokens can be in texts of a model, as its configuration says, without loading open_clip.
+
+    A text tower of Hugging Face has no word embeddings of its own, and the tokenizer of SigLIP drops the place `*`.
+    See `clip.token_texts`, where any other model that takes no tokens is an error.
+    """
+    folder = find_folder(model)
+    try:
+        config = json.loads((folder / _CONFIG if folder else _list_models()[model]).read_text(encoding="utf-8"))
+        text = (config["model_cfg"] if folder else config)["text_cfg"]
+        return "hf_model_name" not in text and text.get("tokenizer_kwargs", {}).get("clean") != "canonicalize"
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # explained when it is loaded
+        return True
+
+
 @functools.cache
-def _list_models() -> list[str]:
+def _list_models() -> dict[str, Path]:
+    """Return the configuration files of open_clip's models by their names."""
     spec = importlib.util.find_spec("open_clip")  # finds the package without loading it, and torch with it
     folders = (spec and spec.submodule_search_locations) or []
-    return [path.stem for folder in folders for path in Path(folder, "model_configs").glob("*.json")]
+    return {path.stem: path for folder in folders for path in Path(folder, "model_configs").glob("*.json")}
 
 
 def find_folder(model: str) -> Path | None:

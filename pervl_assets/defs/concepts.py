@@ -14,7 +14,9 @@ from pervl_assets.benchmarks.benchmark import TreeAsset
 from pervl_assets.clip.features import Features, list_feature_columns
 from pervl_assets.core.files import PARTIAL, hash_bytes
 from pervl_assets.core.plots import draw_curves
+from pervl_assets.core.tables import TableSchema
 from pervl_assets.defs.checks import to_check_result
+from pervl_assets.defs.evaluation import declare_made_from
 from pervl_assets.defs.evaluation_tables import EVALUATION
 from pervl_assets.defs.features import GPU_TAGS, EncodingReport, name_key
 from pervl_assets.defs.metadata import OWNERS, embed_image
@@ -23,7 +25,7 @@ from pervl_assets.defs.set_encoder import TRAINING
 from pervl_assets.defs.steps import record_step
 from pervl_assets.evaluation.protocols import PALAVRA
 from pervl_assets.io_managers.features import FeaturesIOManager
-from pervl_assets.io_managers.tables import COLUMN_LINEAGE, TableIOManager, declare_columns
+from pervl_assets.io_managers.tables import TableIOManager
 from pervl_assets.io_managers.weights import WeightsIOManager
 from pervl_assets.training.concept_tokens import (
     check_losses,
@@ -38,7 +40,25 @@ _TUNING: Final[dict[str, Any]] = asdict(PALAVRA.tuning) if PALAVRA.tuning else {
 
 _TOKENS_WHOLE: Final = "every_concept_has_a_token"
 _LOSSES_FELL: Final = "losses_fell"
+_CHECKS_OF_TOKENS: Final = {
+    _TOKENS_WHOLE: "Every concept has a token of finite numbers by every method and for every seed.",
+    _LOSSES_FELL: "Tuning lowered the loss of every concept. A warning.",
+}
+_SOURCES_OF_TOKENS: Final = {
+    "seed": "draws.seed",
+    "concept": "draws.concept",
+    **dict.fromkeys(("token", "first_loss", "last_loss"), "images.vector draws.image queries.class_name"),
+}
+"""Columns of inputs that each column is made from."""
+
 _QUERIES_WHOLE: Final = "every_query_is_encoded"
+_CHECKS_OF_QUERIES: Final = {
+    _QUERIES_WHOLE: "Every query with a token has a vector by every method and for every seed. A warning.",
+}
+_SOURCES_OF_QUERIES: Final = {
+    "id": "tokens.method tokens.seed queries.query_id",
+    "vector": "tokens.token queries.text",
+}
 
 _TOKENS: Final = """\
 A token for every concept, learned from the few-shot images of the scheme `palavra`, by method and seed: the token that
@@ -72,13 +92,26 @@ def build_concept_assets(repetitions: int, encoder: str | None = None) -> list[d
 
 
 def _split_asset(
-    key: dg.AssetKey, tree: TreeAsset, checks: Mapping[str, str], **more: Any
+    key: dg.AssetKey,
+    tree: TreeAsset,
+    inputs: Mapping[str, dg.AssetKey],
+    schema: TableSchema,
+    sources: Mapping[str, str],
+    checks: Mapping[str, str],
+    **more: Any,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """Return the decorator of an asset that is made split by split on the GPU; checks are descriptions by name."""
+
+    def find_column(source: str) -> dg.TableColumnDep:
+        name, _, column = source.partition(".")
+        return dg.TableColumnDep(inputs[name], column)
+
     decorate: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(
         key=key,
         group_name=key.path[0],
+        ins={name: dg.AssetIn(one) for name, one in inputs.items()},
         partitions_def=dg.StaticPartitionsDefinition(list(tree.splits)),
+        metadata=declare_made_from(schema, {name: map(find_column, text.split()) for name, text in sources.items()}),
         kinds={"torch", "parquet"},
         owners=OWNERS,
         pool="gpu",
@@ -92,29 +125,22 @@ def _split_asset(
 def _build_tokens(benchmark: str, tree: TreeAsset, repetitions: int, encoder: str | None) -> dg.AssetsDefinition:
     key = name_key(f"{benchmark}/concept_tokens", encoder, TRAINING)
     weights = name_key("set_encoder", encoder, TRAINING)
-    images_key = name_key(f"{benchmark}/image_features", encoder, EVALUATION)
-    draws_key, queries_key = (dg.AssetKey([EVALUATION, benchmark, name]) for name in ("few_shot_draws", "queries"))
-    columns = ((images_key, "vector"), (draws_key, "image"), (queries_key, "class_name"))
-    learned = [dg.TableColumnDep(*column) for column in columns]
-    made_from = {
-        **{name: [dg.TableColumnDep(draws_key, name)] for name in ("seed", "concept")},
-        **dict.fromkeys(("token", "first_loss", "last_loss"), learned),
-    }
-    checks = {
-        _TOKENS_WHOLE: "Every concept has a token of finite numbers by every method and for every seed.",
-        _LOSSES_FELL: "Tuning lowered the loss of every concept. A warning.",
-    }
 
     @_split_asset(
         key,
         tree,
-        checks,
+        {
+            "images": name_key(f"{benchmark}/image_features", encoder, EVALUATION),
+            "draws": dg.AssetKey([EVALUATION, benchmark, "few_shot_draws"]),
+            "queries": dg.AssetKey([EVALUATION, benchmark, "queries"]),
+        },
+        list_token_columns(),
+        _SOURCES_OF_TOKENS,
+        _CHECKS_OF_TOKENS,
         code_version=f"1.{hash_bytes(repr(_TUNING).encode())[:8]}",
-        ins={"images": dg.AssetIn(images_key), "draws": dg.AssetIn(draws_key), "queries": dg.AssetIn(queries_key)},
         deps=[dg.AssetDep(weights, partition_mapping=dg.AllPartitionMapping())],
         io_manager_key=TableIOManager.key,
         description=_TOKENS,
-        metadata={**declare_columns(list_token_columns()), COLUMN_LINEAGE: dg.TableColumnLineage(made_from)},
     )
     def concept_tokens(
         context: dg.AssetExecutionContext,
@@ -139,18 +165,13 @@ def _build_tokens(benchmark: str, tree: TreeAsset, repetitions: int, encoder: st
             work,
             context.log.info,
         )
-        curves = tostring(draw_curves(learned.losses, "step"))
         yield TableIOManager.describe(
             learned.tokens,
             checks=[
-                to_check_result(
-                    _TOKENS_WHOLE,
-                    check_tokens(learned.tokens, drawn, repetitions),
-                    "error",
-                ),
+                to_check_result(_TOKENS_WHOLE, check_tokens(learned.tokens, drawn, repetitions), "error"),
                 to_check_result(_LOSSES_FELL, check_losses(learned.tokens), "warning"),
             ],
-            loss=embed_image(curves, "mean loss of all concepts and seeds, step by step", "image/svg+xml"),
+            loss=embed_image(tostring(draw_curves(learned.losses, "step")), "mean loss, step by step", "image/svg+xml"),
             losses=dg.MetadataValue.json(learned.losses),
         )
         shutil.rmtree(work, ignore_errors=True)  # Dagster stored the table before it requested the next result
@@ -160,24 +181,20 @@ def _build_tokens(benchmark: str, tree: TreeAsset, repetitions: int, encoder: st
 
 def _build_features(benchmark: str, tree: TreeAsset, encoder: str | None) -> dg.AssetsDefinition:
     key = name_key(f"{benchmark}/concept_query_features", encoder, EVALUATION)
-    tokens_key = name_key(f"{benchmark}/concept_tokens", encoder, TRAINING)
-    queries_key = dg.AssetKey([EVALUATION, benchmark, "queries"])
-    columns = {
-        "id": ((tokens_key, "method"), (tokens_key, "seed"), (queries_key, "query_id")),
-        "vector": ((tokens_key, "token"), (queries_key, "text")),
-    }
-    made_from = {name: [dg.TableColumnDep(*source) for source in sources] for name, sources in columns.items()}
-    checks = {_QUERIES_WHOLE: "Every query with a token has a vector by every method and for every seed. A warning."}
 
     @_split_asset(
         key,
         tree,
-        checks,
+        {
+            "queries": dg.AssetKey([EVALUATION, benchmark, "queries"]),
+            "tokens": name_key(f"{benchmark}/concept_tokens", encoder, TRAINING),
+        },
+        list_feature_columns(),
+        _SOURCES_OF_QUERIES,
+        _CHECKS_OF_QUERIES,
         code_version="1",
-        ins={"queries": dg.AssetIn(queries_key), "tokens": dg.AssetIn(tokens_key)},
         io_manager_key=FeaturesIOManager.key,
         description=_FEATURES,
-        metadata={**declare_columns(list_feature_columns()), COLUMN_LINEAGE: dg.TableColumnLineage(made_from)},
     )
     def concept_query_features(
         context: dg.AssetExecutionContext, clip: Clip, queries: pl.DataFrame, tokens: pl.DataFrame

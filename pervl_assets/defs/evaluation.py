@@ -56,7 +56,7 @@ _KNOWN_TEXT: Final = (
 
 
 @dataclass(frozen=True)
-class _Kind:
+class Kind:
     """Methods that are ranked together.
 
     Attributes:
@@ -90,8 +90,8 @@ class _Kind:
         return known.get(column, self.measured)
 
 
-KINDS: Final = (
-    _Kind(
+_KINDS: Final = (
+    Kind(
         "baseline",
         "Text only, AvgIm and AvgIm+Text, which need no training",
         {"queries": "queries", "draws": "few_shot_draws", "texts": "query_features", "images": IMAGES},
@@ -100,7 +100,7 @@ KINDS: Final = (
         "few_shot_draws.seed",
         ("queries.targets", "few_shot_draws.image", "query_features.vector", f"{IMAGES}.vector"),
     ),
-    _Kind(
+    Kind(
         "concept",
         "PALAVRA, Only tuning and Without tuning, by the token of each concept",
         {"queries": "queries", "concepts": "concept_query_features", "images": IMAGES},
@@ -113,19 +113,26 @@ KINDS: Final = (
 _OF_AN_ENCODER: Final = ("query_features", "concept_query_features", IMAGES)
 
 
-def build_evaluation_assets(encoder: str | None = None) -> list[dg.AssetsDefinition]:
+def choose_kinds(*, learns: bool) -> tuple[Kind, ...]:
+    """Return the kinds of methods of an encoder; `learns` says whether concepts can be learned with it."""
+    return _KINDS if learns else _KINDS[:1]
+
+
+def build_evaluation_assets(encoder: str | None = None, *, learns: bool = True) -> list[dg.AssetsDefinition]:
     """Return the features, ranks and scores of every benchmark that is searched.
 
     Args:
         encoder: Name of a further encoder; None: the default one.
+        learns: See `choose_kinds`.
     """
+    kinds = choose_kinds(learns=learns)
     scored = [
-        _build_scores(benchmark.name, tree, kind, encoder) for benchmark, _, tree in find_searched() for kind in KINDS
+        _build_scores(benchmark.name, tree, kind, encoder) for benchmark, _, tree in find_searched() for kind in kinds
     ]
     return [*build_evaluation_features(encoder), *scored]
 
 
-def _build_scores(benchmark: str, tree: TreeAsset, kind: _Kind, encoder: str | None) -> dg.AssetsDefinition:
+def _build_scores(benchmark: str, tree: TreeAsset, kind: Kind, encoder: str | None) -> dg.AssetsDefinition:
     """Return the ranks and scores of a benchmark's methods: one step per split, which takes a second."""
     ranks_key, scores_key = (name_key(f"{benchmark}/{name}", encoder, EVALUATION) for name in kind.tables)
     known = kind.name == "baseline"
@@ -171,7 +178,7 @@ def _build_scores(benchmark: str, tree: TreeAsset, kind: _Kind, encoder: str | N
 
 
 def _declare_output(
-    key: dg.AssetKey, schema: TableSchema, text: str, benchmark: str, kind: _Kind, encoder: str | None
+    key: dg.AssetKey, schema: TableSchema, text: str, benchmark: str, kind: Kind, encoder: str | None
 ) -> dg.AssetOut:
     """Return the output of a step of `_build_scores` that is a table."""
 

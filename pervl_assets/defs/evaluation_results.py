@@ -1,6 +1,6 @@
 """The results of the evaluation beside published numbers: one table of all benchmarks and splits."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -9,7 +9,14 @@ import polars as pl
 
 from pervl_assets.benchmarks import find_searched
 from pervl_assets.core.errors import SchemaError, name_some
-from pervl_assets.defs.evaluation import IMAGES, KINDS, RESULTS_NAME, declare_made_from, describe_conditions
+from pervl_assets.defs.evaluation import (
+    IMAGES,
+    RESULTS_NAME,
+    Kind,
+    choose_kinds,
+    declare_made_from,
+    describe_conditions,
+)
 from pervl_assets.defs.evaluation_tables import EVALUATION
 from pervl_assets.defs.features import name_key
 from pervl_assets.defs.metadata import OWNERS, make_check_result
@@ -33,23 +40,25 @@ Scores of all methods, benchmarks and splits, each with the published number bes
 and why, and the paired difference from Text only. What is not materialized is left out, so the baselines are enough."""
 
 
-def build_results(encoder: str | None = None) -> dg.AssetsDefinition:
+def build_results(encoder: str | None = None, *, learns: bool = True) -> dg.AssetsDefinition:
     """Return the asset of the results of all benchmarks and splits that have scores.
 
     Args:
         encoder: Name of a further encoder; None: the default one.
+        learns: See `choose_kinds`.
     """
+    kinds = choose_kinds(learns=learns)
     key, trained = name_key(RESULTS_NAME, encoder, EVALUATION), name_key("set_encoder", encoder, TRAINING)
     located = {
         (benchmark.name, name): name_key(f"{benchmark.name}/{name}", encoder, EVALUATION)
         for benchmark, *_ in find_searched()
-        for name in (IMAGES, *(table for kind in KINDS for table in kind.tables))
+        for name in (IMAGES, *(table for kind in kinds for table in kind.tables))
     }
 
     @dg.asset(
         key=key,
         group_name=EVALUATION,
-        deps=[*located.values(), trained],
+        deps=[*located.values(), *([trained] if learns else [])],
         io_manager_key=TableIOManager.key,
         description=_DESCRIPTION + (f" With the encoder {encoder}." if encoder else ""),
         kinds={"polars", "parquet"},
@@ -64,7 +73,7 @@ def build_results(encoder: str | None = None) -> dg.AssetsDefinition:
     )
     @record_step(uses=("profile",))
     def results(workspace: Workspace) -> Iterator[dg.MaterializeResult[pl.DataFrame]]:
-        frame, absent = _collect_results(workspace, located, trained)
+        frame, absent = _collect_results(workspace, kinds, located, trained)
         shown: dict[str, Any] = {
             f"results_{split}": preview_table(show_results(part), rows=_SHOWN)
             for (split,), part in frame.group_by("split", maintain_order=True)
@@ -86,7 +95,10 @@ def _trace_column(column: str, located: Mapping[tuple[str, str], dg.AssetKey]) -
 
 
 def _collect_results(
-    workspace: Workspace, located: Mapping[tuple[str, str], dg.AssetKey], trained: dg.AssetKey
+    workspace: Workspace,
+    kinds: Iterable[Kind],
+    located: Mapping[tuple[str, str], dg.AssetKey],
+    trained: dg.AssetKey,
 ) -> tuple[pl.DataFrame, list[str]]:
     """Return the results of all scores that are materialized, and the names of the tables that are not."""
     tables, features = TableIOManager(data=workspace.data), FeaturesIOManager(data=workspace.data)
@@ -95,7 +107,7 @@ def _collect_results(
     splits = [(benchmark.name, tree, split) for benchmark, _, tree in find_searched() for split in tree.splits]
     for benchmark, tree, split in splits:
         ranks, scores = list[pl.DataFrame](), list[pl.DataFrame]()
-        for kind in KINDS:
+        for kind in kinds:
             placed, scored = (tables.read_previous(located[benchmark, name], split) for name in kind.tables)
             if placed is None or scored is None:
                 absent += [f"{benchmark}/{name} [{split}]" for name in kind.tables]

@@ -9,7 +9,7 @@ import zipfile
 import pytest
 
 from pervl_assets.clip import checkpoints
-from pervl_assets.clip.checkpoints import find_checkpoint, parse_encoders, read_weights
+from pervl_assets.clip.checkpoints import find_checkpoint, parse_encoders, read_weights, takes_tokens
 from pervl_assets.clip.encoder import describe_encoder, load_encoder
 from pervl_assets.core.errors import ArchiveError, CheckpointError, PervlError
 from pervl_assets_tests.inversion.kit import TINY_CONFIG
@@ -348,3 +348,28 @@ def test_encoders_have_names_that_are_safe_in_paths(tiny_folder):
 def test_encoders_that_are_unknown_or_occur_twice_are_refused_by_name(text, named):
     with pytest.raises(ValueError, match=named):
         parse_encoders(text)
+
+
+@pytest.mark.parametrize(
+    ("model", "takes"),
+    [
+        ("ViT-B-32-quickgelu", True),
+        ("ViT-L-14-quickgelu", True),
+        ("coca_ViT-B-32", True),
+        ("EVA02-B-16", True),
+        ("ViT-B-16-SigLIP", False),
+        ("xlm-roberta-base-ViT-B-32", False),
+        ("no model", True),
+    ],
+)
+def test_models_whose_texts_take_learnt_tokens_are_known_without_loading_them(model, takes):
+    assert takes_tokens(model) == takes
+
+
+def test_a_folder_says_itself_whether_its_texts_take_learnt_tokens(tiny_folder, tmp_path):
+    assert takes_tokens(str(tiny_folder))
+    text = {"tokenizer_kwargs": {"clean": "canonicalize"}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"text_cfg": text}}))
+    assert not takes_tokens(str(tmp_path))
+    (tmp_path / "open_clip_config.json").write_text("[]")
+    assert takes_tokens(str(tmp_path))
