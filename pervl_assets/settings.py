@@ -39,17 +39,17 @@ _PREFIX: Final = "PERVL_"
 _log = logging.getLogger(__name__)
 
 
-def _parse_folder(value: object) -> Path:
+def _parse_path(value: object) -> Path:
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", str(value)):
-        raise ValueError("must be a folder on this machine. Addresses such as s3://… are not supported")
+        raise ValueError("must be a path on this machine. Addresses such as s3://… are not supported")
     try:
-        folder = Path(str(value)).expanduser().absolute()
-        folder.as_posix().encode()
+        path = Path(str(value)).expanduser().absolute()
+        path.as_posix().encode()
     except UnicodeEncodeError:
         raise ValueError("must be a path in UTF-8") from None
     except RuntimeError as error:
         raise ValueError(str(error)) from error
-    return folder
+    return path
 
 
 def _check_device(value: str) -> str:
@@ -94,7 +94,7 @@ def _check_cron(value: str) -> str:
     return value
 
 
-_Folder = Annotated[Path, BeforeValidator(_parse_folder)]
+_Path = Annotated[Path, BeforeValidator(_parse_path)]
 _Model = Annotated[str, AfterValidator(os.path.expanduser)]
 _Cron = Annotated[str, AfterValidator(_check_cron)]
 
@@ -119,12 +119,12 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     profile: Profile = _setting("demo", "`demo`: raw inputs are synthetic; `full`: the official archives", "`demo`")
-    data: _Folder = _setting(
+    data: _Path = _setting(
         lambda values: Path(_by_profile("data/demo", "data")(values)).absolute(),
         "root folder of raw inputs and results",
         "`data` (demo: `data/demo`)",
     )
-    annotations: _Folder | None = _setting(
+    annotations: _Path | None = _setting(
         None,
         "folder with `ytvos/` and `deep_fashion/` in upstream's layout",
         "the official files, fetched and verified (demo: those of the demo data)",
@@ -191,6 +191,12 @@ class Settings(BaseModel):
         "palavra",
         "how the inversion model is trained. `palavra`: as upstream's code does, so that scores can be compared with "
         "published ones; `paper`: as the text of the paper says, with disjoint splits",
+    )
+    training_prompts: _Path | None = _setting(
+        None,
+        "text file with the prompts of the training, one per line with one `*`, for example those of appendix A of "
+        "PALAVRA's paper",
+        "24 in CLIP's style",
     )
     training_epochs: int = _setting(
         _by_profile(30, 300), "epochs of a training; in each, every object class is drawn once", most=1_000_000

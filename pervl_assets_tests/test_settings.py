@@ -47,6 +47,7 @@ WRONG = {
     "PERVL_FEATURE_SHARDS": "9" * 5000,
     "PERVL_REPETITIONS": "0",
     "PERVL_TRAINING_MODE": "code",
+    "PERVL_TRAINING_PROMPTS": "~nobody-of-this-name/x",
     "PERVL_TRAINING_EPOCHS": "-1",
     "PERVL_SET_ENCODER_WIDTH": "99999999",
     "PERVL_FETCH": "ftp://mirror",

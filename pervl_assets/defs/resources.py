@@ -64,6 +64,7 @@ class Workspace(SettingsResource):
     splits: SplitMode = from_setting("splits")
     repetitions: int = from_setting("repetitions")
     training_mode: ModeName = from_setting("training_mode")
+    training_prompts: str | None = from_setting("training_prompts")
     training_epochs: int = from_setting("training_epochs")
     set_encoder_width: int = from_setting("set_encoder_width")
     workers: int = from_setting("workers")

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Final
 from xml.etree.ElementTree import tostring
 
@@ -16,7 +17,7 @@ from pervl_assets.defs.metadata import OWNERS, embed_image
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.steps import record_step
 from pervl_assets.io_managers.weights import WeightsIOManager
-from pervl_assets.training.modes import MODES
+from pervl_assets.training.modes import MODES, PROMPTS, read_prompts
 from pervl_assets.training.set_encoder import TrainedSetEncoder, TrainingPassport, check_curves, check_weights
 from pervl_assets.training.train import VERSION, train_set_encoder
 from pervl_assets.training.training_data import check_classes, collect_training_data
@@ -75,7 +76,7 @@ def build_set_encoder(repetitions: int, encoder: str | None = None) -> dg.Assets
         op_tags=GPU_TAGS,
         check_specs=[dg.AssetCheckSpec(name, asset=key, description=text) for name, text in _CHECKS.items()],
     )
-    @record_step(uses=("training_mode", "training_epochs", "set_encoder_width"))
+    @record_step(uses=("training_mode", "training_prompts", "training_epochs", "set_encoder_width"))
     def set_encoder(
         context: dg.AssetExecutionContext,
         workspace: Workspace,
@@ -101,6 +102,7 @@ def build_set_encoder(repetitions: int, encoder: str | None = None) -> dg.Assets
             lambda: published.load(encoder),
             stored.locate_work(key, repetition),
             stored.read_previous(key, repetition),
+            read_prompts(Path(workspace.training_prompts)) if workspace.training_prompts else PROMPTS,
             _log_progress(context, workspace.training_epochs),
             lambda done, total: context.log.info(f"{done:,} of {total:,} sentences encoded"),
         )

@@ -5,7 +5,7 @@ import inspect
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -145,6 +145,8 @@ def describe_settings(
         described[name] = resources[name].model_dump(mode="json", exclude=without)
         if name == "workspace" and uses is not None:
             described[name] = {field: value for field, value in described[name].items() if field in uses}
+            if prompts := described[name].get("training_prompts"):
+                described[name]["training_prompts"] = _stat_files([Path(prompts)])
         if name == "clip":
             described[name] |= _describe_clip(resources[name], key)
     return described
@@ -176,5 +178,8 @@ def _resolve_device(device: str) -> str:
 def _stat_weights(model: str, pretrained: str) -> list[list[Any]]:
     """Return name, size and mtime (ns) of local model files. Files downloaded by open_clip are not included."""
     folder, weights = Path(model).expanduser(), Path(pretrained).expanduser()
-    files = [*(sorted(folder.iterdir()) if folder.is_dir() else []), weights]
+    return _stat_files([*(sorted(folder.iterdir()) if folder.is_dir() else []), weights])
+
+
+def _stat_files(files: Iterable[Path]) -> list[list[Any]]:
     return [[file.name, (stat := file.stat()).st_size, stat.st_mtime_ns] for file in files if file.is_file()]

@@ -38,7 +38,8 @@ class Conditions:
         weights_sha256: Of the file of the encoder's weights.
         counts: Images that have a vector, by what they are for.
         official: The same counts of the official tree; empty if they are not known.
-        training: `mode`, `epochs` and `hidden` units of the inversion model; empty: not trained.
+        training: `mode`, `epochs`, `hidden` units and `prompts_sha256` (empty: those of this package) of the inversion
+            model; empty: not trained.
     """
 
     benchmark: str

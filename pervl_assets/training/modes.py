@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal
 
+from pervl_assets.core.errors import AnnotationError, MissingInputError, list_some
+from pervl_assets.inversion.text_lines import read_lines
 from pervl_assets.training.training_data import Splits
 
 ModeName = Literal["palavra", "paper"]
@@ -40,7 +43,10 @@ PROMPTS: Final = (
 """Prompts of the training. As upstream's they are 24, and 9 of them end in a blank instead of `*`.
 
 The wording of most of upstream's is not known here: `This is a photo of a *` and `We see an * in this photo `
-are theirs, the others are in CLIP's style."""
+are theirs, the others are in CLIP's style. `PERVL_TRAINING_PROMPTS` replaces them."""
+
+_LARGEST: Final = 100_000
+"""Bytes of a file of prompts."""
 
 
 @dataclass(frozen=True)
@@ -100,3 +106,40 @@ PAPER: Final = TrainingMode(
 """As the text of the paper says (arXiv 2204.01694, section 4 and appendix A)."""
 
 MODES: Final[Mapping[str, TrainingMode]] = {mode.name: mode for mode in (PALAVRA, PAPER)}
+
+
+def read_prompts(path: Path) -> tuple[str, ...]:
+    """Read prompts from a text file in UTF-8: one per line, with one `*`, and at the end that `*` or a blank.
+
+    Empty lines are skipped. Blanks at the end of a line are kept, because the last character of a prompt is cut off in
+    the mode `palavra` (quirk T2).
+
+    Raises:
+        MissingInputError: The file does not exist.
+        AnnotationError: It is too large, has no prompt, or lines that are none, each with its number.
+        ArchiveError: It cannot be read.
+    """
+    if not path.is_file():
+        raise MissingInputError(
+            f"The file of prompts {path} does not exist.", advice="Correct or unset PERVL_TRAINING_PROMPTS."
+        )
+    if (size := path.stat().st_size) > _LARGEST:
+        raise AnnotationError(
+            f"The file of prompts {path} has {size:,} bytes, at most {_LARGEST:,} are read.",
+            advice="Set PERVL_TRAINING_PROMPTS to a text file with one prompt per line.",
+        )
+    parts = list(read_lines(path))
+    wrong = {number: reason for _, unreadable in parts for number, reason, _ in unreadable.iter_rows()}
+    prompts = {number: text for lines, _ in parts for number, text in lines.iter_rows() if text.strip()}
+    for number, text in prompts.items():
+        if text.count("*") != 1:
+            wrong[number] = f"{text.count('*')} * instead of one"
+        elif text[-1] not in "* ":
+            wrong[number] = "it ends neither in * nor in a blank, so its last letter would be cut off"
+    if wrong or not prompts:
+        raise AnnotationError(
+            f"{len(wrong):,} lines of the file of prompts {path} are no prompts, {len(prompts):,} have text.",
+            details=list_some([f"line {number}: {wrong[number]}" for number in sorted(wrong)]),
+            advice="Write one prompt per line, with one *, e.g. `This is a photo of a *`, or with a blank at its end.",
+        )
+    return tuple(prompts.values())

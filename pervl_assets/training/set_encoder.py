@@ -109,6 +109,7 @@ class TrainingPassport:
         hidden: Units of the hidden layers.
         encoder: Passport of the CLIP, with the versions of its libraries and its device.
         inputs_sha256: Of the training data.
+        prompts_sha256: Of the prompts of `PERVL_TRAINING_PROMPTS`; empty: those of this package.
         width: A note, as it follows from the CLIP: length of a token; 0 until the CLIP is loaded.
     """
 
@@ -119,6 +120,7 @@ class TrainingPassport:
     hidden: int
     encoder: EmbeddingPassport
     inputs_sha256: str
+    prompts_sha256: str = ""
     width: int = field(default=0, compare=False)
 
     def to_json(self) -> str:

@@ -70,6 +70,7 @@ def train_set_encoder(
     load_encoder: Callable[[], ClipEncoder],
     work: Path,
     previous: TrainedSetEncoder | None = None,
+    prompts: tuple[str, ...] = PROMPTS,
     on_progress: Callable[[pl.DataFrame], None] = lambda curves: None,
     on_encoded: Callable[[int, int], None] = lambda done, total: None,
 ) -> TrainedSetEncoder:
@@ -84,6 +85,7 @@ def train_set_encoder(
         load_encoder: Loads the CLIP.
         work: Folder of unfinished work, with `.partial` in its name.
         previous: The set encoder as it was stored last.
+        prompts: Prompts that are drawn from; others than those of this package are recorded in the passport.
         on_progress: Called after every epoch with the curves so far, as `CURVES`.
         on_encoded: Called with the number of sentences that are encoded in advance, so far and in all.
 
@@ -92,6 +94,8 @@ def train_set_encoder(
         CheckpointError: The CLIP cannot encode texts with tokens.
         WriteError: The work cannot be saved, or another run trains the same.
     """
+    if prompts != PROMPTS:
+        passport = replace(passport, prompts_sha256=hash_bytes("\n".join(prompts).encode()))
     if previous is not None and previous.passport == passport:
         return previous
     described = replace(data.features.passport, preprocessing=passport.encoder.preprocessing)
@@ -101,7 +105,7 @@ def train_set_encoder(
             advice="Materialize the image features again, with the same model, precision and device.",
         )
     with Lock(work.with_name(f"{work.name}.lock"), f"training {work.name.removesuffix(PARTIAL)}"):
-        trainer = _Trainer(data, passport, load_encoder(), work, on_encoded)
+        trainer = _Trainer(data, passport, load_encoder(), work, prompts, on_encoded)
         trainer.restore()
         while trainer.epochs < passport.epochs:
             trainer.run_epoch()
@@ -142,6 +146,7 @@ class _Trainer:
         passport: TrainingPassport,
         encoder: ClipEncoder,
         work: Path,
+        prompts: tuple[str, ...],
         on_encoded: Callable[[int, int], None],
     ) -> None:
         import torch
@@ -149,7 +154,7 @@ class _Trainer:
         self.curves = pl.DataFrame(schema=CURVES.to_polars())
         self._tokens, self._class_targets = TokenTexts(encoder), dict[str, torch.Tensor]()
         self._data, self._passport, self._encoder = data, replace(passport, width=self._tokens.width), encoder
-        self._checkpoint, self._mode = work / _CHECKPOINT, MODES[passport.mode]
+        self._checkpoint, self._mode, self._prompts = work / _CHECKPOINT, MODES[passport.mode], prompts
         self._images = _normalise(torch.tensor(data.features.vectors))
         tested = data.test.sentences if self._mode.tests_on == "text" else []
         most = min(_MOST_AUGMENTED, passport.epochs * len(data.classes) * SHOTS)
@@ -197,11 +202,12 @@ class _Trainer:
         drawn = self._draw(phase, generator)
         decays = number // self._mode.decay_passes if self._mode.decay_passes else 0
         self._inverter.param_groups[0]["lr"] = _RATE * _DECAY**decays
-        prompt = _draw_prompt(phase, generator)
+        prompts = (TEST_PROMPT,) if phase == "test" else self._prompts
+        prompt = _draw_prompt(prompts, generator)
         losses, alignments = [], []
         for batch in torch.split(torch.randperm(len(drawn.labels), generator=generator), _BATCH):
             if self._mode.prompt_of == "batch":
-                prompt = _draw_prompt(phase, generator)
+                prompt = _draw_prompt(prompts, generator)
             if drawn.captions is not None:
                 alignments.append(self._step_alignment(drawn.sets[batch], drawn.captions[batch]))
             with torch.set_grad_enabled(phase != "test"):
@@ -346,10 +352,10 @@ def _initialise(name: str, shapes: Mapping[str, tuple[int, ...]], generator: "to
     return torch.empty(shapes[name]).uniform_(-(inputs**-0.5), inputs**-0.5, generator=generator)
 
 
-def _draw_prompt(phase: str, generator: "torch.Generator") -> str:
+def _draw_prompt(prompts: tuple[str, ...], generator: "torch.Generator") -> str:
     import torch
 
-    return TEST_PROMPT if phase == "test" else PROMPTS[int(torch.randint(len(PROMPTS), (), generator=generator))]
+    return prompts[int(torch.randint(len(prompts), (), generator=generator))]
 
 
 def _make_dropout(generator: "torch.Generator") -> "Callable[[torch.Tensor], torch.Tensor]":

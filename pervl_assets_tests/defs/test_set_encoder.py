@@ -47,7 +47,12 @@ def test_a_repetition_is_trained_stored_and_checked_and_nothing_unfinished_is_le
     assert made.metadata["parameters"].value == sum(array.size for array in trained.weights.values())
     assert "| text |" in made.metadata["last_epoch"].value
     settings = made.metadata["settings"].value["workspace"]
-    assert settings == {"training_mode": "palavra", "training_epochs": 2, "set_encoder_width": 8}
+    assert settings == {
+        "training_mode": "palavra",
+        "training_prompts": None,
+        "training_epochs": 2,
+        "set_encoder_width": 8,
+    }
 
 
 def test_each_repetition_has_weights_of_its_own_which_are_made_once(train, instance, monkeypatch):
@@ -69,6 +74,10 @@ def test_each_repetition_has_weights_of_its_own_which_are_made_once(train, insta
     assert find_outdated() == {}
     changed = {(KEY, partition): "settings changed: training_mode palavra → paper" for partition in "12"}
     assert find_outdated(training_mode="paper") == changed
+    (prompts := train.data / "prompts.txt").write_text("A *\n")
+    found = find_outdated(training_prompts=prompts)
+    assert all(reason.startswith("settings changed: training_prompts None → ") for reason in found.values())
+    assert len(found) == 2
     monkeypatch.setattr(clip_encoder, "load_encoder", pytest.fail)
     train("1")  # weights of the same passport are not trained again
     assert hash_file(first) == before

@@ -151,6 +151,16 @@ def test_every_number_is_marked_comparable_or_not(measured, changes, row, why):
     assert why or ("does not say" in found["why"]) == (row in ("Text only", "AvgIm+Text"))
 
 
+def test_prompts_of_the_user_are_named(measured):
+    training = {**CONDITIONS["training"], "prompts_sha256": "0" * 64}
+    whys = [
+        explain(tabulate(measured, **changes), protocol="palavra", query_set="rich", method="PALAVRA")["why"]
+        for changes in ({}, {"training": training})
+    ]
+    assert whys[0].endswith("not known word for word")
+    assert whys[1].endswith("trained with the prompts of PERVL_TRAINING_PROMPTS")
+
+
 def test_fewer_repetitions_are_not_comparable(measured):
     _, ranks = measured
     few = ranks.filter(pl.col("seed").is_null() | (pl.col("seed") <= 3))

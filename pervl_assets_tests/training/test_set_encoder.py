@@ -35,7 +35,9 @@ def make_set_encoder(dimension=8, width=6, hidden=16, seed=1) -> TrainedSetEncod
         name: np.float32(0.05) * draw(f"{names.get(name, 'set_encoder')}/{name}", *shape)
         for name, shape in shapes.items()
     }
-    passport = TrainingPassport("palavra", "1", seed, 2, hidden, make_passport(dimension=dimension), "0" * 64, width)
+    passport = TrainingPassport(
+        "palavra", "1", seed, 2, hidden, make_passport(dimension=dimension), "0" * 64, width=width
+    )
     rows = [(1, "image", 0.5, 1.5, 0.1, 0.25), (1, "text", 0.25, 1.25, None, 0.5)]
     return TrainedSetEncoder(weights, passport, pl.DataFrame(rows, CURVES.to_polars(), orient="row"))
 

@@ -1,0 +1,46 @@
+import pytest
+
+from pervl_assets.core.errors import AnnotationError, MissingInputError
+from pervl_assets.training.modes import PROMPTS, read_prompts
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "prompts.txt"
+
+
+def test_prompts_are_as_many_as_palavras():
+    assert (len(PROMPTS), len(set(PROMPTS))) == (24, 24)
+    assert all(prompt.count("*") == 1 for prompt in PROMPTS)
+    assert [prompt[-1] for prompt in PROMPTS] == ["*"] * 15 + [" "] * 9
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_prompts_are_read_with_their_blanks_at_the_end(file, end):
+    file.write_bytes(("\ufeff" + end.join(("A *", "", "  ", "See a * here ", " a *"))).encode())
+    assert read_prompts(file) == ("A *", "See a * here ", " a *")
+    file.write_text("\n".join(PROMPTS))
+    assert read_prompts(file) == PROMPTS
+
+
+def test_lines_that_are_no_prompts_are_named(file):
+    file.write_bytes(b"A *\nno star\nA * and a *\n\nA * here\nA \xff *\n")
+    with pytest.raises(AnnotationError, match="4 lines of the file of prompts") as raised:
+        read_prompts(file)
+    assert list(raised.value.details) == [
+        "line 2: 0 * instead of one",
+        "line 3: 2 * instead of one",
+        "line 5: it ends neither in * nor in a blank, so its last letter would be cut off",
+        "line 6: not UTF-8",
+    ]
+
+
+def test_a_file_that_is_none_of_prompts_is_refused(file):
+    with pytest.raises(MissingInputError, match="does not exist"):
+        read_prompts(file)
+    file.write_text("\n \n")
+    with pytest.raises(AnnotationError, match="0 have text"):
+        read_prompts(file)
+    file.write_text("A *\n" * 100_000)
+    with pytest.raises(AnnotationError, match="400,000 bytes, at most 100,000"):
+        read_prompts(file)
