@@ -105,6 +105,20 @@ def test_matches_of_the_tiny_clip_are_meaningful(demo):
     assert (own["name"].str.to_lowercase() == own["class_name"]).all()
 
 
+def test_learned_concepts_find_more_pictures_than_text_alone(demo):
+    """Of rich queries for pictures that nothing was learned from, with intervals that do not meet."""
+    results = pl.read_parquet(demo.data / "assets/evaluation/results.parquet", glob=False)
+    rich = results.filter(protocol="palavra", query_set="rich")
+    assert rich.select("benchmark", "split").unique().height == 4
+    for (benchmark, split), rows in rich.group_by("benchmark", "split"):
+        by_method = {row["method"]: row for row in rows.iter_rows(named=True)}
+        for method in ("PALAVRA", "Only tuning"):
+            assert by_method[method]["mrr_low"] > by_method["Text only"]["mrr_high"], (benchmark, split, method)
+        assert not any(row["comparable"] for row in by_method.values())
+        if split == "test":
+            assert f"{benchmark}: PALAVRA less Text only is +" in demo.first.stdout
+
+
 def test_nothing_to_do_is_done_at_once(demo):
     before = demo.photograph()
     start = time.monotonic()

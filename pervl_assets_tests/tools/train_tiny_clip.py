@@ -148,8 +148,8 @@ def _compose(random: Random, individual: Random) -> tuple[Scene, Figure]:
     look = choose_look(individual, thing)
     scene = compose_scene(random, thing, alone=random.random() < 0.3)
     first = next(figure for figure in scene.figures if figure.thing == thing)
-    moved = {"phase": first.look.phase, "flip": first.look.flip, "tilt": first.look.tilt}
-    subject = replace(first, look=replace(look, **moved))
+    look = replace(look, phase=first.look.phase, flip=first.look.flip, tilt=first.look.tilt)
+    subject = replace(first, look=look)
     figures = tuple(subject if figure is first else figure for figure in scene.figures)
     return replace(scene, figures=figures), subject
 
