@@ -37,7 +37,7 @@ _STYLE: Final = """
 :root { color-scheme: light dark; --line: #8884; --dim: #666a73; --card: #8881; --bar: #3b82f6 }
 @media (prefers-color-scheme: dark) { :root { --dim: #a2a2ac } }
 * { box-sizing: border-box }
-body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 72rem; font: 1rem/1.5 system-ui, sans-serif }
+body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 76rem; font: 1rem/1.5 system-ui, sans-serif }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .5rem }
 h2 { font-size: 1.3rem; margin: 2.5rem 0 .5rem; padding-top: 1rem; border-top: 1px solid var(--line) }
 h3 { font-size: 1.05rem; margin: 1.8rem 0 .3rem }
@@ -49,11 +49,11 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; mar
 dd { margin: 0; overflow-wrap: anywhere }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums }
-th, td { padding: .3rem .5rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
+th, td { padding: .3rem .4rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
 th { font-weight: 600; vertical-align: bottom }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: Canvas; padding-left: 0 }
 .note { font-size: .9rem; max-width: none }
-td svg { display: block; width: 7.5rem; height: auto; color: var(--dim) }
+td svg { display: block; width: 6.5rem; height: auto; color: var(--dim) }
 .bar { fill: var(--bar); stroke: none }
 .query { background: var(--card); border-radius: .5rem; padding: .8rem; margin: .8rem 0; break-inside: avoid }
 .query p { margin: 0; max-width: none }
@@ -176,10 +176,10 @@ def _add_scores(parent: Element, protocol: str, query_set: str, rows: pl.DataFra
         for name in _METRICS:
             _add(line, "td", _show(row[name]))
     published = rows.filter(pl.col("published_mrr").is_not_null())
-    reasons = published.group_by("comparable", "why", "source", maintain_order=True).agg("method")
-    for comparable, why, source, methods in reasons.iter_rows():
+    reasons = published.group_by("comparable", "why", maintain_order=True).agg("method", pl.col("source").unique())
+    for comparable, why, methods, sources in reasons.iter_rows():
         what = "comparable" if comparable else "not comparable"
-        _add(parent, "p", f"{', '.join(methods)}: {what} with {source}: {why}.", "dim note")
+        _add(parent, "p", f"{', '.join(methods)}: {what} with {'; '.join(sorted(sources))}: {why}.", "dim note")
     for method, tied in rows.filter(pl.col("tied") > 0).select("method", "tied").iter_rows():
         _add(parent, "p", f"{method}: {tied:,} queries have ties, which count as ranked before them.", "dim note")
 

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from pervl_assets.core import pixels
-from pervl_assets.core.pixels import ImageError, decode_frame, decode_mask, encode_jpeg, encode_mask, measure_image
+from pervl_assets.core.pixels import (
+    ImageError,
+    decode_frame,
+    decode_mask,
+    encode_jpeg,
+    encode_mask,
+    measure_image,
+    read_thumbnail,
+)
 from pervl_assets.core.plain_images import count_scans
 from pervl_assets_tests.core.samples import draw_picture, repeat_scans, save_jpeg, save_mask
 
@@ -134,3 +142,14 @@ def test_scans_are_counted(progressive, scans):
 def test_any_whole_image_can_be_measured():
     for mode in ("RGB", "L", "CMYK"):
         assert measure_image(save_jpeg(Image.fromarray(draw_picture(12, 7)).convert(mode))) == (12, 7)
+
+
+def test_a_thumbnail_is_small_rgb_and_a_file_without_an_image_is_refused(tmp_path):
+    file = tmp_path / "image.jpg"
+    file.write_bytes(save_jpeg(Image.fromarray(draw_picture(800, 400)).convert("CMYK")))
+    small = read_thumbnail(file, 100)
+    assert (small.mode, small.size) == ("RGB", (100, 50))
+    file.write_bytes(b"no image")
+    for broken in (file, tmp_path / "absent.jpg", tmp_path):
+        with pytest.raises(ImageError):
+            read_thumbnail(broken, 100)

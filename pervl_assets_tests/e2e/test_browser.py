@@ -91,7 +91,7 @@ def test_the_report_shows_scores_and_images_with_its_own_style(servers, ui, ever
     page.on("console", lambda message: refused.append(message.text))
     page.goto(file.as_uri())
     expect(page.get_by_role("heading", name="PerVL-DeepFashion2, test")).to_be_visible()
-    expect(page.get_by_role("cell", name="AvgIm+Text").first).to_be_visible()
+    expect(page.get_by_role("cell", name="PALAVRA").first).to_be_visible()
     images = page.locator("img")
     assert images.count() > 20
     assert images.evaluate_all("all => all.every(image => image.complete && image.naturalWidth > 0)")

@@ -9,9 +9,7 @@ import pytest
 from PIL import Image
 
 from pervl_assets.evaluation.examples import choose_examples
-from pervl_assets.evaluation.pictures import draw_examples
 from pervl_assets.evaluation.report import Shown, build_report
-from pervl_assets.trees.contact_sheet import MAX_BYTES
 from pervl_assets_tests.evaluation.pictured import make_draws, make_queries, make_ranks, make_results, make_tree
 
 CURVES = {"set encoder, repetition 1": pl.DataFrame({"epoch": [1, 2], "cycle": [2.0, 1.0], "test": [None, 1.5]})}
@@ -102,12 +100,3 @@ def test_a_report_of_baselines_has_no_curves_and_no_empty_numbers():
     assert "Losses" not in page.text
     assert "None" not in page.text
     assert "nan" not in page.text
-
-
-def test_the_picture_of_the_queries_fits_into_the_event_log(shown):
-    data = draw_examples(shown.tree, shown.examples)
-    assert len(data) <= MAX_BYTES
-    with Image.open(io.BytesIO(data)) as image:
-        red, green, blue = (sum(band.histogram()[:128]) for band in image.convert("RGB").split())
-        assert image.width == 760
-        assert len({red, green, blue}) > 1
