@@ -19,7 +19,7 @@ from pervl_assets.clip.features import Features
 from pervl_assets.clip.token_texts import TokenTexts
 from pervl_assets.core.checks import CheckResult
 from pervl_assets.core.errors import SchemaError, name_some
-from pervl_assets.core.files import hash_bytes, make_folder
+from pervl_assets.core.files import hash_bytes
 from pervl_assets.core.tables import Column, TableSchema, hash_frame, read_hashed, write_hashed
 from pervl_assets.training.losses import compute_token_losses
 from pervl_assets.training.modes import PAPER
@@ -183,7 +183,6 @@ def _resume(file: Path, method: str, task: _Task, on_progress: Callable[[str], N
         tokens, metadata = read_hashed(file)
         return Learned(tokens, json.loads(metadata[_LOSSES]))
     learned = _learn(method, task)
-    make_folder(file.parent)
     write_hashed(learned.tokens, file, {_LOSSES: json.dumps(learned.losses)})
     curve = learned.losses.get(method)
     shown = f", loss {curve[0]:.4f} to {curve[-1]:.4f}" if curve else ""
