@@ -6,6 +6,7 @@ models are functions of it. torch is imported inside functions only.
 
 import functools
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -276,7 +277,8 @@ def read_header(data: bytes) -> dict[str, Any]:
 def read_set_encoder(path: Path) -> TrainedSetEncoder:
     """Read a set encoder, and compare it with the hash that was written with it. No code in the file runs.
 
-    Python reads the bytes: a file that is mapped into memory ends the process if it becomes shorter meanwhile.
+    A file that is larger than its passport says is not read. Python reads the bytes: a file that is mapped into memory
+    ends the process if it becomes shorter meanwhile.
 
     Raises:
         OSError: The file does not exist, or cannot be read.
@@ -285,11 +287,12 @@ def read_set_encoder(path: Path) -> TrainedSetEncoder:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    data = path.read_bytes()
+    passport, size = read_training_passport(path), path.stat().st_size
     try:
-        weights = load(data)
-        header = read_header(data)
-        passport = TrainingPassport.from_json(header["passport"])
+        shapes = list_shapes(passport.encoder.dimension, passport.width, passport.hidden)
+        if size > _LARGEST_HEADER + 4 * sum(map(math.prod, shapes.values())):
+            raise ValueError(f"{size:,} bytes")
+        weights, header = load(data := path.read_bytes()), read_header(data)
         curves = pl.DataFrame(header["curves"], CURVES.to_polars())
         trained = TrainedSetEncoder(weights, passport, curves)
         whole = header["sha256"] == trained.hash()
