@@ -6,6 +6,7 @@ models are functions of it. torch is imported inside functions only.
 
 import functools
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -41,7 +42,9 @@ ALIGNMENT: Final = ("layers.0.weight", "layers.0.bias")
 """The parameters of A; all others are those of f_theta."""
 
 _LAYERS: Final = ("phi.0", "phi.2", "phi.4")
-_HEADER: Final = "pervl_set_encoder"
+HEADER: Final = "pervl_set_encoder"
+"""Key of a safetensors file's metadata: one entry, because safetensors writes several in any order."""
+
 _LARGEST_HEADER: Final = 100_000_000
 """Bytes, as in safetensors."""
 
@@ -240,8 +243,8 @@ def write_set_encoder(trained: TrainedSetEncoder, path: Path) -> None:
         "passport": trained.passport.to_json(),
         "curves": trained.curves.to_dicts(),
         "sha256": trained.hash(),
-    }  # one entry: safetensors writes several in any order
-    write_bytes_atomically(path, save(dict(trained.weights), {_HEADER: json.dumps(header)}))
+    }
+    write_bytes_atomically(path, save(dict(trained.weights), {HEADER: json.dumps(header)}))
 
 
 def read_training_passport(path: Path) -> TrainingPassport:
@@ -252,24 +255,30 @@ def read_training_passport(path: Path) -> TrainingPassport:
         SchemaError: It has no passport.
     """
     with path.open("rb") as file:
-        length = min(int.from_bytes(file.read(8), "little"), _LARGEST_HEADER)
-        text = file.read(length)
+        length = file.read(8)
+        data = length + file.read(min(int.from_bytes(length, "little"), _LARGEST_HEADER))
     try:
-        return TrainingPassport.from_json(_parse_header(text)["passport"])
+        return TrainingPassport.from_json(read_header(data)["passport"])
     except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise SchemaError(f"{path} has no passport of a set encoder: {error!r}.", advice=_REPAIR) from error
 
 
-def _parse_header(text: bytes) -> dict[str, Any]:
-    """Return passport, curves and hash from the header of a safetensors file."""
-    header: dict[str, Any] = json.loads(json.loads(text)["__metadata__"][_HEADER])
+def read_header(data: bytes) -> dict[str, Any]:
+    """Return what is stored beside the weights: the entry `HEADER` in the header of a safetensors file.
+
+    Raises one of LookupError, ValueError, TypeError and RecursionError if there is none.
+    """
+    header: dict[str, Any] = json.loads(
+        json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"][HEADER]
+    )
     return header
 
 
 def read_set_encoder(path: Path) -> TrainedSetEncoder:
     """Read a set encoder, and compare it with the hash that was written with it. No code in the file runs.
 
-    Python reads the bytes: a file that is mapped into memory ends the process if it becomes shorter meanwhile.
+    A file that is larger than its passport says is not read. Python reads the bytes: a file that is mapped into memory
+    ends the process if it becomes shorter meanwhile.
 
     Raises:
         OSError: The file does not exist, or cannot be read.
@@ -278,11 +287,12 @@ def read_set_encoder(path: Path) -> TrainedSetEncoder:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    data = path.read_bytes()
+    passport, size = read_training_passport(path), path.stat().st_size
     try:
-        weights = load(data)
-        header = _parse_header(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        passport = TrainingPassport.from_json(header["passport"])
+        shapes = list_shapes(passport.encoder.dimension, passport.width, passport.hidden)
+        if size > _LARGEST_HEADER + 4 * sum(map(math.prod, shapes.values())):
+            raise ValueError(f"{size:,} bytes")
+        weights, header = load(data := path.read_bytes()), read_header(data)
         curves = pl.DataFrame(header["curves"], CURVES.to_polars())
         trained = TrainedSetEncoder(weights, passport, curves)
         whole = header["sha256"] == trained.hash()

@@ -21,15 +21,17 @@ from pervl_assets.clip.encoder import ClipEncoder
 from pervl_assets.clip.features import Features, read_features, write_features
 from pervl_assets.clip.token_texts import TokenTexts
 from pervl_assets.core.errors import PervlError, SchemaError
-from pervl_assets.core.files import PARTIAL, Lock, hash_bytes, replace_atomically
+from pervl_assets.core.files import PARTIAL, Lock, hash_bytes, write_bytes_atomically
 from pervl_assets.training.losses import compute_cycle_loss, compute_ground_truth_loss
 from pervl_assets.training.modes import MODES, PROMPTS, TEST_PROMPT, Sets
 from pervl_assets.training.set_encoder import (
     ALIGNMENT,
     CURVES,
+    HEADER,
     TrainedSetEncoder,
     TrainingPassport,
     list_shapes,
+    read_header,
     run_alignment,
     run_set_encoder,
 )
@@ -59,7 +61,6 @@ _MOST_AUGMENTED: Final = 100_000
 advance; else those of an epoch are."""
 
 _CHECKPOINT: Final = "checkpoint.safetensors"
-_STATE: Final = "pervl_state"
 
 _log = logging.getLogger(__name__)
 
@@ -292,26 +293,26 @@ class _Trainer:
         Raises:
             WriteError: No permission, or no space left.
         """
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         tensors = {name: one.detach() for name, one in self._weights.items()}
         for number, optimiser in enumerate(self._optimisers):
             for row, state in optimiser.state_dict()["state"].items():
                 tensors |= {f"{number}.{row}.{entry}": one for entry, one in state.items()}
         state = {"passport": self._passport.to_json(), "curves": self.curves.to_dicts()}
-        with replace_atomically(self._checkpoint) as partial:
-            save_file(tensors, partial, {_STATE: json.dumps(state)})
+        # The bytes are made in memory: safetensors itself hides why it cannot write to a disk.
+        write_bytes_atomically(self._checkpoint, save(tensors, {HEADER: json.dumps(state)}))
 
     def restore(self) -> None:
         """Go on from the saved epoch, if there is one of the same passport; another one is dropped, and logged."""
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
+        from safetensors.torch import load
 
         if not self._checkpoint.is_file():
             return
         try:
-            with safe_open(self._checkpoint, "pt", device=str(self._device)) as file:
-                state = json.loads(file.metadata()[_STATE])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            data = self._checkpoint.read_bytes()
+            tensors, state = load(data), read_header(data)
             if TrainingPassport.from_json(state["passport"]) != self._passport:
                 raise ValueError("other data, model or settings")
             curves = pl.DataFrame(state["curves"], CURVES.to_polars())

@@ -121,7 +121,7 @@ def test_another_header_is_refused(change, tmp_path):
 @pytest.mark.parametrize("data", [b"", b"{}", b"\xff" * 64, b"\x80\x04K\x01.", (1 << 40).to_bytes(8, "little") + b"{}"])
 def test_another_file_is_refused(data, tmp_path):
     (tmp_path / "weights").write_bytes(data)
-    with pytest.raises(SchemaError, match="does not hold a set encoder"):
+    with pytest.raises(SchemaError, match="has no passport of a set encoder"):
         read_set_encoder(tmp_path / "weights")
 
 
@@ -130,4 +130,13 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     broken = {**trained.weights, "ro.4.bias": np.full(6, np.nan, np.float32)}
     write_set_encoder(replace(trained, weights=broken), path := tmp_path / "weights")
     with pytest.raises(SchemaError, match="does not hold the set encoder"):
+        read_set_encoder(path)
+
+
+def test_a_file_that_is_larger_than_its_passport_says_is_not_read(tmp_path, monkeypatch):
+    write_set_encoder(make_set_encoder(), path := tmp_path / "weights")
+    with path.open("r+b") as file:
+        file.truncate(1 << 40)  # without a block on the disk
+    monkeypatch.setattr(type(path), "read_bytes", pytest.fail)
+    with pytest.raises(SchemaError, match="1,099,511,627,776 bytes"):
         read_set_encoder(path)

@@ -1,7 +1,10 @@
+import errno
+import os
 import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -123,6 +126,25 @@ def kill(curves):
 train_set_encoder(*make_training("palavra"), make_encoder, Path({work!r}), on_progress=kill)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    seen = []
+    assert run(on_progress=lambda curves: seen.append(curves.height // 3)).hash() == undisturbed.hash()
+    assert seen == [2, 3]
+
+
+def test_a_full_disk_is_an_error_and_the_epochs_before_it_stay(run, undisturbed, monkeypatch):
+    write = Path.write_bytes
+
+    def fill(path, data):
+        saved.append("checkpoint" in path.name)
+        if saved[-1] and sum(saved) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return write(path, data)
+
+    saved = list[bool]()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", fill)
+        with pytest.raises(WriteError, match="checkpoint"):
+            run()
     seen = []
     assert run(on_progress=lambda curves: seen.append(curves.height // 3)).hash() == undisturbed.hash()
     assert seen == [2, 3]
