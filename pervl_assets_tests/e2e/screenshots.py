@@ -66,7 +66,7 @@ def take_graph(ui: Ui) -> None:
     """Take the whole graph, every group opened, from top to bottom; the UI fits it into the window."""
     groups = {node.group_name for node in defs.resolve_asset_graph().asset_nodes}
     ui.page.evaluate("""localStorage.setItem("asset-graph-direction", '"vertical"')""")
-    ui.resize(2000, 1600)
+    ui.resize(3600, 1600)  # a smaller window shows boxes without names
     ui.open("/asset-groups?expanded=" + ",".join(f"global@global:{group}" for group in groups))
     expect(ui.page.get_by_text("croissant")).to_be_visible()
     ui.settle()
