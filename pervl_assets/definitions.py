@@ -23,7 +23,7 @@ from pervl_assets.defs.jobs import build_jobs
 from pervl_assets.defs.pages import complete_pages
 from pervl_assets.defs.pools import in_process_executor
 from pervl_assets.defs.raw import list_specs, pervl_annotations
-from pervl_assets.defs.release import build_release_asset, valid_croissant
+from pervl_assets.defs.release import CROISSANT_KEY, build_release_asset, valid_croissant
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.set_encoder import build_set_encoder
 from pervl_assets.defs.training_files import PALAVRA_ASSETS
@@ -52,7 +52,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         *(asset for encoder in every for asset in build_evaluation_assets(encoder, learns=encoder in learners)),
         *(build_set_encoder(settings.repetitions, encoder) for encoder in learners),
         *(asset for encoder in learners for asset in build_concept_assets(settings.repetitions, encoder)),
-        *(build_results(encoder, learns=encoder in learners) for encoder in every),
+        *(results := [build_results(encoder, learns=encoder in learners) for encoder in every]),
     ]
     assets.append(build_release_asset(assets))
     checks = [
@@ -61,7 +61,8 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         valid_croissant,
         build_sums_check(assets),
     ]
-    graph = add_refreshes(complete_pages(assets), list_specs(), settings)
+    partial = [CROISSANT_KEY, *(one.key for one in results)]
+    graph = add_refreshes(complete_pages(assets), list_specs(), settings, partial)
     resources = build_resources(settings)
     definitions = dg.Definitions(
         assets=graph,

@@ -7,7 +7,7 @@ table whose content is unchanged.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -26,20 +26,21 @@ from pervl_assets.settings import Settings, get_variable
 _WARN_BEFORE: Final = timedelta(days=1)
 
 
-def _build_automation_condition(above: Iterable[dg.AssetKey]) -> dg.AutomationCondition[Any]:
+def _build_automation_condition(above: Iterable[dg.AssetKey], *, whole: bool) -> dg.AutomationCondition[Any]:
     """Return the condition under which an asset is refreshed: a dependency has another data version than before.
 
-    It waits until nothing above it will still change, so that an asset that two changes reach is made once. It is never
-    true for an asset with a dependency that was never materialized.
+    It waits until nothing above it will still change, so that an asset that two changes reach is made once.
 
     Args:
         above: All assets that it descends from. They are named one by one: the paths to them are far more.
+        whole: Whether it is never true while a dependency was never materialized.
     """
     condition = dg.AutomationCondition
     handled = condition.newly_requested() | condition.newly_updated()
     changed = condition.any_deps_match(condition.data_version_changed()).since(handled)
-    unsettled = changed | condition.in_progress()
-    ready: Any = changed & ~condition.any_deps_missing() & ~condition.in_progress()
+    possible = changed & ~condition.any_deps_missing()
+    unsettled = possible | condition.in_progress()
+    ready: Any = (possible if whole else changed) & ~condition.in_progress()
     for key in above:
         ready &= ~condition.asset_matches(key, unsettled)
     labelled: dg.AutomationCondition[Any] = ready.with_label("the data of a dependency changed")
@@ -47,12 +48,16 @@ def _build_automation_condition(above: Iterable[dg.AssetKey]) -> dg.AutomationCo
 
 
 def add_refreshes(
-    assets: Iterable[dg.AssetsDefinition], specs: Iterable[ArchiveSpec], settings: Settings
+    assets: Iterable[dg.AssetsDefinition],
+    specs: Iterable[ArchiveSpec],
+    settings: Settings,
+    partial: Collection[dg.AssetKey] = (),
 ) -> list[dg.AssetsDefinition]:
     """Add the automation condition to every asset that has dependencies, and a freshness policy to every public input.
 
     A public input must be revalidated, or its file checked, every N days. Fresh means recently checked, not newest:
-    whether the content changed shows in the data version.
+    whether the content changed shows in the data version. Assets in `partial` are made from those dependencies that
+    there are.
     """
     days = timedelta(days=settings.fresh_days)
     policy = dg.FreshnessPolicy.time_window(fail_window=days, warn_window=days - _WARN_BEFORE)
@@ -61,7 +66,7 @@ def add_refreshes(
 
     @cache
     def find_above(key: dg.AssetKey) -> frozenset[dg.AssetKey]:
-        parents = list_parents(known[key], known)
+        parents = [parent for parent in list_parents(known[key], known) if parent in known]
         return frozenset(parents).union(*map(find_above, parents))
 
     def add(spec: dg.AssetSpec) -> dg.AssetSpec:
@@ -69,7 +74,8 @@ def add_refreshes(
             spec = spec.replace_attributes(freshness_policy=policy)
         if not [*spec.deps]:
             return spec
-        return spec.replace_attributes(automation_condition=_build_automation_condition(sorted(find_above(spec.key))))
+        condition = _build_automation_condition(sorted(find_above(spec.key)), whole=spec.key not in partial)
+        return spec.replace_attributes(automation_condition=condition)
 
     return [*dg.map_asset_specs(add, assets)]
 

@@ -11,7 +11,7 @@ import polars as pl
 from pervl_assets.clip.encode_images import clear_chunks
 from pervl_assets.core.files import PARTIAL
 from pervl_assets.io_managers.base import PervlIOManager
-from pervl_assets.io_managers.metadata import BYTES, preview_table
+from pervl_assets.io_managers.metadata import BYTES, FILES, preview_table
 from pervl_assets.training.set_encoder import TrainedSetEncoder, read_set_encoder, write_set_encoder
 
 
@@ -46,6 +46,7 @@ class WeightsIOManager(PervlIOManager):
             data_version=dg.DataVersion(trained.hash()[:16]),
             metadata={
                 "parameters": sum(array.size for array in trained.weights.values()),
+                FILES: 1,
                 BYTES: sum(array.nbytes for array in trained.weights.values()),
                 "last_epoch": preview_table(last),
                 "passport": dg.MetadataValue.json(json.loads(trained.passport.to_json())),
