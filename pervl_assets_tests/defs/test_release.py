@@ -46,7 +46,8 @@ def partial(made_world, tmp_path_factory) -> World:
 def whole(made_world, tmp_path_factory) -> World:
     """A world in which everything is materialized, with its release. Read-only."""
     data = made_world.copy_to(tmp_path_factory.mktemp("whole") / "data")
-    results = run_selection(data, f"group:ytvos or {SELECTED}")
+    learned = {"repetitions": 1, "training_epochs": 1, "set_encoder_width": 8}
+    results = run_selection(data, f"group:ytvos or group:evaluation or group:training or {SELECTED}", **learned)
     assert all(result.success for result in results), explain(results[-1])
     return World(data, results)
 
