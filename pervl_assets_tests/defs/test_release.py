@@ -13,7 +13,6 @@ import pytest
 from pervl_assets.cli.status import list_states
 from pervl_assets.cli.verification import verify_values
 from pervl_assets.core.files import VerifyResult
-from pervl_assets.core.text import unescape_markdown
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.checks import summarize_sums
 from pervl_assets.defs.release import (
@@ -32,6 +31,7 @@ from pervl_assets.trees.ledger import list_files
 from pervl_assets_tests.core.samples import photograph
 
 SELECTED = 'key:"release/croissant"'
+LEARNED = {"repetitions": 1, "training_epochs": 1, "set_encoder_width": 8}
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +46,7 @@ def partial(made_world, tmp_path_factory) -> World:
 def whole(made_world, tmp_path_factory) -> World:
     """A world in which everything is materialized, with its release. Read-only."""
     data = made_world.copy_to(tmp_path_factory.mktemp("whole") / "data")
-    learned = {"repetitions": 1, "training_epochs": 1, "set_encoder_width": 8}
-    results = run_selection(data, f"group:ytvos or group:evaluation or group:training or {SELECTED}", **learned)
+    results = run_selection(data, f"group:ytvos or group:evaluation or group:training or {SELECTED}", **LEARNED)
     assert all(result.success for result in results), explain(results[-1])
     return World(data, results)
 
@@ -178,7 +177,7 @@ def test_images_have_the_labels_of_the_tables(whole):
 
 def test_a_second_run_rewrites_nothing(whole):
     before = photograph(whole.data)
-    (again,) = run_selection(whole.data, SELECTED)
+    (again,) = run_selection(whole.data, SELECTED, **LEARNED)
     assert again.success
     assert photograph(whole.data) == before
 
@@ -209,7 +208,12 @@ def test_results_not_materialized_are_left_out_and_named(partial):
     missing = get_whole_check(partial)
     assert not missing.passed
     assert missing.severity == dg.AssetCheckSeverity.WARN
-    assert "inversion/coco_image_features [1-of-2], ytvos/captions" in unescape_markdown(missing.description)
+    settings = make_settings(partial.data)
+    absent = collect_release(
+        find_published(build_definitions(settings).assets), Workspace.from_settings(settings)
+    ).absent
+    assert {"inversion/coco_image_features [1-of-2]", "ytvos/captions", "evaluation/results"} <= set(absent)
+    assert missing.description.startswith(f"{len(absent)} results are not materialized and left out: evaluation/")
     description = read_croissant(partial)
     assert "Incomplete" in description["description"]
     names = {node["@id"] for node in description["recordSet"]}
