@@ -21,7 +21,7 @@ from pervl_assets.clip.encoder import ClipEncoder
 from pervl_assets.clip.features import Features, read_features, write_features
 from pervl_assets.clip.token_texts import TokenTexts
 from pervl_assets.core.errors import PervlError, SchemaError
-from pervl_assets.core.files import PARTIAL, Lock, hash_bytes, write_bytes_atomically
+from pervl_assets.core.files import PARTIAL, Lock, explain_write_errors, hash_bytes, make_folder, move_synced
 from pervl_assets.training.losses import compute_cycle_loss, compute_ground_truth_loss
 from pervl_assets.training.modes import MODES, PROMPTS, TEST_PROMPT, Sets
 from pervl_assets.training.set_encoder import (
@@ -300,8 +300,12 @@ class _Trainer:
             for row, state in optimiser.state_dict()["state"].items():
                 tensors |= {f"{number}.{row}.{entry}": one for entry, one in state.items()}
         state = {"passport": self._passport.to_json(), "curves": self.curves.to_dicts()}
-        # The bytes are made in memory: safetensors itself hides why it cannot write to a disk.
-        write_bytes_atomically(self._checkpoint, save(tensors, {HEADER: json.dumps(state)}))
+        partial = self._checkpoint.with_suffix(PARTIAL)
+        with explain_write_errors(self._checkpoint):
+            make_folder(partial.parent)
+            # The bytes are made in memory, as safetensors hides why it cannot write; a gigabyte takes seconds to hash.
+            partial.write_bytes(save(tensors, {HEADER: json.dumps(state)}))
+            move_synced(partial, self._checkpoint)
 
     def restore(self) -> None:
         """Go on from the saved epoch, if there is one of the same passport; another one is dropped, and logged."""

@@ -133,7 +133,8 @@ def train_plainly(world: World) -> tuple[dict[str, np.ndarray], list[tuple[float
         texts = [data.train.sentences[row] for row in drawn.ravel()]
         if phase == "text":
             labels, texts = data.draw_augmented(drawn, generator)
-        prompt = TEST_PROMPT if phase == "test" else PROMPTS[int(torch.randint(24, (), generator=generator))]
+        prompts = (TEST_PROMPT,) if phase == "test" else PROMPTS
+        prompt = prompts[int(torch.randint(len(prompts), (), generator=generator))]
         order = torch.randperm(len(labels), generator=generator).tolist()
         with torch.no_grad():
             sentences = torch.stack([world.encode(text) for text in texts]).reshape(len(labels), SHOTS, -1)[order]

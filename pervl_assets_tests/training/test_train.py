@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from pervl_assets.clip.encode_images import clear_chunks
-from pervl_assets.core import files
 from pervl_assets.core.errors import PervlError, WriteError
 from pervl_assets.core.files import Lock, hash_bytes
 from pervl_assets.training import modes, train
@@ -81,7 +80,7 @@ class KilledError(Exception):
 @pytest.mark.parametrize("epoch", [0, 1, 2, 3])
 def test_a_training_that_is_killed_goes_on_with_the_same_weights(run, undisturbed, epoch, monkeypatch, caplog):
     """Killed in the epoch after so many were saved, and once more while the next one is being saved."""
-    passes, run_pass, move = [], train._Trainer._run_pass, files.move_synced
+    passes, run_pass, move = [], train._Trainer._run_pass, train.move_synced
 
     def die(trainer, number, phase):
         passes.append(number)
@@ -100,7 +99,7 @@ def test_a_training_that_is_killed_goes_on_with_the_same_weights(run, undisturbe
             with pytest.raises(KilledError):
                 run()
     with monkeypatch.context() as patch:
-        patch.setattr(files, "move_synced", lose)
+        patch.setattr(train, "move_synced", lose)
         if epoch < 3:
             with pytest.raises(KilledError):
                 run()
