@@ -4,7 +4,7 @@ The model learns from images of seeds that nothing else uses (`tiny clip/…`), 
 captions are true of several images of a batch ("This is a photo of a dog"), so the contrastive loss counts every true
 pair as a match, not only the pair that was drawn together. Each batch also has a prompt for every class. No network is
 used. The seed determines images, captions and initial weights. The learning rate depends on the elapsed time, so the
-trained weights differ slightly between runs.
+trained weights differ slightly between runs. With `--locked` the vectors of images stay, and captions have names.
 """
 
 import argparse
@@ -297,12 +297,9 @@ def train(
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", bpe_path=str(folder / MERGES))
     model = open_clip.create_model(f"local-dir:{folder}", load_weights=resume)
     model = model.to(memory_format=torch.channels_last)
-    names = _Names(model, tokenizer)
+    names = _Names(model, tokenizer, math.ceil(images / _PER_INDIVIDUAL))
     vectors = _lock_images(model, examples) if locked else None
     optimizer = _make_optimizer(model)
-    by_class: dict[str, list[int]] = {}
-    for number, example in enumerate(examples):
-        by_class.setdefault(example.subjects[0].thing, []).append(number)
     started, step, share = time.monotonic(), 0, 0.0
     while share < 1:
         share = min(1.0, (time.monotonic() - started) / (60 * minutes))
@@ -310,29 +307,35 @@ def train(
             group["lr"] = 2e-3 * min(1, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * share))
         if vectors is not None and step % _REFRESH == 0:
             names.learn(examples, vectors, random)
-        # Half of a batch is of two classes, so that looks are compared, too.
-        similar = [number for thing in random.sample(sorted(by_class), 2) for number in by_class[thing]]
-        chosen = random.choices(range(images), k=batch - batch // 2) + random.choices(similar, k=batch // 2)
-        captions = [choose_caption(examples[number], random, named=locked) for number in chosen]
-        captions += [Caption(PROMPT + random.choice([name, *SYNONYMS[name]]), frozenset([name])) for name in CLASSES]
-        owners = [number // _PER_INDIVIDUAL for number in chosen] + [0] * len(CLASSES)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            text = names.encode([caption.text for caption in captions], names.tokens[owners])
+        chosen = _choose_batch(examples, batch, random)
         image = vectors[chosen] if vectors is not None else _encode_images(model, examples, random, chosen)
-        logits = model.logit_scale.exp() * image.float() @ text.float().T
-        loss = _compute_loss(logits, captions, [examples[number].tags for number in chosen])
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(max=math.log(100))
+        loss = _compute_loss(image, names, examples, chosen, random, named=locked)
+        _update(model, optimizer, loss)
         if step % 50 == 0:
             scale = model.logit_scale.exp().item()
             report(f"step {step}: loss {loss.item():.3f}, scale {scale:.1f}, {share:.0%} of the time")
         step += 1
     _save_weights(model.eval(), folder)
     report(f"saved after {step} steps of {batch}")
+
+
+def _update(model: Any, optimizer: "torch.optim.Optimizer", loss: "torch.Tensor") -> None:
+    import torch
+
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    with torch.no_grad():
+        model.logit_scale.clamp_(max=math.log(100))
+
+
+def _choose_batch(examples: list[Example], size: int, random: Random) -> list[int]:
+    """Return numbers of examples. Half of them are of two classes, so that looks are compared, too."""
+    classes = [example.subjects[0].thing for example in examples]
+    two = random.sample(sorted(set(classes)), 2)
+    similar = [number for number, thing in enumerate(classes) if thing in two]
+    return random.choices(range(len(examples)), k=size - size // 2) + random.choices(similar, k=size // 2)
 
 
 def _encode_images(model: Any, examples: list[Example], random: Random, chosen: list[int]) -> "torch.Tensor":
@@ -362,12 +365,12 @@ class _Names:
     individual, in other sentences than the one from which the name was learned.
     """
 
-    def __init__(self, model: Any, tokenizer: Callable[[list[str]], Any]) -> None:
+    def __init__(self, model: Any, tokenizer: Callable[[list[str]], Any], individuals: int) -> None:
         import torch
 
-        self._model, self._tokenizer = model, tokenizer
+        self.model, self._tokenizer = model, tokenizer
         self._star = int(tokenizer(["*"])[0, 1])
-        self.tokens = torch.zeros(1, model.token_embedding.embedding_dim).expand(10**6, -1)
+        self.tokens = torch.zeros(individuals, model.token_embedding.embedding_dim)
 
     def encode(self, texts: list[str], tokens: "torch.Tensor") -> "torch.Tensor":
         """Return unit vectors (M, D) of texts in which `*` is replaced by tokens (M, W). Padding is cut off."""
@@ -377,7 +380,7 @@ class _Names:
         numbers = self._tokenizer(texts)
         ends = numbers.argmax(1)
         length = int(ends.max()) + 1
-        numbers, model = numbers[:, :length], self._model
+        numbers, model = numbers[:, :length], self.model
         words = torch.where((numbers == self._star)[..., None], tokens[:, None], model.token_embedding(numbers))
         hidden = model.transformer(words + model.positional_embedding[:length], model.attn_mask[:length, :length])
         return normalize(model.ln_final(hidden)[torch.arange(len(texts)), ends] @ model.text_projection, dim=-1)
@@ -390,7 +393,7 @@ class _Names:
         groups = [range(k, min(k + _PER_INDIVIDUAL, len(examples))) for k in range(0, len(examples), _PER_INDIVIDUAL)]
         shots = torch.stack([vectors[random.choices(group, k=_SHOTS)].mean(0) for group in groups])
         words = self._tokenizer([examples[group[0]].look.split(" ", 3)[-1] for group in groups])[:, 1]
-        start = self._model.token_embedding(words).detach()
+        start = self.model.token_embedding(words).detach()
         at_random = torch.rand(len(groups), 1) < 0.5
         tokens = torch.where(at_random, normalize(torch.rand_like(start)), start).requires_grad_()
         optimizer = torch.optim.Adam([tokens], lr=0.01)
@@ -413,11 +416,19 @@ def _make_optimizer(model: "torch.nn.Module") -> "torch.optim.Optimizer":
     )
 
 
-def _compute_loss(logits: "torch.Tensor", captions: list[Caption], tags: list[frozenset[str]]) -> "torch.Tensor":
-    """Return the contrastive loss of a batch (images, captions), with every true pair as a match."""
+def _compute_loss(
+    image: "torch.Tensor", names: _Names, examples: list[Example], chosen: list[int], random: Random, *, named: bool
+) -> "torch.Tensor":
+    """Return the contrastive loss of a batch with every true pair as a match. `image` are the vectors of `chosen`."""
     import torch
 
-    truth = torch.tensor([[float(caption.tags <= shown) for caption in captions] for shown in tags])
+    captions = [choose_caption(examples[number], random, named=named) for number in chosen]
+    captions += [Caption(PROMPT + random.choice([name, *SYNONYMS[name]]), frozenset([name])) for name in CLASSES]
+    owners = [number // _PER_INDIVIDUAL for number in chosen] + [0] * len(CLASSES)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        text = names.encode([caption.text for caption in captions], names.tokens[owners])
+    logits = names.model.logit_scale.exp() * image.float() @ text.float().T
+    truth = torch.tensor([[float(one.tags <= examples[number].tags) for one in captions] for number in chosen])
     # The things in an image count more than its place.
     wanted = truth * torch.tensor([_PLACE_WEIGHT if caption.tags <= set(PLACES) else 1.0 for caption in captions])
     loss = torch.nn.functional.cross_entropy(logits, wanted / wanted.sum(1, keepdim=True))
