@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from pervl_assets_tests.cli.forked import run_pervl
 from pervl_assets_tests.core.samples import photograph
 
 pytestmark = pytest.mark.timeout(600)
@@ -25,8 +26,12 @@ class Project:
         self.env = {name: value for name, value in os.environ.items() if not name.startswith(("PERVL_", "DAGSTER_"))}
         self.env |= {"PERVL_DATA": str(self.data), "DAGSTER_HOME": str(root / "home"), "PERVL_DEVICE": "cpu"}
 
-    def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess:
+    def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run `pervl` in a process of its own."""
+        return run_pervl(arguments, self.root, self.env | env)
+
+    def start(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run `pervl` from the start of its interpreter."""
         return subprocess.run(
             [sys.executable, "-m", "pervl_assets.cli", *arguments],
             cwd=self.root,
@@ -45,7 +50,7 @@ def demo(synthetic_raw, tmp_path_factory):
     """The project after `pervl demo`, which draws the texts; the archives are copies of those of all tests."""
     project = Project(tmp_path_factory.mktemp("project"))
     shutil.copytree(synthetic_raw, project.data, ignore=shutil.ignore_patterns("*.txt", "*.csv"))
-    project.first = project.run("demo")
+    project.first = project.start("demo")
     return project
 
 
@@ -122,7 +127,7 @@ def test_learned_concepts_find_more_pictures_than_text_alone(demo):
 def test_nothing_to_do_is_done_at_once(demo):
     before = demo.photograph()
     start = time.monotonic()
-    done = demo.run("materialize")
+    done = demo.start("materialize")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "82 up to date, nothing to do" in done.stdout
     assert demo.photograph() == before
@@ -177,7 +182,7 @@ def test_processes_make_the_same_files(demo, tmp_path):
     other = Project(tmp_path)
     shutil.copytree(demo.data / "assets/raw", other.data / "assets/raw")  # where the raw inputs are
     selection = 'key:"ytvos/concepts" or key:"ytvos/fsl_seg"'
-    done = other.run("materialize", "--select", selection, PERVL_EXECUTOR="multiprocess")
+    done = other.start("materialize", "--select", selection, PERVL_EXECUTOR="multiprocess")
     assert done.returncode == 0, done.stdout + done.stderr
     tree = "youtube_vos/ytvos_PerVL/fsl_seg"
     made = {name: content for name, (content, _) in photograph(other.data / tree).items()}

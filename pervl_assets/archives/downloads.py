@@ -25,6 +25,7 @@ from pydantic import TypeAdapter
 
 from pervl_assets.archives.http_get import Answer, RefusedError, TransientError, get
 from pervl_assets.core.errors import ArchiveError, MissingInputError, PervlError
+from pervl_assets.core.file_kinds import recognize
 from pervl_assets.core.files import (
     PARTIAL,
     Lock,
@@ -58,8 +59,8 @@ _SYNC_BYTES: Final = 32 << 20
 _SMALL: Final = 256 << 20
 """Bytes up to which a file in place is hashed at every call, even if its size and time are as recorded."""
 
-_ERROR_PAGE: Final = re.compile(rb"(\xef\xbb\xbf)?\s*(<|[{\[]|version https://git-lfs)")
-"""Beginning of HTML, XML, JSON, or a pointer of Git LFS: no public input begins so."""
+_MESSAGE: Final = re.compile(rb"(\xef\xbb\xbf)?\s*[<{\[]")
+"""Beginning of XML or JSON: no public input begins so."""
 
 _LEAST_SHARE: Final = 0.9
 """Size of a new version, as a share of the earlier one, below which it is not believed."""
@@ -481,10 +482,10 @@ class _Download:
         """Refuse what servers and networks send in place of a file."""
         beginning, end = _read_ends(self.partial)
         size, earlier = self.size(), self._record.bytes if self._record else 0
-        if not size:
-            raise RefusedError("the server sends an empty file")
-        if _ERROR_PAGE.match(beginning):
-            raise RefusedError(f"the server sends a page or message in its place, which begins with {beginning[:40]!r}")
+        if kind := recognize(beginning):
+            raise RefusedError(f"what the server sends is {kind.name}: {beginning[:40]!r}")
+        if _MESSAGE.match(beginning):
+            raise RefusedError(f"what the server sends is a message: {beginning[:40]!r}")
         if size < _LEAST_SHARE * earlier or (earlier and end != b"\n" == _read_ends(self._target)[1]):
             raise RefusedError(
                 f"the server sends {size:,} bytes, which are cut off or far fewer than the earlier {earlier:,}: "
@@ -493,9 +494,9 @@ class _Download:
 
 
 def _read_ends(path: Path) -> tuple[bytes, bytes]:
-    """Return the first 200 bytes of a file, and its last one."""
+    """Return the first 512 bytes of a file, and its last one."""
     with path.open("rb") as file:
-        beginning = file.read(200)
+        beginning = file.read(512)
         file.seek(-1 if beginning else 0, os.SEEK_END)
         return beginning, file.read()
 

@@ -1,4 +1,4 @@
-"""One GET request whose server is not trusted: bounded redirects, no slow connections, no passwords in messages."""
+"""One GET request whose server is not trusted: bounded redirects, no slow connections."""
 
 import contextlib
 import ipaddress
@@ -61,7 +61,6 @@ def get(client: httpx.Client, url: str, headers: Mapping[str, str]) -> Iterator[
 
     A redirect may stay on its server, or lead to its https. From a server on a public address it may also lead to https
     on another one.
-    User name and password in `url` are sent to that server only.
 
     Raises:
         TransientError: No connection, or fewer than 1,000 bytes per second in the time that the client waits for bytes.
@@ -76,7 +75,7 @@ def get(client: httpx.Client, url: str, headers: Mapping[str, str]) -> Iterator[
                 yield Answer(response, guard)
             finally:
                 response.close()
-    except (httpx.InvalidURL, UnicodeError) as error:  # their texts can hold a password
+    except (httpx.InvalidURL, UnicodeError) as error:
         raise RefusedError("the address is not valid") from error
     except httpx.UnsupportedProtocol as error:
         raise RefusedError(str(error)) from error
@@ -87,12 +86,9 @@ def get(client: httpx.Client, url: str, headers: Mapping[str, str]) -> Iterator[
 
 def _follow(client: httpx.Client, url: str, headers: Mapping[str, str], guard: "_SpeedGuard") -> httpx.Response:
     start = httpx.URL(url)
-    auth = httpx.BasicAuth(start.username, start.password) if start.userinfo else httpx.USE_CLIENT_DEFAULT
-    start = start.copy_with(username="", password="")  # httpx logs addresses
     request = client.build_request("GET", start, headers=headers, extensions={"trace": guard.trace})
     for _ in range(_REDIRECTS + 1):
-        at_home = _get_origin(request.url) == _get_origin(start)
-        response = client.send(request, auth=auth if at_home else None, stream=True, follow_redirects=False)
+        response = client.send(request, stream=True, follow_redirects=False)
         if response.next_request is None:
             return response
         response.close()

@@ -114,24 +114,6 @@ def test_a_second_redirect_is_checked_too():
         follow("http://official.example/a", "https://cdn.example/a", "http://official.example/a")
 
 
-def test_a_log_in_is_sent_to_its_server_only(caplog):
-    caplog.set_level("DEBUG")
-    seen = []
-
-    def answer(request):
-        seen.append((request.url.host, "authorization" in request.headers))
-        location = {"/a": "/b", "/b": "https://cdn.example/c", "/c": "https://cdn.example/d"}.get(request.url.path)
-        return httpx.Response(307, headers={"Location": location}) if location else httpx.Response(200)
-
-    with (
-        httpx.Client(transport=httpx.MockTransport(answer)) as client,
-        get(client, "https://anna:fluffy@official.example/a", {}),
-    ):
-        pass
-    assert seen == [("official.example", True)] * 2 + [("cdn.example", False)] * 2
-    assert "fluffy" not in caplog.text
-
-
 @pytest.mark.parametrize(
     "url", ["http://anna:flu/ffy@host/", "http://[::1", f"http://{'a' * 70}.example/", "http://h\N{SNOWMAN}/", "x://y/"]
 )

@@ -4,7 +4,6 @@ import base64
 import os
 import sqlite3
 import subprocess
-import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -15,6 +14,7 @@ import pytest
 from pervl_assets.demo import DEMO_PASSWORD
 from pervl_assets.testing.hostile import change_password
 from pervl_assets.testing.worlds import copy_raw
+from pervl_assets_tests.cli.forked import run_pervl
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -58,22 +58,9 @@ def runs(synthetic_raw, tmp_path_factory):
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PERVL_", "DAGSTER_"))}
     env |= {"PERVL_DATA": str(root / "data"), "DAGSTER_HOME": str(root / "home"), "PERVL_EXECUTOR": "in_process"}
 
-    def run(password: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "pervl_assets.cli",
-                "materialize",
-                "--select",
-                '+key:"deep_fashion/personalized"',
-            ],
-            cwd=root,
-            env=env | {"DEEPFASHION2_PASSWORD": password},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    def run(password: str) -> subprocess.CompletedProcess[str]:
+        command = ("materialize", "--select", '+key:"deep_fashion/personalized"')
+        return run_pervl(command, root, env | {"DEEPFASHION2_PASSWORD": password})
 
     return root, run(WRONG), run(RIGHT)
 
