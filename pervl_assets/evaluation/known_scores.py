@@ -25,6 +25,8 @@ _TOLERANCE: Final = 0.0005
 """Half of the last published digit."""
 
 _TRAINED_AS_PUBLISHED: Final = {"mode": "palavra", "epochs": 300, "hidden": 4096}
+PALAVRA_PROMPTS: Final = "7fa8eed4cce600ea0ef39aadb16f94473bdb1adf6e909acfccb1294f852a6434"
+"""The sha256 of PALAVRA's 24 prompts in its order, one per line. They are not part of this package."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,14 @@ class Conditions:
 
     def list_training_deviations(self) -> list[str]:
         """Return in what the inversion model was trained otherwise than the published one."""
-        return [
+        found = [
             f"trained with {name} {self.training.get(name)}, published {value}"
             for name, value in _TRAINED_AS_PUBLISHED.items()
             if self.training.get(name) != value
         ]
+        if self.training.get("prompts_sha256") != PALAVRA_PROMPTS:
+            found.append("trained with other prompts than PALAVRA's 24 (PERVL_TRAINING_PROMPTS)")
+        return found
 
 
 def check_known_scores(scores: pl.DataFrame, published: pl.DataFrame, conditions: Conditions) -> CheckResult:

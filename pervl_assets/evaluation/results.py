@@ -48,8 +48,6 @@ _DIFFERENCE: Final = ("difference", "difference_low", "difference_high")
 _WITH_CLASS: Final = (TEXT_ONLY, TEXT_TWICE, AVERAGE_BOTH)
 _ALIKE: Final = "measured as published"
 _AMBIGUOUS: Final = "; the paper does not say whether its text has the class once or twice"
-_PROMPTS: Final = "; most prompts of the published training are not known word for word"
-_OWN_PROMPTS: Final = "; trained with the prompts of PERVL_TRAINING_PROMPTS"
 
 
 def tabulate_results(
@@ -111,8 +109,7 @@ def _judge(conditions: Conditions, row: Mapping[str, Any]) -> tuple[bool, str]:
         reasons.append(f"{row['seeds']} repetitions, published are {_REPETITIONS}")
     if reasons:
         return False, "; ".join(reasons)
-    prompts = _OWN_PROMPTS if conditions.training.get("prompts_sha256") else _PROMPTS
-    return True, _ALIKE + (_AMBIGUOUS if method in _WITH_CLASS else prompts if method in _TRAINED else "")
+    return True, _ALIKE + (_AMBIGUOUS if method in _WITH_CLASS else "")
 
 
 def show_results(results: pl.DataFrame) -> pl.DataFrame:

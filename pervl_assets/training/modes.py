@@ -42,8 +42,8 @@ PROMPTS: Final = (
 )
 """Prompts of the training. As upstream's they are 24, and 9 of them end in a blank instead of `*`.
 
-The wording of most of upstream's is not known here: `This is a photo of a *` and `We see an * in this photo `
-are theirs, the others are in CLIP's style. `PERVL_TRAINING_PROMPTS` replaces them."""
+Upstream's licence keeps its own out of this package. The paper lists them in appendix A: `PERVL_TRAINING_PROMPTS`
+replaces these."""
 
 _LARGEST: Final = 100_000
 """Bytes of a file of prompts."""
