@@ -7,8 +7,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import httpx
@@ -29,10 +31,13 @@ class Servers:
         data: Data folder (`PERVL_DATA`).
         home: Folder of the instance (`DAGSTER_HOME`), with the project's own `dagster.yaml`.
         address: Where the web server listens.
+
+    Args:
+        settings: Further variables of the environment.
     """
 
-    def __init__(self, root: Path, data: Path) -> None:
-        self.root, self.data, self.home = root, data, root / "home"
+    def __init__(self, root: Path, data: Path, settings: Mapping[str, str] = MappingProxyType({})) -> None:
+        self.root, self.data, self.home, self._settings = root, data, root / "home", settings
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]
         self.address = f"http://127.0.0.1:{self._port}"
@@ -65,6 +70,7 @@ class Servers:
             "PERVL_DEVICE": "cpu",
             "PERVL_EXECUTOR": "in_process",
             "TMPDIR": self._sockets.name,
+            **self._settings,
         }
         with self._log.open("wb") as log:
             return subprocess.Popen(

@@ -25,12 +25,13 @@ if not find_browser():
 pytestmark = pytest.mark.timeout(300)
 
 TREE = "ytvos/fsl_seg"
+SHORT_TRAINING = {"PERVL_REPETITIONS": "1", "PERVL_TRAINING_EPOCHS": "2"}
 
 
 @pytest.fixture(scope="module")
 def servers(request, tmp_path_factory) -> Iterator[Servers]:
     root = tmp_path_factory.mktemp("ui")
-    with Servers(root, root / "data") as started:
+    with Servers(root, root / "data", SHORT_TRAINING) as started:
         shutil.copytree(request.getfixturevalue("synthetic_raw"), started.data)  # while they start
         yield started
 
@@ -43,7 +44,7 @@ def ui(servers) -> Iterator[Ui]:
 
 @pytest.fixture(scope="module")
 def graph():
-    return build_definitions(Settings.from_env({})).resolve_asset_graph()
+    return build_definitions(Settings.from_env(SHORT_TRAINING)).resolve_asset_graph()
 
 
 @pytest.fixture(scope="module")
