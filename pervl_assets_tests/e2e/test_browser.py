@@ -22,7 +22,7 @@ from pervl_assets_tests.e2e.ui import Ui, find_browser, open_ui
 if not find_browser():
     pytest.skip("needs a browser: apt-get install chromium", allow_module_level=True)
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(420)
 
 TREE = "ytvos/fsl_seg"
 SHORT_TRAINING = {"PERVL_REPETITIONS": "1", "PERVL_TRAINING_EPOCHS": "2"}
@@ -52,7 +52,7 @@ def everything(ui) -> None:
     """Every asset materialized by the job `everything`, launched by its button; its page stays open."""
     ui.open_launchpad("everything")
     ui.launch()
-    assert ui.wait_for_run(seconds=180) == "Success"
+    assert ui.wait_for_run(seconds=360) == "Success"
 
 
 def count_partitions(node) -> int:
