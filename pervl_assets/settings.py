@@ -199,7 +199,7 @@ class Settings(BaseModel):
         "24 in CLIP's style",
     )
     training_epochs: int = _setting(
-        _by_profile(30, 300), "epochs of a training; in each, every object class is drawn once", most=1_000_000
+        _by_profile(10, 300), "epochs of a training; in each, every object class is drawn once", most=1_000_000
     )
     set_encoder_width: int = _setting(_by_profile(512, 4096), "units of the hidden layers of f_theta", most=1 << 16)
     fetch: Annotated[str, AfterValidator(_check_source)] = _setting(

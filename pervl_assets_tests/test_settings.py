@@ -16,7 +16,7 @@ def test_defaults_follow_the_profile():
     assert (full.clip_model, full.clip_pretrained) == ("ViT-B-32-quickgelu", "openai")
     assert (demo.top_objects, demo.feature_shards) == (30, 2)
     assert (full.top_objects, full.feature_shards) == (1000, 8)
-    assert (demo.repetitions, demo.training_epochs, demo.set_encoder_width) == (3, 30, 512)
+    assert (demo.repetitions, demo.training_epochs, demo.set_encoder_width) == (3, 10, 512)
     assert (full.repetitions, full.training_epochs, full.set_encoder_width) == (5, 300, 4096)
     same = {"profile", "data", "clip_model", "clip_pretrained", "top_objects", "feature_shards"}
     same |= {"repetitions", "training_epochs", "set_encoder_width"}
