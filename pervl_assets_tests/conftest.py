@@ -17,17 +17,23 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SLOW = (
     "test_end_to_end.py",
-    "perf/test_inversion.py",
-    "defs/test_feature_checks.py",
     "defs/test_automation.py",
-    "perf/test_trees.py",
+    "defs/test_feature_checks.py",
     "defs/test_write_failures.py",
-    "clip/test_real_models.py",
-    "defs/test_inversion.py",
     "defs/test_secrets.py",
-    "trees/test_kill.py",
-    "tools/test_train_tiny_clip.py",
+    "testing/test_page.py",
+    "defs/test_inversion.py",
     "defs/test_release.py",
+    "tools/test_train_tiny_clip.py",
+    "test_docs.py",
+    "perf/test_trees.py",
+    "defs/test_concepts.py",
+    "defs/test_hostile_names.py",
+    "defs/test_evaluation.py",
+    "training/test_train.py",
+    "perf/test_inversion.py",
+    "clip/test_real_models.py",
+    "trees/test_kill.py",
 )
 """The slowest modules, slowest first. They start first, so that none of them runs alone at the end."""
 

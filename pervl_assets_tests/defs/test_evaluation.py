@@ -17,7 +17,8 @@ from pervl_assets.testing.fake_clip import FakeClip
 from pervl_assets.testing.runs import explain, list_checks, make_settings, run_selection
 from pervl_assets.testing.worlds import World
 
-INPUTS = " or ".join(f'key:"evaluation/deep_fashion/{name}"' for name in ("queries", "few_shot_draws", "*_features"))
+NAMES = ("queries", "few_shot_draws", "image_features", "query_features")
+INPUTS = " or ".join(f'key:"evaluation/deep_fashion/{name}"' for name in NAMES)
 SCORED = f'{INPUTS} or key:"evaluation/deep_fashion/baseline_*" or key:"evaluation/results"'
 SPLITS = ("validation", "test")
 
@@ -70,7 +71,7 @@ def test_checks_say_what_is_left_out_and_that_no_score_is_known(scored):
     assert known.description.startswith("not applicable: the images are those of the demo")
     whole = checks["evaluation/results:nothing_is_left_out"]
     assert (whole.passed, whole.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert "4 tables are not materialized and left out: ytvos/baseline_scores" in whole.description
+    assert "12 tables are not materialized and left out: deep_fashion/concept_ranks" in whole.description
 
 
 def test_results_are_made_from_the_scores_that_there_are(scored):
