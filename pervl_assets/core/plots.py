@@ -80,7 +80,7 @@ def _start(height: int, label: str) -> Element:
 
 def _list_points(values: Sequence[float]) -> list[tuple[int, float]]:
     points = [(step, value) for step, value in enumerate(values, 1) if abs(value) < _LARGEST]
-    return points[:: 1 + len(points) // _WIDTH]
+    return [*points[: -1 : 1 + len(points) // _WIDTH], *points[-1:]]
 
 
 def _choose_ticks(values: Sequence[float]) -> list[float]:

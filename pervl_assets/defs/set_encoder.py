@@ -20,7 +20,7 @@ from pervl_assets.io_managers.weights import WeightsIOManager
 from pervl_assets.training.modes import MODES, PROMPTS, read_prompts
 from pervl_assets.training.set_encoder import TrainedSetEncoder, TrainingPassport, check_curves, check_weights
 from pervl_assets.training.train import VERSION, train_set_encoder
-from pervl_assets.training.training_data import check_classes, collect_training_data
+from pervl_assets.training.training_data import TrainingData, check_classes, collect_training_data
 
 TRAINING: Final = "training"
 
@@ -45,8 +45,6 @@ encoded. In an epoch every class is drawn once as a set of images and once as a 
 a seed of its own. After a kill only the epoch that had begun is repeated."""
 
 _LOG_SECONDS: Final = 3.0
-_POINTS: Final = 300
-"""Most epochs that a curve shows."""
 
 
 def build_set_encoder(repetitions: int, encoder: str | None = None) -> dg.AssetsDefinition:
@@ -106,28 +104,31 @@ def build_set_encoder(repetitions: int, encoder: str | None = None) -> dg.Assets
             _log_progress(context, workspace.training_epochs),
             lambda done, total: context.log.info(f"{done:,} of {total:,} sentences encoded"),
         )
-        yield WeightsIOManager.describe(
-            trained,
-            checks=[
-                to_check_result(_FINITE, check_weights(trained), "error"),
-                to_check_result(_FELL, check_curves(trained.curves), "warning"),
-                to_check_result(_TRAINED, check_classes(data), "warning"),
-            ],
-            **{loss: _draw(trained.curves, loss) for loss in ("cycle", "ground_truth", "alignment")},
-        )
+        yield _describe(trained, data)
 
     return set_encoder
 
 
+def _describe(trained: TrainedSetEncoder, data: TrainingData) -> dg.MaterializeResult[TrainedSetEncoder]:
+    """Return the materialization of a training with its checks and curves."""
+    return WeightsIOManager.describe(
+        trained,
+        checks=[
+            to_check_result(_FINITE, check_weights(trained), "error"),
+            to_check_result(_FELL, check_curves(trained.curves), "warning"),
+            to_check_result(_TRAINED, check_classes(data), "warning"),
+        ],
+        **{loss: _draw(trained.curves, loss) for loss in ("cycle", "ground_truth", "alignment")},
+    )
+
+
 def _draw(curves: pl.DataFrame, loss: str) -> dg.MetadataValue:
     """Return the image of a loss, with a curve per kind of pass."""
-    step = -(-curves["epoch"].n_unique() // _POINTS)
     values = {
-        phase: one[loss].gather_every(step).to_list()
+        phase: one[loss].to_list()
         for (phase,), one in curves.drop_nulls(loss).partition_by("phase", as_dict=True, maintain_order=True).items()
     }
-    steps = "epoch" if step == 1 else f"{step} epochs"
-    return embed_image(tostring(draw_curves(values, steps)), f"{loss} loss", "image/svg+xml")
+    return embed_image(tostring(draw_curves(values, "epoch")), f"{loss} loss", "image/svg+xml")
 
 
 def _log_progress(context: dg.AssetExecutionContext, epochs: int) -> Callable[[pl.DataFrame], None]:

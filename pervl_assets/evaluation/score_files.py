@@ -100,9 +100,10 @@ def score_queries(files: Sequence[Vectors], gallery: Vectors) -> list[FileScore]
 
     Raises:
         PervlError: Vectors of another dimension, targets that are not in the gallery, or other queries than those of
-            the first file. Counts and names them.
+            the first file, or the same with other targets or concepts. Counts and names them.
     """
     dimension, found = gallery.vectors.shape[1], list[FileScore]()
+    first: pl.DataFrame | None = None
     for file in files:
         if file.vectors.shape[1] != dimension:
             raise PervlError(
@@ -120,11 +121,27 @@ def score_queries(files: Sequence[Vectors], gallery: Vectors) -> list[FileScore]
         )
         try:
             ranks = rank_queries(queries, file.vectors, gallery.rows["image"].to_list(), gallery.vectors, "")
+            _refuse_other_questions(queries, queries if first is None else first)
             change = compare_rankings(ranks, found[0].ranks) if found else None
         except PervlError as error:
             raise type(error)(f"{file.source}: {error.problem}", advice=error.advice) from error
+        first = queries if first is None else first
         found.append(FileScore(file, ranks, compute_scores(ranks).row(0, named=True), change))
     return found
+
+
+def _refuse_other_questions(queries: pl.DataFrame, first: pl.DataFrame) -> None:
+    """Raise an error if queries have other targets or concepts than those of the first file with the same ids."""
+    left, right = (one.select("query_id", "concept", pl.col("targets").list.sort()) for one in (queries, first))
+    both = left.join(right, "query_id", maintain_order="left")
+    for name in ("targets", "concept"):
+        other = both.filter(pl.col(name) != pl.col(f"{name}_right"))["query_id"]
+        if len(other):
+            raise PervlError(
+                f"{len(other):,} queries have other {name.rstrip('s')}s than in the first file: "
+                f"{name_some([*map(repr, other)])}.",
+                advice="Compare vectors of the same queries: ids, targets and concepts must be equal.",
+            )
 
 
 def _read_vectors(path: Path, key: str, *more: str) -> tuple[Vectors, _Faults]:

@@ -81,6 +81,21 @@ def test_files_are_compared_with_the_first_query_by_query(gallery, tmp_path):
         score_queries([files[0], files[2]], gallery)
 
 
+def test_queries_with_other_targets_or_concepts_are_not_compared(gallery, tmp_path):
+    rows = {"query": NAMES, "target": NAMES}
+    first = read_queries(write(tmp_path / "first", GALLERY.tolist(), **rows))
+    swapped = read_queries(write(tmp_path / "swapped", GALLERY.tolist(), **rows | {"target": NAMES[::-1]}))
+    with pytest.raises(PervlError, match=rf"swapped: {len(NAMES)} queries have other targets than .*: 'a\.jpg'"):
+        score_queries([first, swapped], gallery)
+    grouped = read_queries(write(tmp_path / "grouped", GALLERY.tolist(), **rows, concept=[*NAMES[:3], "skirt"]))
+    for files in ((first, grouped), (grouped, first)):
+        with pytest.raises(PervlError, match=r": 1 queries have other concepts than in the first file: 'd\.jpg'"):
+            score_queries(files, gallery)
+    sets = [write(tmp_path / end, GALLERY.tolist(), query=NAMES, target=[NAMES[:2][::step]] * 4) for end, step in
+            (("one", 1), ("two", -1))]
+    assert score_queries([*map(read_queries, sets)], gallery)[1].change.queries == 4
+
+
 def fill(row, value):
     """Return eight good vectors, but one or two."""
     vectors = [[1.0, 2.0, 3.0]] * 8
