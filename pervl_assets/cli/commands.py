@@ -58,7 +58,7 @@ def _print_error(kind: str, error: PervlError) -> None:
 @click.group(cls=_PervlGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="pervl_assets")
 def main() -> None:
-    """The PerVL benchmark as Dagster assets: from raw archives to the files PALAVRA reads.
+    """The PerVL benchmark as Dagster assets: from raw archives to a score beside the published ones.
 
     Settings are environment variables (PERVL_DATA, …: docs/operating.md). Those in the file .env of the current folder
     are used first, as in Dagster.

@@ -97,7 +97,7 @@ class Protocol:
         preprocessing: How images are prepared.
         placeholder: The one that its templates are written for. None: any.
         class_until: A class ends where this first occurs (quirk E4). Empty: it is whole, with blanks for `_`.
-        tuning: How it learns tokens. None: it learns otherwise.
+        tuning: How it learns tokens. None: only its baselines are scored.
     """
 
     name: str
@@ -176,7 +176,6 @@ CONCON_CHI: Final = Protocol(
     draws=Draws("all", "all", shots=None, seed=0),
     encoder="ViT-L/14",
     placeholder="person",
-    tuning=Tuning(),
 )
 """ConCon-Chi's default evaluation of DeepFashion2. It publishes no number for it."""
 

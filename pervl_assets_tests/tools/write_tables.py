@@ -32,7 +32,10 @@ _BENCHMARK: Final = re.compile(rf"\b(evaluation|training)/(?:{'|'.join(one.name 
 """A benchmark in the key of an asset that every benchmark has."""
 
 _LISTED: Final = 4
-"""Maximum number of partitions or inputs that are listed. Of more partitions only the first and the last are shown."""
+"""Maximum number of partitions that are listed. Of more only the first and the last are shown."""
+
+_INPUTS: Final = 6
+"""Maximum number of inputs that are listed, those of every benchmark counted once. Only the release has more."""
 
 
 def load_graph() -> Any:
@@ -91,10 +94,9 @@ def describe_asset(graph: Any, key: dg.AssetKey) -> Iterable[str]:
     node = graph.get(key)
     yield from (node.description or "").splitlines()
     yield ""
-    parents = sorted(parent.to_user_string() for parent in node.parent_keys)
+    parents = sorted({_BENCHMARK.sub(rf"\1/{_EACH}/", parent.to_user_string()) for parent in node.parent_keys})
     facts = {
-        # Only the release has more inputs than fit in a list: it includes every published asset.
-        "made from": ", ".join(map(_code, parents)) if len(parents) <= _LISTED else "everything that is published",
+        "made from": ", ".join(map(_code, parents)) if len(parents) <= _INPUTS else "everything that is published",
         "partitions": _name_partitions(node.partitions_def.get_partition_keys()) if node.partitions_def else "",
         **{label: _code(node.metadata[label]) for label in ("path",) if label in node.metadata},
         "folder": ", ".join(map(_code, list_folders(key))),
