@@ -10,7 +10,7 @@ import socket
 import sys
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,20 +121,28 @@ def _list_partitions(graph: BaseAssetGraph[Any], key: dg.AssetKey) -> list[str |
 
 
 def plan_runs(graph: BaseAssetGraph[Any], values: Set[Value]) -> list[PlannedRun]:
-    """Order values into runs: each has one partition, and its inputs are in earlier runs or in itself."""
+    """Order values into runs: each has one partition, and its inputs are in earlier runs or in itself.
+
+    A value whose input is up to date, but made from one of the values, is in a later run than that one: the input may
+    be outdated by then.
+    """
     keys = {key for key, _ in values}
     waiting = list(dict.fromkeys(key for key, _ in list_values(graph, keys)))
     done: set[dg.AssetKey] = set()
     runs: list[PlannedRun] = []
+
+    def is_ready(key: dg.AssetKey, chosen: Collection[dg.AssetKey] = ()) -> bool:
+        parents = graph.get(key).parent_keys
+        above = {one for parent in parents - keys for one in graph.get_ancestor_asset_keys(parent)}
+        return above & keys <= done and parents & keys <= {*done, *chosen}
+
     while waiting:
-        is_ready = {key: (graph.get(key).parent_keys & keys) <= done for key in waiting}
         # Partitioned assets first, so that unpartitioned ones that depend on several of them share one run.
-        first = max((key for key in waiting if is_ready[key]), key=lambda key: graph.get(key).is_partitioned)
+        first = max((key for key in waiting if is_ready(key)), key=lambda key: graph.get(key).is_partitioned)
         partitioning = graph.get(first).partitions_def
         chosen: list[dg.AssetKey] = []
         for key in waiting:  # in topological order, so that inputs within the run come before
-            node = graph.get(key)
-            if node.partitions_def == partitioning and (node.parent_keys & keys) <= done | set(chosen):
+            if graph.get(key).partitions_def == partitioning and is_ready(key, chosen):
                 chosen.append(key)
         for partition in _list_partitions(graph, first):
             if here := tuple(key for key in chosen if (key, partition) in values):

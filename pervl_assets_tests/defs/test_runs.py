@@ -44,9 +44,9 @@ def test_runs_of_the_whole_graph(graph):
         for value in run.values:
             assert set(graph.get(value[0]).parent_keys) <= {key for key, _ in done | run.values}
         done |= run.values
-    # Unpartitioned, two splits, three shards, and what is made from the shards.
-    partitions = [run.partition for run in runs]
-    assert (partitions[0], partitions[-1], len(partitions)) == (None, None, 7)
+    splits, repetitions = ["validation", "test"], ["1", "2", "3"]
+    shards = ["0-of-3", "1-of-3", "2-of-3"]
+    assert [run.partition for run in runs] == [None, *splits, *shards, *repetitions, *splits, None]
 
 
 def test_a_partition_is_a_run(graph):
@@ -60,6 +60,23 @@ def test_only_the_requested_values_are_planned(graph):
     assert [(run.keys, run.partition) for run in runs] == [((concepts,), None), ((tree,), "test")]
 
 
+def test_a_value_waits_for_what_its_inputs_are_made_from(graph):
+    """The tables between are up to date, as long as what they are made from has not changed."""
+    archive, tree, features, shard = (
+        dg.AssetKey(name.split("/"))
+        for name in (
+            "raw/deep_fashion2_train",
+            "deep_fashion/personalized",
+            "evaluation/deep_fashion/image_features",
+            "inversion/coco_image_features",
+        )
+    )
+    runs = plan_runs(graph, {(archive, None), (features, "test"), (shard, "0-of-3")})
+    assert [run.keys for run in runs] == [(shard,), (archive,), (features,)]
+    runs = plan_runs(graph, {(archive, None), (tree, "test"), (features, "test")})
+    assert [run.keys for run in runs] == [(archive,), (tree, features)]
+
+
 def test_the_outputs_of_a_multi_asset_are_selected_together(graph):
     keys = select_assets(graph, 'key:"inversion/coco_triplets"')
     assert {key.to_user_string() for key in keys} == {"inversion/coco_triplets", "inversion/coco_malformed_lines"}
@@ -67,7 +84,7 @@ def test_the_outputs_of_a_multi_asset_are_selected_together(graph):
 
 @pytest.mark.parametrize("selection", ["grop:ytvos", "group:nothing", 'key:"a'])
 def test_bad_selections_list_the_groups(graph, selection):
-    with pytest.raises(PervlError, match="deep_fashion, inversion, palavra, raw, release, ytvos"):
+    with pytest.raises(PervlError, match="deep_fashion, evaluation, inversion, palavra, raw, release, training, ytvos"):
         select_assets(graph, selection)
 
 

@@ -91,8 +91,10 @@ def test_queries_with_other_targets_or_concepts_are_not_compared(gallery, tmp_pa
     for files in ((first, grouped), (grouped, first)):
         with pytest.raises(PervlError, match=r": 1 queries have other concepts than in the first file: 'd\.jpg'"):
             score_queries(files, gallery)
-    sets = [write(tmp_path / end, GALLERY.tolist(), query=NAMES, target=[NAMES[:2][::step]] * 4) for end, step in
-            (("one", 1), ("two", -1))]
+    sets = [
+        write(tmp_path / end, GALLERY.tolist(), query=NAMES, target=[NAMES[:2][::step]] * 4)
+        for end, step in (("one", 1), ("two", -1))
+    ]
     assert score_queries([*map(read_queries, sets)], gallery)[1].change.queries == 4
 
 
