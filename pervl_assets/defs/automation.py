@@ -26,13 +26,18 @@ from pervl_assets.settings import Settings, get_variable
 _WARN_BEFORE: Final = timedelta(days=1)
 
 
-def _build_automation_condition(above: Iterable[dg.AssetKey], *, whole: bool) -> dg.AutomationCondition[Any]:
+_Path = tuple[dg.AssetKey, ...]
+"""A way up from an asset, from dependency to dependency."""
+
+
+def _build_automation_condition(paths: Iterable[_Path], *, whole: bool) -> dg.AutomationCondition[Any]:
     """Return the condition under which an asset is refreshed: a dependency has another data version than before.
 
     It waits until nothing above it will still change, so that an asset that two changes reach is made once.
 
     Args:
-        above: All assets that it descends from. They are named one by one: the paths to them are far more.
+        paths: One to every asset that it descends from; all paths are far more. Dagster maps the partitions of direct
+            dependencies only: an asset that is named without the path seems to have none of the right partitions.
         whole: Whether it is never true while a dependency was never materialized.
     """
     condition = dg.AutomationCondition
@@ -41,8 +46,11 @@ def _build_automation_condition(above: Iterable[dg.AssetKey], *, whole: bool) ->
     possible = changed & ~condition.any_deps_missing()
     unsettled = possible | condition.in_progress()
     ready: Any = (possible if whole else changed) & ~condition.in_progress()
-    for key in above:
-        ready &= ~condition.asset_matches(key, unsettled)
+    for path in paths:
+        above: Any = unsettled
+        for key in reversed(path):
+            above = condition.asset_matches(key, above)
+        ready &= ~above
     labelled: dg.AutomationCondition[Any] = ready.with_label("the data of a dependency changed")
     return labelled
 
@@ -65,16 +73,21 @@ def add_refreshes(
     known = {spec.key: spec for asset in assets for spec in asset.specs}
 
     @cache
-    def find_above(key: dg.AssetKey) -> frozenset[dg.AssetKey]:
-        parents = [parent for parent in list_parents(known[key], known) if parent in known]
-        return frozenset(parents).union(*map(find_above, parents))
+    def find_paths(key: dg.AssetKey) -> dict[dg.AssetKey, _Path]:
+        paths = dict[dg.AssetKey, _Path]()
+        for parent in sorted(list_parents(known[key], known)):
+            if parent in known:
+                further = {above: (parent, *path) for above, path in find_paths(parent).items()}
+                for above, path in ({parent: (parent,)} | further).items():
+                    paths[above] = min(path, paths.get(above, path), key=len)
+        return paths
 
     def add(spec: dg.AssetSpec) -> dg.AssetSpec:
         if spec.key in public:
             spec = spec.replace_attributes(freshness_policy=policy)
         if not [*spec.deps]:
             return spec
-        condition = _build_automation_condition(sorted(find_above(spec.key)), whole=spec.key not in partial)
+        condition = _build_automation_condition(sorted(find_paths(spec.key).values()), whole=spec.key not in partial)
         return spec.replace_attributes(automation_condition=condition)
 
     return [*dg.map_asset_specs(add, assets)]

@@ -10,10 +10,11 @@ from collections import Counter
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
 from pervl_assets.archives.downloads import Record
 from pervl_assets.definitions import build_definitions
-from pervl_assets.defs.automation import stat_inputs
+from pervl_assets.defs.automation import add_refreshes, stat_inputs
 from pervl_assets.defs.downloads import locate_record
 from pervl_assets.defs.raw import list_specs
 from pervl_assets.defs.resources import ANNOTATIONS
@@ -216,6 +217,60 @@ def test_two_weeks_of_refreshes_make_the_changed_assets_and_no_others(synthetic_
 
 def name_once(*names):
     return dict.fromkeys(names, 1)
+
+
+@pytest.mark.filterwarnings("ignore:Parameter `include_sources`")
+def test_an_asset_waits_for_those_above_it_whose_partitions_are_others(tmp_path):
+    version = {"images": "1", "captions": "1"}
+
+    def make(name, partitions, *above):
+        @dg.asset(
+            name=name,
+            partitions_def=dg.StaticPartitionsDefinition(partitions) if partitions else None,
+            deps=[dg.AssetDep(one, partition_mapping=mapping) for one, mapping in above],
+        )
+        def asset(): ...
+
+        return asset
+
+    every = dg.AllPartitionMapping()
+    assets = [
+        make("images", None),
+        make("captions", None),
+        make("features", ["a", "b"], ("images", None)),
+        make("set_encoder", ["1", "2"], ("features", every)),
+        make("tokens", ["test"], ("set_encoder", every), ("captions", None)),
+    ]
+    assets = add_refreshes(assets, (), make_settings(tmp_path))
+    keys = {asset.key.to_user_string(): asset for asset in assets}
+    with dg.DagsterInstance.ephemeral() as instance:
+
+        def materialize(name):
+            tags = {"dagster/data_version": version[name] if name in version else "".join(version.values())}
+            of = keys[name].partitions_def
+            for partition in of.get_partition_keys() if of else [None]:
+                instance.report_runless_asset_event(dg.AssetMaterialization(name, partition=partition, tags=tags))
+
+        def spread(cursor):
+            """Refresh what is requested, until nothing is; return the names, evaluation by evaluation."""
+            made = []
+            while True:
+                result = dg.evaluate_automation_conditions(defs=assets, instance=instance, cursor=cursor)
+                cursor = result.cursor
+                if not result.total_requested:
+                    return cursor, made
+                made.append([name for name, asset in keys.items() if result.get_num_requested(asset.key)])
+                for name in made[-1]:
+                    materialize(name)
+
+        for name in keys:
+            materialize(name)
+        cursor, _ = spread(None)
+        version |= {"images": "2", "captions": "2"}
+        for name in version:
+            materialize(name)
+        _, made = spread(cursor)
+    assert made == [["features"], ["set_encoder"], ["tokens"]]
 
 
 def test_a_copy_under_way_is_left_alone_until_it_stays_the_same(synthetic_raw, tmp_path):
