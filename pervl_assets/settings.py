@@ -20,12 +20,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from dotenv import dotenv_values
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.benchmarks.benchmark import SplitMode
 from pervl_assets.clip.checkpoints import find_folder, parse_encoders
 from pervl_assets.clip.passport import DEVICES, Precision, is_device
 from pervl_assets.clip.preprocessing import PreprocessingMode
 from pervl_assets.core.checks import MAX_QUARANTINED_SHARE
-from pervl_assets.core.errors import PervlError
+from pervl_assets.core.errors import PervlError, name_some
 from pervl_assets.core.text import hide_secrets
 from pervl_assets.demo import TINY_CLIP
 from pervl_assets.inversion.open_images import NamesMode
@@ -59,7 +60,10 @@ def _check_device(value: str) -> str:
 
 
 def _check_encoders(value: str) -> str:
-    parse_encoders(value)
+    # Assets of an encoder are known from those of the default one by a part of their key.
+    taken = {benchmark.name for benchmark in find_benchmarks()} if value else set()
+    if wrong := [name for name in parse_encoders(value) if name.lower().replace("-", "_") in taken]:
+        raise ValueError(f"{name_some(wrong)} is the name of a benchmark; rename the folder of the model")
     return value
 
 
@@ -199,7 +203,7 @@ class Settings(BaseModel):
         "24 in CLIP's style",
     )
     training_epochs: int = _setting(
-        _by_profile(10, 300), "epochs of a training; in each, every object class is drawn once", most=1_000_000
+        _by_profile(10, 300), "epochs of a training; in each, every object class is drawn once", most=100_000
     )
     set_encoder_width: int = _setting(_by_profile(512, 4096), "units of the hidden layers of f_theta", most=1 << 16)
     fetch: Annotated[str, AfterValidator(_check_source)] = _setting(

@@ -86,6 +86,7 @@ def test_every_wrong_value_is_named_at_once():
         ("PERVL_VERIFY_CRON", "0 0 30 2 *", "must be five fields of cron"),
         ("PERVL_ENCODERS", "~nobody/x", "is neither a folder nor a model"),
         ("PERVL_ENCODERS", "x" * 70, "is neither a folder nor a model"),
+        ("PERVL_TRAINING_EPOCHS", "100001", "must be less than or equal to 100000"),
     ],
 )
 def test_a_wrong_value_is_explained(name, value, words):
@@ -95,6 +96,14 @@ def test_a_wrong_value_is_explained(name, value, words):
     (line,) = caught.value.details
     assert line.startswith(f"{name}={value!r}: ")
     assert words in line
+
+
+@pytest.mark.parametrize("name", ["ytvos", "Deep-Fashion"])
+def test_a_further_encoder_is_not_named_as_a_benchmark(name, tmp_path):
+    (tmp_path / name).mkdir()
+    with pytest.raises(PervlError) as caught:
+        Settings.from_env({"PERVL_ENCODERS": f"{tmp_path / name}="})
+    assert caught.value.details[0].endswith(f": {name} is the name of a benchmark; rename the folder of the model")
 
 
 @pytest.mark.parametrize(
