@@ -28,6 +28,7 @@ from pervl_assets.io_managers.features import FeaturesIOManager
 from pervl_assets.io_managers.tables import TableIOManager
 from pervl_assets.io_managers.weights import WeightsIOManager
 from pervl_assets.training.concept_tokens import (
+    VERSION,
     check_losses,
     check_queries,
     check_tokens,
@@ -137,7 +138,7 @@ def _build_tokens(benchmark: str, tree: TreeAsset, repetitions: int, encoder: st
         list_token_columns(),
         _SOURCES_OF_TOKENS,
         _CHECKS_OF_TOKENS,
-        code_version=f"1.{hash_bytes(repr(_TUNING).encode())[:8]}",
+        code_version=f"{VERSION}.{hash_bytes(repr(_TUNING).encode())[:8]}",
         deps=[dg.AssetDep(weights, partition_mapping=dg.AllPartitionMapping())],
         io_manager_key=TableIOManager.key,
         description=_TOKENS,
@@ -159,6 +160,7 @@ def _build_tokens(benchmark: str, tree: TreeAsset, repetitions: int, encoder: st
             images,
             classes,
             ((seed, stored.read(weights, str(seed))) for seed in range(1, repetitions + 1)),
+            published.describe(encoder),
             lambda: published.load(encoder),
             _TUNING["negative"],
             {name: value for name, value in _TUNING.items() if name != "negative"},

@@ -1,6 +1,6 @@
 """Places of the right images, and scores, of all methods, by benchmark and split."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -237,7 +237,7 @@ def describe_conditions(
     tree: TreeAsset,
     split: str,
     images: Features,
-    training: Mapping[str, Any] | None = None,
+    trainings: Sequence[Mapping[str, Any]] = (),
 ) -> Conditions:
     """Return what the scores of a split depend on."""
     official, what = tree.facts.get(split, {}), ("few-shot images", "gallery images")
@@ -254,5 +254,5 @@ def describe_conditions(
         official={name: sum(official[one] for one in ones) for name, ones in zip(what, roles, strict=True)}
         if official
         else {},
-        training=training or {},
+        trainings=trainings,
     )

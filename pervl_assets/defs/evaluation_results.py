@@ -1,6 +1,7 @@
 """The results of the evaluation beside published numbers: one table of all benchmarks and splits."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -29,11 +30,11 @@ from pervl_assets.evaluation.results import RESULTS, show_results, tabulate_resu
 from pervl_assets.io_managers.features import FeaturesIOManager
 from pervl_assets.io_managers.metadata import preview_table
 from pervl_assets.io_managers.tables import TableIOManager
-from pervl_assets.io_managers.weights import WeightsIOManager
-from pervl_assets.training.set_encoder import read_training_passport
+from pervl_assets.training.concept_tokens import read_trainings
 
 _WHOLE: Final = "nothing_is_left_out"
 _SHOWN: Final = 100
+_TOKENS: Final = "concept_tokens"
 
 _DESCRIPTION: Final = """\
 Scores of all methods, benchmarks and splits, each with the published number beside it, whether the two are comparable
@@ -48,17 +49,18 @@ def build_results(encoder: str | None = None, *, learns: bool = True) -> dg.Asse
         learns: See `choose_kinds`.
     """
     kinds = choose_kinds(learns=learns)
-    key, trained = name_key(RESULTS_NAME, encoder, EVALUATION), name_key("set_encoder", encoder, TRAINING)
+    key, names = name_key(RESULTS_NAME, encoder, EVALUATION), [IMAGES, *(one for kind in kinds for one in kind.tables)]
     located = {
-        (benchmark.name, name): name_key(f"{benchmark.name}/{name}", encoder, EVALUATION)
+        (benchmark.name, name): name_key(f"{benchmark.name}/{name}", encoder, group)
         for benchmark, *_ in find_searched()
-        for name in (IMAGES, *(table for kind in kinds for table in kind.tables))
+        for group, below in ((EVALUATION, names), (TRAINING, [_TOKENS] if learns else []))
+        for name in below
     }
 
     @dg.asset(
         key=key,
         group_name=EVALUATION,
-        deps=[*located.values(), *([trained] if learns else [])],
+        deps=[*located.values()],
         io_manager_key=TableIOManager.key,
         description=_DESCRIPTION + (f" With the encoder {encoder}." if encoder else ""),
         kinds={"polars", "parquet"},
@@ -73,7 +75,7 @@ def build_results(encoder: str | None = None, *, learns: bool = True) -> dg.Asse
     )
     @record_step(uses=("profile",))
     def results(workspace: Workspace) -> Iterator[dg.MaterializeResult[pl.DataFrame]]:
-        frame, absent = _collect_results(workspace, kinds, located, trained)
+        frame, absent = _collect_results(workspace, kinds, located)
         shown: dict[str, Any] = {
             f"results_{split}": preview_table(show_results(part), rows=_SHOWN)
             for (split,), part in frame.group_by("split", maintain_order=True)
@@ -87,22 +89,20 @@ def build_results(encoder: str | None = None, *, learns: bool = True) -> dg.Asse
 
 def _trace_column(column: str, located: Mapping[tuple[str, str], dg.AssetKey]) -> Iterator[dg.TableColumnDep]:
     """Return the columns that a column of the results is made from: of all benchmarks and kinds of methods."""
-    name = {"comparable": "id", "why": "id"}.get(column, "place" if column.startswith("difference") else column)
-    columns = {"scores": SCORES.names, "ranks": ["place"], "features": ["id"]}
+    names = ("id", "training") if column in ("comparable", "why") else (column,)
+    names = ("place",) if column.startswith("difference") else names
+    columns = {"scores": SCORES.names, "ranks": ["place"], "features": ["id"], "tokens": ["training"]}
     for (_, asset), key in located.items():
-        if name in columns[asset.rpartition("_")[2]]:
-            yield dg.TableColumnDep(key, name)
+        yield from (dg.TableColumnDep(key, name) for name in names if name in columns[asset.rpartition("_")[2]])
 
 
 def _collect_results(
     workspace: Workspace,
     kinds: Iterable[Kind],
     located: Mapping[tuple[str, str], dg.AssetKey],
-    trained: dg.AssetKey,
 ) -> tuple[pl.DataFrame, list[str]]:
     """Return the results of all scores that are materialized, and the names of the tables that are not."""
     tables, features = TableIOManager(data=workspace.data), FeaturesIOManager(data=workspace.data)
-    training = _describe_training(workspace, trained)
     made, absent = [RESULTS.to_polars().to_frame()], list[str]()
     splits = [(benchmark.name, tree, split) for benchmark, _, tree in find_searched() for split in tree.splits]
     for benchmark, tree, split in splits:
@@ -116,15 +116,16 @@ def _collect_results(
                 scores.append(scored)
         images = features.read_previous(located[benchmark, IMAGES], split) if scores else None
         if images is not None:
-            conditions = describe_conditions(workspace, benchmark, tree, split, images, training)
+            trainings = _describe_trainings(tables, located.get((benchmark, _TOKENS)), split)
+            conditions = describe_conditions(workspace, benchmark, tree, split, images, trainings)
             whole, model = (pl.concat(scores), pl.concat(ranks)), images.passport.model
             made.append(tabulate_results(*whole, read_published(), conditions, model))
     return pl.concat(made), absent
 
 
-def _describe_training(workspace: Workspace, key: dg.AssetKey) -> dict[str, Any]:
-    """Return how the first set encoder was trained; empty if there is none that can be read."""
-    try:
-        return asdict(read_training_passport(WeightsIOManager(data=workspace.data).locate(key, "1")))
-    except (OSError, SchemaError):
-        return {}
+def _describe_trainings(tables: TableIOManager, key: dg.AssetKey | None, split: str) -> list[dict[str, Any]]:
+    """Return how the inversion models of all seeds were trained that the tokens of a split were learned with."""
+    tokens = tables.read_previous(key, split) if key else None
+    with suppress(SchemaError):
+        return [asdict(training) for training in read_trainings(tokens)] if tokens is not None else []
+    return []

@@ -74,7 +74,7 @@ def build_set_encoder(repetitions: int, encoder: str | None = None) -> dg.Assets
         op_tags=GPU_TAGS,
         check_specs=[dg.AssetCheckSpec(name, asset=key, description=text) for name, text in _CHECKS.items()],
     )
-    @record_step(uses=("training_mode", "training_prompts", "training_epochs", "set_encoder_width"))
+    @record_step(uses=("openimages_names", "training_mode", "training_prompts", "training_epochs", "set_encoder_width"))
     def set_encoder(
         context: dg.AssetExecutionContext,
         workspace: Workspace,
@@ -96,6 +96,10 @@ def build_set_encoder(repetitions: int, encoder: str | None = None) -> dg.Assets
                 hidden=workspace.set_encoder_width,
                 encoder=published.describe(encoder),
                 inputs_sha256=data.hash(),
+                classes=len(data.classes),
+                lost_images=data.features.rejected.height,
+                preprocessing=data.features.passport.preprocessing,
+                names=workspace.openimages_names,
             ),
             lambda: published.load(encoder),
             stored.locate_work(key, repetition),

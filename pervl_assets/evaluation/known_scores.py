@@ -4,12 +4,13 @@ The paper's text-only scores have no spread. Under OpenAI's ViT-B/32 on the offi
 that proves trees, queries, features and metric at once.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import polars as pl
 
+from pervl_assets.clip.preprocessing import UPSTREAM
 from pervl_assets.core.checks import CheckResult
 from pervl_assets.evaluation.methods import TEXT_ONLY, TEXT_TWICE
 
@@ -24,7 +25,15 @@ _READINGS: Final = {TEXT_ONLY: "the class once", TEXT_TWICE: "the class twice"}
 _TOLERANCE: Final = 0.0005
 """Half of the last published digit."""
 
-_TRAINED_AS_PUBLISHED: Final = {"mode": "palavra", "epochs": 300, "hidden": 4096}
+TRAINED_AS_PUBLISHED: Final = {
+    "mode": "palavra",
+    "epochs": 300,
+    "hidden": 4096,
+    "classes": 1000,
+    "lost_images": 0,
+    "preprocessing": UPSTREAM.describe(),
+    "names": "upstream",
+}
 PALAVRA_PROMPTS: Final = "7fa8eed4cce600ea0ef39aadb16f94473bdb1adf6e909acfccb1294f852a6434"
 """The sha256 of PALAVRA's 24 prompts in its order, one per line. They are not part of this package."""
 
@@ -40,8 +49,7 @@ class Conditions:
         weights_sha256: Of the file of the encoder's weights.
         counts: Images that have a vector, by what they are for.
         official: The same counts of the official tree; empty if they are not known.
-        training: `mode`, `epochs`, `hidden` units and `prompts_sha256` (empty: those of this package) of the inversion
-            model; empty: not trained.
+        trainings: How the inversion models of the tokens were trained: entries of `TrainingPassport`, of all seeds.
     """
 
     benchmark: str
@@ -50,7 +58,7 @@ class Conditions:
     weights_sha256: str
     counts: Mapping[str, int]
     official: Mapping[str, int]
-    training: Mapping[str, Any] = field(default_factory=dict)
+    trainings: Sequence[Mapping[str, Any]] = ()
 
     def list_deviations(self, encoder: str | None) -> list[str]:
         """Return why scores cannot be compared with those published for a CLIP model; None: they depend on none."""
@@ -70,15 +78,18 @@ class Conditions:
         ]
 
     def list_training_deviations(self) -> list[str]:
-        """Return in what the inversion model was trained otherwise than the published one."""
+        """Return in what an inversion model was trained otherwise than the published ones."""
+        if not self.trainings:
+            return ["it is not known how the inversion models were trained"]
         found = [
-            f"trained with {name} {self.training.get(name)}, published {value}"
-            for name, value in _TRAINED_AS_PUBLISHED.items()
-            if self.training.get(name) != value
+            f"trained with {name.replace('_', ' ')} {training.get(name)}, published {value}"
+            for training in self.trainings
+            for name, value in TRAINED_AS_PUBLISHED.items()
+            if training.get(name) != value
         ]
-        if self.training.get("prompts_sha256") != PALAVRA_PROMPTS:
+        if any(training.get("prompts_sha256") != PALAVRA_PROMPTS for training in self.trainings):
             found.append("trained with other prompts than PALAVRA's 24 (PERVL_TRAINING_PROMPTS)")
-        return found
+        return [*dict.fromkeys(found)]
 
 
 def check_known_scores(scores: pl.DataFrame, published: pl.DataFrame, conditions: Conditions) -> CheckResult:

@@ -16,14 +16,18 @@ import polars as pl
 
 from pervl_assets.clip.encoder import TEXT_BATCH, ClipEncoder
 from pervl_assets.clip.features import Features
+from pervl_assets.clip.passport import EmbeddingPassport
 from pervl_assets.clip.token_texts import TokenTexts
 from pervl_assets.core.checks import CheckResult
-from pervl_assets.core.errors import SchemaError, name_some
+from pervl_assets.core.errors import PervlError, SchemaError, name_some
 from pervl_assets.core.files import hash_bytes
 from pervl_assets.core.tables import Column, TableSchema, hash_frame, read_hashed, write_hashed
 from pervl_assets.training.losses import compute_token_losses
 from pervl_assets.training.modes import PAPER
-from pervl_assets.training.set_encoder import TrainedSetEncoder, align, predict_tokens
+from pervl_assets.training.set_encoder import TrainedSetEncoder, TrainingPassport, align, predict_tokens
+
+VERSION: Final = "2"
+"""Version of this code: raise it when the same input gives other tokens."""
 
 _PALAVRA: Final = "PALAVRA"
 _ONLY_TUNING: Final = "Only tuning"
@@ -53,6 +57,7 @@ def list_token_columns(width: int | None = None) -> TableSchema:
             ),
             Column("first_loss", pl.Float64, "contrastive loss before the first step; null without tuning"),
             Column("last_loss", pl.Float64, "contrastive loss before the last step; null without tuning"),
+            Column("training", pl.String, "passport of the f_theta and A that were used, with that of the CLIP: JSON"),
         )
     )
 
@@ -118,6 +123,7 @@ def learn_concepts(
     images: Features,
     classes: Mapping[str, str],
     set_encoders: Iterable[tuple[int, TrainedSetEncoder]],
+    passport: EmbeddingPassport,
     load_encoder: Callable[[], ClipEncoder],
     negative: str,
     tuning: Mapping[str, Any],
@@ -135,20 +141,27 @@ def learn_concepts(
         images: Features of the images; ids are those of the draws.
         classes: Class of each concept.
         set_encoders: Seed and set encoder of every repetition; one is in memory at a time.
+        passport: Of the encoder that `load_encoder` loads.
         load_encoder: Loads the encoder of `images`; called only if there is something to tune.
         negative: Text that every concept must differ from: `item` in PALAVRA's command (quirk T10). With a set encoder
             of the mode `paper` it is the concept's class, as the paper says.
         tuning: Keyword arguments of `learn_tokens`.
         work: Folder of the saved parts. Remove it once the result is stored.
         on_progress: Called with a line for every method of a seed.
+
+    Raises:
+        PervlError: Images or set encoders are of another CLIP, or a loss is not finite.
     """
     parts = []
+    _require_encoder("The images were encoded", images.passport, passport)
     for seed, trained in set_encoders:
+        _require_encoder(f"The inversion model of repetition {seed} was trained", trained.passport.encoder, passport)
         drawn = draws.filter(seed=seed)
         shots, own = _gather_shots(drawn, images), classes if trained.passport.mode == PAPER.name else {}
         negatives = [own.get(concept, negative) for concept in shots]
         task = _Task(seed, trained, shots, negatives, load_encoder, tuning)
-        inputs = [trained.hash(), images.hash(), hash_frame(drawn), negatives, dict(tuning)]
+        # The hash of the images has the encoder in it.
+        inputs = [VERSION, trained.hash(), images.hash(), hash_frame(drawn), negatives, dict(tuning)]
         for method in _METHODS:
             digest = hash_bytes(json.dumps([method, seed, *inputs]).encode())
             parts.append(_resume(work / f"{digest[:16]}.parquet", method, task, on_progress))
@@ -157,6 +170,16 @@ def learn_concepts(
         for method in dict.fromkeys(method for part in parts for method in part.losses)
     }
     return Learned(pl.concat([part.tokens for part in parts]), losses)
+
+
+def _require_encoder(done: str, found: EmbeddingPassport, passport: EmbeddingPassport) -> None:
+    """Refuse another encoder. Images may be prepared in another way: texts and tokens do not depend on it."""
+    if differences := replace(found, preprocessing=passport.preprocessing).list_differences(passport):
+        raise PervlError(
+            f"{done} with another CLIP than the one in use: {'; '.join(differences)}.",
+            advice="Use the earlier model, precision and device, or materialize all that depends on the model: "
+            "pervl materialize --select '+group:evaluation'.",
+        )
 
 
 class _Task(NamedTuple):
@@ -198,6 +221,7 @@ def _learn(method: str, task: _Task) -> Learned:
         means = np.stack([shots.mean(axis=0) for shots in task.shots.values()])
         negatives = align(task.trained, _normalise(encoder.encode_texts(task.negatives)))
         tokens, losses = learn_tokens(TokenTexts(encoder), means, negatives, starts, **task.tuning)
+        _require_finite(losses, task, method)
     first, last = (losses[0], losses[-1]) if len(losses) else (None, None)
     columns = {
         "method": [method] * len(tokens),
@@ -206,9 +230,20 @@ def _learn(method: str, task: _Task) -> Learned:
         "token": tokens,
         "first_loss": first,
         "last_loss": last,
+        "training": task.trained.passport.to_json(),
     }
     frame = pl.DataFrame(columns, schema=list_token_columns(tokens.shape[1]).to_polars())
     return Learned(frame, {method: losses.mean(axis=1).tolist()} if len(losses) else {})
+
+
+def _require_finite(losses: npt.NDArray[np.float64], task: _Task, method: str) -> None:
+    broken = [concept for concept, row in zip(task.shots, losses.T, strict=True) if not np.isfinite(row).all()]
+    if broken:
+        raise PervlError(
+            f"The loss of {len(broken):,} of {len(task.shots):,} concepts is not finite (seed {task.seed}, {method}): "
+            f"{name_some(broken)}.",
+            advice="Set PERVL_PRECISION=fp32 and run again; if it still is not, the CLIP's weights are damaged.",
+        )
 
 
 def _predict_starts(task: _Task) -> _Vectors:
@@ -252,7 +287,13 @@ def encode_with_tokens(
 
     Returns:
         Features with the ids `<method>/<seed>/<query_id>`.
+
+    Raises:
+        PervlError: The tokens are of another encoder.
+        SchemaError: They do not say of which.
     """
+    for training in read_trainings(tokens):
+        _require_encoder("The tokens were learned", training.encoder, encoder.passport)
     texts = TokenTexts(encoder)
     read = queries.select("query_id", "concept", "text").filter(texts.have_place(queries["text"].to_list()))
     rows = tokens.with_row_index("row").select("row", "method", "seed", "concept")
@@ -262,6 +303,21 @@ def encode_with_tokens(
     ids = pairs.select(pl.concat_str("method", "seed", "query_id", separator="/")).to_series().to_list()
     vectors = texts.encode_all(pairs["text"].to_list(), learnt, on_progress=on_progress)
     return Features(ids, vectors, replace(encoder.passport, batch_size=TEXT_BATCH))
+
+
+def read_trainings(tokens: pl.DataFrame) -> list[TrainingPassport]:
+    """Return the different passports of the inversion models that tokens were learned with, those of all seeds.
+
+    Raises:
+        SchemaError: One is none.
+    """
+    try:
+        return [TrainingPassport.from_json(text) for text in tokens["training"].unique(maintain_order=True)]
+    except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise SchemaError(
+            f"The tokens do not say how their inversion model was trained: {error!r}.",
+            advice="Materialize concept_tokens again.",
+        ) from error
 
 
 def check_tokens(tokens: pl.DataFrame, draws: pl.DataFrame, repetitions: int) -> CheckResult:

@@ -113,6 +113,10 @@ class TrainingPassport:
         encoder: Passport of the CLIP, with the versions of its libraries and its device.
         inputs_sha256: Of the training data.
         prompts_sha256: Of the prompts of `PERVL_TRAINING_PROMPTS`; empty: those of this package.
+        classes: Object classes that are trained.
+        lost_images: Images that have no features.
+        preprocessing: How the images were prepared, in words.
+        names: How OpenImages names were read, `PERVL_OPENIMAGES_NAMES`.
         width: A note, as it follows from the CLIP: length of a token; 0 until the CLIP is loaded.
     """
 
@@ -124,6 +128,10 @@ class TrainingPassport:
     encoder: EmbeddingPassport
     inputs_sha256: str
     prompts_sha256: str = ""
+    classes: int = 0
+    lost_images: int = 0
+    preprocessing: str = ""
+    names: str = ""
     width: int = field(default=0, compare=False)
 
     def to_json(self) -> str:

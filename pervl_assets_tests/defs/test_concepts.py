@@ -11,6 +11,7 @@ from pervl_assets.clip.features import read_features, write_features
 from pervl_assets.core.files import make_folder
 from pervl_assets.core.tables import write_hashed
 from pervl_assets.defs.concepts import build_concept_assets
+from pervl_assets.defs.evaluation_results import _describe_trainings
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.up_to_date import explain_outdated
 from pervl_assets.evaluation.queries import QUERIES
@@ -20,8 +21,7 @@ from pervl_assets.io_managers.tables import TableIOManager
 from pervl_assets.testing.runs import explain, list_checks, make_settings
 from pervl_assets.training.set_encoder import write_set_encoder
 from pervl_assets_tests.clip.test_model_families import FAMILIES, write_folder
-from pervl_assets_tests.training.test_concept_tokens import CONCEPTS, make_draws, make_images
-from pervl_assets_tests.training.test_set_encoder import make_set_encoder
+from pervl_assets_tests.training.test_concept_tokens import CONCEPTS, make_draws, make_images, make_trained
 
 NAME = "ytvos"
 TOKENS = dg.AssetKey(["training", NAME, "concept_tokens"])
@@ -59,7 +59,7 @@ def world(tmp_path):
     for seed in ("1", "2"):
         path = locate(("training", "set_encoder"), ".safetensors", seed)
         make_folder(path.parent)
-        write_set_encoder(make_set_encoder(24, 16, 8, int(seed)), path)
+        write_set_encoder(make_trained(int(seed), clip.as_published().describe()), path)
     for name, frame in (("queries", make_queries()), ("few_shot_draws", make_draws())):
         make_folder((path := locate(("evaluation", NAME, name), ".parquet", "test")).parent)
         write_hashed(frame, path)
@@ -103,6 +103,9 @@ def test_tokens_and_queries_with_them_are_made(world):
     assert len(features.ids) == 2 * 3 * 3
     assert features.ids[0] == "PALAVRA/1/palavra/rich/token/0"
     assert not [*world[0].rglob("*.partial")]
+    tables = TableIOManager(data=str(world[0]))
+    assert [one["seed"] for one in _describe_trainings(tables, TOKENS, "test")] == [1, 2]
+    assert _describe_trainings(tables, TOKENS, "validation") == []
 
 
 def test_they_are_up_to_date_until_a_set_encoder_changes(world):

@@ -39,6 +39,9 @@ def test_a_repetition_is_trained_stored_and_checked_and_nothing_unfinished_is_le
     assert trained.curves.height == 6
     assert [path.name for path in stored.locate(KEY, "1").parent.iterdir()] == ["1.safetensors"]
     checks = list_checks(result)
+    classes = checks["training/set_encoder:every_class_is_trained"].metadata["classes"].value
+    assert (passport.classes, passport.lost_images, passport.names) == (classes, 0, "csv")
+    assert passport.preprocessing.startswith("resize 300 ")
     assert checks["training/set_encoder:finite_weights"].passed
     assert checks["training/set_encoder:every_class_is_trained"].passed
     assert "training/set_encoder:loss_fell" in checks
@@ -48,6 +51,7 @@ def test_a_repetition_is_trained_stored_and_checked_and_nothing_unfinished_is_le
     assert "| text |" in made.metadata["last_epoch"].value
     settings = made.metadata["settings"].value["workspace"]
     assert settings == {
+        "openimages_names": "csv",
         "training_mode": "palavra",
         "training_prompts": None,
         "training_epochs": 2,

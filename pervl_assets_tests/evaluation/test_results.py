@@ -3,7 +3,8 @@
 import polars as pl
 import pytest
 
-from pervl_assets.evaluation.known_scores import PALAVRA_PROMPTS, WEIGHTS, Conditions
+from pervl_assets.clip.preprocessing import UPSTREAM
+from pervl_assets.evaluation.known_scores import PALAVRA_PROMPTS, TRAINED_AS_PUBLISHED, WEIGHTS, Conditions
 from pervl_assets.evaluation.methods import (
     METHODS,
     PALAVRA,
@@ -18,6 +19,7 @@ from pervl_assets.evaluation.results import RESULTS, show_results, tabulate_resu
 from pervl_assets_tests.evaluation.samples import list_images, make_draws, make_features, make_queries
 
 COUNTS = {"few-shot images": 18, "gallery images": 4}
+TRAINING = {**TRAINED_AS_PUBLISHED, "prompts_sha256": PALAVRA_PROMPTS}
 CONDITIONS = {
     "benchmark": "ytvos",
     "split": "test",
@@ -25,7 +27,7 @@ CONDITIONS = {
     "weights_sha256": next(iter(WEIGHTS)),
     "counts": COUNTS,
     "official": COUNTS,
-    "training": {"mode": "palavra", "epochs": 300, "hidden": 4096, "prompts_sha256": PALAVRA_PROMPTS},
+    "trainings": [TRAINING],
 }
 SEEDS = range(1, 6)
 
@@ -136,16 +138,18 @@ def test_published_numbers_stand_beside_the_scores(measured):
             "the weights (sha256 000000000000…) are not those of OpenAI's ViT-B/32",
         ),
         ({"counts": {**COUNTS, "gallery images": 3}}, "PALAVRA", "3 gallery images, officially 4"),
-        (
-            {"training": {"mode": "paper", "epochs": 300, "hidden": 4096, "prompts_sha256": PALAVRA_PROMPTS}},
-            "Text only",
-            None,
+        ({"trainings": [TRAINING | {"mode": "paper"}]}, "Text only", None),
+        *(
+            ({"trainings": [TRAINING, TRAINING | {name: value}] * 2}, "Without tuning", f"trained with {why}")
+            for name, value, why in (
+                ("mode", "paper", "mode paper, published palavra"),
+                ("classes", 30, "classes 30, published 1000"),
+                ("lost_images", 3, "lost images 3, published 0"),
+                ("names", "csv", "names csv, published upstream"),
+                ("preprocessing", "another", f"preprocessing another, published {UPSTREAM.describe()}"),
+            )
         ),
-        (
-            {"training": {"mode": "paper", "epochs": 300, "hidden": 4096, "prompts_sha256": PALAVRA_PROMPTS}},
-            "Without tuning",
-            "trained with mode paper, published palavra",
-        ),
+        ({"trainings": []}, "PALAVRA", "it is not known how the inversion models were trained"),
     ],
 )
 def test_every_number_is_marked_comparable_or_not(measured, changes, row, why):
@@ -157,8 +161,8 @@ def test_every_number_is_marked_comparable_or_not(measured, changes, row, why):
 
 @pytest.mark.parametrize("prompts", ["", "0" * 64])
 def test_a_training_with_other_prompts_is_not_comparable(measured, prompts):
-    training = {**CONDITIONS["training"], "prompts_sha256": prompts}
-    found = explain(tabulate(measured, training=training), protocol="palavra", query_set="rich", method="PALAVRA")
+    trainings = [TRAINING, {**TRAINING, "prompts_sha256": prompts}]
+    found = explain(tabulate(measured, trainings=trainings), protocol="palavra", query_set="rich", method="PALAVRA")
     assert (found["comparable"], "other prompts" in found["why"]) == (False, True)
 
 

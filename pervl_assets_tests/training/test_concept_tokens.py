@@ -10,6 +10,7 @@ import torch
 from pervl_assets.clip.encoder import load_encoder
 from pervl_assets.clip.features import Features
 from pervl_assets.clip.token_texts import TokenTexts
+from pervl_assets.core.errors import PervlError, SchemaError
 from pervl_assets.training.concept_tokens import (
     check_losses,
     check_queries,
@@ -18,6 +19,7 @@ from pervl_assets.training.concept_tokens import (
     learn_concepts,
     learn_tokens,
     list_token_columns,
+    read_trainings,
 )
 from pervl_assets.training.losses import compute_token_losses
 from pervl_assets.training.set_encoder import list_shapes, run_alignment
@@ -63,9 +65,10 @@ def encoder(tmp_path_factory):
     return load_encoder(str(folder), "", "cpu", "fp32", "model")
 
 
-def make_trained(seed, mode):
+def make_trained(seed, passport, **changes):
+    """A set encoder that was trained with the CLIP of a passport."""
     trained = make_set_encoder(24, 16, 8, seed)
-    return replace(trained, passport=replace(trained.passport, mode=mode))
+    return replace(trained, passport=replace(trained.passport, encoder=passport, **changes))
 
 
 def make_draws(seeds=(1, 2), shots=5):
@@ -86,12 +89,13 @@ def make_images(encoder):
 
 
 def learn(encoder, work, draws=None, images=None, seeds=(1, 2), mode="palavra", **changes):
-    said = []
+    said, used = [], changes.pop("trained_with", encoder.passport)
     learned = learn_concepts(
         make_draws() if draws is None else draws,
         make_images(encoder) if images is None else images,
         {"ben": "dog"},
-        [(seed, make_trained(seed, mode)) for seed in seeds],
+        [(seed, make_trained(seed, used, mode=mode)) for seed in seeds],
+        encoder.passport,
         changes.pop("load", lambda: encoder),
         changes.pop("negative", "item"),
         {**TUNING, **changes},
@@ -214,6 +218,40 @@ def test_queries_get_the_vector_of_their_concepts_token(encoder, tmp_path):
     assert found.text.endswith("too long for the model: q/2, q/3")
     assert check_queries(features, queries[:2], tokens).passed
     assert np.allclose(features.vectors[features.ids.index("Only tuning/2/q/1")], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("part", ["images", "trained_with"])
+def test_images_and_set_encoders_of_another_clip_are_refused(part, encoder, tmp_path):
+    other = replace(encoder.passport, weights_sha256="f" * 64)
+    given = other if part == "trained_with" else replace(make_images(encoder), passport=other)
+    with pytest.raises(PervlError, match=f"with another CLIP than the one in use: weights_sha256 {'f' * 64} / "):
+        learn(encoder, tmp_path, seeds=(1,), **{part: given})
+
+
+def test_tokens_say_how_they_were_learned_and_are_refused_with_another_clip(encoder, tmp_path):
+    used = replace(encoder.passport, preprocessing="another")  # texts do not depend on it
+    tokens = learn(encoder, tmp_path, trained_with=used)[0].tokens
+    assert [(one.seed, one.encoder) for one in read_trainings(tokens)] == [(1, used), (2, used)]
+    queries = pl.DataFrame([("q/0", "ben", "a *")], ["query_id", "concept", "text"], orient="row")
+    assert encode_with_tokens(queries, tokens, encoder).ids
+    changed = tokens.with_columns(pl.col("training").str.replace(encoder.passport.weights_sha256, "f" * 64))
+    with pytest.raises(PervlError, match="The tokens were learned with another CLIP than the one in use: weights_sha"):
+        encode_with_tokens(queries, changed, encoder)
+    with pytest.raises(SchemaError, match="do not say how their inversion model was trained"):
+        encode_with_tokens(queries, tokens.with_columns(training=pl.lit("[1]")), encoder)
+
+
+def test_what_an_earlier_version_saved_is_not_used(encoder, tmp_path, monkeypatch):
+    learn(encoder, tmp_path)
+    monkeypatch.setattr("pervl_assets.training.concept_tokens.VERSION", "0")
+    assert len(learn(encoder, tmp_path)[1]) == 6
+
+
+def test_a_loss_that_is_not_finite_is_an_error(encoder, tmp_path):
+    images = make_images(encoder)
+    images.vectors[4] = np.nan
+    with pytest.raises(PervlError, match=r"The loss of 1 of 3 concepts is not finite \(seed 1, PALAVRA\): ben\."):
+        learn(encoder, tmp_path, images=images, seeds=(1,))
 
 
 def test_losses_that_rise_are_found(encoder, tmp_path):
