@@ -313,7 +313,7 @@ def read_trainings(tokens: pl.DataFrame) -> list[TrainingPassport]:
     """
     try:
         return [TrainingPassport.from_json(text) for text in tokens["training"].unique(maintain_order=True)]
-    except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (pl.exceptions.PolarsError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise SchemaError(
             f"The tokens do not say how their inversion model was trained: {error!r}.",
             advice="Materialize concept_tokens again.",
