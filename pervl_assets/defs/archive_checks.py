@@ -1,7 +1,6 @@
 """The check of a raw archive: all members that the annotations name are in it, and counts are the official ones."""
 
-from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 import dagster as dg
 import polars as pl
@@ -12,11 +11,10 @@ from pervl_assets.archives.official_files import load_manifest
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.benchmarks.benchmark import Benchmark, name_members
 from pervl_assets.defs.metadata import make_check_result
-from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW
+from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW, find_annotations
 from pervl_assets.defs.resources import ANNOTATIONS, Workspace
 from pervl_assets.defs.steps import INPUTS, record_step
 from pervl_assets.inversion.sources import ARCHIVES
-from pervl_assets.io_managers.raw_archives import RawArchiveIOManager
 
 _KNOWN_ARCHIVE: Final = "known_archive"
 
@@ -43,18 +41,13 @@ def _build_archive_check(spec: ArchiveSpec, benchmark: Benchmark | None = None) 
     @record_step
     def known_archive(workspace: Workspace, archive: RawArchive) -> dg.AssetCheckResult:
         known = load_manifest(ANNOTATIONS / "manifest.yaml").archives
-        annotations = _find_annotations(workspace.root)
+        annotations = find_annotations(workspace.root)
         folder = annotations.path if annotations else None
         needed = name_members(benchmark, spec.name, folder / benchmark.name) if benchmark and folder else set()
         report = inspect_archive(archive, known.get(spec.name, ()), needed)
         return _check_report(report, annotations, demo=workspace.profile == "demo")
 
     return known_archive
-
-
-def _find_annotations(root: Path) -> RawArchive | None:
-    """Return the annotations that `raw/pervl_annotations` recorded, or None if it is not materialized."""
-    return cast("RawArchive | None", RawArchiveIOManager(data=str(root)).read_previous(ANNOTATIONS_KEY))
 
 
 def _check_report(report: ArchiveReport, annotations: RawArchive | None, *, demo: bool) -> dg.AssetCheckResult:

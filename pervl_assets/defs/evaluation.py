@@ -7,21 +7,24 @@ from typing import Any, Final
 import dagster as dg
 import polars as pl
 
+from pervl_assets.archives.official_files import compare_folder, load_manifest
 from pervl_assets.benchmarks import find_searched
 from pervl_assets.benchmarks.benchmark import FEW_SHOT_FOLDER, GALLERY_FOLDER, TreeAsset
 from pervl_assets.clip.features import Features
 from pervl_assets.core.checks import CheckResult
 from pervl_assets.core.errors import name_some
+from pervl_assets.core.files import hash_bytes
 from pervl_assets.core.tables import TableSchema
 from pervl_assets.defs.checks import to_check_result
 from pervl_assets.defs.evaluation_features import build_evaluation_features
 from pervl_assets.defs.evaluation_tables import EVALUATION
 from pervl_assets.defs.features import name_key
 from pervl_assets.defs.metadata import OWNERS, embed_image
-from pervl_assets.defs.resources import Workspace
+from pervl_assets.defs.raw import find_annotations
+from pervl_assets.defs.resources import ANNOTATIONS, Workspace
 from pervl_assets.defs.steps import record_step
 from pervl_assets.evaluation.examples import choose_examples
-from pervl_assets.evaluation.known_scores import Conditions, check_known_scores
+from pervl_assets.evaluation.known_scores import FEW_SHOT_IMAGES, WEIGHTS, Conditions, check_known_scores
 from pervl_assets.evaluation.methods import Ranked, rank_baselines, rank_concepts, score_baselines
 from pervl_assets.evaluation.metrics import RANKS, SCORES, compute_scores
 from pervl_assets.evaluation.pictures import draw_examples
@@ -147,7 +150,9 @@ def _build_scores(benchmark: str, tree: TreeAsset, kind: Kind, encoder: str | No
         ins={name: dg.AssetIn(_locate_input(benchmark, asset, encoder)) for name, asset in kind.inputs.items()},
         outs={
             "ranks": _declare_output(ranks_key, RANKS, ranks_text, benchmark, kind, encoder),
-            "scores": _declare_output(scores_key, SCORES, scores_text, benchmark, kind, encoder),
+            "scores": _declare_output(
+                scores_key, SCORES, scores_text, benchmark, kind, encoder, version_known() if known else "1"
+            ),
         },
         partitions_def=dg.StaticPartitionsDefinition(list(tree.splits)),
         check_specs=[
@@ -177,8 +182,19 @@ def _build_scores(benchmark: str, tree: TreeAsset, kind: Kind, encoder: str | No
     return score_methods
 
 
+def version_known() -> str:
+    """Return a code version that changes with the published numbers, and the weights they are of."""
+    return f"1.{hash_bytes(repr((read_published().rows(), WEIGHTS)).encode())[:8]}"
+
+
 def _declare_output(
-    key: dg.AssetKey, schema: TableSchema, text: str, benchmark: str, kind: Kind, encoder: str | None
+    key: dg.AssetKey,
+    schema: TableSchema,
+    text: str,
+    benchmark: str,
+    kind: Kind,
+    encoder: str | None,
+    code_version: str = "1",
 ) -> dg.AssetOut:
     """Return the output of a step of `_build_scores` that is a table."""
 
@@ -193,7 +209,7 @@ def _declare_output(
         description=text + (f" With the encoder {encoder}." if encoder else ""),
         kinds={"numpy", "parquet"},
         owners=OWNERS,
-        code_version="1",
+        code_version=code_version,
         metadata=declare_made_from(schema, {name: map(find_column, kind.trace(name)) for name in schema.names}),
     )
 
@@ -240,7 +256,7 @@ def describe_conditions(
     trainings: Sequence[Mapping[str, Any]] = (),
 ) -> Conditions:
     """Return what the scores of a split depend on."""
-    official, what = tree.facts.get(split, {}), ("few-shot images", "gallery images")
+    official, what = tree.facts.get(split, {}), (FEW_SHOT_IMAGES, "gallery images")
     roles = ((tree.sheet.few_shot,), tree.sheet.evaluation)
     return Conditions(
         benchmark=benchmark,
@@ -254,5 +270,16 @@ def describe_conditions(
         official={name: sum(official[one] for one in ones) for name, ones in zip(what, roles, strict=True)}
         if official
         else {},
+        annotations=() if workspace.profile == "demo" else _list_other_annotations(workspace),
+        precision=f"{images.passport.precision} on {images.passport.device}",
         trainings=trainings,
     )
+
+
+def _list_other_annotations(workspace: Workspace) -> tuple[str, ...]:
+    """Return the annotation files that are not known to be the official ones."""
+    found, manifest = find_annotations(workspace.root), load_manifest(ANNOTATIONS / "manifest.yaml")
+    if found is None:
+        return tuple(file.path for file in manifest.files)
+    report = compare_folder(found.path, manifest)
+    return (*report.different, *report.missing)

@@ -17,6 +17,7 @@ from pervl_assets.defs.evaluation import (
     choose_kinds,
     declare_made_from,
     describe_conditions,
+    version_known,
 )
 from pervl_assets.defs.evaluation_tables import EVALUATION
 from pervl_assets.defs.features import name_key
@@ -26,7 +27,13 @@ from pervl_assets.defs.set_encoder import TRAINING
 from pervl_assets.defs.steps import record_step
 from pervl_assets.evaluation.metrics import SCORES
 from pervl_assets.evaluation.published import read_published
-from pervl_assets.evaluation.results import RESULTS, show_results, tabulate_results
+from pervl_assets.evaluation.results import (
+    RESULTS,
+    list_unmeasured,
+    show_published,
+    show_results,
+    tabulate_results,
+)
 from pervl_assets.io_managers.features import FeaturesIOManager
 from pervl_assets.io_managers.metadata import preview_table
 from pervl_assets.io_managers.tables import TableIOManager
@@ -65,7 +72,7 @@ def build_results(encoder: str | None = None, *, learns: bool = True) -> dg.Asse
         description=_DESCRIPTION + (f" With the encoder {encoder}." if encoder else ""),
         kinds={"polars", "parquet"},
         owners=OWNERS,
-        code_version="1",
+        code_version=version_known(),
         metadata=declare_made_from(RESULTS, {name: _trace_column(name, located) for name in RESULTS.names}),
         check_specs=[
             dg.AssetCheckSpec(
@@ -80,6 +87,7 @@ def build_results(encoder: str | None = None, *, learns: bool = True) -> dg.Asse
             f"results_{split}": preview_table(show_results(part), rows=_SHOWN)
             for (split,), part in frame.group_by("split", maintain_order=True)
         }
+        shown["published_only"] = preview_table(show_published(list_unmeasured(read_published(), frame)), rows=_SHOWN)
         text = f"{len(absent):,} tables are not materialized and left out: {name_some(absent)}"
         whole = make_check_result(_WHOLE, not absent, text if absent else "all are there", absent=len(absent))
         yield TableIOManager.describe(frame, checks=[whole], **shown)

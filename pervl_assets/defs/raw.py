@@ -1,6 +1,8 @@
 """The raw inputs as assets (identified, never copied), and the annotations, compared with their manifest."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
 
 import dagster as dg
 
@@ -105,3 +107,8 @@ def _check_official(report: FilesReport, manifest: OfficialFiles, *, demo: bool)
         text = f"All {len(manifest.files)} files are those of {manifest.repository} at {manifest.commit[:7]}."
     official, different = len(report.official), len(report.different)
     return make_check_result("official_files", not different, text, official=official, different=different)
+
+
+def find_annotations(root: Path) -> RawArchive | None:
+    """Return the annotations that `raw/pervl_annotations` recorded, or None if it is not materialized."""
+    return cast("RawArchive | None", RawArchiveIOManager(data=str(root)).read_previous(ANNOTATIONS_KEY))

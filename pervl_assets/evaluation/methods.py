@@ -29,6 +29,9 @@ METHODS: Final = (
 )
 """All of them, in the order in which they are shown."""
 
+NOT_DRAWN: Final = (RANDOM, TEXT_ONLY, TEXT_TWICE)
+"""Those that need no few-shot images."""
+
 _GALLERY: Final = f"{GALLERY_FOLDER}/"
 _SCHEMES: Final = {protocol.name: protocol.draws.scheme for protocol in PROTOCOLS}
 _FORMS: Final = ("text", "text_twice")
@@ -37,7 +40,7 @@ _RUN_AGAIN: Final = "Run pervl materialize --select 'group:evaluation'. If it ha
 
 _NO_TARGET: Final = "none of its right images has a vector"
 _NO_SHOT: Final = "none of the few-shot images of its concept has a vector"
-_NO_TOKEN: Final = "its concept has no token"  # noqa: S105 - a reason
+_NO_TOKEN: Final = "its concept has no token, or its * is beyond the text that CLIP reads"  # noqa: S105 - a reason
 
 _Vectors = npt.NDArray[np.float32]
 

@@ -21,18 +21,17 @@ PUBLISHED: Final = TableSchema(
         Column("recall_5", pl.Float64, "recall at 5, as a fraction, null if not given"),
         Column("recall_10", pl.Float64, "recall at 10, as a fraction, null if not given"),
         Column("mean_average_precision", pl.Float64, "as a fraction, null if not given"),
-        Column("source", pl.String, "paper and table"),
-        Column("sure", pl.String, "A: read in the paper itself; B: from a third party's note of its table"),
+        Column("source", pl.String, "paper and table, and whether it is known only from notes of the paper"),
     )
 )
 
 _PERCENT: Final = ("mrr", "error", "recall_5", "recall_10", "mean_average_precision")
 _SOURCES: Final = {
-    "1": ("arXiv 2204.01694, table 1", "A"),
-    "2": ("arXiv 2204.01694, table 2", "A"),
-    "1+2": ("arXiv 2204.01694, tables 1 and 2", "A"),
-    "A1": ("arXiv 2204.01694, table A.1", "A"),
-    "polar": ("arXiv 2506.10182, as copied in notes of it", "B"),
+    "1": "arXiv 2204.01694, table 1",
+    "2": "arXiv 2204.01694, table 2",
+    "1+2": "arXiv 2204.01694, tables 1 and 2",
+    "A1": "arXiv 2204.01694, table A.1",
+    "polar": "arXiv 2506.10182, as copied in notes of it",
 }
 
 _ROWS: Final = """\
@@ -107,11 +106,7 @@ deep_fashion,test,polar,concept,POLAR,ViT-L/14,5,65.96,,,,35.07,polar
 
 def read_published() -> pl.DataFrame:
     """Return the published numbers (schema `PUBLISHED`), as fractions."""
-    types = {name: dtype for name, dtype in PUBLISHED.to_polars().items() if name not in ("source", "sure")}
+    types = {name: dtype for name, dtype in PUBLISHED.to_polars().items() if name != "source"}
     rows = pl.read_csv(io.StringIO(_ROWS), schema_overrides={**types, "table": pl.String})
     fractions = [(pl.col(name) / 100).round(4) for name in _PERCENT]
-    origin = pl.col("table").replace_strict(
-        {name: {"source": source, "sure": sure} for name, (source, sure) in _SOURCES.items()},
-        return_dtype=pl.Struct({"source": pl.String, "sure": pl.String}),
-    )
-    return rows.with_columns(fractions).with_columns(origin).unnest("table").select(PUBLISHED.names)
+    return rows.with_columns(*fractions, source=pl.col("table").replace_strict(_SOURCES)).select(PUBLISHED.names)

@@ -18,6 +18,8 @@ from pervl_assets.core.plots import draw_curves
 from pervl_assets.core.text import escape_terminal
 from pervl_assets.evaluation.examples import Example, Examples
 from pervl_assets.evaluation.pictures import list_images, read_image
+from pervl_assets.evaluation.published import read_published
+from pervl_assets.evaluation.results import list_unmeasured, show_published
 from pervl_assets.trees.ledger import FolderTree
 
 _SIDE: Final = 192
@@ -120,6 +122,7 @@ def build_report(
         section = _add_section(body, contents, f"{one.title if one else benchmark}, {split}")
         for (protocol, query_set), rows in scores.group_by("protocol", "query_set", maintain_order=True):
             _add_scores(section, str(protocol), str(query_set), rows)
+            _add_published(section, rows)
         if one:
             _add_examples(section, one)
     if curves or tuning.height:
@@ -175,13 +178,31 @@ def _add_scores(parent: Element, protocol: str, query_set: str, rows: pl.DataFra
         _add(line, "td", _show_interval(row["difference_low"], row["difference_high"], sign="+"))
         for name in _METRICS:
             _add(line, "td", _show(row[name]))
-    published = rows.filter(pl.col("published_mrr").is_not_null())
-    reasons = published.group_by("comparable", "why", maintain_order=True).agg("method", pl.col("source").unique())
-    for comparable, why, methods, sources in reasons.iter_rows():
-        what = "comparable" if comparable else "not comparable"
-        _add(parent, "p", f"{', '.join(methods)}: {what} with {'; '.join(sorted(sources))}: {why}.", "dim note")
+    sources = pl.col("source").drop_nulls().unique()
+    reasons = rows.group_by("comparable", "why", maintain_order=True).agg("method", sources)
+    for comparable, why, methods, named in reasons.iter_rows():
+        what = f"{'comparable' if comparable else 'not comparable'} with {'; '.join(sorted(named))}: " if named else ""
+        _add(parent, "p", f"{', '.join(methods)}: {what}{why}.", "dim note")
     for method, tied in rows.filter(pl.col("tied") > 0).select("method", "tied").iter_rows():
         _add(parent, "p", f"{method}: {tied:,} queries have ties, which count as ranked before them.", "dim note")
+
+
+def _add_published(parent: Element, rows: pl.DataFrame) -> None:
+    """Add the published numbers of methods that one protocol and query set has no row of."""
+    asked = rows.select("benchmark", "split", "protocol", "query_set").head(1)
+    published = list_unmeasured(read_published().join(asked, asked.columns, "semi", maintain_order="left"), rows)
+    if published.height:
+        _add(parent, "p", "Published, and not measured here:", "dim note")
+        _add_rows(parent, show_published(published).drop("benchmark", "split", "protocol", "queries of"))
+
+
+def _add_rows(parent: Element, frame: pl.DataFrame) -> None:
+    """Add a frame as a table; numbers with a fraction have three digits after the point, and null is empty."""
+    body = _add_table(parent, frame.columns)
+    for row in frame.iter_rows():
+        line = SubElement(body, "tr")
+        for cell in row:
+            _add(line, "td", f"{cell:.3f}" if isinstance(cell, float) else "" if cell is None else str(cell))
 
 
 def _add_table(parent: Element, columns: Iterable[str]) -> Element:
@@ -256,11 +277,7 @@ def _add_tuning(parent: Element, tuning: pl.DataFrame) -> None:
     if tuning.is_empty():
         return
     _add(parent, "h3", "Tuning of tokens: mean loss over concepts and seeds")
-    body = _add_table(parent, tuning.columns)
-    for row in tuning.iter_rows():
-        line = SubElement(body, "tr")
-        for cell in row:
-            _add(line, "td", f"{cell:.3f}" if isinstance(cell, float) else cell)
+    _add_rows(parent, tuning)
 
 
 def _add(parent: Element, tag: str, text: str, kind: str = "") -> Element:

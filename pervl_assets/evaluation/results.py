@@ -6,10 +6,11 @@ from typing import Any, Final
 import polars as pl
 
 from pervl_assets.core.tables import Column, TableSchema
-from pervl_assets.evaluation.known_scores import Conditions
+from pervl_assets.evaluation.known_scores import PUBLISHED_IN, Conditions, list_lost
 from pervl_assets.evaluation.methods import (
     AVERAGE_BOTH,
     METHODS,
+    NOT_DRAWN,
     ONLY_TUNING,
     PALAVRA,
     RANDOM,
@@ -40,13 +41,13 @@ RESULTS: Final = TableSchema(
 
 _GROUP: Final = ["protocol", "query_set", "method"]
 _TRAINED: Final = (PALAVRA, ONLY_TUNING, WITHOUT_TUNING)
-_NOT_DRAWN: Final = (RANDOM, TEXT_ONLY, TEXT_TWICE)
 _REPETITIONS: Final = 5
 """Of all published numbers."""
 
 _DIFFERENCE: Final = ("difference", "difference_low", "difference_high")
 _WITH_CLASS: Final = (TEXT_ONLY, TEXT_TWICE, AVERAGE_BOTH)
 _ALIKE: Final = "measured as published"
+_EXPECTED: Final = "the expected score; the published one is of random draws"
 _AMBIGUOUS: Final = "; the paper does not say whether its text has the class once or twice"
 
 
@@ -102,14 +103,39 @@ def _judge(conditions: Conditions, row: Mapping[str, Any]) -> tuple[bool, str]:
     """Return whether the score of a row is comparable with the published one, and why."""
     if row["published_mrr"] is None:
         return False, "no number is published"
-    method, reasons = row["method"], conditions.list_deviations(row["published_encoder"])
+    method, drawn = row["method"], row["method"] not in NOT_DRAWN
+    reasons = conditions.list_deviations(row["published_encoder"], drawn=drawn) + list_lost(row)
     if method in _TRAINED:
         reasons += conditions.list_training_deviations()
-    if method not in _NOT_DRAWN and row["seeds"] != _REPETITIONS:
+    if drawn and row["seeds"] != _REPETITIONS:
         reasons.append(f"{row['seeds']} repetitions, published are {_REPETITIONS}")
     if reasons:
         return False, "; ".join(reasons)
-    return True, _ALIKE + (_AMBIGUOUS if method in _WITH_CLASS else "")
+    if method == RANDOM:
+        return True, _EXPECTED
+    remarks = _AMBIGUOUS if method in _WITH_CLASS else ""
+    if conditions.precision != PUBLISHED_IN:
+        remarks += f"; in {conditions.precision}, the published one in {PUBLISHED_IN}"
+    return True, _ALIKE + remarks
+
+
+def list_unmeasured(published: pl.DataFrame, results: pl.DataFrame) -> pl.DataFrame:
+    """Return the published numbers (schema `PUBLISHED`) that are beside no row of results (schema `RESULTS`)."""
+    return published.join(results, ["benchmark", "split", *_GROUP], "anti", maintain_order="left")
+
+
+def show_published(published: pl.DataFrame) -> pl.DataFrame:
+    """Return published numbers (schema `PUBLISHED`) for people, as `show_results` does."""
+    return published.select(
+        *("benchmark", "split", "protocol"),
+        pl.col("query_set").alias("queries of"),
+        *("method", "encoder", "shots"),
+        _percent("mrr").alias("MRR"),
+        pl.format("± {}", _percent("error")).alias("error"),
+        *(_percent(f"recall_{k}").alias(f"R@{k}") for k in (5, 10)),
+        _percent("mean_average_precision").alias("mAP"),
+        "source",
+    )
 
 
 def show_results(results: pl.DataFrame) -> pl.DataFrame:

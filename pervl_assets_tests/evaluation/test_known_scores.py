@@ -23,17 +23,17 @@ def make_conditions(**changes) -> Conditions:
     return Conditions(**{**defaults, "counts": COUNTS, "official": COUNTS, **changes})
 
 
-def make_scores(once, twice) -> pl.DataFrame:
+def make_scores(once, twice, queries=221) -> pl.DataFrame:
     rows = [
-        ("palavra", query_set, method, mrr)
+        ("palavra", query_set, method, mrr, queries, 221)
         for method, found in (("Text only", once), ("Text only, class twice", twice), ("AvgIm", TEXT))
         for query_set, mrr in found.items()
     ]
-    return pl.DataFrame(rows, schema=["protocol", "query_set", "method", "mrr"], orient="row")
+    return pl.DataFrame(rows, schema=["protocol", "query_set", "method", "mrr", "queries", "gallery"], orient="row")
 
 
-def check(once=TEXT, twice=TEXT, **changes):
-    return check_known_scores(make_scores(once, twice), read_published(), make_conditions(**changes))
+def check(once=TEXT, twice=TEXT, queries=221, **changes):
+    return check_known_scores(make_scores(once, twice, queries), read_published(), make_conditions(**changes))
 
 
 OFF = dict.fromkeys(TEXT, 0.3)
@@ -81,8 +81,13 @@ def test_one_reading_must_give_all_scores():
     [
         ({"synthetic": True}, "the images are those of the demo"),
         ({"weights_sha256": "ab" * 32}, "the weights (sha256 abababababab…) are not those of OpenAI's ViT-B/32"),
-        ({"counts": {**COUNTS, "few-shot images": 652}}, "652 few-shot images, officially 653"),
-        ({"counts": {}}, "0 few-shot images, officially 653; 0 gallery images, officially 221"),
+        ({"counts": {**COUNTS, "gallery images": 220}}, "220 gallery images, officially 221"),
+        ({"counts": {}}, "0 gallery images, officially 221"),
+        ({"queries": 100}, "100 queries for 221 images, officially one for each"),
+        (
+            {"annotations": ["b.csv", "a.csv"]},
+            "2 annotation files are not known to be the official ones: a.csv, b.csv",
+        ),
         ({"official": {}}, "the official number of images is not known"),
         ({"split": "validation"}, "no text-only score of deep_fashion validation is published"),
         ({"benchmark": "mugs"}, "no text-only score of mugs test is published"),
@@ -96,6 +101,16 @@ def test_elsewhere_it_passes_as_not_applicable(changes, reason):
     found = check(OFF, OFF, **changes)
     assert found.passed
     assert found.text == f"not applicable: {reason}"
+
+
+def test_text_needs_no_few_shot_image():
+    counts = {**COUNTS, "few-shot images": 652}
+    assert not check(OFF, OFF, counts=counts).passed
+
+
+def test_a_failure_names_the_precision():
+    text = check(OFF, OFF, precision="fp32 on cpu").text
+    assert "were measured in fp16 on cuda, these in fp32 on cpu" in text
 
 
 def test_ytvos_has_known_scores_too():

@@ -145,7 +145,9 @@ def test_concepts_without_a_token_are_counted_once_by_query():
     concepts = make_features(name_vectors(concepts=CONCEPTS[1:]))
     ranks, lost = rank_concepts(make_queries(), concepts, make_features(list_images()))
     assert ranks["concept"].unique().sort().to_list() == ["dog_1", "hat_1"]
-    assert lost.rows() == [("palavra/rich/token/0", "its concept has no token")]
+    assert lost.rows() == [
+        ("palavra/rich/token/0", "its concept has no token, or its * is beyond the text that CLIP reads")
+    ]
 
 
 @pytest.mark.parametrize("wrong", ["PALAVRA/1/palavra/rich/token/9", "PALAVRA/one/palavra/rich/token/0", "PALAVRA"])

@@ -95,8 +95,17 @@ def test_only_files_of_the_ledger_are_read(shown, tmp_path):
 
 
 def test_a_report_of_baselines_has_no_curves_and_no_empty_numbers():
-    rows = make_results(seeds=1, mrr_sem=None, mrr_low=None, mrr_high=None, published_mrr=None, comparable=None)
+    rows = make_results(seeds=1, mrr_sem=None, mrr_low=None, mrr_high=None, published_mrr=None, comparable=False)
+    rows = rows.with_columns(why=pl.lit("no number is published"), source=pl.lit(None, pl.String))
     page = Page(build_report(rows, [], {}, NO_TUNING, {}))
     assert "Losses" not in page.text
+    assert "PALAVRA: no number is published." in page.text
     assert "None" not in page.text
     assert "nan" not in page.text
+
+
+def test_published_numbers_of_other_methods_are_below_the_table():
+    page = Page(build_report(make_results(benchmark="ytvos"), [], {}, NO_TUNING, {}))
+    assert "Published, and not measured here:" in page.text
+    assert "COLLIE: TextViT-B/3257.2± 0.3arXiv 2204.01694, table 1" in page.text
+    assert "61.2" not in page.text  # PALAVRA has a row

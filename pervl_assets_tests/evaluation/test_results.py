@@ -15,10 +15,16 @@ from pervl_assets.evaluation.methods import (
 )
 from pervl_assets.evaluation.metrics import SCORES, compute_scores, expect_random
 from pervl_assets.evaluation.published import read_published
-from pervl_assets.evaluation.results import RESULTS, show_results, tabulate_results
+from pervl_assets.evaluation.results import (
+    RESULTS,
+    list_unmeasured,
+    show_published,
+    show_results,
+    tabulate_results,
+)
 from pervl_assets_tests.evaluation.samples import list_images, make_draws, make_features, make_queries
 
-COUNTS = {"few-shot images": 18, "gallery images": 4}
+COUNTS = {"few-shot images": 18, "gallery images": 3}
 TRAINING = {**TRAINED_AS_PUBLISHED, "prompts_sha256": PALAVRA_PROMPTS}
 CONDITIONS = {
     "benchmark": "ytvos",
@@ -36,7 +42,8 @@ SEEDS = range(1, 6)
 def measured() -> tuple[pl.DataFrame, pl.DataFrame]:
     """Scores and ranks of all methods."""
     queries = pl.concat([make_queries(), make_queries(query_set="concept_only"), make_queries("polar")])
-    texts, images = make_features(queries["text"].unique(maintain_order=True).to_list()), make_features(list_images())
+    texts = make_features(queries["text"].unique(maintain_order=True).to_list())
+    images = make_features([path for path in list_images() if "other" not in path])
     draws = pl.concat([make_draws(seeds=SEEDS), make_draws("polar", [123])])
     baselines, _ = rank_baselines(queries, draws, texts, images)
     ids = queries.filter(protocol="palavra", form="token")["query_id"]
@@ -66,9 +73,9 @@ def test_random_is_the_expectation(measured):
         ("palavra", "concept_only"),
         ("polar", "rich"),
     ]
-    assert random["mrr"].to_list() == pytest.approx([expect_random(4)["mrr"]] * 3)
+    assert random["mrr"].to_list() == pytest.approx([expect_random(3)["mrr"]] * 3)
     assert random["mrr_by_concept"].to_list() == pytest.approx(random["mrr"].to_list())
-    assert random.select("queries", "concepts", "gallery", "tied", "mrr_low").row(0) == (3, 3, 4, 0, None)
+    assert random.select("queries", "concepts", "gallery", "tied", "mrr_low").row(0) == (3, 3, 3, 0, None)
 
 
 def test_random_counts_the_right_images_that_are_in_the_gallery():
@@ -137,7 +144,15 @@ def test_published_numbers_stand_beside_the_scores(measured):
             "Text only",
             "the weights (sha256 000000000000…) are not those of OpenAI's ViT-B/32",
         ),
-        ({"counts": {**COUNTS, "gallery images": 3}}, "PALAVRA", "3 gallery images, officially 4"),
+        ({"counts": {**COUNTS, "gallery images": 2}}, "PALAVRA", "2 gallery images, officially 3"),
+        ({"counts": {**COUNTS, "few-shot images": 17}}, "PALAVRA", "17 few-shot images, officially 18"),
+        ({"counts": {**COUNTS, "few-shot images": 17}}, "Text only", None),
+        (
+            {"annotations": ["captions.csv"]},
+            "Text only",
+            "1 annotation files are not known to be the official ones: captions.csv",
+        ),
+        ({"precision": "fp32 on cpu"}, "Text only", None),
         ({"trainings": [TRAINING | {"mode": "paper"}]}, "Text only", None),
         *(
             ({"trainings": [TRAINING, TRAINING | {name: value}] * 2}, "Without tuning", f"trained with {why}")
@@ -155,8 +170,14 @@ def test_published_numbers_stand_beside_the_scores(measured):
 def test_every_number_is_marked_comparable_or_not(measured, changes, row, why):
     found = explain(tabulate(measured, **changes), protocol="palavra", query_set="rich", method=row)
     assert found["comparable"] == (why is None)
-    assert found["why"] == why if why else found["why"].startswith("measured as published")
-    assert why or ("does not say" in found["why"]) == (row in ("Text only", "AvgIm+Text"))
+    if why:
+        assert found["why"] == why
+    elif row == "Random":
+        assert found["why"] == "the expected score; the published one is of random draws"
+    else:
+        assert found["why"].startswith("measured as published")
+        assert ("does not say" in found["why"]) == (row in ("Text only", "AvgIm+Text"))
+        assert ("in fp32 on cpu, the published one in fp16 on cuda" in found["why"]) == ("precision" in changes)
 
 
 @pytest.mark.parametrize("prompts", ["", "0" * 64])
@@ -164,6 +185,26 @@ def test_a_training_with_other_prompts_is_not_comparable(measured, prompts):
     trainings = [TRAINING, {**TRAINING, "prompts_sha256": prompts}]
     found = explain(tabulate(measured, trainings=trainings), protocol="palavra", query_set="rich", method="PALAVRA")
     assert (found["comparable"], "other prompts" in found["why"]) == (False, True)
+
+
+def test_scores_without_some_queries_are_not_comparable(measured):
+    scores, ranks = measured
+    results = tabulate((scores.with_columns(queries=pl.lit(2, pl.Int32)), ranks))
+    for method in ("Random", "Text only", "PALAVRA"):
+        found = explain(results, protocol="palavra", query_set="rich", method=method)
+        assert (found["comparable"], found["why"]) == (False, "2 queries for 3 images, officially one for each")
+
+
+def test_published_numbers_of_other_methods_are_shown_too(measured):
+    published, results = read_published(), tabulate(measured)
+    others = list_unmeasured(published, results)
+    beside = results.filter(pl.col("published_mrr").is_not_null(), pl.col("method") != "Text only, class twice")
+    assert others.height + beside.height == published.height
+    shown = show_published(others)
+    polar = explain(shown, protocol="polar", method="POLAR", encoder="ViT-B/32", **{"queries of": "concept"})
+    assert (polar["MRR"], polar["mAP"], polar["R@5"], polar["shots"]) == ("59.3", "28.7", None, 5)
+    assert explain(shown, split="test", benchmark="ytvos", method="COLLIE: Text")["MRR"] == "7.2"
+    assert "PALAVRA" in others.filter(benchmark="deep_fashion")["method"].to_list()  # not evaluated here
 
 
 def test_fewer_repetitions_are_not_comparable(measured):
