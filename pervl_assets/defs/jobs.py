@@ -27,6 +27,7 @@ from pervl_assets.defs.runs import Launch, PlannedRun, fail_dead_runs
 from pervl_assets.inversion.open_images import NamesMode
 from pervl_assets.io_managers.metadata import make_failure, show_errors
 from pervl_assets.settings import Settings, check_settings, get_variable
+from pervl_assets.training.modes import ModeName
 
 _AS_SET: Final = "environment"
 """Value of the launchpad: the value of the environment variable."""
@@ -64,6 +65,9 @@ class JobConfig(dg.Config):
     precision: Literal["environment", Precision] = _override("precision", _AS_SET)
     device: str = _override("device", _AS_SET)
     batch_size: int | None = _override("batch_size")
+    training_mode: Literal["environment", ModeName] = _override("training_mode", _AS_SET)
+    training_epochs: int | None = _override("training_epochs")
+    set_encoder_width: int | None = _override("set_encoder_width")
 
     def check(self) -> None:
         """Check what the launchpad itself does not.

@@ -177,6 +177,9 @@ def test_only_the_fields_that_are_set_change():
     config = JobConfig(selection="*", top_objects=7).configure(workspace, clip)
     assert set(config) == {"workspace"}
     assert Workspace(**config["workspace"]["config"]) == workspace.model_copy(update={"top_objects": 7})
+    training = {"training_mode": "paper", "training_epochs": 3, "set_encoder_width": 8}
+    config = JobConfig(selection="*", **training).configure(workspace, clip)
+    assert Workspace(**config["workspace"]["config"]) == workspace.model_copy(update=training)
     config = JobConfig(selection="*", batch_size=3, preprocessing="model").configure(workspace, clip)
     assert set(config) == {"clip"}
     changed = {"batch_size": 3, "preprocessing": "model"}
