@@ -25,7 +25,7 @@ from pervl_assets.clip.checkpoints import find_folder, parse_encoders
 from pervl_assets.clip.passport import DEVICES, Precision, is_device
 from pervl_assets.clip.preprocessing import PreprocessingMode
 from pervl_assets.core.checks import MAX_QUARANTINED_SHARE
-from pervl_assets.core.errors import PervlError
+from pervl_assets.core.errors import PervlError, name_some
 from pervl_assets.core.text import hide_secrets
 from pervl_assets.demo import TINY_CLIP
 from pervl_assets.inversion.open_images import NamesMode
@@ -232,6 +232,15 @@ class Settings(BaseModel):
         values = {name: text for name in cls.model_fields if (text := env.get(get_variable(name), "")).strip()}
         advice = "Correct or unset these variables; docs/operating.md has a table of all of them."
         return check_settings(values, "environment", advice, get_variable)
+
+    def require_encoder(self, name: str | None) -> None:
+        """Raise a `PervlError` if there is no further encoder of this name; None is the default one."""
+        encoders = parse_encoders(self.encoders)
+        if name is not None and name not in encoders:
+            known = (
+                f"Choose one of these: {name_some([*encoders])}." if encoders else "Name it in PERVL_ENCODERS first."
+            )
+            raise PervlError(f"There is no further encoder {name!r}.", advice=known)
 
 
 def get_variable(name: str) -> str:
