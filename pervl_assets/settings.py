@@ -237,6 +237,15 @@ class Settings(BaseModel):
         advice = "Correct or unset these variables; docs/operating.md has a table of all of them."
         return check_settings(values, "environment", advice, get_variable)
 
+    def require_encoder(self, name: str | None) -> None:
+        """Raise a `PervlError` if there is no further encoder of this name; None is the default one."""
+        encoders = parse_encoders(self.encoders)
+        if name is not None and name not in encoders:
+            known = (
+                f"Choose one of these: {name_some([*encoders])}." if encoders else "Name it in PERVL_ENCODERS first."
+            )
+            raise PervlError(f"There is no further encoder {name!r}.", advice=known)
+
 
 def get_variable(name: str) -> str:
     """Return the environment variable of a field of `Settings`: `PERVL_DEVICE` of `device`."""

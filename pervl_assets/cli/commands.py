@@ -193,7 +193,9 @@ def score(
         if gallery:
             images = read_gallery(gallery)
         else:
-            images = read_benchmark(Settings.from_env().data, str(benchmark), str(split), encoder)
+            settings = Settings.from_env()
+            settings.require_encoder(encoder)
+            images = read_benchmark(settings.data, str(benchmark), str(split), encoder)
         scores = score_queries(files, images)
     if as_json:
         click.echo(encode_scores(images, scores))

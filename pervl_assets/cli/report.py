@@ -8,8 +8,7 @@ import dagster as dg
 import polars as pl
 
 from pervl_assets.benchmarks import find_searched
-from pervl_assets.clip.checkpoints import parse_encoders
-from pervl_assets.core.errors import MissingInputError, PervlError, name_some
+from pervl_assets.core.errors import MissingInputError
 from pervl_assets.defs.evaluation import RESULTS_NAME
 from pervl_assets.defs.evaluation_tables import EVALUATION
 from pervl_assets.defs.features import name_key
@@ -17,7 +16,9 @@ from pervl_assets.defs.set_encoder import TRAINING
 from pervl_assets.evaluation.examples import choose_examples
 from pervl_assets.evaluation.report import Shown, build_report
 from pervl_assets.io_managers import find_io_managers
+from pervl_assets.io_managers.weights import WeightsIOManager
 from pervl_assets.settings import Settings
+from pervl_assets.training.set_encoder import read_curves
 
 
 def make_report(settings: Settings, encoder: str | None = None) -> bytes:
@@ -31,10 +32,7 @@ def make_report(settings: Settings, encoder: str | None = None) -> bytes:
         MissingInputError: Nothing is evaluated.
         PervlError: There is no such encoder.
     """
-    encoders = parse_encoders(settings.encoders)
-    if encoder is not None and encoder not in encoders:
-        known = f"Choose one of these: {name_some([*encoders])}." if encoders else "Name it in PERVL_ENCODERS first."
-        raise PervlError(f"There is no further encoder {encoder!r}.", advice=known)
+    settings.require_encoder(encoder)
     results, data = read_results(settings.data, encoder), settings.data
     shown = list(_list_shown(data, encoder))
     curves, tuning = dict(_list_curves(settings, encoder)), _tabulate_tuning(data, encoder)
@@ -96,11 +94,11 @@ def _list_shown(data: Path, encoder: str | None) -> Iterator[Shown]:
 
 def _list_curves(settings: Settings, encoder: str | None) -> Iterator[tuple[str, pl.DataFrame]]:
     """Yield the losses of every repetition of the training."""
-    key = name_key("set_encoder", encoder, TRAINING)
+    key, stored = name_key("set_encoder", encoder, TRAINING), WeightsIOManager(data=str(settings.data))
     for repetition in map(str, range(1, settings.repetitions + 1)):
-        trained = _read(settings.data, "weights", key, repetition)
-        if trained is not None:
-            losses = trained.curves.pivot("phase", index="epoch", values=["cycle", "ground_truth"])
+        if stored.exists(key, repetition):
+            curves = read_curves(stored.locate(key, repetition))
+            losses = curves.pivot("phase", index="epoch", values=["cycle", "ground_truth"])
             yield f"training, repetition {repetition}", losses.rename(lambda name: name.replace("_", " "))
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import polars as pl
 from rich.console import Console
 
-from pervl_assets.benchmarks import find_benchmarks
+from pervl_assets.benchmarks import find_searched
 from pervl_assets.benchmarks.benchmark import GALLERY_FOLDER
 from pervl_assets.cli.console import escape, make_console, make_table
 from pervl_assets.core.errors import PervlError
@@ -27,23 +27,18 @@ def read_benchmark(data: Path, name: str, split: str, encoder: str | None = None
         PervlError: There is no such benchmark or split.
         MissingInputError: The features are not materialized.
     """
-    import dagster as dg
-
+    from pervl_assets.defs.evaluation_tables import EVALUATION
+    from pervl_assets.defs.features import name_key
     from pervl_assets.io_managers.features import FeaturesIOManager
 
-    splits = {
-        one.name: tree.splits
-        for one in find_benchmarks()
-        for tree in one.trees
-        if one.retrieval and one.retrieval.tree == tree.name
-    }
+    splits = {one.name: tree.splits for one, _, tree in find_searched()}
     if split not in splits.get(name, ()):
         raise PervlError(
             f"There is no split {split!r} of a benchmark {name!r} that has an evaluation.",
             advice="Choose one of these: "
             + "; ".join(f"--benchmark {known} --split {' or '.join(of)}" for known, of in splits.items()),
         )
-    key = dg.AssetKey(["evaluation", *([encoder] if encoder else []), name, "image_features"])
+    key = name_key(f"{name}/image_features", encoder, EVALUATION)
     features = FeaturesIOManager(data=str(data)).read(key, split)
     rows = [row for row, image in enumerate(features.ids) if image.startswith(f"{GALLERY_FOLDER}/")]
     images = [features.ids[row].removeprefix(f"{GALLERY_FOLDER}/") for row in rows]

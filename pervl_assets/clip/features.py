@@ -168,6 +168,12 @@ def read_passport(path: Path) -> EmbeddingPassport:
     return EmbeddingPassport.from_json(pl.read_parquet_metadata(path)[_PASSPORT])
 
 
+def normalise(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return vectors, float32 (…, D), with length 1; zero vectors stay zero."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)
+
+
 def merge_features(shards: Sequence[Features]) -> Features:
     """Merge the shards of the image features into one value, ids in text order.
 

@@ -16,14 +16,14 @@ from pervl_assets.core.files import PARTIAL, hash_bytes
 from pervl_assets.core.plots import draw_curves
 from pervl_assets.core.tables import TableSchema
 from pervl_assets.defs.checks import to_check_result
-from pervl_assets.defs.evaluation import declare_made_from
+from pervl_assets.defs.evaluation import declare_made_from, find_columns
 from pervl_assets.defs.evaluation_tables import EVALUATION
 from pervl_assets.defs.features import GPU_TAGS, EncodingReport, name_key
 from pervl_assets.defs.metadata import OWNERS, embed_image
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.set_encoder import TRAINING
 from pervl_assets.defs.steps import record_step
-from pervl_assets.evaluation.protocols import PALAVRA
+from pervl_assets.evaluation.protocols import PALAVRA, PALAVRA_TUNING
 from pervl_assets.io_managers.features import FeaturesIOManager
 from pervl_assets.io_managers.tables import TableIOManager
 from pervl_assets.io_managers.weights import WeightsIOManager
@@ -37,7 +37,7 @@ from pervl_assets.training.concept_tokens import (
     list_token_columns,
 )
 
-_TUNING: Final[dict[str, Any]] = asdict(PALAVRA.tuning) if PALAVRA.tuning else {}
+_TUNING: Final[dict[str, Any]] = asdict(PALAVRA_TUNING)
 
 _TOKENS_WHOLE: Final = "every_concept_has_a_token"
 _LOSSES_FELL: Final = "losses_fell"
@@ -102,17 +102,14 @@ def _split_asset(
     **more: Any,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """Return the decorator of an asset that is made split by split on the GPU; checks are descriptions by name."""
-
-    def find_column(source: str) -> dg.TableColumnDep:
-        name, _, column = source.partition(".")
-        return dg.TableColumnDep(inputs[name], column)
-
     decorate: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(
         key=key,
         group_name=key.path[0],
         ins={name: dg.AssetIn(one) for name, one in inputs.items()},
         partitions_def=dg.StaticPartitionsDefinition(list(tree.splits)),
-        metadata=declare_made_from(schema, {name: map(find_column, text.split()) for name, text in sources.items()}),
+        metadata=declare_made_from(
+            schema, {name: find_columns(inputs, text.split()) for name, text in sources.items()}
+        ),
         kinds={"torch", "parquet"},
         owners=OWNERS,
         pool="gpu",

@@ -197,11 +197,7 @@ def _declare_output(
     code_version: str = "1",
 ) -> dg.AssetOut:
     """Return the output of a step of `_build_scores` that is a table."""
-
-    def find_column(source: str) -> dg.TableColumnDep:
-        asset, _, column = source.partition(".")
-        return dg.TableColumnDep(_locate_input(benchmark, asset, encoder), column)
-
+    keys = {name: _locate_input(benchmark, name, encoder) for name in kind.inputs.values()}
     return dg.AssetOut(
         key=key,
         group_name=EVALUATION,
@@ -210,7 +206,7 @@ def _declare_output(
         kinds={"numpy", "parquet"},
         owners=OWNERS,
         code_version=code_version,
-        metadata=declare_made_from(schema, {name: map(find_column, kind.trace(name)) for name in schema.names}),
+        metadata=declare_made_from(schema, {name: find_columns(keys, kind.trace(name)) for name in schema.names}),
     )
 
 
@@ -218,6 +214,12 @@ def declare_made_from(schema: TableSchema, made_from: Mapping[str, Iterable[dg.T
     """Return the asset metadata that declares columns, with the columns of other assets that each is made from."""
     lineage = {name: found for name, sources in made_from.items() if (found := [*sources])}
     return {**declare_columns(schema), COLUMN_LINEAGE: dg.TableColumnLineage(lineage)}
+
+
+def find_columns(keys: Mapping[str, dg.AssetKey], sources: Iterable[str]) -> Iterator[dg.TableColumnDep]:
+    """Return columns that are written as `<name>.<column>`, of the assets with these keys by name."""
+    for name, _, column in (source.partition(".") for source in sources):
+        yield dg.TableColumnDep(keys[name], column)
 
 
 def _draw_queries(

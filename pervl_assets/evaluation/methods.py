@@ -10,7 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from pervl_assets.benchmarks.benchmark import GALLERY_FOLDER
-from pervl_assets.clip.features import Features
+from pervl_assets.clip.features import Features, normalise
 from pervl_assets.core.errors import PervlError, name_some
 from pervl_assets.evaluation.metrics import RANKS, SCORES, compute_scores, expect_random, rank_queries
 from pervl_assets.evaluation.protocols import PROTOCOLS
@@ -89,7 +89,7 @@ def rank_baselines(queries: pl.DataFrame, draws: pl.DataFrame, texts: Features, 
         (once.with_columns(method=pl.lit(TEXT_ONLY)), _look_up(texts, once)),
         (twice.with_columns(method=pl.lit(TEXT_TWICE)), _look_up(texts, twice)),
         (shown.with_columns(method=pl.lit(AVERAGE_IMAGE)), seen),
-        (shown.with_columns(method=pl.lit(AVERAGE_BOTH)), _normalise(_look_up(texts, shown)) + seen),
+        (shown.with_columns(method=pl.lit(AVERAGE_BOTH)), normalise(_look_up(texts, shown)) + seen),
     ]
     without = drawn.filter(pl.col("mean_row").is_null()).select("query_id", reason=pl.lit(_NO_SHOT))
     columns = ("method", "seed", "query_id")
@@ -140,19 +140,14 @@ def _look_up(texts: Features, asked: pl.DataFrame) -> _Vectors:
     return texts.vectors[rows]
 
 
-def _normalise(vectors: _Vectors) -> _Vectors:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)
-
-
 def _average_shots(draws: pl.DataFrame, images: Features) -> tuple[pl.DataFrame, _Vectors]:
     """Return the normalised mean of each draw: its `scheme`, `seed`, `concept` and `mean_row`, and the vectors."""
     shots = draws.join(_number(images, "image"), "image", maintain_order="left")
     means = shots.select("scheme", "seed", "concept").unique(maintain_order=True).with_row_index("mean_row")
     rows = shots.join(means, ["scheme", "seed", "concept"], "left", maintain_order="left")
     sums = np.zeros((means.height, images.vectors.shape[1]), np.float32)
-    np.add.at(sums, rows["mean_row"].to_numpy(), _normalise(images.vectors[rows["image_row"].to_numpy()]))
-    return means, _normalise(sums)
+    np.add.at(sums, rows["mean_row"].to_numpy(), normalise(images.vectors[rows["image_row"].to_numpy()]))
+    return means, normalise(sums)
 
 
 def _rank(

@@ -63,9 +63,11 @@ SCORES: Final = TableSchema(
     )
 )
 
+GROUP: Final = [column.name for column in _PROTOCOL]
+"""Columns of what is ranked and scored together."""
+
 _Floats = npt.NDArray[np.float64]
 
-_GROUP: Final = [column.name for column in _PROTOCOL]
 _MEANS: Final = {
     "mrr": 1 / pl.col("place"),
     **{f"recall_{k}": (pl.col("place") <= k).cast(pl.Float64) for k in DEPTHS},
@@ -154,10 +156,10 @@ def compute_scores(ranks: pl.DataFrame) -> pl.DataFrame:
     Returns:
         As `SCORES`, in the order of first appearance.
     """
-    each = ranks.select(*_GROUP, "seed", "query_id", "concept", "gallery", tied=pl.col("ties") > 0, seeds=1, **_MEANS)
+    each = ranks.select(*GROUP, "seed", "query_id", "concept", "gallery", tied=pl.col("ties") > 0, seeds=1, **_MEANS)
     averaged = (
-        each.filter(pl.col("seed").n_unique().over(_GROUP) > 1)
-        .group_by(*_GROUP, "query_id", maintain_order=True)
+        each.filter(pl.col("seed").n_unique().over(GROUP) > 1)
+        .group_by(*GROUP, "query_id", maintain_order=True)
         .agg(
             pl.col("concept", "gallery").first(),
             pl.col("tied").any(),
@@ -167,7 +169,7 @@ def compute_scores(ranks: pl.DataFrame) -> pl.DataFrame:
         .rename({"seed": "seeds"})
     )
     rows = pl.concat([each, averaged], how="diagonal_relaxed")
-    of_seeds = [*_GROUP, "seed"]
+    of_seeds = [*GROUP, "seed"]
     scores = rows.group_by(of_seeds, maintain_order=True).agg(
         pl.col("seeds", "gallery").max(),
         pl.len().alias("queries"),
@@ -184,14 +186,14 @@ def compute_scores(ranks: pl.DataFrame) -> pl.DataFrame:
     )
     errors = (
         scores.filter(pl.col("seed").is_not_null())
-        .group_by(_GROUP)
+        .group_by(GROUP)
         .agg(mrr_sem=pl.col("mrr").std() / pl.len().sqrt(), seed=pl.lit(None, pl.Int32))
     )
     scores = (
         scores.join(_bootstrap_groups(concepts), on=of_seeds, nulls_equal=True, how="left", maintain_order="left")
         .join(errors, on=of_seeds, nulls_equal=True, how="left", maintain_order="left")
         .with_row_index("order")
-        .sort(pl.col("order").min().over(_GROUP), "seed", nulls_last=True)
+        .sort(pl.col("order").min().over(GROUP), "seed", nulls_last=True)
     )
     return scores.select(pl.col(column.name).cast(column.dtype) for column in SCORES)
 

@@ -97,7 +97,6 @@ class Protocol:
         preprocessing: How images are prepared.
         placeholder: The one that its templates are written for. None: any.
         class_until: A class ends where this first occurs (quirk E4). Empty: it is whole, with blanks for `_`.
-        tuning: How it learns tokens. None: only its baselines are scored.
     """
 
     name: str
@@ -109,7 +108,6 @@ class Protocol:
     preprocessing: PreprocessingMode = "model"
     placeholder: str | None = None
     class_until: str = ""
-    tuning: Tuning | None = None
 
     def applies_to(self, placeholder: str) -> bool:
         """Return whether it has queries for captions with this placeholder."""
@@ -133,6 +131,9 @@ _CONCEPT_ONLY: Final = {
     "token_alone": "A photo of a *",
 }
 
+PALAVRA_TUNING: Final = Tuning()
+"""How concepts are learned. Of the other protocols only the baselines are scored."""
+
 PALAVRA: Final = Protocol(
     name="palavra",
     source="arXiv 2204.01694; NVlabs/PALAVRA @ 23a0698",
@@ -143,7 +144,6 @@ PALAVRA: Final = Protocol(
     ),
     draws=Draws("palavra", "with replacement", shots=5),
     class_until="_",
-    tuning=Tuning(),
 )
 """PALAVRA's evaluation with the flags of its README. The token's text has no template while it is learned, and the
 negative is `item` for every concept; the paper says otherwise of both."""

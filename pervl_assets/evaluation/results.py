@@ -18,7 +18,7 @@ from pervl_assets.evaluation.methods import (
     TEXT_TWICE,
     WITHOUT_TUNING,
 )
-from pervl_assets.evaluation.metrics import DEPTHS, SCORES, compare_rankings
+from pervl_assets.evaluation.metrics import DEPTHS, GROUP, SCORES, compare_rankings
 
 RESULTS: Final = TableSchema(
     (
@@ -39,7 +39,6 @@ RESULTS: Final = TableSchema(
     )
 )
 
-_GROUP: Final = ["protocol", "query_set", "method"]
 _TRAINED: Final = (PALAVRA, ONLY_TUNING, WITHOUT_TUNING)
 _REPETITIONS: Final = 5
 """Of all published numbers."""
@@ -63,7 +62,7 @@ def tabulate_results(
         conditions: What the scores depend on.
         encoder: Name of the CLIP model.
     """
-    by, split = _GROUP[:2], {"benchmark": conditions.benchmark, "split": conditions.split}
+    by, split = GROUP[:2], {"benchmark": conditions.benchmark, "split": conditions.split}
     numbers = published.filter(**split).select(
         *by,
         pl.col("method").alias("published_method"),
@@ -72,9 +71,9 @@ def tabulate_results(
         "source",
     )
     rows = (
-        scores.filter(pl.col("seed").is_null() | (pl.len().over(_GROUP) == 1))
+        scores.filter(pl.col("seed").is_null() | (pl.len().over(GROUP) == 1))
         .with_columns(pl.col("method").replace(TEXT_TWICE, TEXT_ONLY).alias("published_method"))
-        .join(_compare_with_text(ranks), _GROUP, "left", maintain_order="left")
+        .join(_compare_with_text(ranks), GROUP, "left", maintain_order="left")
         .join(numbers, [*by, "published_method"], "left", maintain_order="left")
         .with_columns(encoder=pl.lit(encoder), **{name: pl.lit(value) for name, value in split.items()})
         .with_row_index("order")
@@ -89,14 +88,14 @@ def tabulate_results(
 def _compare_with_text(ranks: pl.DataFrame) -> pl.DataFrame:
     """Compare the ranks of each method with those of Text only, on the queries that both have."""
     rows = []
-    for by, part in ranks.with_columns(pl.col("query").cast(pl.String).alias("query_id")).group_by(_GROUP[:2]):
+    for by, part in ranks.with_columns(pl.col("query").cast(pl.String).alias("query_id")).group_by(GROUP[:2]):
         text = part.filter(method=TEXT_ONLY)
         for (method,), mine in part.group_by("method"):
             both = mine.join(text, "query_id", "semi")
             if method != TEXT_ONLY and both.height:
                 found = compare_rankings(both, text.join(mine, "query_id", "semi"))
                 rows.append((*by, method, found.difference, found.low, found.high))
-    return pl.DataFrame(rows, dict.fromkeys(_GROUP, pl.String) | dict.fromkeys(_DIFFERENCE, pl.Float64), orient="row")
+    return pl.DataFrame(rows, dict.fromkeys(GROUP, pl.String) | dict.fromkeys(_DIFFERENCE, pl.Float64), orient="row")
 
 
 def _judge(conditions: Conditions, row: Mapping[str, Any]) -> tuple[bool, str]:

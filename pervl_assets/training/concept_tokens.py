@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from pervl_assets.clip.encoder import TEXT_BATCH, ClipEncoder
-from pervl_assets.clip.features import Features
+from pervl_assets.clip.features import Features, normalise
 from pervl_assets.clip.passport import EmbeddingPassport
 from pervl_assets.clip.token_texts import TokenTexts
 from pervl_assets.core.checks import CheckResult
@@ -197,7 +197,7 @@ def _gather_shots(draws: pl.DataFrame, images: Features) -> dict[str, _Vectors]:
     """Return the normalised features of each concept's images (K, D); an image drawn twice is there twice."""
     rows = pl.DataFrame({"image": images.ids}, {"image": pl.String}).with_row_index("row")
     shots = draws.join(rows, "image", maintain_order="left").group_by("concept", maintain_order=True).agg("row")
-    return {concept: _normalise(images.vectors[rows]) for concept, rows in shots.iter_rows()}
+    return {concept: normalise(images.vectors[rows]) for concept, rows in shots.iter_rows()}
 
 
 def _resume(file: Path, method: str, task: _Task, on_progress: Callable[[str], None]) -> Learned:
@@ -219,7 +219,7 @@ def _learn(method: str, task: _Task) -> Learned:
     if method != _WITHOUT_TUNING and len(starts):
         encoder = task.load_encoder()
         means = np.stack([shots.mean(axis=0) for shots in task.shots.values()])
-        negatives = align(task.trained, _normalise(encoder.encode_texts(task.negatives)))
+        negatives = align(task.trained, normalise(encoder.encode_texts(task.negatives)))
         tokens, losses = learn_tokens(TokenTexts(encoder), means, negatives, starts, **task.tuning)
         _require_finite(losses, task, method)
     first, last = (losses[0], losses[-1]) if len(losses) else (None, None)
@@ -261,13 +261,7 @@ def _draw_starts(task: _Task) -> _Vectors:
     import torch
 
     generator = torch.Generator().manual_seed(task.seed)
-    return _normalise(torch.rand(len(task.shots), task.trained.passport.width, generator=generator).numpy())
-
-
-def _normalise(vectors: _Vectors) -> _Vectors:
-    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    normalised: _Vectors = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
-    return normalised
+    return normalise(torch.rand(len(task.shots), task.trained.passport.width, generator=generator).numpy())
 
 
 def encode_with_tokens(

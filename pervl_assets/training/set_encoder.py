@@ -262,12 +262,23 @@ def read_training_passport(path: Path) -> TrainingPassport:
         OSError: The file does not exist, or cannot be read.
         SchemaError: It has no passport.
     """
+    return _read_description(path)[0]
+
+
+def read_curves(path: Path) -> pl.DataFrame:
+    """Read the losses of a set encoder's file, as `CURVES`; no weight is read. Raises as `read_training_passport`."""
+    return _read_description(path)[1]
+
+
+def _read_description(path: Path) -> tuple[TrainingPassport, pl.DataFrame]:
+    """Return passport and curves of a set encoder's file."""
     with path.open("rb") as file:
         length = file.read(8)
         data = length + file.read(min(int.from_bytes(length, "little"), _LARGEST_HEADER))
     try:
-        return TrainingPassport.from_json(read_header(data)["passport"])
-    except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        header = read_header(data)
+        return TrainingPassport.from_json(header["passport"]), pl.DataFrame(header["curves"], CURVES.to_polars())
+    except (pl.exceptions.PolarsError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise SchemaError(f"{path} has no passport of a set encoder: {error!r}.", advice=_REPAIR) from error
 
 
@@ -295,13 +306,12 @@ def read_set_encoder(path: Path) -> TrainedSetEncoder:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    passport, size = read_training_passport(path), path.stat().st_size
+    (passport, curves), size = _read_description(path), path.stat().st_size
     try:
         shapes = list_shapes(passport.encoder.dimension, passport.width, passport.hidden)
         if size > _LARGEST_HEADER + 4 * sum(map(math.prod, shapes.values())):
             raise ValueError(f"{size:,} bytes")
         weights, header = load(data := path.read_bytes()), read_header(data)
-        curves = pl.DataFrame(header["curves"], CURVES.to_polars())
         trained = TrainedSetEncoder(weights, passport, curves)
         whole = header["sha256"] == trained.hash()
     except (SafetensorError, pl.exceptions.PolarsError, LookupError, ValueError, TypeError, AttributeError) as error:

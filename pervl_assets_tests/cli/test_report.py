@@ -5,7 +5,9 @@ from click.testing import CliRunner
 
 from pervl_assets.cli.commands import main
 from pervl_assets.core.tables import write_hashed
+from pervl_assets.training.set_encoder import write_set_encoder
 from pervl_assets_tests.evaluation.pictured import make_draws, make_queries, make_ranks, make_results, make_tree
+from pervl_assets_tests.training.test_set_encoder import make_set_encoder
 
 
 @pytest.fixture
@@ -41,6 +43,13 @@ def test_the_report_of_baselines_is_written_below_the_data_folder(evaluated):
     out = evaluated / "new/other.html"
     assert run("--out", str(out)).exit_code == 0
     assert out.read_text() == html
+
+
+def test_losses_are_shown_without_reading_the_weights(evaluated, monkeypatch):
+    write_set_encoder(make_set_encoder(), make(evaluated / "assets/training/set_encoder/1.safetensors"))
+    monkeypatch.setattr("pervl_assets.io_managers.weights.read_set_encoder", pytest.fail)
+    assert run().exit_code == 0
+    assert "training, repetition 1" in (evaluated / "report.html").read_text()
 
 
 def test_without_results_the_error_says_what_to_run(evaluated):

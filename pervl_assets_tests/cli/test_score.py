@@ -99,6 +99,8 @@ def test_a_stored_gallery_is_used(files, tmp_path, monkeypatch):
     assert stored["gallery"]["source"] == "evaluation/deep_fashion/image_features [test]"
     unknown = run(files["near"], "--benchmark", "deep_fashion", "--split", "train")
     assert unknown.exit_code == 1
+    other = run(files["near"], "--benchmark", "deep_fashion", "--split", "test", "--encoder", "other")
+    assert "There is no further encoder 'other'" in other.stderr
 
 
 def test_wrong_input_and_usage_have_the_codes_of_the_other_commands(files):

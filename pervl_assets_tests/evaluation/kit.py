@@ -1,7 +1,6 @@
 """The official annotations as queries and plans, through the project's own readers, and PALAVRA's figures of them."""
 
 import hashlib
-import json
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -37,11 +36,6 @@ def list_outputs(shared: Path, name: str, split: str) -> pl.DataFrame:
     return pl.DataFrame({"path": [o.path for o in outputs], "concept": [o.concept for o in outputs]}).with_columns(
         status=pl.lit("written")
     )
-
-
-def read_golden(shared: Path, name: str) -> dict:
-    """Return the figures of PALAVRA in a file."""
-    return json.loads((shared / "golden" / name).read_text())
 
 
 def hash_lines(lines: Iterable[str]) -> str:

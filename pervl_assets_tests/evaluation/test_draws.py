@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from pervl_assets.evaluation.draws import DRAWS, check_shots, list_draws, list_few_shot
 from pervl_assets.evaluation.protocols import CONCON_CHI, DISTINCT, PALAVRA, POLAR
-from pervl_assets_tests.evaluation.kit import SEARCHED, hash_lines, list_outputs, read_golden, read_tables
+from pervl_assets_tests.evaluation.kit import SEARCHED, hash_lines, list_outputs, read_tables
+from pervl_assets_tests.goldens import read_golden
 
 TREES = {
     "df_validation": ("deep_fashion", "validation"),
@@ -36,7 +37,7 @@ def make_ledger(sizes: dict[str, int], lost: tuple[str, ...] = ()) -> pl.DataFra
 
 
 def test_the_images_are_those_that_palavra_draws(shared):
-    golden = read_golden(shared, "fewshot.json")
+    golden = read_golden("fewshot")
     for tree, of_seed in golden["trees"].items():
         few_shot = list_few_shot(list_outputs(shared, *TREES[tree]))
         assert sum(map(len, few_shot.values())) == of_seed["images"]

@@ -14,7 +14,8 @@ from pervl_assets.evaluation.queries import (
     list_queries,
     mark_faults,
 )
-from pervl_assets_tests.evaluation.kit import hash_lines, list_official_queries, read_golden
+from pervl_assets_tests.evaluation.kit import hash_lines, list_official_queries
+from pervl_assets_tests.goldens import read_golden
 
 NAMES = {"df": "deep_fashion", "ytvos": "ytvos", "val": "validation"}
 FORMS = {
@@ -34,7 +35,7 @@ def ask(captions: list[tuple], placeholder="person", classes=None, protocols=Non
 
 
 def test_the_texts_are_those_of_palavra_in_every_variant(shared):
-    cases = read_golden(shared, "queries.json")["cases"]
+    cases = read_golden("queries")["cases"]
     assert len(cases) == 48
     for case in cases:
         split = NAMES.get(case["split"], case["split"])

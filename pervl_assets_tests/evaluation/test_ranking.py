@@ -1,8 +1,5 @@
 """Ranking: the golden places, ties, several right images, blocks, and vectors that cannot be ranked."""
 
-import json
-import zlib
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,10 +8,7 @@ from hypothesis import strategies as st
 from pervl_assets.core.errors import PervlError
 from pervl_assets.evaluation import ranking
 from pervl_assets.evaluation.ranking import rank_targets
-
-
-def draw(name, *shape):
-    return np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
+from pervl_assets_tests.goldens import read_golden, rnd
 
 
 def normalise(vectors):
@@ -23,12 +17,12 @@ def normalise(vectors):
 
 def draw_golden(key, n, a):
     """Return the queries and the gallery of a case of metrics.json."""
-    gallery = normalise(draw(f"{key}/gallery", n, 512))
-    return normalise(draw(f"{key}/query", n, 512) + np.float32(a) * gallery), gallery
+    gallery = normalise(rnd(f"{key}/gallery", n, 512))
+    return normalise(rnd(f"{key}/query", n, 512) + np.float32(a) * gallery), gallery
 
 
-def test_places_are_those_of_palavra(shared):
-    cases = json.loads((shared / "golden/metrics.json").read_text())["cases"]
+def test_places_are_those_of_palavra():
+    cases = read_golden("metrics")["cases"]
     assert len(cases) == 3
     for case in cases:
         queries, gallery = draw_golden(case["key"], case["n"], case["a"])

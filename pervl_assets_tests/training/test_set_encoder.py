@@ -1,6 +1,4 @@
-import base64
 import json
-import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -15,24 +13,19 @@ from pervl_assets.training.set_encoder import (
     align,
     list_shapes,
     predict_tokens,
+    read_curves,
     read_set_encoder,
     write_set_encoder,
 )
-from pervl_assets_tests.inversion.kit import SHARED, make_passport
-
-GOLDEN = SHARED / "golden/set_encoder.json"
-
-
-def draw(name: str, *shape: int) -> np.ndarray:
-    """The random numbers of the golden files."""
-    return np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
+from pervl_assets_tests.goldens import decode, read_golden, rnd
+from pervl_assets_tests.inversion.kit import make_passport
 
 
 def make_set_encoder(dimension=8, width=6, hidden=16, seed=1) -> TrainedSetEncoder:
     names = {"layers.0.weight": "map", "layers.0.bias": "map"}
     shapes = list_shapes(dimension, width, hidden)
     weights = {
-        name: np.float32(0.05) * draw(f"{names.get(name, 'set_encoder')}/{name}", *shape)
+        name: np.float32(0.05) * rnd(f"{names.get(name, 'set_encoder')}/{name}", *shape)
         for name, shape in shapes.items()
     }
     passport = TrainingPassport(
@@ -42,18 +35,8 @@ def make_set_encoder(dimension=8, width=6, hidden=16, seed=1) -> TrainedSetEncod
     return TrainedSetEncoder(weights, passport, pl.DataFrame(rows, CURVES.to_polars(), orient="row"))
 
 
-@pytest.fixture(scope="module")
-def golden() -> dict:
-    if not GOLDEN.is_file():
-        pytest.skip(f"needs {GOLDEN}, which is not part of the project")
-    return json.loads(GOLDEN.read_text())
-
-
-def read_array(text: str) -> np.ndarray:
-    return np.frombuffer(base64.b64decode(text), "<f4").reshape(-1, 512)
-
-
-def test_parameters_have_the_names_and_shapes_of_palavra(golden):
+def test_parameters_have_the_names_and_shapes_of_palavra():
+    golden = read_golden("set_encoder")
     for hidden, entry in ((32, "parameters"), (4096, "parameters_at_4096")):
         shapes = list_shapes(512, 512, hidden)
         own = {name: list(shape) for name, shape in shapes.items() if not name.startswith("layers")}
@@ -62,16 +45,17 @@ def test_parameters_have_the_names_and_shapes_of_palavra(golden):
     assert sum(np.prod(shape) for shape in own.values()) == golden["count_at_4096"]
 
 
-def test_outputs_are_those_of_palavra(golden):
+def test_outputs_are_those_of_palavra():
+    golden = read_golden("set_encoder")
     trained = make_set_encoder(512, 512, 32)
-    sets = draw("set_encoder/input", 3, 5, 512)
-    assert np.allclose(predict_tokens(trained, sets), read_array(golden["output"]), atol=1e-5)
+    sets = rnd("set_encoder/input", 3, 5, 512)
+    assert np.allclose(predict_tokens(trained, sets), decode(golden["output"], -1, 512), atol=1e-5)
     unit = sets / np.linalg.norm(sets, axis=-1, keepdims=True)
-    assert np.allclose(align(trained, unit[:, 0]), read_array(golden["map_output"]), atol=1e-5)
+    assert np.allclose(align(trained, unit[:, 0]), decode(golden["map_output"], -1, 512), atol=1e-5)
 
 
 def test_sets_have_no_order_and_no_scale():
-    trained, sets = make_set_encoder(), draw("sets", 4, 5, 8)
+    trained, sets = make_set_encoder(), rnd("sets", 4, 5, 8)
     tokens = predict_tokens(trained, sets)
     assert tokens.shape == (4, 6)
     assert np.allclose(predict_tokens(trained, 3 * sets[:, ::-1]), tokens, atol=1e-6)
@@ -87,7 +71,13 @@ def test_a_file_holds_the_same_and_its_bytes_are_repeatable(tmp_path):
     assert found.hash() == trained.hash()
     assert found.passport == trained.passport
     assert found.curves.equals(trained.curves)
-    assert np.array_equal(predict_tokens(found, draw("sets", 1, 2, 8)), predict_tokens(trained, draw("sets", 1, 2, 8)))
+    assert read_curves(tmp_path / "b").equals(trained.curves)
+    assert np.array_equal(predict_tokens(found, rnd("sets", 1, 2, 8)), predict_tokens(trained, rnd("sets", 1, 2, 8)))
+
+
+def change_entry(header, **entries) -> None:
+    own = header["__metadata__"]
+    own["pervl_set_encoder"] = json.dumps(json.loads(own["pervl_set_encoder"]) | entries)
 
 
 def change_header(path, change) -> None:
@@ -105,6 +95,7 @@ def change_header(path, change) -> None:
         lambda header: header.pop("__metadata__"),
         lambda header: header["__metadata__"].update(pervl_set_encoder="[]"),
         lambda header: header["__metadata__"].update(pervl_set_encoder=json.dumps({"passport": "{}"})),
+        lambda header: change_entry(header, curves=[{"epoch": "x"}]),
         lambda header: header.update({"more.weight": header.pop("ro.1.weight")}),
         lambda header: header["ro.1.bias"].update(dtype="I32"),
         lambda header: header["layers.0.bias"].update(data_offsets=[0, 1 << 40]),
