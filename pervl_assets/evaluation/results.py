@@ -120,7 +120,7 @@ def _judge(conditions: Conditions, row: Mapping[str, Any]) -> tuple[bool, str]:
 
 def list_unmeasured(published: pl.DataFrame, results: pl.DataFrame) -> pl.DataFrame:
     """Return the published numbers (schema `PUBLISHED`) that are beside no row of results (schema `RESULTS`)."""
-    return published.join(results, ["benchmark", "split", *_GROUP], "anti", maintain_order="left")
+    return published.join(results, ["benchmark", "split", *GROUP], "anti", maintain_order="left")
 
 
 def show_published(published: pl.DataFrame) -> pl.DataFrame:
