@@ -22,8 +22,8 @@ def is_device(name: str) -> bool:
 class EmbeddingPassport:
     """Everything a feature vector depends on, except its image or text. Vectors of different passports are not mixed.
 
-    `batch_size` is a note: it changes last bits only, is recorded, and is not compared. Fields with a default were
-    added later. They are omitted from the JSON while unset, so older passports still compare equal.
+    `batch_size` and `tokens` are notes: they are recorded and not compared; the first changes last bits only. Fields
+    with a default were added later. They are omitted from the JSON while unset, so older passports still compare equal.
 
     Attributes:
         model: open_clip's name of the model, or the name of its folder.
@@ -37,6 +37,7 @@ class EmbeddingPassport:
         open_clip: Version of open_clip.
         pillow: Version of Pillow.
         batch_size: A note: largest number of images or texts in one forward pass.
+        tokens: A note: how the learnt tokens in the texts were made, as JSON; empty without tokens.
     """
 
     model: str
@@ -50,6 +51,7 @@ class EmbeddingPassport:
     open_clip: str
     pillow: str
     batch_size: int | None = field(default=None, compare=False)
+    tokens: str = field(default="", compare=False)
 
     def to_json(self) -> str:
         """Return the passport as one line of JSON."""

@@ -1,14 +1,15 @@
 """The results of the evaluation beside published numbers: one table of all benchmarks and splits."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
 import dagster as dg
 import polars as pl
 
 from pervl_assets.benchmarks import find_searched
+from pervl_assets.clip.features import read_passport
 from pervl_assets.core.errors import SchemaError, name_some
 from pervl_assets.defs.evaluation import (
     IMAGES,
@@ -23,7 +24,6 @@ from pervl_assets.defs.evaluation_tables import EVALUATION
 from pervl_assets.defs.features import name_key
 from pervl_assets.defs.metadata import OWNERS, make_check_result
 from pervl_assets.defs.resources import Workspace
-from pervl_assets.defs.set_encoder import TRAINING
 from pervl_assets.defs.steps import record_step
 from pervl_assets.evaluation.metrics import SCORES
 from pervl_assets.evaluation.published import read_published
@@ -41,7 +41,7 @@ from pervl_assets.training.concept_tokens import read_trainings
 
 _WHOLE: Final = "nothing_is_left_out"
 _SHOWN: Final = 100
-_TOKENS: Final = "concept_tokens"
+_TEXTS: Final = "concept_query_features"
 
 _DESCRIPTION: Final = """\
 Scores of all methods, benchmarks and splits, each with the published number beside it, whether the two are comparable
@@ -56,12 +56,11 @@ def build_results(encoder: str | None = None, *, learns: bool = True) -> dg.Asse
         learns: See `choose_kinds`.
     """
     kinds = choose_kinds(learns=learns)
-    key, names = name_key(RESULTS_NAME, encoder, EVALUATION), [IMAGES, *(one for kind in kinds for one in kind.tables)]
+    key = name_key(RESULTS_NAME, encoder, EVALUATION)
     located = {
-        (benchmark.name, name): name_key(f"{benchmark.name}/{name}", encoder, group)
+        (benchmark.name, name): name_key(f"{benchmark.name}/{name}", encoder, EVALUATION)
         for benchmark, *_ in find_searched()
-        for group, below in ((EVALUATION, names), (TRAINING, [_TOKENS] if learns else []))
-        for name in below
+        for name in (IMAGES, *([_TEXTS] if learns else []), *(table for kind in kinds for table in kind.tables))
     }
 
     @dg.asset(
@@ -97,11 +96,11 @@ def build_results(encoder: str | None = None, *, learns: bool = True) -> dg.Asse
 
 def _trace_column(column: str, located: Mapping[tuple[str, str], dg.AssetKey]) -> Iterator[dg.TableColumnDep]:
     """Return the columns that a column of the results is made from: of all benchmarks and kinds of methods."""
-    names = ("id", "training") if column in ("comparable", "why") else (column,)
-    names = ("place",) if column.startswith("difference") else names
-    columns = {"scores": SCORES.names, "ranks": ["place"], "features": ["id"], "tokens": ["training"]}
+    name = {"comparable": "id", "why": "id"}.get(column, "place" if column.startswith("difference") else column)
+    columns = {"scores": SCORES.names, "ranks": ["place"], "features": ["id"]}
     for (_, asset), key in located.items():
-        yield from (dg.TableColumnDep(key, name) for name in names if name in columns[asset.rpartition("_")[2]])
+        if name in columns[asset.rpartition("_")[2]]:
+            yield dg.TableColumnDep(key, name)
 
 
 def _collect_results(
@@ -124,16 +123,17 @@ def _collect_results(
                 scores.append(scored)
         images = features.read_previous(located[benchmark, IMAGES], split) if scores else None
         if images is not None:
-            trainings = _describe_trainings(tables, located.get((benchmark, _TOKENS)), split)
+            texts = located.get((benchmark, _TEXTS))
+            trainings = _describe_trainings(features.locate(texts, split)) if texts else []
             conditions = describe_conditions(workspace, benchmark, tree, split, images, trainings)
             whole, model = (pl.concat(scores), pl.concat(ranks)), images.passport.model
             made.append(tabulate_results(*whole, read_published(), conditions, model))
     return pl.concat(made), absent
 
 
-def _describe_trainings(tables: TableIOManager, key: dg.AssetKey | None, split: str) -> list[dict[str, Any]]:
-    """Return how the inversion models of all seeds were trained that the tokens of a split were learned with."""
-    tokens = tables.read_previous(key, split) if key else None
-    with suppress(SchemaError):
-        return [asdict(training) for training in read_trainings(tokens)] if tokens is not None else []
-    return []
+def _describe_trainings(path: Path) -> list[dict[str, Any]]:
+    """Return how the inversion models of all seeds were trained whose tokens are in the texts of a features file."""
+    try:
+        return [asdict(training) for training in read_trainings(read_passport(path).tokens)]
+    except (OSError, SchemaError, pl.exceptions.PolarsError, LookupError, ValueError):
+        return []

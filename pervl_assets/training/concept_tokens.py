@@ -280,13 +280,15 @@ def encode_with_tokens(
         on_progress: See `TokenTexts.encode_all`.
 
     Returns:
-        Features with the ids `<method>/<seed>/<query_id>`.
+        Features with the ids `<method>/<seed>/<query_id>`. Their passport notes how the tokens were learned.
 
     Raises:
         PervlError: The tokens are of another encoder.
         SchemaError: They do not say of which.
     """
-    for training in read_trainings(tokens):
+    trainings = tokens.get_column("training", default=pl.Series(["null"])).unique(maintain_order=True)
+    note = f"[{', '.join(trainings)}]"
+    for training in read_trainings(note):
         _require_encoder("The tokens were learned", training.encoder, encoder.passport)
     texts = TokenTexts(encoder)
     read = queries.select("query_id", "concept", "text").filter(texts.have_place(queries["text"].to_list()))
@@ -296,21 +298,24 @@ def encode_with_tokens(
     learnt = tokens["token"].to_numpy()[pairs["row"].to_numpy()]
     ids = pairs.select(pl.concat_str("method", "seed", "query_id", separator="/")).to_series().to_list()
     vectors = texts.encode_all(pairs["text"].to_list(), learnt, on_progress=on_progress)
-    return Features(ids, vectors, replace(encoder.passport, batch_size=TEXT_BATCH))
+    return Features(ids, vectors, replace(encoder.passport, batch_size=TEXT_BATCH, tokens=note))
 
 
-def read_trainings(tokens: pl.DataFrame) -> list[TrainingPassport]:
-    """Return the different passports of the inversion models that tokens were learned with, those of all seeds.
+def read_trainings(note: str) -> list[TrainingPassport]:
+    """Return the passports of the inversion models that tokens were learned with, each once.
+
+    Args:
+        note: `EmbeddingPassport.tokens` of the features that `encode_with_tokens` returned.
 
     Raises:
-        SchemaError: One is none.
+        SchemaError: The note does not hold them.
     """
     try:
-        return [TrainingPassport.from_json(text) for text in tokens["training"].unique(maintain_order=True)]
-    except (pl.exceptions.PolarsError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        return [TrainingPassport.from_json(json.dumps(one)) for one in json.loads(note)]
+    except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise SchemaError(
             f"The tokens do not say how their inversion model was trained: {error!r}.",
-            advice="Materialize concept_tokens again.",
+            advice="Materialize concept_tokens and concept_query_features again.",
         ) from error
 
 

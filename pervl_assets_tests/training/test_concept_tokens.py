@@ -231,15 +231,17 @@ def test_images_and_set_encoders_of_another_clip_are_refused(part, encoder, tmp_
 def test_tokens_say_how_they_were_learned_and_are_refused_with_another_clip(encoder, tmp_path):
     used = replace(encoder.passport, preprocessing="another")  # texts do not depend on it
     tokens = learn(encoder, tmp_path, trained_with=used)[0].tokens
-    assert [(one.seed, one.encoder) for one in read_trainings(tokens)] == [(1, used), (2, used)]
     queries = pl.DataFrame([("q/0", "ben", "a *")], ["query_id", "concept", "text"], orient="row")
-    assert encode_with_tokens(queries, tokens, encoder).ids
+    note = encode_with_tokens(queries, tokens, encoder).passport.tokens
+    assert [(one.seed, one.encoder) for one in read_trainings(note)] == [(1, used), (2, used)]
     changed = tokens.with_columns(pl.col("training").str.replace(encoder.passport.weights_sha256, "f" * 64))
     with pytest.raises(PervlError, match="The tokens were learned with another CLIP than the one in use: weights_sha"):
         encode_with_tokens(queries, changed, encoder)
     for unknown in (tokens.with_columns(training=pl.lit("[1]")), tokens.drop("training")):
         with pytest.raises(SchemaError, match="do not say how their inversion model was trained"):
             encode_with_tokens(queries, unknown, encoder)
+    with pytest.raises(SchemaError, match="do not say how their inversion model was trained"):
+        read_trainings("")
 
 
 def test_what_an_earlier_version_saved_is_not_used(encoder, tmp_path, monkeypatch):
