@@ -1,11 +1,14 @@
 """`pervl report` on stored values that are written by hand."""
 
+import polars as pl
 import pytest
 from click.testing import CliRunner
 
 from pervl_assets.cli.commands import main
 from pervl_assets.core.tables import write_hashed
-from pervl_assets.training.set_encoder import write_set_encoder
+from pervl_assets.evaluation.known_scores import PALAVRA_PROMPTS
+from pervl_assets.testing.fake_clip import issue_fake_passport
+from pervl_assets.training.set_encoder import TrainingPassport, write_set_encoder
 from pervl_assets_tests.evaluation.pictured import make_draws, make_queries, make_ranks, make_results, make_tree
 from pervl_assets_tests.training.test_set_encoder import make_set_encoder
 
@@ -50,6 +53,19 @@ def test_losses_are_shown_without_reading_the_weights(evaluated, monkeypatch):
     monkeypatch.setattr("pervl_assets.io_managers.weights.read_set_encoder", pytest.fail)
     assert run().exit_code == 0
     assert "training, repetition 1" in (evaluated / "report.html").read_text()
+
+
+def test_how_the_inversion_models_were_trained_is_a_fact(evaluated):
+    trainings = [
+        TrainingPassport("palavra", "1", seed, epochs, 4096, issue_fake_passport(), "", PALAVRA_PROMPTS, 1000).to_json()
+        for seed, epochs in ((1, 300), (2, 300), (3, 30))
+    ]
+    tokens = pl.DataFrame({"method": "PALAVRA", "first_loss": 2.0, "last_loss": 1.0, "training": trainings})
+    write_hashed(tokens, make(evaluated / "assets/training/deep_fashion/concept_tokens/test.parquet"))
+    assert run().exit_code == 0
+    html = (evaluated / "report.html").read_text()
+    assert "mode palavra, 300 epochs, 4,096 hidden units, 1,000 classes, PALAVRA's prompts (repetitions 1, 2)" in html
+    assert "30 epochs, 4,096 hidden units, 1,000 classes, PALAVRA's prompts (repetitions 3)" in html
 
 
 def test_without_results_the_error_says_what_to_run(evaluated):

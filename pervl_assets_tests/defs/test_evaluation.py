@@ -6,16 +6,26 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from pervl_assets.archives.inputs import RawArchive, identify_contents
+from pervl_assets.archives.official_files import load_manifest
+from pervl_assets.benchmarks import find_searched
 from pervl_assets.clip.features import read_features
 from pervl_assets.core.files import hash_file
 from pervl_assets.core.tables import read_hashed, write_hashed
 from pervl_assets.definitions import build_definitions
+from pervl_assets.defs import evaluation
+from pervl_assets.defs.evaluation import describe_conditions, version_known
+from pervl_assets.defs.raw import ANNOTATIONS_KEY
+from pervl_assets.defs.resources import ANNOTATIONS, Workspace
 from pervl_assets.defs.runs import select_assets
+from pervl_assets.evaluation.published import read_published
 from pervl_assets.evaluation.results import RESULTS
 from pervl_assets.io_managers.base import locate_value
+from pervl_assets.io_managers.raw_archives import RawArchiveIOManager
 from pervl_assets.testing.fake_clip import FakeClip
 from pervl_assets.testing.runs import explain, list_checks, make_settings, run_selection
 from pervl_assets.testing.worlds import World
+from pervl_assets_tests.evaluation.samples import make_features
 
 NAMES = ("queries", "few_shot_draws", "image_features", "query_features")
 INPUTS = " or ".join(f'key:"evaluation/deep_fashion/{name}"' for name in NAMES)
@@ -85,6 +95,7 @@ def test_results_are_made_from_the_scores_that_there_are(scored):
     assert not results["comparable"].any()
     (made,) = scored.results[-1].asset_materializations_for_node("evaluation__results")
     assert "| MRR |" in made.metadata["results_test"].value
+    assert "| POLAR | ViT-L/14 |" in made.metadata["published_only"].value
 
 
 def test_unchanged_images_and_texts_are_not_encoded_again(scored, tmp_path):
@@ -137,3 +148,27 @@ def test_baselines_need_neither_training_nor_coco(tmp_path):
     graph = build_definitions(make_settings(tmp_path)).resolve_asset_graph()
     needed = {key.path[0] for key in select_assets(graph, '+key:"evaluation/*/baseline_scores"')}
     assert needed == {"raw", "ytvos", "deep_fashion", "evaluation"}
+
+
+def test_other_annotations_than_the_official_ones_are_named(tmp_path):
+    workspace = Workspace.from_settings(make_settings(tmp_path, profile="full"))
+    split = ("test", make_features(["eval/test/a.jpg"]))
+    benchmark, _, tree = next(iter(find_searched()))
+    whole = {file.path for file in load_manifest(ANNOTATIONS / "manifest.yaml").files}
+    assert set(describe_conditions(workspace, benchmark.name, tree, *split).annotations) == whole  # not materialized
+    stored, folder = RawArchiveIOManager(data=str(tmp_path)), ANNOTATIONS / "demo"
+    path = stored.locate(ANNOTATIONS_KEY)
+    path.parent.mkdir(parents=True)
+    stored.write(dg.build_output_context(), RawArchive(folder, identify_contents(folder)), path)
+    found = describe_conditions(workspace, benchmark.name, tree, *split)
+    assert set(found.annotations) == whole
+    assert found.precision == "fp32 on cpu"
+
+
+def test_a_corrected_published_number_outdates_results_and_the_scores_that_are_checked(monkeypatch):
+    before = version_known()
+    monkeypatch.setattr(evaluation, "read_published", lambda: read_published().head(3))
+    assert version_known() != before
+    graph = build_definitions(make_settings("nowhere")).resolve_asset_graph()
+    for name in ("results", "ytvos/baseline_scores"):
+        assert graph.get(dg.AssetKey(["evaluation", *name.split("/")])).code_version == version_known()
