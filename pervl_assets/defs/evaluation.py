@@ -53,8 +53,9 @@ _ALL_RANKED_TEXT: Final = (
     "that have not are left out, so scores cannot be compared with published ones."
 )
 _KNOWN_TEXT: Final = (
-    "Under OpenAI's ViT-B/32 (known by the sha256 of its weights) on as many images as the official ones, the MRR of "
-    "Text only is the published one to 0.05 points. A warning. Elsewhere not applicable."
+    "Under OpenAI's ViT-B/32 (known by the sha256 of its weights), with the official annotations and as many queries "
+    "and images as officially, the MRR of Text only is the published one to 0.05 points. A warning. Elsewhere not "
+    "applicable."
 )
 
 
