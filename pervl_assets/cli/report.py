@@ -1,6 +1,6 @@
 """`pervl report`: the evaluation as one HTML file, from stored values. Nothing is materialized or changed."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,8 @@ def make_report(settings: Settings, encoder: str | None = None) -> bytes:
     settings.require_encoder(encoder)
     results, data = read_results(settings.data, encoder), settings.data
     shown = list(_list_shown(data, encoder))
-    tokens = dict(_list_tokens(data, encoder))
-    curves, tuning = dict(_list_curves(settings, encoder)), _tabulate_tuning(tokens)
-    facts = {"profile": settings.profile, **_describe_encoder(data, encoder), **_describe_trainings(tokens)}
+    curves, tuning = dict(_list_curves(settings, encoder)), _tabulate_tuning(data, encoder)
+    facts = {"profile": settings.profile, **_describe_encoder(data, encoder), **_describe_trainings(data, encoder)}
     return build_report(results, shown, curves, tuning, facts)
 
 
@@ -76,6 +75,25 @@ def _describe_encoder(data: Path, encoder: str | None) -> dict[str, str]:
     return {}
 
 
+def _describe_trainings(data: Path, encoder: str | None) -> dict[str, str]:
+    """Return how the inversion models were trained whose tokens are in the texts that were ranked."""
+    found: dict[str, set[int]] = {}
+    for benchmark, _, tree in find_searched():
+        key = name_key(f"{benchmark.name}/concept_query_features", encoder, EVALUATION)
+        for features in (_read(data, "features", key, split) for split in tree.splits):
+            for training in read_trainings(features.passport.tokens) if features else ():
+                prompts = "prompts of this package"
+                if training.prompts_sha256:
+                    prompts = "PALAVRA's prompts" if training.prompts_sha256 == PALAVRA_PROMPTS else "other prompts"
+                text = (
+                    f"mode {training.mode}, {training.epochs:,} epochs, {training.hidden:,} hidden units, "
+                    f"{training.classes:,} classes, {prompts}"
+                )
+                found.setdefault(text, set()).add(training.seed)
+    shown = [f"{text} (repetitions {', '.join(map(str, sorted(seeds)))})" for text, seeds in found.items()]
+    return {"training": "; ".join(shown)} if shown else {}
+
+
 def _list_shown(data: Path, encoder: str | None) -> Iterator[Shown]:
     """Yield the queries to show of every split that is evaluated."""
     splits = [(benchmark, tree.name, split) for benchmark, _, tree in find_searched() for split in tree.splits]
@@ -105,38 +123,17 @@ def _list_curves(settings: Settings, encoder: str | None) -> Iterator[tuple[str,
             yield f"training, repetition {repetition}", losses.rename(lambda name: name.replace("_", " "))
 
 
-def _list_tokens(data: Path, encoder: str | None) -> Iterator[tuple[str, pl.DataFrame]]:
-    """Yield the tokens of every split that has some, by its heading."""
+def _tabulate_tuning(data: Path, encoder: str | None) -> pl.DataFrame:
+    """Return the mean losses before the first and the last step of the tuning, by benchmark, split and method."""
+    parts = [pl.DataFrame()]
     for benchmark, _, tree in find_searched():
         for split in tree.splits:
             tokens = _read(data, "tables", name_key(f"{benchmark.name}/concept_tokens", encoder, TRAINING), split)
             if tokens is not None:
-                yield f"{benchmark.title}, {split}", tokens
-
-
-def _describe_trainings(tokens: Mapping[str, pl.DataFrame]) -> dict[str, str]:
-    """Return how the inversion models were trained that tokens were learned with."""
-    found: dict[str, set[int]] = {}
-    for training in (one for frame in tokens.values() for one in read_trainings(frame)):
-        prompts = "prompts of this package"
-        if training.prompts_sha256:
-            prompts = "PALAVRA's prompts" if training.prompts_sha256 == PALAVRA_PROMPTS else "other prompts"
-        text = (
-            f"mode {training.mode}, {training.epochs:,} epochs, {training.hidden:,} hidden units, "
-            f"{training.classes:,} classes, {prompts}"
-        )
-        found.setdefault(text, set()).add(training.seed)
-    shown = [f"{text} (repetitions {', '.join(map(str, sorted(seeds)))})" for text, seeds in found.items()]
-    return {"training": "; ".join(shown)} if shown else {}
-
-
-def _tabulate_tuning(tokens: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    """Return the mean losses before the first and the last step of the tuning, by split and method."""
-    parts = [pl.DataFrame()]
-    for heading, frame in tokens.items():
-        losses = frame.drop_nulls("first_loss").group_by("method", maintain_order=True)
-        first, last = (pl.mean(f"{one}_loss").alias(f"before the {one} step") for one in ("first", "last"))
-        parts.append(losses.agg(first, last).select(pl.lit(heading).alias("split"), pl.all()))
+                losses = tokens.drop_nulls("first_loss").group_by("method", maintain_order=True)
+                first, last = (pl.mean(f"{one}_loss").alias(f"before the {one} step") for one in ("first", "last"))
+                name = pl.lit(f"{benchmark.title}, {split}").alias("split")
+                parts.append(losses.agg(first, last).select(name, pl.all()))
     return pl.concat(parts, how="diagonal")
 
 

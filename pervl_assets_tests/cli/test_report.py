@@ -1,10 +1,11 @@
 """`pervl report` on stored values that are written by hand."""
 
-import polars as pl
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from pervl_assets.cli.commands import main
+from pervl_assets.clip.features import Features, write_features
 from pervl_assets.core.tables import write_hashed
 from pervl_assets.evaluation.known_scores import PALAVRA_PROMPTS
 from pervl_assets.testing.fake_clip import issue_fake_passport
@@ -60,8 +61,10 @@ def test_how_the_inversion_models_were_trained_is_a_fact(evaluated):
         TrainingPassport("palavra", "1", seed, epochs, 4096, issue_fake_passport(), "", PALAVRA_PROMPTS, 1000).to_json()
         for seed, epochs in ((1, 300), (2, 300), (3, 30))
     ]
-    tokens = pl.DataFrame({"method": "PALAVRA", "first_loss": 2.0, "last_loss": 1.0, "training": trainings})
-    write_hashed(tokens, make(evaluated / "assets/training/deep_fashion/concept_tokens/test.parquet"))
+    features = Features(
+        ["a"], np.ones((1, 2), np.float32), issue_fake_passport(dimension=2, tokens=f"[{', '.join(trainings)}]")
+    )
+    write_features(features, make(evaluated / "assets/evaluation/deep_fashion/concept_query_features/test.parquet"))
     assert run().exit_code == 0
     html = (evaluated / "report.html").read_text()
     assert "mode palavra, 300 epochs, 4,096 hidden units, 1,000 classes, PALAVRA's prompts (repetitions 1, 2)" in html

@@ -34,14 +34,18 @@ WITHOUT_A_SOURCE = {("inversion", name, "crc32") for name in FEATURES} | {
             ("concept_query_features", "crc32"),
         )
     ),
-    *(("training", benchmark, "concept_tokens", "method") for benchmark in ("ytvos", "deep_fashion")),
+    *(
+        ("training", benchmark, "concept_tokens", name)
+        for benchmark in ("ytvos", "deep_fashion")
+        for name in ("method", "training")
+    ),
     *(
         ("evaluation", "results", name)
         for name in RESULTS.names
         if name in ("benchmark", "split", "encoder", "source") or name.startswith("published")
     ),
 }
-"""The CRC is the archive's, which has no columns; protocols, draws, methods and published numbers have no table."""
+"""The CRC is the archive's, which has no columns; protocols, draws, methods, weights, published numbers have no table."""
 
 
 def find(nodes: dict, name: str):
