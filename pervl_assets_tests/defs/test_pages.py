@@ -45,7 +45,7 @@ WITHOUT_A_SOURCE = {("inversion", name, "crc32") for name in FEATURES} | {
         if name in ("benchmark", "split", "encoder", "source") or name.startswith("published")
     ),
 }
-"""The CRC is the archive's, which has no columns; protocols, draws, methods, weights, published numbers have no table."""
+"""The CRC is the archive's, which has no columns; protocols, draws, methods, weights and papers have no table."""
 
 
 def find(nodes: dict, name: str):
