@@ -10,6 +10,7 @@ import dagster as dg
 import polars as pl
 
 from pervl_assets.clip.features import Features, merge_features
+from pervl_assets.clip.passport import EmbeddingPassport
 from pervl_assets.core.plots import draw_curves
 from pervl_assets.defs.checks import to_check_result
 from pervl_assets.defs.features import GPU_TAGS, IMAGE_FEATURES, INVERSION, name_key
@@ -84,23 +85,11 @@ def build_set_encoder(repetitions: int, encoder: str | None = None) -> dg.Assets
         shards: Mapping[str, Features],
     ) -> Iterator[dg.MaterializeResult[TrainedSetEncoder]]:
         stored, published = WeightsIOManager(data=workspace.data), clip.as_published()
-        repetition, mode = context.partition_key, workspace.training_mode
-        data = collect_training_data(sentences, matches, merge_features([*shards.values()]), MODES[mode].splits)
+        repetition, splits = context.partition_key, MODES[workspace.training_mode].splits
+        data = collect_training_data(sentences, matches, merge_features([*shards.values()]), splits)
         trained = train_set_encoder(
             data,
-            TrainingPassport(
-                mode=mode,
-                code=VERSION,
-                seed=int(repetition),
-                epochs=workspace.training_epochs,
-                hidden=workspace.set_encoder_width,
-                encoder=published.describe(encoder),
-                inputs_sha256=data.hash(),
-                classes=len(data.classes),
-                lost_images=data.features.rejected.height,
-                preprocessing=data.features.passport.preprocessing,
-                names=workspace.openimages_names,
-            ),
+            _make_passport(workspace, int(repetition), published.describe(encoder), data),
             lambda: published.load(encoder),
             stored.locate_work(key, repetition),
             stored.read_previous(key, repetition),
@@ -111,6 +100,25 @@ def build_set_encoder(repetitions: int, encoder: str | None = None) -> dg.Assets
         yield _describe(trained, data)
 
     return set_encoder
+
+
+def _make_passport(
+    workspace: Workspace, repetition: int, encoder: EmbeddingPassport, data: TrainingData
+) -> TrainingPassport:
+    """Return the passport of a training that is to be made."""
+    return TrainingPassport(
+        mode=workspace.training_mode,
+        code=VERSION,
+        seed=repetition,
+        epochs=workspace.training_epochs,
+        hidden=workspace.set_encoder_width,
+        encoder=encoder,
+        inputs_sha256=data.hash(),
+        classes=len(data.classes),
+        lost_images=data.features.rejected.height,
+        preprocessing=data.features.passport.preprocessing,
+        names=workspace.openimages_names,
+    )
 
 
 def _describe(trained: TrainedSetEncoder, data: TrainingData) -> dg.MaterializeResult[TrainedSetEncoder]:
