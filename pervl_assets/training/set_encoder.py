@@ -255,18 +255,13 @@ def write_set_encoder(trained: TrainedSetEncoder, path: Path) -> None:
     write_bytes_atomically(path, save(dict(trained.weights), {HEADER: json.dumps(header)}))
 
 
-def read_training_passport(path: Path) -> TrainingPassport:
-    """Read the passport of a set encoder's file; no weight is read.
+def read_curves(path: Path) -> pl.DataFrame:
+    """Read the losses of a set encoder's file, as `CURVES`; no weight is read.
 
     Raises:
         OSError: The file does not exist, or cannot be read.
-        SchemaError: It has no passport.
+        SchemaError: It is damaged.
     """
-    return _read_description(path)[0]
-
-
-def read_curves(path: Path) -> pl.DataFrame:
-    """Read the losses of a set encoder's file, as `CURVES`; no weight is read. Raises as `read_training_passport`."""
     return _read_description(path)[1]
 
 
