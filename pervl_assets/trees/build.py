@@ -76,8 +76,7 @@ def build_tree(
         PervlError: Nothing is planned, and the tree has files.
         WriteError: No permission, no space left, or another run builds the same tree.
     """
-    total = len(list_outputs(plan))
-    if not total:
+    if not (total := len(list_outputs(plan))):
         _refuse_to_empty(destination, plan.folder)
     members = select_members(members, {name for task in plan.tasks for name in task.members}, plan.folder)
     members.check_password()
@@ -97,10 +96,10 @@ def build_tree(
             if work.staging.identify_target() != seen:  # another run has finished since
                 in_place = _find_whole(work.recipes, work.old, work.staging.target)
             tree = _build_locked(work, in_place, journal, lock, workers, lambda done: on_progress(done, total))
+            return replace(tree, root=destination)
         except BaseException:
             lock.release()
             raise
-        return replace(tree, root=destination)
 
 
 def _refuse_to_empty(destination: Path, folder: str) -> None:
