@@ -168,7 +168,7 @@ def _write_caption(random: Random, scene: Scene, figure: Figure) -> str:
             captions.append(f"* {verb} furthest to the right {where}.")
         else:
             first, second = (add_article(other.thing) for other in others)
-            captions.append(f"an * between {first} and {second} {where}.")
+            captions.append(f"a * between {first} and {second} {where}.")
     return random.choice(captions)
 
 
