@@ -28,7 +28,7 @@ from pervl_assets.evaluation.known_scores import FEW_SHOT_IMAGES, WEIGHTS, Condi
 from pervl_assets.evaluation.methods import Ranked, rank_baselines, rank_concepts, score_baselines
 from pervl_assets.evaluation.metrics import RANKS, SCORES, compute_scores
 from pervl_assets.evaluation.pictures import draw_examples
-from pervl_assets.evaluation.published import read_published
+from pervl_assets.evaluation.published import hash_published, read_published
 from pervl_assets.evaluation.results import show_scores
 from pervl_assets.io_managers.metadata import preview_table
 from pervl_assets.io_managers.tables import COLUMN_LINEAGE, TableIOManager, declare_columns
@@ -185,7 +185,7 @@ def _build_scores(benchmark: str, tree: TreeAsset, kind: Kind, encoder: str | No
 
 def version_known() -> str:
     """Return a code version that changes with the published numbers, and the weights they are of."""
-    return f"1.{hash_bytes(repr((read_published().rows(), WEIGHTS)).encode())[:8]}"
+    return f"1.{hash_bytes(repr((hash_published(), WEIGHTS)).encode())[:8]}"
 
 
 def _declare_output(
