@@ -1,6 +1,7 @@
 """The command line on the demo data, as a user runs it: from nothing to files that the consumer reads."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -198,7 +199,7 @@ def test_a_missing_input_fails_with_advice(tmp_path):
     assert "Traceback" not in done.stdout + done.stderr
     status = project.run("status", "--check", PERVL_PROFILE="full")  # the same afterwards
     assert status.returncode == 1
-    assert "missing, run failed" in status.stdout
+    assert re.search(r"raw/youtube_vos_train +missing, run .*\n +failed ", status.stdout)  # in two lines
     assert "failed raw/youtube_vos_train" in status.stdout
     assert "https://youtube-vos.org" in status.stdout
 
