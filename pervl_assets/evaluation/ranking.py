@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pervl_assets.core.errors import PervlError, name_some
 
 _QUERIES: Final = 1024
-_IMAGES: Final = 8192
+_IMAGES: Final = 4096
 _PAIRS: Final = 512
 """Queries, gallery images, and pairs of both that are compared at a time."""
 
@@ -83,24 +83,25 @@ def _rank_part(queries: _Floats, gallery: _Floats, targets: Sequence[Sequence[in
     owners, rows, steps = owners[order], rows[order], steps[order]
     best = np.searchsorted(owners, np.arange(len(queries)))
     error = (2 * queries.shape[1] + 16) * 2.0**-24  # of the product, of both lengths, and of rounding the limits
-    above, ties = np.zeros_like(steps), np.zeros_like(steps)
+    levels, above, ties = (steps / _STEPS).astype(np.float32), np.zeros_like(steps), np.zeros_like(steps)
     top, first = steps[best], np.full(len(queries), -1)
     for at in range(0, len(gallery), _IMAGES):
         block = gallery[at : at + _IMAGES]
         similar = units @ _normalise(block, "gallery", at).T
         here = (rows >= at) & (rows < at + len(block))
         similar[owners[here], rows[here] - at] = -2.0  # only wrong images are counted
-        for start in range(0, len(steps), _QUERIES):
-            pairs = slice(start, start + _QUERIES)
-            level = (steps[pairs] / _STEPS).astype(np.float32)[:, None]
-            compared = similar if len(steps) == len(queries) else similar[owners[pairs]]
+        highest = similar.max(axis=1)
+        reached = np.flatnonzero(highest[owners] >= levels - error)  # other pairs have nothing above in this block
+        for start in range(0, len(reached), _QUERIES):
+            pairs = reached[start : start + _QUERIES]
+            level, compared = levels[pairs][:, None], similar[owners[pairs]]
             sure = compared > level + error
             above[pairs] += np.count_nonzero(sure, axis=1)
             near, columns = np.divmod(np.flatnonzero(sure ^ (compared >= level - error)), len(block))
             found = _measure(queries, block, owners[pairs][near], columns) - steps[pairs][near]
             above[pairs] += np.bincount(near[found > 0], minlength=len(level))
             ties[pairs] += np.bincount(near[found == 0], minlength=len(level))
-        _raise_top(queries, block, similar, error, top, first, at)
+        _raise_top(queries, block, similar, highest, error, top, first, at)
     position = np.arange(len(steps)) - best[owners] + 1
     precision = np.bincount(owners, position / (position + above + ties), len(queries))
     places = 1 + above[best] + ties[best]
@@ -114,13 +115,19 @@ def _rank_part(queries: _Floats, gallery: _Floats, targets: Sequence[Sequence[in
 
 
 def _raise_top(
-    queries: _Floats, block: _Floats, similar: _Floats, error: float, top: _Ints, first: _Ints, at: int
+    queries: _Floats,
+    block: _Floats,
+    similar: _Floats,
+    highest: _Floats,
+    error: float,
+    top: _Ints,
+    first: _Ints,
+    at: int,
 ) -> None:
     """Update the most similar wrong image of each query (row `first`, similarity `top` in steps) by those of a block.
 
     `top` begins with the best right image, and `first` with -1, so that less similar ones are never compared.
     """
-    highest = similar.max(axis=1)
     rising = np.flatnonzero(highest >= top / _STEPS - error)
     floor = np.maximum(highest[rising] - 2 * error, top[rising] / _STEPS - error).astype(np.float32)
     owners, columns = np.nonzero(similar[rising] >= floor[:, None])
