@@ -120,7 +120,7 @@ def parse_encoders(text: str) -> dict[str, tuple[str, str]]:
 
 
 def takes_tokens(model: str) -> bool:
-    """Return whether learnt tokens can be in texts of a model, as its configuration says, without loading open_clip.
+    """Return whether learned tokens can be in texts of a model, as its configuration says, without loading open_clip.
 
     A text tower of Hugging Face has no word embeddings of its own, and the tokenizer of SigLIP drops the place `*`.
     See `clip.token_texts`, where any other model that takes no tokens is an error.

@@ -37,7 +37,7 @@ class EmbeddingPassport:
         open_clip: Version of open_clip.
         pillow: Version of Pillow.
         batch_size: A note: largest number of images or texts in one forward pass.
-        tokens: A note: how the learnt tokens in the texts were made, as JSON; empty without tokens.
+        tokens: A note: how the learned tokens in the texts were made, as JSON; empty without tokens.
     """
 
     model: str

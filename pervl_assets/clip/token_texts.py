@@ -1,4 +1,4 @@
-"""Texts in which a learnt token takes the place of `*`."""
+"""Texts in which a learned token takes the place of `*`."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     import torch
 
 _PLACEHOLDER: Final = "*"
-"""The word of a text that a learnt token replaces."""
+"""The word of a text that a learned token replaces."""
 
 
 class TokenTexts:
-    """Encodes texts with learnt tokens (PALAVRA's `encode_text_with_learnt_tokens`).
+    """Encodes texts with learned tokens (PALAVRA's `encode_text_with_learnt_tokens`).
 
     The word embedding of the first `*` of a text is replaced by a token, and the text is encoded as any other: with
     positions, transformer, end-of-text and projection of the tower itself. Any further `*` is a word.
@@ -118,7 +118,7 @@ class TokenTexts:
         numbers, have_place = self._find_places(texts)
         if without := [repr(text) for text, found in zip(texts, have_place, strict=True) if not found]:
             raise PervlError(
-                f"{len(without):,} of {len(texts):,} texts have no {_PLACEHOLDER!r} for a learnt token within the "
+                f"{len(without):,} of {len(texts):,} texts have no {_PLACEHOLDER!r} for a learned token within the "
                 f"{numbers.shape[1]} tokens that {self._encoder.passport.model} reads.",
                 details=[name_some(without, 3)],
                 advice=f"Write one {_PLACEHOLDER!r} into every text, and shorten long ones.",
@@ -143,7 +143,7 @@ class TokenTexts:
 
 def _refuse(encoder: ClipEncoder, reason: str) -> CheckpointError:
     return CheckpointError(
-        f"{encoder.passport.model} cannot encode texts with learnt tokens: {reason}.",
+        f"{encoder.passport.model} cannot encode texts with learned tokens: {reason}.",
         advice="Choose a CLIP whose text tower is open_clip's own, e.g. ViT-B-32-quickgelu or ViT-L-14-quickgelu. "
         "Features of plain texts and images need none.",
     )

@@ -98,7 +98,7 @@ def rank_baselines(queries: pl.DataFrame, draws: pl.DataFrame, texts: Features, 
 
 
 def rank_concepts(queries: pl.DataFrame, concepts: Features, images: Features) -> Ranked:
-    """Rank the gallery by texts with learnt tokens.
+    """Rank the gallery by texts with learned tokens.
 
     Args:
         queries: Schema `QUERIES`.

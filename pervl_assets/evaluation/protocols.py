@@ -7,7 +7,7 @@ Quirks of PALAVRA that are kept, with their names in docs/evaluation.md:
 - E1: the class is before the token (`skirt *`), though its flag is called suffix and the paper says after.
 - E2: the command of its README, with `no_fsl=True`, gives the class twice (`skirt skirt`): form `text_twice`.
 - E3: the placeholder `person` is replaced wherever it occurs, also in `personal`. Of several `*` the first alone is the
-  learnt token.
+  learned token.
 - E4: a class ends at its first `_`: `earless_seal` is `earless`, `giant_panda` is `giant`.
 - E5: its text prompt is put in front twice for DeepFashion2. It is empty by default, and here.
 """
@@ -48,7 +48,7 @@ class QuerySet:
 
     Attributes:
         name: `rich`, `rich_detailed`, `concept_only` or `concept`.
-        forms: Template by form. `{class}` is the class, `*` the place of the learnt token. In a template without `*`
+        forms: Template by form. `{class}` is the class, `*` the place of the learned token. In a template without `*`
             every `*` of the caption becomes the class.
         caption_set: Captions that it is made from: `short` or `detailed`.
         alone: The template is the whole text. Else it replaces the placeholder in the caption.
@@ -191,7 +191,7 @@ def choose_protocols(placeholder: str) -> tuple[Protocol, ...]:
 
 
 def tabulate_protocols(protocols: tuple[Protocol, ...]) -> pl.DataFrame:
-    """Return what a person wants to know about protocols, one row per set of queries."""
+    """Return the settings of protocols, one row per set of queries."""
     return pl.DataFrame(
         [
             {

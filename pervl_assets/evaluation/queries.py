@@ -11,7 +11,7 @@ from pervl_assets.core.tables import Column, TableSchema
 from pervl_assets.evaluation.protocols import Protocol, QuerySet
 
 TOKEN: Final = "*"  # noqa: S105 - a place in a text
-"""The place of a learnt token in a text."""
+"""The place of a learned token in a text."""
 
 QUERIES: Final = TableSchema(
     (
@@ -31,7 +31,7 @@ QUERIES: Final = TableSchema(
         Column("query", pl.Int32, "row among the captions of the split, from 0; of a concept that of its first"),
         Column("concept", pl.String, "the concept that it asks for"),
         Column("class_name", pl.String, "its class as the protocol reads it"),
-        Column("text", pl.String, "what CLIP's tokenizer gets; the first * is the place of the learnt token"),
+        Column("text", pl.String, "what CLIP's tokenizer gets; the first * is the place of the learned token"),
         Column("targets", pl.List(pl.String), "file names of the right images in eval/test"),
     )
 )

@@ -40,7 +40,7 @@ _Vectors = npt.NDArray[np.float32]
 
 
 def list_token_columns(width: int | None = None) -> TableSchema:
-    """Return the columns of the learnt tokens. `width` is the length of a token; None: the model's, not read yet."""
+    """Return the columns of the learned tokens. `width` is the length of a token; None: the model's, not read yet."""
     return TableSchema(
         (
             Column(
@@ -275,7 +275,7 @@ def encode_with_tokens(
     Args:
         queries: Columns `query_id`, `concept` and `text`. One is left out if its concept has no token, or if the model
             does not read as far as its `*`.
-        tokens: Learnt tokens, see `list_token_columns`.
+        tokens: Learned tokens, see `list_token_columns`.
         encoder: The encoder that the tokens were learned with.
         on_progress: See `TokenTexts.encode_all`.
 
@@ -295,9 +295,9 @@ def encode_with_tokens(
     rows = tokens.with_row_index("row").select("row", "method", "seed", "concept")
     runs = tokens.select("method", "seed").unique(maintain_order=True)
     pairs = runs.join(read, how="cross").join(rows, ["method", "seed", "concept"], maintain_order="left")
-    learnt = tokens["token"].to_numpy()[pairs["row"].to_numpy()]
+    learned = tokens["token"].to_numpy()[pairs["row"].to_numpy()]
     ids = pairs.select(pl.concat_str("method", "seed", "query_id", separator="/")).to_series().to_list()
-    vectors = texts.encode_all(pairs["text"].to_list(), learnt, on_progress=on_progress)
+    vectors = texts.encode_all(pairs["text"].to_list(), learned, on_progress=on_progress)
     return Features(ids, vectors, replace(encoder.passport, batch_size=TEXT_BATCH, tokens=note))
 
 

@@ -362,11 +362,11 @@ def test_encoders_that_are_unknown_or_occur_twice_are_refused_by_name(text, name
         ("no model", True),
     ],
 )
-def test_models_whose_texts_take_learnt_tokens_are_known_without_loading_them(model, takes):
+def test_models_whose_texts_take_learned_tokens_are_known_without_loading_them(model, takes):
     assert takes_tokens(model) == takes
 
 
-def test_a_folder_says_itself_whether_its_texts_take_learnt_tokens(tiny_folder, tmp_path):
+def test_a_folder_says_itself_whether_its_texts_take_learned_tokens(tiny_folder, tmp_path):
     assert takes_tokens(str(tiny_folder))
     text = {"tokenizer_kwargs": {"clean": "canonicalize"}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"text_cfg": text}}))

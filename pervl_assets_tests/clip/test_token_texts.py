@@ -1,4 +1,4 @@
-"""Texts with learnt tokens: PALAVRA's own vectors, gradients, and towers that cannot."""
+"""Texts with learned tokens: PALAVRA's own vectors, gradients, and towers that cannot."""
 
 import numpy as np
 import pytest

@@ -126,7 +126,7 @@ def evaluate(split: Split) -> pl.DataFrame:
 
 
 def evaluate_plainly(split: Split, features: dict[str, Features]) -> Iterator[tuple[tuple[str, str, str], float]]:
-    """Yield the MRR of each method with a learnt token, and compute its interval, one query and resample at a time."""
+    """Yield the MRR of each method with a learned token, and compute its interval, one query and resample at a time."""
     vector_of = {kind: dict(zip(features[kind].ids, features[kind].vectors, strict=True)) for kind in FEATURES}
     gallery = [name for name in features["images"].ids if name.startswith("eval/test/")]
     places: dict[tuple[str, str, str], list[float]] = {}
