@@ -17,14 +17,18 @@ from pervl_assets.core.errors import PervlError, name_some
 
 _QUERIES: Final = 1024
 _IMAGES: Final = 4096
+_ROWS: Final = 64
 _PAIRS: Final = 512
-"""Queries, gallery images, and pairs of both that are compared at a time."""
+"""Queries and gallery images that are multiplied, rows of the product and pairs that are compared at a time."""
 
 _STEPS: Final = 1 << 40
 """Similarities are compared as whole numbers of steps of this fraction, 9e-13."""
 
 _EXPONENTS: Final = (1e-30, 1e30)
 """Squared lengths that float32 holds without loss."""
+
+_LENGTH_ERROR: Final = 1e-6
+"""Vectors whose length differs from 1 by less are not divided again."""
 
 _Ints = npt.NDArray[np.int64]
 _Floats = npt.NDArray[np.float32]
@@ -82,25 +86,30 @@ def _rank_part(queries: _Floats, gallery: _Floats, targets: Sequence[Sequence[in
     order = np.lexsort((-steps, owners))
     owners, rows, steps = owners[order], rows[order], steps[order]
     best = np.searchsorted(owners, np.arange(len(queries)))
-    error = (2 * queries.shape[1] + 16) * 2.0**-24  # of the product, of both lengths, and of rounding the limits
+    # of the product, of both lengths, and of rounding the limits
+    error = (2 * queries.shape[1] + 16) * 2.0**-24 + 2 * _LENGTH_ERROR
     levels, above, ties = (steps / _STEPS).astype(np.float32), np.zeros_like(steps), np.zeros_like(steps)
     top, first = steps[best], np.full(len(queries), -1)
+    products = np.empty((len(queries), _IMAGES), np.float32)
     for at in range(0, len(gallery), _IMAGES):
         block = gallery[at : at + _IMAGES]
-        similar = units @ _normalise(block, "gallery", at).T
+        similar = np.matmul(units, _normalise(block, "gallery", at).T, out=products[:, : len(block)])
         here = (rows >= at) & (rows < at + len(block))
         similar[owners[here], rows[here] - at] = -2.0  # only wrong images are counted
         highest = similar.max(axis=1)
         reached = np.flatnonzero(highest[owners] >= levels - error)  # other pairs have nothing above in this block
-        for start in range(0, len(reached), _QUERIES):
-            pairs = reached[start : start + _QUERIES]
+        for start in range(0, len(reached), _ROWS):
+            pairs = reached[start : start + _ROWS]
             level, compared = levels[pairs][:, None], similar[owners[pairs]]
-            sure = compared > level + error
-            above[pairs] += np.count_nonzero(sure, axis=1)
-            near, columns = np.divmod(np.flatnonzero(sure ^ (compared >= level - error)), len(block))
-            found = _measure(queries, block, owners[pairs][near], columns) - steps[pairs][near]
-            above[pairs] += np.bincount(near[found > 0], minlength=len(level))
-            ties[pairs] += np.bincount(near[found == 0], minlength=len(level))
+            surely, perhaps = compared > level + error, compared >= level - error
+            sure = _count(surely)
+            above[pairs] += sure
+            unsure = np.flatnonzero(_count(perhaps) != sure)
+            near, columns = np.divmod(np.flatnonzero(perhaps[unsure] ^ surely[unsure]), len(block))
+            near = pairs[unsure[near]]
+            found = _measure(queries, block, owners[near], columns) - steps[near]
+            np.add.at(above, near[found > 0], 1)
+            np.add.at(ties, near[found == 0], 1)
         _raise_top(queries, block, similar, highest, error, top, first, at)
     position = np.arange(len(steps)) - best[owners] + 1
     precision = np.bincount(owners, position / (position + above + ties), len(queries))
@@ -112,6 +121,12 @@ def _rank_part(queries: _Floats, gallery: _Floats, targets: Sequence[Sequence[in
         rows[best],
         np.where(places == 1, rows[best], first),
     )
+
+
+def _count(found: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint16]:
+    """Return how many columns of each row are true; several times as fast as `count_nonzero`."""
+    counts: npt.NDArray[np.uint16] = found.view(np.uint8).sum(axis=1, dtype=np.uint16)
+    return counts
 
 
 def _raise_top(
@@ -152,13 +167,15 @@ def _measure(queries: _Floats, gallery: _Floats, owners: _Ints, rows: _Ints) -> 
 
 
 def _normalise(vectors: _Floats, name: str, at: int = 0) -> _Floats:
-    """Return vectors of length 1. Those that are very long or short are divided in float64.
+    """Return vectors of length 1, the same array where they are. Very long or short ones are divided in float64.
 
     Raises:
         PervlError: Vectors are zero or not finite; names their rows, the first of which is `at`.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         squares = np.vecdot(vectors, vectors)
+        if np.all(np.abs(squares - 1) < _LENGTH_ERROR):
+            return vectors
         odd = np.flatnonzero(~((squares > _EXPONENTS[0]) & (squares < _EXPONENTS[1])))
         wide = vectors[odd].astype(np.float64)
         lengths = np.linalg.norm(wide, axis=1)
