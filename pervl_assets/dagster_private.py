@@ -77,6 +77,7 @@ __all__ = [
     "ReconstructableRepository",
     "Request",
     "RunFailureReason",
+    "change_op",
     "create_run",
     "execute_assets_run",
     "find_failed_run",
@@ -106,6 +107,16 @@ def name_failure(name: str) -> type[dg.Failure]:
     to be a builtin, whose module is not printed.
     """
     return type(name, (dg.Failure,), {"__module__": "builtins"})
+
+
+def change_op(asset: dg.AssetsDefinition, op: dg.OpDefinition) -> dg.AssetsDefinition:
+    """Return an asset, or asset checks, made by another op; an op's tags and retries have no public setter."""
+    parts = asset.get_attributes_dict() | {"node_def": op}
+    if isinstance(asset, dg.AssetChecksDefinition):
+        names = ("keys_by_input_name", "node_def", "check_specs_by_output_name", "can_subset", "resource_defs")
+        checks: dg.AssetsDefinition = dg.AssetChecksDefinition.create(**{name: parts[name] for name in names})
+        return checks
+    return type(asset).dagster_internal_init(**parts)
 
 
 def create_run(

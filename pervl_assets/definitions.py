@@ -21,6 +21,7 @@ from pervl_assets.defs.feature_checks import IDS_AND_VECTORS, build_feature_chec
 from pervl_assets.defs.inversion import build_inversion_assets
 from pervl_assets.defs.jobs import build_jobs
 from pervl_assets.defs.pages import complete_pages
+from pervl_assets.defs.placement import place_assets
 from pervl_assets.defs.pools import in_process_executor
 from pervl_assets.defs.raw import list_specs, pervl_annotations
 from pervl_assets.defs.release import CROISSANT_KEY, build_release_asset, valid_croissant
@@ -62,11 +63,12 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         build_sums_check(assets),
     ]
     partial = [CROISSANT_KEY, *(one.key for one in results)]
-    graph = add_refreshes(complete_pages(assets), list_specs(), settings, partial)
+    placed = place_assets(complete_pages(assets), settings.device, settings.executor)
+    graph = add_refreshes(placed, list_specs(), settings, partial)
     resources = build_resources(settings)
     definitions = dg.Definitions(
         assets=graph,
-        asset_checks=checks,
+        asset_checks=place_assets(checks, settings.device, settings.executor),
         jobs=build_jobs(resources),
         resources=resources,
         executor=_EXECUTORS[settings.executor],

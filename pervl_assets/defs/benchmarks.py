@@ -15,6 +15,7 @@ from pervl_assets.benchmarks.benchmark import Benchmark, TableAsset, TreeAsset
 from pervl_assets.core.files import hash_bytes
 from pervl_assets.defs.checks import declare_benchmark_checks, evaluate_checks, evaluate_counts
 from pervl_assets.defs.metadata import OWNERS, embed_image
+from pervl_assets.defs.placement import HEAVY
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW, build_raw_asset
 from pervl_assets.defs.resources import Workspace
 from pervl_assets.defs.steps import record_step
@@ -95,6 +96,7 @@ def _build_tree_asset(benchmark: Benchmark, tree: TreeAsset) -> dg.AssetsDefinit
         description=tree.description,
         kinds={"pillow", "folder"},
         owners=OWNERS,
+        op_tags={HEAVY: ""},
         code_version=f"{tree.version}.{_hash_facts(tree.facts)}",
         check_specs=[*declare_tree_checks(key), *declare_benchmark_checks(key, tree.checks)],
     )

@@ -18,8 +18,9 @@ from pervl_assets.core.tables import TableSchema
 from pervl_assets.defs.checks import to_check_result
 from pervl_assets.defs.evaluation import declare_made_from, find_columns
 from pervl_assets.defs.evaluation_tables import EVALUATION
-from pervl_assets.defs.features import GPU_TAGS, EncodingReport, name_key
+from pervl_assets.defs.features import EncodingReport, name_key
 from pervl_assets.defs.metadata import OWNERS, embed_image
+from pervl_assets.defs.placement import GPU_POOL
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.set_encoder import TRAINING
 from pervl_assets.defs.steps import record_step
@@ -112,8 +113,7 @@ def _split_asset(
         ),
         kinds={"torch", "parquet"},
         owners=OWNERS,
-        pool="gpu",
-        op_tags=GPU_TAGS,
+        pool=GPU_POOL,
         check_specs=[dg.AssetCheckSpec(name, asset=key, description=text) for name, text in checks.items()],
         **more,
     )

@@ -21,7 +21,6 @@ from pervl_assets.core.files import PARTIAL
 from pervl_assets.dagster_private import read_check_history
 from pervl_assets.defs.checks import FAILED_PARTITIONS, to_check_result
 from pervl_assets.defs.features import (
-    GPU_TAGS,
     IMAGE_FEATURES,
     INVERSION,
     TEXT_FEATURES,
@@ -30,6 +29,7 @@ from pervl_assets.defs.features import (
     name_shards,
 )
 from pervl_assets.defs.metadata import make_check_result
+from pervl_assets.defs.placement import GPU_POOL
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.steps import record_step
 from pervl_assets.inversion.checks import check_ids
@@ -96,7 +96,7 @@ def _build_ids_check(key: dg.AssetKey, shards: int) -> dg.AssetChecksDefinition:
 def _build_drift_check(key: dg.AssetKey, partitions: Sequence[str | None]) -> dg.AssetChecksDefinition:
     """Return the drift check of features, over all partitions that are materialized."""
 
-    @dg.asset_check(asset=key, name=DRIFT_PROBE, description=_DRIFT, pool="gpu", op_tags=GPU_TAGS)
+    @dg.asset_check(asset=key, name=DRIFT_PROBE, description=_DRIFT, pool=GPU_POOL)
     @record_step
     def drift_probe(context: dg.AssetCheckExecutionContext, workspace: Workspace, clip: Clip) -> dg.AssetCheckResult:
         if _was_materialized(context, key) and not _failed_before(context.instance, dg.AssetCheckKey(key, DRIFT_PROBE)):

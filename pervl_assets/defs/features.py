@@ -1,4 +1,4 @@
-"""CLIP features as assets: the GPU-tagged op `encode_images`, and the text features of both sets of names."""
+"""CLIP features as assets: the op `encode_images`, and the text features of both sets of names."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +15,7 @@ from pervl_assets.clip.encoder import PROMPT
 from pervl_assets.clip.features import Features, list_feature_columns, update_names
 from pervl_assets.defs.checks import to_check_result
 from pervl_assets.defs.metadata import OWNERS
+from pervl_assets.defs.placement import GPU_POOL
 from pervl_assets.defs.raw import RAW
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.steps import AS_PUBLISHED, record_step
@@ -39,13 +40,6 @@ _EVALUATED: Final = f"^({FEW_SHOT_FOLDER}|{GALLERY_FOLDER})/"
 """Few-shot images and gallery of the tree that PALAVRA reads."""
 
 _REPORT_SECONDS: Final = 2.0
-
-GPU_TAGS: Final = {
-    "pervl/device": "gpu",
-    # The Kubernetes and Ray executors read these; the executors of one machine ignore them.
-    "dagster-k8s/config": {"container_config": {"resources": {"limits": {"nvidia.com/gpu": "1"}}}},
-    "dagster-ray/config": {"num_cpus": 2, "num_gpus": 1},
-}
 
 _IMAGE_FEATURES: Final = """\
 CLIP features of the images of the object classes: id text, vector (D float32, not normalised).
@@ -81,8 +75,7 @@ def name_shards(shards: int) -> list[str]:
 
 
 @dg.op(
-    pool="gpu",
-    tags=GPU_TAGS,
+    pool=GPU_POOL,
     code_version="1",
     out=dg.Out(io_manager_key="features"),
 )
@@ -269,8 +262,7 @@ def build_text_features(
         kinds={"torch", "parquet"},
         owners=OWNERS,
         code_version="1",
-        pool="gpu",
-        op_tags=GPU_TAGS,
+        pool=GPU_POOL,
         check_specs=[
             dg.AssetCheckSpec(
                 _NAMES_AND_VECTORS,

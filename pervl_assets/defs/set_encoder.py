@@ -13,8 +13,9 @@ from pervl_assets.clip.features import Features, merge_features
 from pervl_assets.clip.passport import EmbeddingPassport
 from pervl_assets.core.plots import draw_curves
 from pervl_assets.defs.checks import to_check_result
-from pervl_assets.defs.features import GPU_TAGS, IMAGE_FEATURES, INVERSION, name_key
+from pervl_assets.defs.features import IMAGE_FEATURES, INVERSION, name_key
 from pervl_assets.defs.metadata import OWNERS, embed_image
+from pervl_assets.defs.placement import GPU_POOL
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.steps import record_step
 from pervl_assets.io_managers.weights import WeightsIOManager
@@ -71,8 +72,7 @@ def build_set_encoder(repetitions: int, encoder: str | None = None) -> dg.Assets
         kinds={"torch", "safetensors"},
         owners=OWNERS,
         code_version=VERSION,
-        pool="gpu",
-        op_tags=GPU_TAGS,
+        pool=GPU_POOL,
         check_specs=[dg.AssetCheckSpec(name, asset=key, description=text) for name, text in _CHECKS.items()],
     )
     @record_step(uses=("openimages_names", "training_mode", "training_prompts", "training_epochs", "set_encoder_width"))

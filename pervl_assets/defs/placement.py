@@ -1,0 +1,81 @@
+"""Where steps may be executed: which are heavy, what they ask of a machine, and when a lost one is tried again.
+
+An op says what it is: in the pool `gpu`, or tagged `HEAVY`. What follows from the settings is added to all ops in one
+place, when the definitions are built. A remote executor (`defs.executors`) sends heavy steps out; the others stay with
+their run.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import dagster as dg
+
+from pervl_assets.dagster_private import change_op
+
+HEAVY: Final = "pervl/heavy"
+"""Tag of an op that is worth a machine of its own."""
+
+GPU_POOL: Final = "gpu"
+"""Pool of the steps that need a device. Every op in it is heavy."""
+
+_CPUS: Final = 2
+_MEMORY: Final = "4Gi"
+"""The least that a heavy step needs. Of a machine with more processors `PERVL_WORKERS` are used."""
+
+_RETRIES: Final = dg.RetryPolicy(max_retries=4, delay=10, backoff=dg.Backoff.EXPONENTIAL)
+"""After 10, 30, 70 and 150 seconds: a process that was given up may go on for minutes."""
+
+
+def cpu_tags() -> dict[str, Any]:
+    """Return the tags of a heavy step that needs no GPU, for the Kubernetes and Ray executors."""
+    requests = {"cpu": str(_CPUS), "memory": _MEMORY}
+    return {
+        HEAVY: "",
+        "dagster-k8s/config": {"container_config": {"resources": {"requests": requests}}},
+        "dagster-ray/config": {"num_cpus": _CPUS},
+    }
+
+
+def gpu_tags(device: str) -> dict[str, Any]:
+    """Return the tags of a step that needs the device of `PERVL_DEVICE`: one GPU, but none for `cpu`."""
+    tags = cpu_tags() | {"pervl/device": "cpu" if device == "cpu" else "gpu"}
+    if device != "cpu":
+        tags["dagster-k8s/config"]["container_config"]["resources"]["limits"] = {"nvidia.com/gpu": "1"}
+        tags["dagster-ray/config"]["num_gpus"] = 1
+    return tags
+
+
+def place_assets(assets: Iterable[dg.AssetsDefinition], device: str, executor: str) -> list[dg.AssetsDefinition]:
+    """Return assets or asset checks with the tags and retries of their heavy ops.
+
+    Retries are for processes and machines that are lost. A step in the process of its run has neither: there an
+    interruption would be retried too.
+
+    Args:
+        assets: Assets or asset checks.
+        device: `PERVL_DEVICE`.
+        executor: `PERVL_EXECUTOR`.
+    """
+    retries = None if executor == "in_process" else _RETRIES
+    ops: dict[dg.OpDefinition, dg.OpDefinition] = {}  # several assets may share one op, and must go on to share one
+
+    def place(asset: dg.AssetsDefinition) -> dg.AssetsDefinition:
+        op = asset.node_def if asset.is_executable else None
+        if not isinstance(op, dg.OpDefinition) or not (op.pool == GPU_POOL or HEAVY in op.tags):
+            return asset
+        if op not in ops:
+            ops[op] = dg.OpDefinition(
+                op.compute_fn,
+                op.name,
+                ins=op.ins,
+                outs=op.outs,
+                description=op.description,
+                config_schema=op.config_schema,
+                required_resource_keys=op.required_resource_keys,
+                tags={**op.tags, **(gpu_tags(device) if op.pool == GPU_POOL else cpu_tags())},
+                retry_policy=op.retry_policy or retries,
+                pool=op.pool,
+            )
+        return change_op(asset, ops[op])
+
+    return [place(asset) for asset in assets]

@@ -1,0 +1,56 @@
+"""Tags and retries of heavy steps follow the settings."""
+
+import json
+
+import dagster as dg
+import pytest
+
+from pervl_assets.definitions import build_definitions
+from pervl_assets.defs.placement import GPU_POOL, HEAVY
+from pervl_assets.testing.runs import make_settings
+
+TREES = {"ytvos/fsl_seg", "ytvos/retrieval_set", "ytvos/imagefolder_view", "deep_fashion/personalized"}
+
+
+def list_ops(defs):
+    graph = defs.resolve_asset_graph()
+    assets = {key.to_user_string(): graph.get(key).assets_def for key in graph.materializable_asset_keys}
+    checks = {key.to_user_string(): check for check in defs.asset_checks for key in check.check_keys}
+    made = {**assets, **checks}
+    return {name: op for name, one in made.items() for op in one.node_def.iterate_op_defs()}
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto", "cuda:1"])
+def test_the_resources_of_heavy_steps_follow_the_device(tmp_path, device):
+    ops = list_ops(build_definitions(make_settings(tmp_path, device=device)))
+    heavy = {name: op for name, op in ops.items() if HEAVY in op.tags}
+    assert heavy.keys() >= TREES
+    assert {name for name, op in ops.items() if op.pool == GPU_POOL} < heavy.keys()
+    assert {op.name for op in heavy.values() if op.pool == GPU_POOL} > {"encode_images"}
+    for name, op in heavy.items():
+        resources = json.loads(op.tags["dagster-k8s/config"])["container_config"]["resources"]
+        ray = json.loads(op.tags["dagster-ray/config"])
+        gpus = 1 if op.pool == GPU_POOL and device != "cpu" else 0
+        assert (int(resources.get("limits", {}).get("nvidia.com/gpu", 0)), ray.get("num_gpus", 0)) == (gpus, gpus), name
+        assert int(resources["requests"]["cpu"]) == ray["num_cpus"] > 0
+    small = [op for name, op in ops.items() if name not in heavy]
+    assert not any("dagster-ray/config" in op.tags or op.retry_policy for op in small)
+
+
+def test_lost_steps_are_tried_again_only_where_steps_can_be_lost(tmp_path):
+    for executor, retries in (("in_process", False), ("multiprocess", True)):
+        ops = list_ops(build_definitions(make_settings(tmp_path, executor=executor)))
+        assert {bool(op.retry_policy) for op in ops.values() if HEAVY in op.tags} == {retries}
+
+
+def test_everything_else_of_a_placed_asset_is_as_it_was(tmp_path):
+    graph = build_definitions(make_settings(tmp_path)).resolve_asset_graph()
+    key = dg.AssetKey(["inversion", "coco_image_features"])
+    node = graph.get(key)
+    assert (node.group_name, node.code_version, len(node.partitions_def.get_partition_keys())) == ("inversion", "1", 2)
+    assert {parent.to_user_string() for parent in node.parent_keys} == {
+        "raw/coco_train2014",
+        "inversion/coco_object_sentences",
+    }
+    encoding = {graph.get(one).assets_def.node_def for one in graph.materializable_asset_keys}
+    assert len([op for op in encoding if op.name == "encode_images"]) == 1
