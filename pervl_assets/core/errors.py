@@ -43,6 +43,10 @@ class ArchiveError(PervlError):
     """An archive is unsafe or unreadable: damaged, hostile, or of another kind than expected."""
 
 
+class AddressError(PervlError):
+    """A bucket or server cannot be used: no connection, no permission, no credentials."""
+
+
 class PasswordError(ArchiveError):
     """The archive's password is missing or wrong."""
 

@@ -1,0 +1,129 @@
+"""Addresses: what is one, what an error of a bucket shows, and that it holds no secret."""
+
+import http.server
+import socket
+import threading
+from collections.abc import Iterator
+
+import obstore
+import pytest
+
+from pervl_assets.core.addresses import Address, explain_address_errors, is_address, open_address, parse_address
+from pervl_assets.core.errors import AddressError, MissingInputError
+
+SECRET = "a-made-up-secret"
+
+
+@pytest.mark.parametrize(
+    ("text", "scheme", "name", "is_bucket"),
+    [
+        ("s3://pervl/raw/train.zip", "s3", "train.zip", True),
+        ("gs://pervl", "gs", "pervl", True),
+        ("https://example.org/a%20b.zip/", "https", "a%20b.zip", False),
+        ("http://127.0.0.1:8000/x", "http", "x", False),
+    ],
+)
+def test_addresses(text: str, scheme: str, name: str, is_bucket: bool):
+    address = parse_address(text)
+    assert (address.scheme, address.name, address.is_bucket) == (scheme, name, is_bucket)
+    assert str(address) == text.rstrip("/")
+    assert str(address / "train.zip") == f"{text.rstrip('/')}/train.zip"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"https://anna:{SECRET}@example.org/x",
+        f"https://example.org/x?token={SECRET}",
+        "s3://pervl/a#b",
+        "s3://",
+        "s3:///x",
+        "ftp://example.org/x",
+        "http://example.org/x",
+        "http://127.0.0.1:0/x",
+        "https://[::1/x",
+        "file:///etc/passwd",
+        "s3://pervl/../x",
+        "s3://pervl//x",
+        "s3://pervl/a\\b",
+        "s3://pervl/a\nb",
+    ],
+)
+def test_what_is_no_address_is_refused_without_being_repeated(text: str):
+    with pytest.raises(ValueError, match=r"^must ") as caught:
+        parse_address(text)
+    assert SECRET not in str(caught.value)
+    assert is_address(text)
+
+
+def test_a_path_is_no_address():
+    assert not any(map(is_address, ("data/raw", "/data", "C:/data", "~/s3", "s3:x")))
+
+
+def test_only_buckets_are_opened_as_stores():
+    with pytest.raises(AddressError, match="not in a bucket"):
+        open_address(Address("https://example.org/x"))
+
+
+class _Refuses(http.server.BaseHTTPRequestHandler):
+    status, code = 403, "SignatureDoesNotMatch"
+
+    def do_GET(self) -> None:
+        body = f"<Error><Code>{self.code}</Code><Message>{SECRET}</Message></Error>".encode()
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Refuses]]:
+    """The variables of the SDK name a server that refuses everything."""
+    handler = type("Refuses", (_Refuses,), {})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    _set_endpoint(monkeypatch, server.server_address[1])
+    yield handler
+    server.shutdown()
+    server.server_close()
+
+
+def _set_endpoint(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "made-up")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind", "words"),
+    [
+        (403, "SignatureDoesNotMatch", AddressError, ("refuses it (SignatureDoesNotMatch)", "AWS_ACCESS_KEY_ID")),
+        (404, "NoSuchBucket", AddressError, ("bucket of s3://pervl/train.zip does not exist",)),
+        (404, "NoSuchKey", MissingInputError, ("nothing at s3://pervl/train.zip",)),
+        (400, "Odd", AddressError, ("answers 400 Odd", "AWS_REGION")),
+    ],
+)
+def test_errors_name_the_address_and_no_secret(
+    endpoint: type[_Refuses], status: int, code: str, kind: type[Exception], words: tuple[str, ...]
+):
+    endpoint.status, endpoint.code = status, code
+    address = Address("s3://pervl/train.zip")
+    store, path = open_address(address)
+    assert path == "train.zip"
+    with pytest.raises(kind) as caught, explain_address_errors(address):
+        obstore.get(store, path)
+    assert all(word in str(caught.value) for word in words)
+    assert SECRET not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_no_connection(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pervl_assets.core.addresses._RETRIES", {"max_retries": 0})
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        _set_endpoint(monkeypatch, closed.getsockname()[1])
+    store, path = open_address(Address("s3://pervl/a"))
+    with pytest.raises(AddressError, match="no connection"), explain_address_errors(Address("s3://pervl/a")):
+        obstore.get(store, path)
