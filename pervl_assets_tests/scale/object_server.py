@@ -115,7 +115,7 @@ class _Pass(http.server.BaseHTTPRequestHandler):
             self.wfile.write(block)
             proxy.add_bytes(sent=len(block))
 
-    do_HEAD = do_PUT = do_POST = do_DELETE = do_GET
+    do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815
 
     def _ask(self, body: bytes) -> http.client.HTTPResponse:
         for _ in range(2):  # the server may have closed a connection that was idle
