@@ -13,6 +13,7 @@ import pervl_assets
 
 PACKAGE = Path(pervl_assets.__file__).parent
 DOMAIN = ("core", "archives", "trees", "benchmarks", "clip", "inversion", "demo", "release", "evaluation", "training")
+DOMAIN += ("storage",)
 ARROWS = {
     "core": (),
     "upstream": (),
@@ -26,8 +27,9 @@ ARROWS = {
     "demo": ("core", "upstream"),
     "release": ("trees", "upstream"),
     "settings": ("benchmarks", "training", "demo"),
+    "storage": ("archives",),
     "dagster_private": ("core",),
-    "io_managers": ("evaluation", "training", "demo", "release", "dagster_private"),
+    "io_managers": ("evaluation", "training", "demo", "release", "storage", "dagster_private"),
     "defs": ("io_managers", "settings"),
     "definitions": ("defs",),
     "cli": ("definitions",),

@@ -118,7 +118,7 @@ def _list_curves(settings: Settings, encoder: str | None) -> Iterator[tuple[str,
     key, stored = name_key("set_encoder", encoder, TRAINING), WeightsIOManager(data=str(settings.data))
     for repetition in map(str, range(1, settings.repetitions + 1)):
         if stored.exists(key, repetition):
-            curves = read_curves(stored.locate(key, repetition))
+            curves = read_curves(stored.fetch(key, repetition))
             losses = curves.pivot("phase", index="epoch", values=["cycle", "ground_truth"])
             yield f"training, repetition {repetition}", losses.rename(lambda name: name.replace("_", " "))
 

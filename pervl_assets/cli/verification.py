@@ -17,6 +17,7 @@ from pervl_assets.defs.run_results import name_partition
 from pervl_assets.defs.runs import list_values
 from pervl_assets.io_managers import find_io_managers
 from pervl_assets.io_managers.base import PervlIOManager
+from pervl_assets.storage import open_store
 
 
 def verify_values(defs: dg.Definitions, data: Path) -> Iterator[tuple[str, VerifyResult]]:
@@ -29,6 +30,8 @@ def verify_values(defs: dg.Definitions, data: Path) -> Iterator[tuple[str, Verif
     """
     graph = defs.resolve_asset_graph()
     managers = {key: manager(data=str(data)) for key, manager in find_io_managers().items()}
+    store = open_store(str(data))
+    listing = store.list_values()
 
     def find_manager(key: dg.AssetKey) -> PervlIOManager:
         return managers[graph.get(key).assets_def.get_io_manager_key_for_asset_key(key)]
@@ -37,7 +40,7 @@ def verify_values(defs: dg.Definitions, data: Path) -> Iterator[tuple[str, Verif
         """Return whether a value was made from this one; one of the same partitions is made from its own."""
         partitioning = graph.get(key).partitions_def
         return any(
-            find_manager(child).locate(child, other).is_file()
+            find_manager(child).is_there(child, other, listing)
             for child, other in list_values(graph, graph.get(key).child_keys - {CROISSANT_KEY})
             if graph.get(child).partitions_def != partitioning or other == partition
         )
@@ -46,9 +49,9 @@ def verify_values(defs: dg.Definitions, data: Path) -> Iterator[tuple[str, Verif
         manager = find_manager(key)
         result = manager.verify(key, partition)
         if not result.files and is_used(key, partition):
-            result = VerifyResult(1, missing=[manager.locate(key, partition).relative_to(data).as_posix()])
+            result = VerifyResult(1, missing=[manager.store.name(manager.locate(key, partition))])
         yield name_partition(key.to_user_string(), partition), result
-    if left := sorted(_find_unfinished(data)):
+    if left := sorted(_find_unfinished(store.folder)):
         yield "unfinished work", VerifyResult(len(left), extra=left)
 
 

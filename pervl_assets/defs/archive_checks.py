@@ -41,7 +41,7 @@ def _build_archive_check(spec: ArchiveSpec, benchmark: Benchmark | None = None) 
     @record_step
     def known_archive(workspace: Workspace, archive: RawArchive) -> dg.AssetCheckResult:
         known = load_manifest(ANNOTATIONS / "manifest.yaml").archives
-        annotations = find_annotations(workspace.root)
+        annotations = find_annotations(workspace.data)
         folder = annotations.path if annotations else None
         needed = name_members(benchmark, spec.name, folder / benchmark.name) if benchmark and folder else set()
         report = inspect_archive(archive, known.get(spec.name, ()), needed)

@@ -281,7 +281,7 @@ def describe_conditions(
 
 def _list_other_annotations(workspace: Workspace) -> tuple[str, ...]:
     """Return the annotation files that are not known to be the official ones."""
-    found, manifest = find_annotations(workspace.root), load_manifest(ANNOTATIONS / "manifest.yaml")
+    found, manifest = find_annotations(workspace.data), load_manifest(ANNOTATIONS / "manifest.yaml")
     if found is None:
         return tuple(file.path for file in manifest.files)
     report = compare_folder(found.path, manifest)

@@ -124,7 +124,7 @@ def _collect_results(
         images = features.read_previous(located[benchmark, IMAGES], split) if scores else None
         if images is not None:
             texts = located.get((benchmark, _TEXTS))
-            trainings = _describe_trainings(features.locate(texts, split)) if texts else []
+            trainings = _describe_trainings(features.fetch(texts, split)) if texts else []
             conditions = describe_conditions(workspace, benchmark, tree, split, images, trainings)
             whole, model = (pl.concat(scores), pl.concat(ranks)), images.passport.model
             made.append(tabulate_results(*whole, read_published(), conditions, model))

@@ -1,7 +1,6 @@
 """The raw inputs as assets (identified, never copied), and the annotations, compared with their manifest."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import cast
 
 import dagster as dg
@@ -109,6 +108,6 @@ def _check_official(report: FilesReport, manifest: OfficialFiles, *, demo: bool)
     return make_check_result("official_files", not different, text, official=official, different=different)
 
 
-def find_annotations(root: Path) -> RawArchive | None:
+def find_annotations(data: str) -> RawArchive | None:
     """Return the annotations that `raw/pervl_annotations` recorded, or None if it is not materialized."""
-    return cast("RawArchive | None", RawArchiveIOManager(data=str(root)).read_previous(ANNOTATIONS_KEY))
+    return cast("RawArchive | None", RawArchiveIOManager(data=data).read_previous(ANNOTATIONS_KEY))

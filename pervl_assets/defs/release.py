@@ -28,7 +28,7 @@ from pervl_assets.io_managers.metadata import preview_table
 from pervl_assets.io_managers.tables import COLUMN_SCHEMA, TableIOManager
 from pervl_assets.io_managers.training_files import CroissantIOManager, TrainingFile
 from pervl_assets.release.croissant import FILE, build_croissant, encode_croissant
-from pervl_assets.release.images import LABELS, write_images
+from pervl_assets.release.images import IMAGES_FILE, LABELS, write_images
 from pervl_assets.release.parts import Part, Release
 from pervl_assets.release.validation import validate_croissant
 
@@ -79,9 +79,11 @@ def find_published(assets: Iterable[dg.AssetsDefinition]) -> list[Published]:
 def collect_release(published: Sequence[Published], workspace: Workspace) -> Release:
     """Find every published value on disk. Those that do not exist are listed as absent."""
     sources, parts, absent = list_sources(), list[Part](), list[str]()
+    listing = workspace.store.list_values()
     for value in published:
         manager = value.manager(data=workspace.data)
-        paths = {one: manager.locate(value.key, one) for one in value.partitions if manager.exists(value.key, one)}
+        there = [one for one in value.partitions if manager.exists(value.key, one, listing)]
+        paths = {one: manager.fetch(value.key, one) for one in there}
         if not paths:
             absent.append(value.name)
             continue
@@ -136,6 +138,8 @@ def build_release_asset(assets: Iterable[dg.AssetsDefinition]) -> dg.AssetsDefin
         """
         release = collect_release(published, workspace)
         write_images(release)
+        if release.trees:
+            workspace.store.push_file(workspace.root / IMAGES_FILE)
         description = build_croissant(release)
         content = encode_croissant(description)
         licences = pl.DataFrame(
@@ -194,6 +198,7 @@ def _count_files(release: Release, croissant: Mapping[str, Any]) -> dict[str, in
 def valid_croissant(workspace: Workspace) -> dg.AssetCheckResult:
     """Validate what was written."""
     file = workspace.root / FILE
+    CroissantIOManager(data=workspace.data).fetch(CROISSANT_KEY, whole=True)
     if not file.is_file():
         return make_check_result(None, False, f"nothing is materialized: there is no {FILE}")
     errors, warnings = validate_croissant(file)

@@ -19,6 +19,8 @@ from pervl_assets.core.errors import ArchiveError
 from pervl_assets.demo import DEMO_PASSWORD, RAW_NAMES, draw_raw, is_drawn
 from pervl_assets.inversion.open_images import NamesMode
 from pervl_assets.settings import Profile, Settings, get_variable
+from pervl_assets.storage import open_store
+from pervl_assets.storage.store import Store
 from pervl_assets.training.modes import ModeName
 
 if TYPE_CHECKING:
@@ -71,9 +73,14 @@ class Workspace(SettingsResource):
     max_quarantined_share: float = from_setting("max_quarantined_share")
 
     @property
+    def store(self) -> Store:
+        """The store of the data root."""
+        return open_store(self.data)
+
+    @property
     def root(self) -> Path:
-        """The data root."""
-        return Path(self.data)
+        """The data root as a folder of this machine."""
+        return self.store.folder
 
     @property
     def annotations_folder(self) -> Path:

@@ -15,6 +15,7 @@ import dagster as dg
 from pervl_assets.clip.checkpoints import parse_encoders
 from pervl_assets.core.files import hash_bytes
 from pervl_assets.dagster_private import BaseAssetGraph, read_data_versions
+from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.io_managers.metadata import SECONDS, show_errors
 
 SETTINGS: Final = "settings"
@@ -68,13 +69,13 @@ def record_step(
     @functools.wraps(compute)
     def call(*args: Any, **named: Any) -> Any:
         with show_errors():
-            inputs, start = _read_inputs(), time.perf_counter()
+            inputs, start = _begin(), time.perf_counter()
             return complete(compute(*args, **named), start, named, inputs)
 
     @functools.wraps(compute)
     def generate(*args: Any, **named: Any) -> Iterator[Any]:
         with show_errors():
-            inputs, start = _read_inputs(), time.perf_counter()
+            inputs, start = _begin(), time.perf_counter()
             for result in compute(*args, **named):
                 yield complete(result, start, named, inputs)
                 start = time.perf_counter()  # Dagster wrote the result before it requested the next one
@@ -82,16 +83,21 @@ def record_step(
     return generate if inspect.isgeneratorfunction(compute) else call
 
 
-def _read_inputs() -> dict[dg.AssetKey, dict[str, str]]:
+def _begin() -> dict[dg.AssetKey, dict[str, str]]:
     """Return the input versions of every asset of the current step; empty outside of assets.
 
-    They are read before the body: an input that is replaced meanwhile makes the result outdated.
+    They are read before the body: an input that is replaced meanwhile makes the result outdated. The stores remember
+    the values that the step will replace: they replace no others.
     """
     try:
         context = dg.AssetExecutionContext.get()
     except dg.DagsterInvariantViolationError:  # an asset check, or a body that a test calls
         return {}
     partition = context.partition_key if context.has_partition_key else None
+    for key in context.selected_asset_keys:
+        manager = getattr(context.resources, context.assets_def.get_io_manager_key_for_asset_key(key), None)
+        if isinstance(manager, PervlIOManager):
+            manager.store.begin(manager.locate(key, partition))
     versions = InputVersions(context.job_def.asset_layer.asset_graph, context.instance, context.selected_asset_keys)
     return {key: versions.describe(key, partition) for key in context.selected_asset_keys}
 

@@ -26,6 +26,7 @@ from pervl_assets.defs.checks import FAILED_PARTITIONS, READ_PARTITION, SUMS_HOL
 from pervl_assets.defs.steps import INPUTS, SETTINGS, InputVersions, describe_settings
 from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.io_managers.metadata import STAMP
+from pervl_assets.storage.store import Listing
 
 Value = tuple[dg.AssetKey, str | None]
 """An asset and the partition of it; None for an asset without partitions."""
@@ -87,6 +88,7 @@ class _Reader:
         self._versions = read_data_versions(instance, besides, ())
         self._of_runs: dict[str, list[dg.AssetCheckEvaluation]] = {}
         self._last: dict[Value, Any] = {}
+        self._listings: dict[str, Listing | None] = {}
 
     def list_reasons(self, key: dg.AssetKey, partition: str | None) -> Iterator[str]:
         """Yield the reasons why a value is not up to date, the cheapest to find first."""
@@ -97,7 +99,8 @@ class _Reader:
             return
         manager = self._resources.get(node.assets_def.get_io_manager_key_for_asset_key(key))
         stored = manager if isinstance(manager, PervlIOManager) else None
-        if stored and not stored.locate(key, partition).exists():
+        listing = self._list(stored) if stored else None
+        if stored and not stored.is_there(key, partition, listing):
             yield NOT_ON_DISK
         if partition is None and asset.asset_entry.last_run_id not in (None, made.run_id):
             yield "its last run has not materialized it"
@@ -109,7 +112,7 @@ class _Reader:
             yield f"inputs changed: {name_some([change.split()[0] for change in changes])}"
         if changes := self._list_changed_settings(key, metadata.get(SETTINGS)):
             yield f"settings changed: {'; '.join(changes)}"
-        stamp = stored.stamp(key, partition) if stored else None
+        stamp = stored.stamp(key, partition, listing) if stored else None
         if stamp is None or stamp != metadata.get(STAMP):
             yield "its files have changed on disk"
         policy = node.freshness_policy
@@ -128,6 +131,12 @@ class _Reader:
             records = self._instance.fetch_materializations(wanted, limit=1).records
             self._last[key, partition] = next(iter(records), None)
         return self._last[key, partition]
+
+    def _list(self, stored: PervlIOManager) -> Listing | None:
+        """Return what a store holds, listed once."""
+        if stored.data not in self._listings:
+            self._listings[stored.data] = stored.store.list_values()
+        return self._listings[stored.data]
 
     def _list_changed_settings(self, key: dg.AssetKey, made_with: Mapping[str, Any] | None) -> list[str]:
         used = {name: self._resources[name] for name in made_with or {} if name in self._resources}

@@ -6,20 +6,22 @@ The value of `ytvos/concepts` is `<data>/assets/ytvos/concepts.parquet`, that of
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final, get_origin
 
 import dagster as dg
 import polars as pl
 
-from pervl_assets.archives.inputs import list_folder
 from pervl_assets.core.errors import MissingInputError, PervlError, SchemaError
-from pervl_assets.core.files import VerifyResult, explain_read_errors, explain_write_errors, hash_bytes, make_folder
+from pervl_assets.core.files import VerifyResult, explain_read_errors, explain_write_errors, make_folder
 from pervl_assets.io_managers.metadata import SECONDS, STAMP, show_errors
 from pervl_assets.release.images import Labeller
 from pervl_assets.release.parts import FilePart, Part
+from pervl_assets.storage import open_store
+from pervl_assets.storage.store import Listing, Store, StoredFile
 
 _ASSETS_FOLDER: Final = "assets"
 
@@ -47,7 +49,8 @@ class PervlIOManager(dg.ConfigurableIOManager):
     """Base of the project's IO managers. A value is one file below `<data>/assets`, or a manifest there and its parts.
 
     A subclass sets the class variables and implements `write` and `load`. A value with parts implements `list_parts`,
-    `compare` and `publish` too. `describe`, where there is one, returns the value as a `MaterializeResult`.
+    `compare` and `publish` too, and `list_files` if the store is to keep them. `describe`, where there is one, returns
+    the value as a `MaterializeResult`.
 
     Attributes:
         data: The data root.
@@ -60,6 +63,11 @@ class PervlIOManager(dg.ConfigurableIOManager):
     key: ClassVar[str]
     kind: ClassVar[str]
     extension: ClassVar[str]
+
+    @property
+    def store(self) -> Store:
+        """The store of the data root."""
+        return open_store(self.data)
 
     def write(self, context: dg.OutputContext, value: Any, path: Path) -> None:
         """Write a value whole or not at all; an unchanged one rewrites nothing."""
@@ -78,6 +86,13 @@ class PervlIOManager(dg.ConfigurableIOManager):
         """Return the files and folders that belong to the value whose manifest is at `path`."""
         return []
 
+    def list_files(self, path: Path) -> Iterator[StoredFile]:
+        """Yield the files that the store keeps with the value whose manifest is at `path`: those that it names."""
+        yield from ()
+
+    def clear_work(self, path: Path) -> None:
+        """Remove unfinished work beside the value at `path`, which is stored now."""
+
     def compare(self, path: Path) -> VerifyResult:
         """Read all files of a value and compare them with its manifest. Raises as `load` does."""
         self.load(path)
@@ -94,11 +109,19 @@ class PervlIOManager(dg.ConfigurableIOManager):
             columns: Descriptions of a table's columns by name.
             label: Adds class, split and caption to the images of a tree.
         """
-        return FilePart(part.name, part.description, part.sources, tuple(map(self._name, paths.values())))
+        return FilePart(part.name, part.description, part.sources, tuple(map(self.store.name, paths.values())))
 
     def locate(self, key: dg.AssetKey, partition: str | None = None) -> Path:
         """Return the path of a value, or of its manifest."""
-        return locate_value(Path(self.data), key.path, self.extension, partition)
+        return locate_value(self.store.folder, key.path, self.extension, partition)
+
+    def fetch(self, key: dg.AssetKey, partition: str | None = None, *, whole: bool = False) -> Path:
+        """Return the path of a value, or of its manifest, after bringing it there; `whole`: with the files it names."""
+        path = self.locate(key, partition)
+        self.store.pull(path)
+        if whole and path.is_file():
+            self.store.pull_files(self.list_files(path))
+        return path
 
     def read(self, key: dg.AssetKey, partition: str | None = None) -> Any:
         """Read a value, checked against its recorded hash. A damaged one is outdated from then on.
@@ -108,10 +131,12 @@ class PervlIOManager(dg.ConfigurableIOManager):
             SchemaError: It is damaged.
             ArchiveError: It cannot be read.
         """
-        path, name = self.locate(key, partition), key.to_user_string()
+        path, name = self.fetch(key, partition), key.to_user_string()
         command = f"""pervl materialize --select 'key:"{name}"'"""
         try:
-            return self.load(path)
+            value = self.load(path)
+            self.store.pull_files(self.list_files(path))
+            return value
         except FileNotFoundError as error:
             raise MissingInputError(
                 f"The value of {name} is not on disk: {error.filename or path} does not exist.",
@@ -127,7 +152,7 @@ class PervlIOManager(dg.ConfigurableIOManager):
 
     def read_previous(self, key: dg.AssetKey, partition: str | None = None) -> Any | None:
         """Read the value of an earlier run; None if there is none, or it is damaged, so that it is made again."""
-        if not self.locate(key, partition).is_file():
+        if not self.fetch(key, partition).is_file():
             return None
         try:
             return self.read(key, partition)
@@ -141,44 +166,43 @@ class PervlIOManager(dg.ConfigurableIOManager):
         Files that vanish are missing, unreadable ones changed.
         """
         path = self.locate(key, partition)
+        self.store.pull(path, anew=True)
         seen = _read_time(path)
         result = self._compare(path)
+        if not result.unchanged:
+            self.store.pull(path)
         return result if result.unchanged or _read_time(path) == seen else self.verify(key, partition)
 
     def _compare(self, path: Path) -> VerifyResult:
         try:
             return self.compare(path) if path.is_file() else VerifyResult()
         except FileNotFoundError as error:
-            return VerifyResult(1, missing=[self._name(Path(error.filename or path))])
+            return VerifyResult(1, missing=[self.store.name(Path(error.filename or path))])
         except (OSError, *_DAMAGE, PervlError):
-            return VerifyResult(1, changed=[self._name(path)])
+            return VerifyResult(1, changed=[self.store.name(path)])
 
-    def exists(self, key: dg.AssetKey, partition: str | None = None) -> bool:
-        """Return whether the file or manifest of a value and all its parts exist."""
+    def is_there(self, key: dg.AssetKey, partition: str | None = None, listing: Listing | None = None) -> bool:
+        """Return whether the file or manifest of a value exists; `listing` as of the store."""
+        return self.store.exists(self.locate(key, partition), tuple, listing)
+
+    def exists(self, key: dg.AssetKey, partition: str | None = None, listing: Listing | None = None) -> bool:
+        """Return whether the file or manifest of a value and all its parts exist; `listing` as of the store."""
         path = self.locate(key, partition)
         try:
-            return path.is_file() and all(part.exists() for part in self.list_parts(path))
+            return self.store.exists(path, partial(self.list_parts, path), listing)
         except (OSError, *_DAMAGE):
             return False
 
-    def stamp(self, key: dg.AssetKey, partition: str | None = None) -> str | None:
-        """Return a sha256 of the sizes and modification times of a value's files; None if one is absent.
+    def stamp(self, key: dg.AssetKey, partition: str | None = None, listing: Listing | None = None) -> str | None:
+        """Return a fingerprint that changes whenever a file of a value does; None if one is absent. No file is read.
 
-        No file is read. The stamp changes whenever a file is written, added or removed. Of a part that is a file it
-        covers the inode as well.
+        `listing` as of the store: with it, many values are looked at together.
         """
         path = self.locate(key, partition)
         try:
-            stats = [_show_stat("", path.stat())]
-            for part in self.list_parts(path):
-                if part.is_dir():
-                    stats += sorted(_show_stat(name, stat) for name, stat in list_folder(part).items())
-                else:
-                    stat = part.stat()
-                    stats.append(_show_stat(str(stat.st_ino), stat))
+            return self.store.stamp(path, partial(self.list_parts, path), listing)
         except (OSError, *_DAMAGE):
             return None
-        return hash_bytes("\n".join(stats).encode(errors="surrogateescape"))
 
     @show_errors()
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
@@ -190,11 +214,13 @@ class PervlIOManager(dg.ConfigurableIOManager):
         start = time.perf_counter()
         partition = context.asset_partition_key if context.has_asset_partitions else None
         path = self.locate(context.asset_key, partition)
-        with explain_write_errors(Path(self.data)):
-            make_folder(path.parent)
-            self.write(context, obj, path)
-        stamp = self.stamp(context.asset_key, partition)
-        context.add_output_metadata({"path": dg.MetadataValue.path(str(path)), **({STAMP: stamp} if stamp else {})})
+        with explain_write_errors(self.store.folder), self.store.stage(path) as staged:
+            make_folder(staged.parent)
+            self.write(context, obj, staged)
+            self.store.push(path, staged, self.list_files)
+            self.clear_work(path)
+        stamp, shown = self.stamp(context.asset_key, partition), dg.MetadataValue.path(self.store.show(path))
+        context.add_output_metadata({"path": shown, **({STAMP: stamp} if stamp else {})})
         if seconds := context.output_metadata.get(SECONDS):
             context.add_output_metadata({SECONDS: round(seconds.value + time.perf_counter() - start, 3)})
 
@@ -213,10 +239,6 @@ class PervlIOManager(dg.ConfigurableIOManager):
             return self.read(context.asset_key, partitions[0])
         return {partition: self.read(context.asset_key, partition) for partition in partitions}
 
-    def _name(self, path: Path) -> str:
-        """Return a path relative to the data root, where it is below it."""
-        return path.relative_to(self.data).as_posix() if path.is_relative_to(self.data) else str(path)
-
 
 def mark_changed(path: Path) -> None:
     """Change the stamp of a value whose manifest is at `path`: it is made again, although size and time were right."""
@@ -229,10 +251,6 @@ def _read_time(file: Path) -> int | None:
         return file.stat().st_mtime_ns
     except OSError:
         return None
-
-
-def _show_stat(name: str, stat: os.stat_result) -> str:
-    return f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}"
 
 
 def _is_mapping(annotation: Any) -> bool:

@@ -28,9 +28,13 @@ class FeaturesIOManager(PervlIOManager):
     extension = ".parquet"
 
     def write(self, context: dg.OutputContext, value: Features, path: Path) -> None:
-        """Write features whole or not at all, then remove the chunks they were encoded in."""
+        """Write features whole or not at all."""
         write_features(value, path)
+
+    def clear_work(self, path: Path) -> None:
+        """Remove the chunks that the features were encoded in."""
         clear_chunks(_locate_chunks(path))
+        self.store.remove_work(_locate_chunks(path))
 
     def load(self, path: Path) -> Features:
         """Read features with their passport. Raises as `read_features` does."""
@@ -69,7 +73,7 @@ class FeaturesIOManager(PervlIOManager):
         passports = [asdict(read_passport(path)) for path in paths.values()]
         different = [passport for row, passport in enumerate(passports) if passport not in passports[:row]]
         return FeaturesPart(
-            part.name, part.description, part.sources, tuple(map(self._name, paths.values())), tuple(different)
+            part.name, part.description, part.sources, tuple(map(self.store.name, paths.values())), tuple(different)
         )
 
 

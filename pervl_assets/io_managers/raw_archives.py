@@ -79,7 +79,7 @@ class RawArchiveIOManager(PervlIOManager):
     def compare(self, path: Path) -> VerifyResult:
         """Take the identity card again and compare it; of a zip this reads its directory, not its members."""
         archive = self.load(path)
-        shown = self._name(archive.path)
+        shown = self.store.name(archive.path)
         if not archive.path.exists():
             return VerifyResult(archive.card.members, missing=[shown])
         try:

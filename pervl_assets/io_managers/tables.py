@@ -87,5 +87,5 @@ class TableIOManager(PervlIOManager):
         self, part: Part, paths: Mapping[str | None, Path], columns: Mapping[str, str], label: Labeller
     ) -> TablePart:
         """Return the table as a part of the release."""
-        files = tuple(map(self._name, paths.values()))
+        files = tuple(map(self.store.name, paths.values()))
         return TablePart(part.name, part.description, part.sources, files, columns)

@@ -4,7 +4,7 @@ Two of them are pickles, and nothing here loads a pickle.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from pervl_assets.io_managers.metadata import BYTES, FILES, ROWS
 from pervl_assets.release.images import Labeller
 from pervl_assets.release.parts import FilePart, Part
 from pervl_assets.release.validation import list_files, verify_files
+from pervl_assets.storage.store import StoredFile
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,9 @@ class TrainingFileIOManager(PervlIOManager):
 
     def write(self, context: dg.OutputContext, value: TrainingFile, path: Path) -> None:
         """Write the file, then its manifest; unchanged ones rewrite nothing."""
-        target = Path(self.data) / value.file
-        with Lock(path.with_name(f"{path.name}{PARTIAL}.lock"), f"writing {target}"):
+        target = self.store.locate(value.file)
+        place = self.locate(context.asset_key)  # not `path`, which is this run's own in some stores
+        with Lock(place.with_name(f"{place.name}{PARTIAL}.lock"), f"writing {target}"):
             value.write(target)
             size = target.stat().st_size
             written = WrittenFile(value.file, size, hash_file(target))
@@ -64,14 +66,23 @@ class TrainingFileIOManager(PervlIOManager):
 
     def list_parts(self, path: Path) -> list[Path]:
         """Return the file."""
-        return [Path(self.data) / self.load(path).file]
+        return [self.store.locate(self.load(path).file)]
+
+    def list_files(self, path: Path) -> Iterator[StoredFile]:
+        """Yield the file."""
+        written = self.load(path)
+        yield StoredFile(self.store.locate(written.file), written.bytes, written.sha256)
 
     def compare(self, path: Path) -> VerifyResult:
         """Hash the file and compare it with its manifest."""
         written = self.load(path)
-        target = Path(self.data) / written.file
-        changed = [] if hash_file(target) == written.sha256 else [written.file]
-        return VerifyResult(1, target.stat().st_size, changed=changed)
+        target = self.store.locate(written.file)
+
+        def look() -> VerifyResult:
+            changed = [] if hash_file(target) == written.sha256 else [written.file]
+            return VerifyResult(1, target.stat().st_size, changed=changed)
+
+        return self.store.compare(self.list_files(path), look)
 
     @staticmethod
     def describe(
@@ -95,6 +106,7 @@ class TrainingFileIOManager(PervlIOManager):
         self, part: Part, paths: Mapping[str | None, Path], columns: Mapping[str, str], label: Labeller
     ) -> FilePart:
         """Return the file as a part of the release."""
+        self.store.pull_files(file for path in paths.values() for file in self.list_files(path))
         return FilePart(
             part.name, part.description, part.sources, tuple(self.load(path).file for path in paths.values())
         )
@@ -118,6 +130,6 @@ class CroissantIOManager(TrainingFileIOManager):
         own = super().compare(path)
         if not own.unchanged:
             return own
-        file = Path(self.data) / self.load(path).file
+        file = self.store.locate(self.load(path).file)
         found = verify_files(file)
         return VerifyResult(1 + found.files, own.bytes, found.missing, found.changed)

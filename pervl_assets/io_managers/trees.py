@@ -1,6 +1,7 @@
 """Folder trees: the staged files replace the old ones in one step; the ledger is a Parquet file below `assets/`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.io_managers.metadata import BYTES, FILES, MISSING, QUARANTINED
 from pervl_assets.release.images import Labeller, label_images
 from pervl_assets.release.parts import Part, Tree, TreePart
+from pervl_assets.storage.store import StoredFile, locate_below
 from pervl_assets.trees.build import commit_tree
 from pervl_assets.trees.ledger import LEDGER, FolderTree, verify_tree
 
@@ -29,26 +31,39 @@ class TreeIOManager(PervlIOManager):
 
     def write(self, context: dg.OutputContext, value: FolderTree, path: Path) -> None:
         """Swap the staged files in, then write the ledger; an unchanged tree writes nothing."""
-        commit_tree(value, path, {_ROOT: value.root.relative_to(self.data).as_posix()})
+        try:
+            self.store.push_files(_list_files(replace(value, root=value.staged or value.root)))
+        except BaseException:
+            if value.lock:
+                value.lock.release()
+            raise
+        commit_tree(value, path, {_ROOT: value.root.relative_to(self.store.folder).as_posix()})
 
     def load(self, path: Path) -> FolderTree:
         """Read the ledger; no file of the tree is opened."""
         ledger, metadata = read_hashed(path)
         LEDGER.validate(ledger, "ledger")
-        return FolderTree(Path(self.data) / metadata[_ROOT], ledger, recorded_ns=path.stat().st_mtime_ns)
+        return FolderTree(self.store.locate(metadata[_ROOT]), ledger, recorded_ns=path.stat().st_mtime_ns)
 
     def list_parts(self, path: Path) -> list[Path]:
         """Return the tree's folder."""
-        return [Path(self.data) / pl.read_parquet_metadata(path)[_ROOT]]
+        return [self.store.locate(pl.read_parquet_metadata(path)[_ROOT])]
+
+    def list_files(self, path: Path) -> Iterator[StoredFile]:
+        """Yield all files of the tree."""
+        yield from _list_files(self.load(path))
 
     def compare(self, path: Path) -> VerifyResult:
         """Hash all files of the tree, in parallel, and compare them with the ledger."""
         tree = self.load(path)
-        found = verify_tree(tree.root, tree.ledger)
-        differing = (
-            [self._name(tree.root / name) for name in names] for names in (found.missing, found.changed, found.extra)
-        )
-        return VerifyResult(found.files, found.bytes, *differing)
+
+        def look() -> VerifyResult:
+            found = verify_tree(tree.root, tree.ledger)
+            kinds = (found.missing, found.changed, found.extra)
+            differing = ([self.store.name(tree.root / name) for name in names] for names in kinds)
+            return VerifyResult(found.files, found.bytes, *differing)
+
+        return self.store.compare(_list_files(tree), look)
 
     @staticmethod
     def describe(
@@ -73,8 +88,13 @@ class TreeIOManager(PervlIOManager):
         self, part: Part, paths: Mapping[str | None, Path], columns: Mapping[str, str], label: Labeller
     ) -> TreePart:
         """Return the trees of all partitions as one part of the release, with a row for every image."""
+        name = self.store.name
         read = {split: self.load(path) for split, path in paths.items()}
-        trees = tuple(
-            Tree(split, self._name(tree.root), self._name(paths[split]), tree.ledger) for split, tree in read.items()
-        )
+        trees = tuple(Tree(split, name(tree.root), name(paths[split]), tree.ledger) for split, tree in read.items())
         return TreePart(part.name, part.description, part.sources, trees, label_images(part.name, trees, label))
+
+
+def _list_files(tree: FolderTree) -> Iterator[StoredFile]:
+    """Yield the files of a tree, whose names a ledger in a bucket could hold for any path of this machine."""
+    for path, size, sha256 in tree.ledger.filter(status="written").select("path", "bytes", "sha256").iter_rows():
+        yield StoredFile(locate_below(tree.root, path), size, sha256)

@@ -23,9 +23,13 @@ class WeightsIOManager(PervlIOManager):
     extension = ".safetensors"
 
     def write(self, context: dg.OutputContext, value: TrainedSetEncoder, path: Path) -> None:
-        """Write the weights whole or not at all, then remove the epochs that were saved on the way."""
+        """Write the weights whole or not at all."""
         write_set_encoder(value, path)
+
+    def clear_work(self, path: Path) -> None:
+        """Remove the epochs that were saved on the way."""
         clear_chunks(path.with_suffix(PARTIAL))
+        self.store.remove_work(path.with_suffix(PARTIAL))
 
     def load(self, path: Path) -> TrainedSetEncoder:
         """Read the weights. Raises as `read_set_encoder` does."""

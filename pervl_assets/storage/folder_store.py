@@ -1,0 +1,77 @@
+"""The store of a data root that is a folder: values are where they are written, and nothing is moved."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pervl_assets.archives.inputs import list_folder
+from pervl_assets.core.files import VerifyResult, hash_bytes
+from pervl_assets.storage.store import Listing, Store, StoredFile
+
+
+class FolderStore(Store):
+    """Keeps values in a folder. Two runs are kept apart by the locks of those who write."""
+
+    def show(self, path: Path) -> str:
+        """Return the path."""
+        return str(path)
+
+    def list_values(self) -> None:
+        """List nothing: a look at one file costs no more."""
+
+    def exists(self, path: Path, parts: Callable[[], Iterable[Path]], listing: Listing | None = None) -> bool:
+        """Return whether the file or manifest and all parts exist."""
+        return path.is_file() and all(part.exists() for part in parts())
+
+    def stamp(self, path: Path, parts: Callable[[], Iterable[Path]], listing: Listing | None = None) -> str:
+        """Return a sha256 of sizes and modification times, and of the inode of a part that is a file."""
+        stats = [_show_stat("", path.stat())]
+        for part in parts():
+            if part.is_dir():
+                stats += sorted(_show_stat(name, stat) for name, stat in list_folder(part).items())
+            else:
+                stat = part.stat()
+                stats.append(_show_stat(str(stat.st_ino), stat))
+        return hash_bytes("\n".join(stats).encode(errors="surrogateescape"))
+
+    def begin(self, path: Path) -> None:
+        """Remember nothing."""
+
+    def pull(self, path: Path, *, anew: bool = False) -> None:
+        """Move nothing."""
+
+    def pull_files(self, files: Iterable[StoredFile]) -> None:
+        """Move nothing; who reads the files compares them."""
+
+    @contextmanager
+    def stage(self, path: Path) -> Iterator[Path]:
+        """Yield the path itself."""
+        yield path
+
+    def push_files(self, files: Iterable[StoredFile]) -> None:
+        """Move nothing."""
+
+    def push(self, path: Path, staged: Path, list_files: Callable[[Path], Iterable[StoredFile]]) -> None:
+        """Move nothing."""
+
+    def compare(self, files: Iterable[StoredFile], look: Callable[[], VerifyResult]) -> VerifyResult:
+        """Look at the files where they are."""
+        return look()
+
+    def pull_work(self, folder: Path) -> None:
+        """Move nothing."""
+
+    def push_file(self, path: Path) -> None:
+        """Move nothing."""
+
+    def pull_file(self, path: Path) -> bool:
+        """Return whether the file exists."""
+        return path.is_file()
+
+    def remove_work(self, folder: Path) -> None:
+        """Remove nothing: who made the work removes it."""
+
+
+def _show_stat(name: str, stat: os.stat_result) -> str:
+    return f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}"

@@ -1,0 +1,146 @@
+"""The interface of a store, which keeps the values of a data root.
+
+All other code works with paths below `Store.folder`. A store brings a value there before it is read (*pull*), and
+keeps it once it was written (*push*). A value is one file below `assets/`, or a manifest there and the files it names.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from pervl_assets.core.errors import SchemaError
+from pervl_assets.core.files import VerifyResult
+
+Listing = Mapping[str, str]
+"""What a store holds, by name: made once by `Store.list_values`, to look at many values."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file that a manifest names: its path on this machine, its size in bytes and its sha256."""
+
+    path: Path
+    bytes: int
+    sha256: str
+
+
+def locate_below(folder: Path, name: str) -> Path:
+    """Return the path of a name that a manifest holds: no manifest may name a file elsewhere.
+
+    Raises:
+        SchemaError: The name leads out of the folder.
+    """
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts or "\0" in name:
+        raise SchemaError(f"The name {name!r} leads out of {folder}.", advice="Materialize its asset again.")
+    return folder.joinpath(*parts)
+
+
+class Store(ABC):
+    """Keeps values. All paths are below `folder`.
+
+    Args:
+        folder: Folder in which this machine reads and writes values.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def locate(self, name: str) -> Path:
+        """Return the path of a name that a manifest holds, e.g. `youtube_vos/fsl_seg`. Raises as `locate_below`."""
+        return locate_below(self.folder, name)
+
+    def name(self, path: Path) -> str:
+        """Return a path relative to the data root, with forward slashes, where it is below it."""
+        return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else str(path)
+
+    @abstractmethod
+    def show(self, path: Path) -> str:
+        """Return where a path is kept, for people."""
+
+    @abstractmethod
+    def list_values(self) -> Listing | None:
+        """Return what `exists` and `stamp` need to know of all values, or None if that costs nothing."""
+
+    @abstractmethod
+    def exists(self, path: Path, parts: Callable[[], Iterable[Path]], listing: Listing | None = None) -> bool:
+        """Return whether a value exists, with its parts.
+
+        Args:
+            path: Its file or manifest.
+            parts: Returns the files and folders that belong to it; raises if the manifest cannot be read.
+            listing: From `list_values`.
+        """
+
+    @abstractmethod
+    def stamp(self, path: Path, parts: Callable[[], Iterable[Path]], listing: Listing | None = None) -> str:
+        """Return a fingerprint of a value, which changes whenever it is written. Arguments as of `exists`.
+
+        Raises:
+            OSError: A file of it does not exist.
+        """
+
+    @abstractmethod
+    def begin(self, path: Path) -> None:
+        """Remember a value as it is when a step begins that makes it: `push` replaces no other."""
+
+    @abstractmethod
+    def pull(self, path: Path, *, anew: bool = False) -> None:
+        """Bring a value's file or manifest to its path; if there is none, remove what is at the path.
+
+        Args:
+            path: The path.
+            anew: Whether to read it even if it was brought before.
+        """
+
+    @abstractmethod
+    def pull_files(self, files: Iterable[StoredFile]) -> None:
+        """Bring files that a manifest names to their paths; a file that is missing or damaged is missing there."""
+
+    @abstractmethod
+    def stage(self, path: Path) -> AbstractContextManager[Path]:
+        """Yield the path at which a value is to be written, beforehand as it is at `path`."""
+
+    @abstractmethod
+    def push_files(self, files: Iterable[StoredFile]) -> None:
+        """Keep files that a manifest will name."""
+
+    @abstractmethod
+    def push(self, path: Path, staged: Path, list_files: Callable[[Path], Iterable[StoredFile]]) -> None:
+        """Keep a value: the files that `list_files` finds in its manifest, then the file or manifest itself.
+
+        Args:
+            path: Its path.
+            staged: Where it was written, from `stage`.
+            list_files: Returns the files that a manifest names.
+
+        Raises:
+            WriteError: Another run has written another value since `begin`. That one stays.
+        """
+
+    @abstractmethod
+    def compare(self, files: Iterable[StoredFile], look: Callable[[], VerifyResult]) -> VerifyResult:
+        """Read the files of a value again, and compare them with its manifest.
+
+        Args:
+            files: The files that the manifest names.
+            look: Compares the files that are at their paths.
+        """
+
+    @abstractmethod
+    def pull_work(self, folder: Path) -> None:
+        """Bring unfinished work, kept by `push_file`, to its folder."""
+
+    @abstractmethod
+    def push_file(self, path: Path) -> None:
+        """Keep a file under its name: one of unfinished work, or one that belongs to no value."""
+
+    @abstractmethod
+    def pull_file(self, path: Path) -> bool:
+        """Bring a file, kept by `push_file`, to its path. Return whether there is one."""
+
+    @abstractmethod
+    def remove_work(self, folder: Path) -> None:
+        """Forget unfinished work, whose result is kept now."""
