@@ -242,7 +242,9 @@ async def find_failed_run(node: Any, request: Request) -> str | None:
 
 
 @contextmanager
-def run_web_server(instance: dg.DagsterInstance, module: str, name: str, *, read_only: bool) -> Iterator[Any]:
+def run_web_server(
+    instance: dg.DagsterInstance, module: str, name: str, workspace: Path | None, *, read_only: bool
+) -> Iterator[Any]:
     """Yield the ASGI app of `dagster-webserver` for a code location; the daemon runs in threads of this process.
 
     Both are commands without a public name for their parts. Here they share the process of the code location, and no
@@ -252,20 +254,33 @@ def run_web_server(instance: dg.DagsterInstance, module: str, name: str, *, read
         instance: Holds the runs.
         module: Module with the definitions.
         name: Name of the code location, which the states of schedules and sensors belong to.
+        workspace: File that names code locations, in the place of this one.
         read_only: Whether everything that changes something is refused.
+
+    Raises:
+        PervlError: The file names no code locations.
     """
     with _explain_moved_names():  # imported here, because they take a second
         from dagster._core.workspace.context import WorkspaceProcessContext
-        from dagster._core.workspace.load_target import ModuleTarget
+        from dagster._core.workspace.load_target import ModuleTarget, WorkspaceFileTarget
         from dagster._daemon.controller import DagsterDaemonController, create_daemons_from_instance
         from dagster_webserver.app import create_app_from_workspace_process_context
     # The folder of the package, not the current one: modules that other users put there must not be imported.
-    target = ModuleTarget(module, None, str(Path(__file__).parents[1]), name)
+    target: ModuleTarget | WorkspaceFileTarget = ModuleTarget(module, None, str(Path(__file__).parents[1]), name)
+    if workspace:
+        target = WorkspaceFileTarget([str(workspace)])
+        try:
+            target.create_origins()
+        except Exception as error:  # of every kind: Dagster's checks, its configuration, YAML
+            raise PervlError(
+                f"{workspace} names no code locations: {' '.join(str(error).split()):.300}",
+                advice="Write it as docs/scale/workspace.team.yaml is written.",
+            ) from error
     with ExitStack() as stack:
-        workspace = stack.enter_context(
+        context = stack.enter_context(
             WorkspaceProcessContext(instance, target, dg.__version__, read_only, code_server_log_level="WARNING")
         )
         if not read_only:
             daemons = [stack.enter_context(daemon) for daemon in create_daemons_from_instance(instance)]
-            stack.enter_context(DagsterDaemonController(workspace, daemons))
-        yield create_app_from_workspace_process_context(workspace)
+            stack.enter_context(DagsterDaemonController(context, daemons))
+        yield create_app_from_workspace_process_context(context)

@@ -35,6 +35,9 @@ from pervl_assets.training.modes import ModeName
 Profile = Literal["demo", "full"]
 Executor = Literal["in_process", "multiprocess"]
 
+POSTGRES_URL: Final = "PERVL_POSTGRES_URL"
+"""Address of the database of a team's Dagster instance. A secret, therefore no setting: the UI shows settings."""
+
 _PREFIX: Final = "PERVL_"
 
 _log = logging.getLogger(__name__)
@@ -286,7 +289,7 @@ def _explain(kind: str, message: str, context: Mapping[str, Any] | None) -> str:
 
 def _warn_of_unknown(env: Mapping[str, str]) -> None:
     """Log a warning for every `PERVL_…` variable that is no setting. Only the main process does."""
-    known = [name.upper() for name in Settings.model_fields]
+    known = [*map(str.upper, Settings.model_fields), POSTGRES_URL.removeprefix(_PREFIX)]
     unknown = {name.removeprefix(_PREFIX) for name in env if name.startswith(_PREFIX)} - {*known}
     for name in sorted(unknown) if multiprocessing.parent_process() is None else ():
         close = difflib.get_close_matches(name, known, n=1)

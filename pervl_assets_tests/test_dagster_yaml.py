@@ -1,4 +1,4 @@
-"""`dagster.yaml`: Dagster accepts it, every setting is explained, and the settings have their effect."""
+"""`dagster.yaml` and that of a team: Dagster accepts them, every setting is explained, and has its effect."""
 
 import shutil
 from pathlib import Path
@@ -8,10 +8,17 @@ import pytest
 import yaml
 from dagster._core.events import RunFailureReason
 from dagster._core.execution.retries import auto_reexecution_should_retry_run
+from dagster._core.instance.config import dagster_instance_config
+from dagster._core.instance.ref import InstanceRef
+from dagster._core.workspace.load import location_origins_from_yaml_paths
+from dagster._serdes import serialize_value
 
+from pervl_assets.cli.ui import _LOCATION as LOCATION
 from pervl_assets.defs.jobs import JOB_TAG
 
-FILE = Path(__file__).parents[1] / "dagster.yaml"
+ROOT = Path(__file__).parents[1]
+FILE = ROOT / "dagster.yaml"
+TEAM = ROOT / "docs/scale/dagster.team.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +33,28 @@ def test_every_setting_is_explained():
     lines = [line for line in FILE.read_text(encoding="utf-8").splitlines() if line.strip() and line[0] != "#"]
     unexplained = [line for line in lines if "#" not in line and not line.rstrip().endswith(":")]
     assert unexplained == []
+
+
+def test_that_of_a_team_differs_by_the_database_and_the_logs(tmp_path, monkeypatch):
+    """Real servers are in `scale/test_postgres.py`."""
+    monkeypatch.setenv("PERVL_POSTGRES_URL", "postgresql+psycopg2://pervl:Zq7-unmistakable@127.0.0.1:1/pervl")
+    text, common = TEAM.read_text(encoding="utf-8"), "telemetry:"
+    assert text.partition(common)[2] == FILE.read_text(encoding="utf-8").partition(common)[2]
+    shutil.copy(TEAM, tmp_path / "dagster.yaml")
+    config, _ = dagster_instance_config(str(tmp_path))
+    assert config["storage"] == {"postgres": {"postgres_url": {"env": "PERVL_POSTGRES_URL"}}}
+    reference = InstanceRef.from_dir(str(tmp_path))
+    assert reference.storage_data.module_name == "dagster_postgres"
+    assert reference.compute_logs_data.class_name == "S3ComputeLogManager"
+    assert "unmistakable" not in serialize_value(reference)  # processes get it as an argument
+
+
+def test_the_workspace_of_a_team_names_two_code_servers():
+    origins = location_origins_from_yaml_paths([str(TEAM.with_name("workspace.team.yaml"))])
+    assert [(one.location_name, one.host, one.port) for one in origins] == [
+        (LOCATION, "127.0.0.1", 4266),
+        ("experiments", "127.0.0.1", 4267),
+    ]
 
 
 def test_the_daemon_has_the_configured_parts(instance):

@@ -6,7 +6,7 @@ import pytest
 
 from pervl_assets.core.errors import PervlError
 from pervl_assets.demo import TINY_CLIP
-from pervl_assets.settings import Settings, is_trusted, load_env_file
+from pervl_assets.settings import POSTGRES_URL, Settings, is_trusted, load_env_file
 
 
 def test_defaults_follow_the_profile():
@@ -126,7 +126,8 @@ def test_empty_values_are_unset():
 
 
 def test_an_unknown_variable_is_a_warning_that_names_the_close_one(caplog):
-    assert Settings.from_env({"PERVL_DATTA": "/x", "PERVL_XYZ": "1", "PERVLDATA": "/y"}) == Settings.from_env({})
+    env = {"PERVL_DATTA": "/x", "PERVL_XYZ": "1", "PERVLDATA": "/y", POSTGRES_URL: "postgresql+psycopg2://…"}
+    assert Settings.from_env(env) == Settings.from_env({})
     assert caplog.messages == [
         "PERVL_DATTA is not a setting: ignored. Did you mean PERVL_DATA?",
         "PERVL_XYZ is not a setting: ignored.",

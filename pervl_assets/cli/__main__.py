@@ -56,6 +56,8 @@ def run() -> None:
     sys.stdout, sys.stderr = _open_output(1, sys.stdout), _open_output(2, sys.stderr)
     sys.unraisablehook = _repeat_interruption
     logging.getLogger("sqlalchemy").setLevel(logging.CRITICAL + 1)  # it raises every error that it logs
+    # Dagster's retries of Postgres write to the root logger; the last error is raised, and explained.
+    logging.getLogger().addFilter(lambda record: not str(record.msg).startswith("Retrying failed database"))
     watch_stops()
     code: Any = 1
     try:

@@ -207,8 +207,9 @@ def score(
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option("--port", default=3000, show_default=True, type=click.IntRange(0, 65535), help="0: any that is free.")
 @click.option("--allow-host", multiple=True, metavar="NAME", help="Further name of this server, e.g. of a proxy.")
+@click.option("--workspace", type=_FILE, help="workspace.yaml of code servers to show, e.g. those of a team.")
 @click.option("--read-only", is_flag=True, help="Refuse everything that changes something; no schedules and sensors.")
-def ui(host: str, port: int, allow_host: tuple[str, ...], *, read_only: bool) -> None:
+def ui(host: str, port: int, allow_host: tuple[str, ...], workspace: Path | None, *, read_only: bool) -> None:
     """Serve the Dagster UI, with its schedules and sensors, until Ctrl-C.
 
     Requests that come from other web pages, and those for another host name, are refused. There is no log-in.
@@ -216,7 +217,7 @@ def ui(host: str, port: int, allow_host: tuple[str, ...], *, read_only: bool) ->
     from pervl_assets.cli.console import make_console
     from pervl_assets.cli.ui import serve
 
-    serve(make_console(), Settings.from_env().data, host, port, allow_host, read_only=read_only)
+    serve(make_console(), Settings.from_env().data, host, port, allow_host, workspace, read_only=read_only)
 
 
 def _run_graph(selection: str, *, force: bool = False) -> bool:

@@ -4,20 +4,19 @@ import fcntl
 import logging
 import os
 import re
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from alembic.util import CommandError
 from dagster import DagsterError, DagsterEvent, DagsterEventType, DagsterInstance
 from rich.progress import Progress
 from yaml import YAMLError
 
 from pervl_assets.cli.console import escape
-from pervl_assets.core.errors import PervlError, WriteError, list_some
+from pervl_assets.cli.databases import NOT_WRITABLE, check_postgres_url, explain_database_errors
+from pervl_assets.core.errors import PervlError, WriteError
 from pervl_assets.defs.pools import WAITING
 from pervl_assets.defs.run_results import read_materialization
 from pervl_assets.settings import is_trusted
@@ -26,7 +25,6 @@ _log = logging.getLogger(__name__)
 
 _POLL_SECONDS: Final = 0.3
 _SHOWN: Final = 300
-_WRITABLE: Final = "Make it writable for this user, or set DAGSTER_HOME to a folder that is."
 _INSTANCE: Final = "telemetry: {enabled: false}\npython_logs: {python_log_level: INFO}\n"
 """For a Dagster home that has no `dagster.yaml`; the project's own sets more."""
 
@@ -58,11 +56,13 @@ def open_instance(data: Path) -> Iterator[DagsterInstance]:
 
     Raises:
         WriteError: The folder cannot be written.
-        PervlError: `dagster.yaml` is not valid, or a database of Dagster is damaged, locked or of another version.
+        PervlError: `dagster.yaml` or the address of Postgres is not valid, or a database of Dagster is damaged, locked,
+            not reached, or of another version.
     """
     home = find_dagster_home(data)
     _check_home(home)
-    with _explain_database_errors(home), ExitStack() as opened:
+    check_postgres_url(home / "dagster.yaml")
+    with explain_database_errors(home), ExitStack() as opened:
         try:
             home.mkdir(0o755, parents=True, exist_ok=True)
             if not (home / "dagster.yaml").exists():
@@ -74,7 +74,7 @@ def open_instance(data: Path) -> Iterator[DagsterInstance]:
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
             raise WriteError(
-                f"DAGSTER_HOME, {home}, cannot be used: {error.filename or home}: {reason}.", advice=_WRITABLE
+                f"DAGSTER_HOME, {home}, cannot be used: {error.filename or home}: {reason}.", advice=NOT_WRITABLE
             ) from error
         except (DagsterError, YAMLError) as error:
             raise PervlError(
@@ -108,71 +108,6 @@ def _hold(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(opened)
-
-
-@contextmanager
-def _explain_database_errors(home: Path) -> Iterator[None]:
-    """Turn an error of Dagster's SQLite databases into a `PervlError` that names the files."""
-    try:
-        yield
-    except (PervlError, OSError):
-        raise
-    except Exception as error:
-        cause: BaseException | None = error
-        while cause and not isinstance(cause, sqlite3.Error | CommandError):
-            cause = cause.__cause__ or cause.__context__
-        if cause is None:
-            raise
-        raise _explain_database_error(home, str(cause)) from error
-
-
-def _explain_database_error(home: Path, reason: str) -> PervlError:
-    databases = sorted([*home.glob("history/**/*.db"), *home.glob("schedules/*.db")])
-    files = list_some([str(file) for file in databases if file.parent.name != "runs" or file.stem == "index"])
-    if "locked" in reason or "busy" in reason:
-        return WriteError(
-            f"A database of Dagster in {home} is locked by another process ({reason}).",
-            advice="Run again. If it stays locked, end the process that holds it: `fuser -v` with one of these files "
-            "names it.",
-            details=files,
-        )
-    if "readonly" in reason or "unable to open" in reason:
-        return WriteError(
-            f"A database of Dagster in {home} cannot be written: {reason}.", details=files, advice=_WRITABLE
-        )
-    if "full" in reason:
-        return WriteError(
-            f"The disk is full while writing the databases of Dagster in {home}.",
-            details=files,
-            advice="Free some space, and run again; finished work is kept.",
-        )
-    if "no such" in reason:
-        return PervlError(
-            f"A database of Dagster in {home} is of another version of Dagster: {reason}.",
-            details=files,
-            advice="Run `dagster instance migrate`, or install the version that constraints.txt names. If both do not "
-            f"help, move {home / 'history'} away, and run pervl materialize: no correct file is written again.",
-        )
-    damaged = {file: why for file in databases if (why := _check_database(file))}
-    return PervlError(
-        f"{len(damaged) or 'A'} database{'s' if len(damaged) > 1 else ''} of Dagster in {home} cannot be read.",
-        details=list_some([f"{file}: {why}" for file, why in damaged.items()]) or [reason],
-        advice="Stop all of Dagster, move these files and those of the same name with -wal or -shm away, and run "
-        "again: Dagster makes new ones. Without index.db or runs.db run pervl materialize: no correct file is written "
-        "again. Without schedules.db start the schedules and sensors again. Other files are the logs of one run.",
-    )
-
-
-def _check_database(file: Path) -> str:
-    """Return why a SQLite database cannot be read; nothing if it can."""
-    try:
-        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as database:
-            (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
-            if found == "ok" and database.execute("SELECT count(*) FROM alembic_version").fetchone()[0] > 1:
-                return "two processes made it at the same time"
-    except sqlite3.Error as error:
-        return str(error)
-    return "" if found == "ok" else str(found)
 
 
 @contextmanager

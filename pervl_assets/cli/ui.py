@@ -24,7 +24,14 @@ _END_SECONDS: Final = 5
 
 
 def serve(
-    console: Console, data: Path, host: str, port: int, more_hosts: Collection[str] = (), *, read_only: bool = False
+    console: Console,
+    data: Path,
+    host: str,
+    port: int,
+    more_hosts: Collection[str] = (),
+    workspace: Path | None = None,
+    *,
+    read_only: bool = False,
 ) -> None:
     """Serve the UI until a signal ends it.
 
@@ -34,10 +41,12 @@ def serve(
         host: Address to listen at.
         port: Port to listen at; 0 for any that is free.
         more_hosts: Further names under which browsers reach it, e.g. that of a proxy.
+        workspace: File that names code servers, in the place of a code location in this process.
         read_only: Whether everything that changes something is refused; without daemon.
 
     Raises:
-        PervlError: The port is in use, or the address is none of this machine; or a name is no host name.
+        PervlError: The port is in use, or the address is none of this machine; a name is no host name; or the file
+            names no code servers.
     """
     import uvicorn
 
@@ -54,7 +63,7 @@ def serve(
             signal.signal(ending, _end)
         with (
             open_instance(data) as instance,
-            run_web_server(instance, _DEFINITIONS, _LOCATION, read_only=read_only) as app,
+            run_web_server(instance, _DEFINITIONS, _LOCATION, workspace, read_only=read_only) as app,
         ):
             console.print(f"The Dagster UI is at [bold]{shown}[/]; Ctrl-C ends it", highlight=False, soft_wrap=True)
             config = uvicorn.Config(
