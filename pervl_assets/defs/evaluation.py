@@ -14,7 +14,7 @@ from pervl_assets.clip.features import Features
 from pervl_assets.core.checks import CheckResult
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.files import hash_bytes
-from pervl_assets.core.tables import TableSchema
+from pervl_assets.core.tables import Column, TableSchema
 from pervl_assets.defs.checks import to_check_result
 from pervl_assets.defs.evaluation_features import build_evaluation_features
 from pervl_assets.defs.evaluation_tables import EVALUATION
@@ -39,6 +39,10 @@ RESULTS_NAME: Final = "results"
 _ALL_RANKED: Final = "every_query_is_ranked"
 _KNOWN_SCORES: Final = "known_scores"
 _SHOWN: Final = 100
+
+_STORED_SCORES: Final = TableSchema(
+    (*SCORES, Column("features", pl.String, "hash of the features that were ranked, see `hash_features`"))
+)
 
 _OF_QUERIES: Final = ("protocol", "query_set", "query_id", "query", "concept")
 _COUNTED: Final = {
@@ -67,6 +71,7 @@ class Kind:
         name: First part of the names of both assets.
         methods: Their names, for the descriptions.
         inputs: Assets below the benchmark that they need, by the parameter of `rank`; features are of the encoder.
+        texts: The parameter that gets the features of the queries.
         rank: Ranks the gallery, from the inputs.
         score: Scores ranks, from the inputs.
         seed: Column that a seed is from, `<asset>.<column>`.
@@ -76,6 +81,7 @@ class Kind:
     name: str
     methods: str
     inputs: Mapping[str, str]
+    texts: str
     rank: Callable[..., Ranked]
     score: Callable[[Mapping[str, Any], pl.DataFrame], pl.DataFrame]
     seed: str
@@ -99,6 +105,7 @@ _KINDS: Final = (
         "baseline",
         "Text only, AvgIm and AvgIm+Text, which need no training",
         {"queries": "queries", "draws": "few_shot_draws", "texts": "query_features", "images": IMAGES},
+        "texts",
         rank_baselines,
         lambda inputs, ranks: score_baselines(inputs["queries"], ranks, inputs["images"]),
         "few_shot_draws.seed",
@@ -108,6 +115,7 @@ _KINDS: Final = (
         "concept",
         "PALAVRA, Only tuning and Without tuning, by the token of each concept",
         {"queries": "queries", "concepts": "concept_query_features", "images": IMAGES},
+        "concepts",
         rank_concepts,
         lambda inputs, ranks: compute_scores(ranks),
         "concept_query_features.id",
@@ -152,7 +160,7 @@ def _build_scores(benchmark: str, tree: TreeAsset, kind: Kind, encoder: str | No
         outs={
             "ranks": _declare_output(ranks_key, RANKS, ranks_text, benchmark, kind, encoder),
             "scores": _declare_output(
-                scores_key, SCORES, scores_text, benchmark, kind, encoder, version_known() if known else "1"
+                scores_key, _STORED_SCORES, scores_text, benchmark, kind, encoder, version_known() if known else "2"
             ),
         },
         partitions_def=dg.StaticPartitionsDefinition(list(tree.splits)),
@@ -178,6 +186,8 @@ def _build_scores(benchmark: str, tree: TreeAsset, kind: Kind, encoder: str | No
             found = check_known_scores(scores, read_published(), conditions)
             checks = [to_check_result(_KNOWN_SCORES, found, "warning")._replace(asset_key=scores_key)]
         shown = preview_table(show_scores(scores), rows=_SHOWN)
+        ranked_of = hash_features(inputs[kind.texts], inputs["images"])
+        scores = scores.with_columns(features=pl.lit(ranked_of))
         yield TableIOManager.describe(scores, asset_key=scores_key, checks=checks, scores=shown)
 
     return score_methods
@@ -185,7 +195,12 @@ def _build_scores(benchmark: str, tree: TreeAsset, kind: Kind, encoder: str | No
 
 def version_known() -> str:
     """Return a code version that changes with the published numbers, and the weights they are of."""
-    return f"1.{hash_bytes(repr((hash_published(), WEIGHTS)).encode())[:8]}"
+    return f"2.{hash_bytes(repr((hash_published(), WEIGHTS)).encode())[:8]}"
+
+
+def hash_features(texts: Features, images: Features) -> str:
+    """Return a hash of the features that were ranked, by which the results know scores of earlier ones."""
+    return hash_bytes(f"{texts.hash()} {images.hash()}".encode())[:16]
 
 
 def _declare_output(

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import dagster as dg
 import polars as pl
 
 from pervl_assets.benchmarks import find_searched
-from pervl_assets.clip.features import read_passport
+from pervl_assets.clip.features import Features
 from pervl_assets.core.errors import SchemaError, name_some
 from pervl_assets.defs.evaluation import (
     IMAGES,
@@ -18,6 +17,7 @@ from pervl_assets.defs.evaluation import (
     choose_kinds,
     declare_made_from,
     describe_conditions,
+    hash_features,
     version_known,
 )
 from pervl_assets.defs.evaluation_tables import EVALUATION
@@ -41,11 +41,11 @@ from pervl_assets.training.concept_tokens import read_trainings
 
 _WHOLE: Final = "nothing_is_left_out"
 _SHOWN: Final = 100
-_TEXTS: Final = "concept_query_features"
 
 _DESCRIPTION: Final = """\
 Scores of all methods, benchmarks and splits, each with the published number beside it, whether the two are comparable
-and why, and the paired difference from Text only. What is not materialized is left out, so the baselines are enough."""
+and why, and the paired difference from Text only. What is not materialized, or was ranked by earlier features, is left
+out, so the baselines are enough."""
 
 
 def build_results(encoder: str | None = None, *, learns: bool = True) -> dg.AssetsDefinition:
@@ -60,7 +60,7 @@ def build_results(encoder: str | None = None, *, learns: bool = True) -> dg.Asse
     located = {
         (benchmark.name, name): name_key(f"{benchmark.name}/{name}", encoder, EVALUATION)
         for benchmark, *_ in find_searched()
-        for name in (IMAGES, *([_TEXTS] if learns else []), *(table for kind in kinds for table in kind.tables))
+        for name in (IMAGES, *(name for kind in kinds for name in (kind.inputs[kind.texts], *kind.tables)))
     }
 
     @dg.asset(
@@ -87,7 +87,7 @@ def build_results(encoder: str | None = None, *, learns: bool = True) -> dg.Asse
             for (split,), part in frame.group_by("split", maintain_order=True)
         }
         shown["published_only"] = preview_table(show_published(list_unmeasured(read_published(), frame)), rows=_SHOWN)
-        text = f"{len(absent):,} tables are not materialized and left out: {name_some(absent)}"
+        text = f"{len(absent):,} tables are not materialized, or of earlier features, and left out: {name_some(absent)}"
         whole = make_check_result(_WHOLE, not absent, text if absent else "all are there", absent=len(absent))
         yield TableIOManager.describe(frame, checks=[whole], **shown)
 
@@ -108,32 +108,38 @@ def _collect_results(
     kinds: Iterable[Kind],
     located: Mapping[tuple[str, str], dg.AssetKey],
 ) -> tuple[pl.DataFrame, list[str]]:
-    """Return the results of all scores that are materialized, and the names of the tables that are not."""
+    """Return the results of all scores of the present features, and the names of the tables that are left out."""
     tables, features = TableIOManager(data=workspace.data), FeaturesIOManager(data=workspace.data)
     made, absent = [RESULTS.to_polars().to_frame()], list[str]()
     splits = [(benchmark.name, tree, split) for benchmark, _, tree in find_searched() for split in tree.splits]
     for benchmark, tree, split in splits:
-        ranks, scores = list[pl.DataFrame](), list[pl.DataFrame]()
+        images = features.read_previous(located[benchmark, IMAGES], split)
+        ranks, scores, trainings = list[pl.DataFrame](), list[pl.DataFrame](), list[dict[str, Any]]()
         for kind in kinds:
+            texts = features.read_previous(located[benchmark, kind.inputs[kind.texts]], split)
             placed, scored = (tables.read_previous(located[benchmark, name], split) for name in kind.tables)
-            if placed is None or scored is None:
+            if texts is None or images is None or placed is None or not _is_scored_from(scored, texts, images):
                 absent += [f"{benchmark}/{name} [{split}]" for name in kind.tables]
-            else:
-                ranks.append(placed)
-                scores.append(scored)
-        images = features.read_previous(located[benchmark, IMAGES], split) if scores else None
-        if images is not None:
-            texts = located.get((benchmark, _TEXTS))
-            trainings = _describe_trainings(features.fetch(texts, split)) if texts else []
+                continue
+            ranks.append(placed)
+            scores.append(scored)
+            trainings += _describe_trainings(texts.passport.tokens)
+        if scores and images is not None:
             conditions = describe_conditions(workspace, benchmark, tree, split, images, trainings)
             whole, model = (pl.concat(scores), pl.concat(ranks)), images.passport.model
             made.append(tabulate_results(*whole, read_published(), conditions, model))
     return pl.concat(made), absent
 
 
-def _describe_trainings(path: Path) -> list[dict[str, Any]]:
-    """Return how the inversion models of all seeds were trained whose tokens are in the texts of a features file."""
+def _is_scored_from(scores: pl.DataFrame | None, texts: Features, images: Features) -> TypeGuard[pl.DataFrame]:
+    """Return whether scores are of these features: a run that was killed may have replaced the features only."""
+    column = None if scores is None else scores.get_column("features", default=None)
+    return column is not None and column.unique().to_list() == [hash_features(texts, images)]
+
+
+def _describe_trainings(note: str) -> list[dict[str, Any]]:
+    """Return how the inversion models of all seeds were trained, from the note in the passport of the texts."""
     try:
-        return [asdict(training) for training in read_trainings(read_passport(path).tokens)]
-    except (OSError, SchemaError, pl.exceptions.PolarsError, LookupError, ValueError):
+        return [asdict(training) for training in read_trainings(note)]
+    except SchemaError:
         return []

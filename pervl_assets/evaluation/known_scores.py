@@ -40,8 +40,8 @@ TRAINED_AS_PUBLISHED: Final = {
     "preprocessing": UPSTREAM.describe(),
     "names": "upstream",
 }
-PALAVRA_PROMPTS: Final = "7fa8eed4cce600ea0ef39aadb16f94473bdb1adf6e909acfccb1294f852a6434"
-"""The sha256 of PALAVRA's 24 prompts in its order, one per line. They are not part of this package."""
+PALAVRA_PROMPTS: Final = "75a42438e15421592df92741678a86c8a633b3bdeef60bb1bf2f21afa4664303"
+"""The sha256 of PALAVRA's 24 prompts, sorted, one per line. They are not part of this package."""
 
 
 @dataclass(frozen=True)

@@ -111,8 +111,9 @@ MODES: Final[Mapping[str, TrainingMode]] = {mode.name: mode for mode in (PALAVRA
 def read_prompts(path: Path) -> tuple[str, ...]:
     """Read prompts from a text file in UTF-8: one per line, with one `*`, and at the end that `*` or a blank.
 
-    Empty lines are skipped. Blanks at the end of a line are kept, because the last character of a prompt is cut off in
-    the mode `palavra` (quirk T2).
+    They are sorted, so that neither the training nor its passport depends on the order of the lines. Empty lines are
+    skipped. Blanks at the end of a line are kept, because the last character of a prompt is cut off in the mode
+    `palavra` (quirk T2).
 
     Raises:
         MissingInputError: The file does not exist.
@@ -142,4 +143,5 @@ def read_prompts(path: Path) -> tuple[str, ...]:
             details=list_some([f"line {number}: {wrong[number]}" for number in sorted(wrong)]),
             advice="Write one prompt per line, with one *, e.g. `This is a photo of a *`, or with a blank at its end.",
         )
-    return tuple(prompts.values())
+    found = sorted(prompts.values())
+    return PROMPTS if found == sorted(PROMPTS) else tuple(found)

@@ -197,7 +197,7 @@ def test_two_weeks_of_refreshes_make_the_changed_assets_and_no_others(synthetic_
         "release/croissant",
     )
     # A caption: the tables are read, and only the trees with captions in them are made again. Of the evaluation its
-    # split is made again, up to the scores: to the fake CLIP all texts are as near, so the results stay.
+    # split is made again, and the results of all.
     expected[5] |= name_once(
         "raw/pervl_annotations",
         "ytvos/concepts",
@@ -208,6 +208,7 @@ def test_two_weeks_of_refreshes_make_the_changed_assets_and_no_others(synthetic_
         "ytvos/imagefolder_view [test]",
         *(f"evaluation/ytvos/queries [{split}]" for split in ("validation", "test")),
         *(f"evaluation/ytvos/{name} [validation]" for name in ("query_features", "baseline_ranks", "baseline_scores")),
+        "evaluation/results",
         "deep_fashion/captions",
         "deep_fashion/few_shot_split",
         "release/croissant",

@@ -1,5 +1,6 @@
 """Features, places, scores and results as assets, on the demo data with a CLIP that has no model."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -9,7 +10,7 @@ import pytest
 from pervl_assets.archives.inputs import RawArchive, identify_contents
 from pervl_assets.archives.official_files import load_manifest
 from pervl_assets.benchmarks import find_searched
-from pervl_assets.clip.features import read_features
+from pervl_assets.clip.features import read_features, write_features
 from pervl_assets.core.files import hash_file
 from pervl_assets.core.tables import read_hashed, write_hashed
 from pervl_assets.definitions import build_definitions
@@ -80,7 +81,10 @@ def test_checks_say_what_is_left_out_and_that_no_score_is_known(scored):
     assert known.description.startswith("not applicable: the images are those of the demo")
     whole = checks["evaluation/results:nothing_is_left_out"]
     assert (whole.passed, whole.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert "12 tables are not materialized and left out: deep_fashion/concept_ranks" in whole.description
+    assert (
+        "12 tables are not materialized, or of earlier features, and left out: deep_fashion/concept_ranks"
+        in whole.description
+    )
 
 
 def test_results_are_made_from_the_scores_that_there_are(scored):
@@ -103,6 +107,18 @@ def test_unchanged_images_and_texts_are_not_encoded_again(scored, tmp_path):
     run(data, clip=clip, preprocessing="model")
     assert not clip.encoders
     assert {path: hash_file(path) for path in (data / "assets/evaluation").rglob("*.parquet")} == before
+
+
+def test_results_leave_out_scores_of_earlier_features(scored, tmp_path):
+    """Of a run that was killed between the features and their ranks: their note would describe the old ranks."""
+    data = scored.copy_to(tmp_path / "data")
+    path = locate(data, "deep_fashion/query_features", "test")
+    texts = read_features(path)
+    write_features(replace(texts, passport=replace(texts.passport, tokens="[]")), path)
+    (run_results,) = run(data, 'key:"evaluation/results"')
+    found = list_checks(run_results)["evaluation/results:nothing_is_left_out"]
+    assert "14 tables" in found.description
+    assert set(pl.read_parquet(locate(data, "results"), glob=False)["split"]) == {"validation"}
 
 
 def quarantine(ledger_path: Path, path: str) -> None:

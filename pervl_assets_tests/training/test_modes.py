@@ -18,9 +18,17 @@ def test_prompts_are_as_many_as_palavras():
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_prompts_are_read_with_their_blanks_at_the_end(file, end):
     file.write_bytes(("\ufeff" + end.join(("A *", "", "  ", "See a * here ", " a *"))).encode())
-    assert read_prompts(file) == ("A *", "See a * here ", " a *")
-    file.write_text("\n".join(PROMPTS))
-    assert read_prompts(file) == PROMPTS
+    assert read_prompts(file) == (" a *", "A *", "See a * here ")
+
+
+def test_the_order_of_prompts_makes_no_difference(file):
+    found = set()
+    for prompts in (["A *", "a *"], ["a *", "A *"]):
+        file.write_text("\n".join(prompts))
+        found.add(read_prompts(file))
+    assert len(found) == 1
+    file.write_text("\n".join(reversed(PROMPTS)))
+    assert read_prompts(file) == PROMPTS  # drawn as without a file
 
 
 def test_lines_that_are_no_prompts_are_named(file):
