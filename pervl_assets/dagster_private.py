@@ -91,6 +91,7 @@ __all__ = [
     "read_pool_holders",
     "recon_repository_from_origin",
     "run_web_server",
+    "set_pool_limit",
 ]
 
 Freshness = Literal["passing", "warning", "failing", "unknown"]
@@ -177,6 +178,13 @@ def free_pool_slots(instance: dg.DagsterInstance, run_id: str) -> None:
 def read_pool_holders(instance: dg.DagsterInstance, pool: str) -> list[str]:
     """Return the ids of the runs that hold slots of a pool."""
     return sorted(instance.event_log_storage.get_concurrency_info(pool).active_run_ids)
+
+
+def set_pool_limit(instance: dg.DagsterInstance, pool: str, limit: int) -> None:
+    """Set how many steps use a pool at once, instead of the default of `dagster.yaml`, unless it is set already."""
+    storage = instance.event_log_storage
+    if (pool, limit) not in {(one.name, one.limit) for one in storage.get_pool_limits() if not one.from_default}:
+        storage.set_concurrency_slots(pool, limit)
 
 
 def read_latest_checks(

@@ -69,7 +69,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
     definitions = dg.Definitions(
         assets=graph,
         asset_checks=place_assets(checks, settings.device, settings.executor),
-        jobs=build_jobs(resources),
+        jobs=build_jobs(resources, settings.devices),
         resources=resources,
         executor=_EXECUTORS[settings.executor],
     )

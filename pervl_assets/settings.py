@@ -155,6 +155,13 @@ class Settings(BaseModel):
     device: Annotated[str, AfterValidator(_check_device)] = _setting(
         "auto", "device on which CLIP encodes: `auto`, `cpu`, `cuda`, `cuda:n`"
     )
+    devices: int | None = _setting(
+        None,
+        "devices or machines that are used at once: the size of the pool `gpu`, and how many runs are executed beside "
+        "each other",
+        "1; the pool is as `dagster.yaml` says",
+        most=1000,
+    )
     precision: Precision | None = _setting(
         None,
         "precision in which CLIP encodes: `fp32`, `fp16`, `bf16`",

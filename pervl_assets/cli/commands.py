@@ -235,7 +235,8 @@ def _run_graph(selection: str, *, force: bool = False) -> bool:
             console.print(
                 f"[yellow]run {dead} was left by a process that was killed[/]: it is failed now, its pools are free"
             )
-        launch = Launch(ReconstructableRepository.for_module("pervl_assets.definitions", "defs"), instance)
+        repository = ReconstructableRepository.for_module("pervl_assets.definitions", "defs")
+        launch = Launch(repository, instance, devices=settings.devices)
         plan = launch.plan(selection, defs.resources or {}, force=force)
         print_outdated_inputs(console, launch.explain_inputs(selection, defs.resources or {}))
         if plan.skipped:

@@ -104,7 +104,7 @@ def _start_worker(functions: "SimpleQueue[Callable[[Any], Any]]") -> None:
     """Prepare a worker: no Ctrl-C of its own, and no life after its parent, which may have been killed."""
     global _function  # noqa: PLW0603 - a worker process has one function all its life
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     _function = functions.get()
     _keep_freed_memory()
 
@@ -120,7 +120,8 @@ def _keep_freed_memory() -> None:
             tune(parameter, size)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """End this process when the one that started it does; for a thread of its own."""
     if parent := multiprocessing.parent_process():
         parent.join()
         os._exit(1)

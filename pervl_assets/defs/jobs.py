@@ -90,10 +90,10 @@ class JobConfig(dg.Config):
         return {k: v for k, v in self.model_dump(exclude={"selection"}).items() if v not in (None, _AS_SET)}
 
 
-def build_jobs(resources: Iterable[str]) -> list[dg.JobDefinition]:
+def build_jobs(resources: Iterable[str], devices: int | None = None) -> list[dg.JobDefinition]:
     """Return a job for every benchmark, the training files, the evaluation, and everything.
 
-    `resources` are all resource keys.
+    `resources` are all resource keys; for `devices` see `Launch`.
     """
     training = "PALAVRA's training files, with all that they are made from: triplets, classes, CLIP features, matches."
     scores = "Scores of the retrieval on every benchmark"
@@ -107,7 +107,7 @@ def build_jobs(resources: Iterable[str]) -> list[dg.JobDefinition]:
         "evaluate": ("+group:evaluation", f"{scores} of all methods, with the training they need, and the results."),
         "everything": ("*", "Every asset of the graph, every partition."),
     }
-    op = _build_op(frozenset(resources))
+    op = _build_op(frozenset(resources), devices)
     return [_build_job(name, *selected, op) for name, selected in selections.items()]
 
 
@@ -116,8 +116,8 @@ def _build_job(name: str, selection: str, description: str, op: dg.OpDefinition)
 
     @dg.job(
         name=name,
-        description=f"{description}\n\nIt starts several runs, one after another, tagged `{JOB_RUN_TAG}`. Up-to-date "
-        "assets are skipped. After a failure, launch it again: finished work is kept.",
+        description=f"{description}\n\nIt starts several runs, tagged `{JOB_RUN_TAG}`. Up-to-date assets are "
+        "skipped. After a failure, launch it again: finished work is kept.",
         executor_def=dg.in_process_executor,
         config={"ops": {_OP: {"config": JobConfig(selection=selection).model_dump()}}},
         tags={JOB_TAG: name},
@@ -128,7 +128,7 @@ def _build_job(name: str, selection: str, description: str, op: dg.OpDefinition)
     return job
 
 
-def _build_op(resources: frozenset[str]) -> dg.OpDefinition:
+def _build_op(resources: frozenset[str], devices: int | None) -> dg.OpDefinition:
     """Return the op of the jobs. It needs all resources, because up to date depends on their settings and files."""
 
     @dg.op(name=_OP, out=dg.Out(dg.Nothing), required_resource_keys=set(resources))
@@ -140,13 +140,13 @@ def _build_op(resources: frozenset[str]) -> dg.OpDefinition:
             changed = config.configure(known["workspace"], known["clip"])
             known |= {key: type(known[key])(**change["config"]) for key, change in changed.items()}
             chosen: Any = context.run.run_config.get("resources") or {}
-            launch = _open_launch(context, {"resources": {**chosen, **changed}})
+            launch = _open_launch(context, {"resources": {**chosen, **changed}}, devices)
             _materialize_selection(context, launch, config.selection, known)
 
     return materialize
 
 
-def _open_launch(context: dg.OpExecutionContext, run_config: Mapping[str, Any]) -> Launch:
+def _open_launch(context: dg.OpExecutionContext, run_config: Mapping[str, Any], devices: int | None) -> Launch:
     """Return how the runs of a job are executed: with the code location and the instance of its own run."""
     origin = context.run.job_code_origin
     if origin is None:
@@ -158,7 +158,7 @@ def _open_launch(context: dg.OpExecutionContext, run_config: Mapping[str, Any]) 
     tags = {JOB_RUN_TAG: context.run_id}
     context.instance.add_run_tags(context.run_id, tags)
     repository = recon_repository_from_origin(origin.repository_origin)
-    return Launch(repository, context.instance, tags, run_config, context.run)
+    return Launch(repository, context.instance, tags, run_config, context.run, devices)
 
 
 def _materialize_selection(

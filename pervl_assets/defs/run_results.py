@@ -146,10 +146,10 @@ def read_run_result(instance: DagsterInstance, run_id: str) -> RunResult:
         elif (finding := read_finding(event)) is not None:
             result.findings.append(finding)
         elif event.event_type == DagsterEventType.RUN_FAILURE:
-            failure = event.job_failure_data
-            result.interrupted |= failure.failure_reason == RunFailureReason.UNEXPECTED_TERMINATION
+            failure: Any = event.event_specific_data  # None if another process reports the failure
+            result.interrupted |= bool(failure) and failure.failure_reason == RunFailureReason.UNEXPECTED_TERMINATION
             if not result.errors:
-                text = (explain_failure(failure.error) if failure.error else None) or event.message
+                text = (explain_failure(failure.error) if failure and failure.error else None) or event.message
                 result.findings.append(Finding(f"run {run_id}", "error", text or "It failed without a message."))
     # Dagster records the partitions of one step in no order; assets stay in the order of their steps.
     steps = list(dict.fromkeys(made.asset for made in result.made))

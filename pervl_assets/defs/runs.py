@@ -10,14 +10,14 @@ import socket
 import sys
 import uuid
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Set
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import dagster as dg
-from dagster import DagsterEventType, DagsterInstance, RunsFilter
+from dagster import DagsterInstance, RunsFilter
 
 from pervl_assets.core.errors import PervlError, name_some
 from pervl_assets.core.files import Lock
@@ -26,11 +26,13 @@ from pervl_assets.dagster_private import (
     BaseAssetGraph,
     ReconstructableRepository,
     create_run,
-    execute_assets_run,
     free_pool_slots,
+    set_pool_limit,
 )
 from pervl_assets.defs.checks import SUMS_HOLD
+from pervl_assets.defs.placement import GPU_POOL
 from pervl_assets.defs.run_results import RunResult, read_run_result
+from pervl_assets.defs.run_workers import INTERRUPTIONS, RunEnd, RunWorkers, execute_run
 from pervl_assets.defs.up_to_date import Value, explain_outdated
 
 PROCESS_TAG: Final = "pervl/process"
@@ -48,10 +50,6 @@ _UNFINISHED: Final = [
 _QUIET: Final = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """Run config without console logs; log lines are printed from the events."""
 
-_WHERE_INTERRUPTED: Final = (DagsterEventType.ENGINE_EVENT, DagsterEventType.STEP_FAILURE)
-"""Events of an executor that is interrupted, before its run ends."""
-
-_INTERRUPTIONS: Final = (KeyboardInterrupt, SystemExit, GeneratorExit, dg.DagsterExecutionInterruptedError)
 _NO_RETRIES: Final = {"dagster/max_retries": "0"}
 _NAMES_SHOWN: Final = 6
 
@@ -152,6 +150,20 @@ def plan_runs(graph: BaseAssetGraph[Any], values: Set[Value]) -> list[PlannedRun
     return runs
 
 
+def _list_needed(graph: BaseAssetGraph[Any], keys: Iterable[dg.AssetKey]) -> dict[dg.AssetKey, bool]:
+    """Return the assets that these are made from, and whether only their own partition of each is needed."""
+    needed: dict[dg.AssetKey, bool] = {}
+    waiting = [(key, True) for key in keys]
+    while waiting:
+        key, is_same = waiting.pop()
+        for parent in graph.get(key).parent_keys:
+            is_own = is_same and graph.get(parent).partitions_def == graph.get(key).partitions_def
+            if parent not in needed or needed[parent] > is_own:
+                needed[parent] = is_own
+                waiting.append((parent, is_own))
+    return needed
+
+
 class Plan:
     """The runs that bring a selection up to date, planned again after each of them.
 
@@ -174,31 +186,66 @@ class Plan:
     ) -> None:
         """Plan the first run; `force` makes every value, up to date or not."""
         self._graph, self._instance, self._resources, self._force = graph, instance, resources, force
-        self._left = list_values(graph, keys)
+        self._left, self._begun = list_values(graph, keys), list[PlannedRun]()
+        self.todo: dict[Value, str] = {}
         self._find_todo()
 
     def __iter__(self) -> Iterator[PlannedRun]:
         """Yield the runs one by one; each must have been executed before the next is planned."""
-        while self.todo:
-            run = plan_runs(self._graph, self.todo.keys())[0]
+        while run := self.begin():
             yield run
-            self._left = [value for value in self._left if value not in run.values]
-            self._find_todo()
+            self.end(run)
+
+    def begin(self) -> PlannedRun | None:
+        """Return the next run, which needs nothing of a run that has begun and not ended; None if there is none now."""
+        begun = {value for run in self._begun for value in run.values}
+        before = [*self._begun]
+        for run in plan_runs(self._graph, self.todo.keys() - begun):
+            if not any(self._needs(run, other) for other in before):
+                self._begun.append(run)
+                return run
+            before.append(run)
+        return None
+
+    def end(self, run: PlannedRun) -> None:
+        """Plan again after a run that `begin` returned."""
+        self._begun.remove(run)
+        self._left = [value for value in self._left if value not in run.values]
+        self._find_todo()
+
+    def _needs(self, run: PlannedRun, other: PlannedRun) -> bool:
+        """Return whether a run is made from values of another, or of what is made from them."""
+        needed = _list_needed(self._graph, run.keys)
+        return any(key in needed and (not needed[key] or other.partition == run.partition) for key in other.keys)
 
     def _find_todo(self) -> None:
+        begun = {value: self.todo[value] for run in self._begun for value in run.values}
+        left = [value for value in self._left if value not in begun]
         if self._force:
-            self.todo = dict.fromkeys(self._left, "forced (--force)")
+            todo = dict.fromkeys(left, "forced (--force)")
         else:
-            self.todo = explain_outdated(self._graph, self._instance, self._left, self._resources)
-            for (key, partition), reason in [*self.todo.items()]:  # outputs of one step are made together
+            todo = explain_outdated(self._graph, self._instance, left, self._resources)
+            there = {*left}
+            for (key, partition), reason in [*todo.items()]:  # outputs of one step are made together
                 for other in self._graph.get(key).execution_set_asset_keys:
-                    if (other, partition) in self._left:
-                        self.todo.setdefault((other, partition), reason)
+                    if (other, partition) in there:
+                        todo.setdefault((other, partition), reason)
+        self.todo = begun | todo
         self.skipped = len(self._left) - len(self.todo)
 
 
 _Follow = Callable[[PlannedRun, RunResult], AbstractContextManager[Callable[[dg.DagsterEvent], None]]]
 """A context around each run, before which the result has its id and the total; its value is called with each event."""
+
+
+@dataclass
+class _Begun:
+    """A run in a worker: `following` closes what `_Follow` opened, and `watch` is called with each event."""
+
+    planned: PlannedRun
+    run: dg.DagsterRun
+    following: ExitStack = field(default_factory=ExitStack)
+    watch: Callable[[dg.DagsterEvent], None] = lambda _: None
 
 
 @dataclass(frozen=True)
@@ -211,6 +258,8 @@ class Launch:
         tags: Tags of every run.
         run_config: Run config of every run, beside the log level.
         launcher: The run of the job that starts the planned runs, if one does: they belong to its code location.
+        devices: How many runs are executed beside each other, each in a process of its own, and the size of the pool
+            `gpu`. None: one after another in this process, and the pool stays as it is.
         locks: The locks of runs that have not ended, by run id.
     """
 
@@ -219,6 +268,7 @@ class Launch:
     tags: Mapping[str, str] = field(default_factory=dict)
     run_config: Mapping[str, Any] = field(default_factory=dict)
     launcher: dg.DagsterRun | None = None
+    devices: int | None = None
     locks: dict[str, Lock] = field(default_factory=dict)
 
     def plan(self, selection: str, resources: Mapping[str, Any], *, force: bool = False) -> Plan:
@@ -234,25 +284,79 @@ class Launch:
         return explain_outdated(graph, self.instance, list_values(graph, inputs), resources) if inputs else {}
 
     def execute(self, plan: Plan, follow: _Follow) -> RunResult:
-        """Execute planned runs with the executor of the definitions, up to one that fails; a failure is not raised."""
+        """Execute planned runs with the executor of the definitions, up to one that fails; a failure is not raised.
+
+        Runs beside one that fails, or is interrupted, are ended by themselves or by the same interruption.
+        """
         result = RunResult()
+        if self.devices and plan.todo:
+            set_pool_limit(self.instance, GPU_POOL, self.devices)
+        if (self.devices or 1) > 1 and self.instance.is_persistent:
+            self._execute_beside(plan, follow, result)
+        else:
+            self._execute_here(plan, follow, result)
+        result.skipped = plan.skipped
+        return result
+
+    def _execute_here(self, plan: Plan, follow: _Follow, result: RunResult) -> None:
+        """Execute runs one after another in this process."""
         for planned in plan:
-            run = self._create_run(planned)
-            result.runs.append(run.run_id)
-            result.total = len(result.made) + len(plan.todo)
+            run = self._begin(planned, plan, result)
             try:
                 with follow(planned, result) as watch:
-                    for event in execute_assets_run(self.repository, self.instance, run):
-                        if event.event_type in _WHERE_INTERRUPTED:
-                            self._pass_termination_on(run)
+                    for event in execute_run(self.repository, self.instance, run, self._is_ending):
                         watch(event)
             finally:
                 self._end(run, sys.exception())
             result.add(read_run_result(self.instance, run.run_id))
             if not result.succeeded:
                 break
-        result.skipped = plan.skipped
-        return result
+
+    def _execute_beside(self, plan: Plan, follow: _Follow, result: RunResult) -> None:
+        """Execute runs beside each other in worker processes. None is begun after one has failed."""
+        begun: dict[str, _Begun] = {}
+        try:
+            with RunWorkers(self.repository, self.instance) as workers:
+                while result.succeeded or workers.run_ids:
+                    try:
+                        while result.succeeded and len(begun) < (self.devices or 1) and (planned := plan.begin()):
+                            run = self._begin(planned, plan, result)
+                            begun[run.run_id] = one = _Begun(planned, run)
+                            one.watch = one.following.enter_context(follow(planned, result))
+                            workers.begin(run.run_id)
+                        if not begun:
+                            break
+                        for run_id, event in workers.read():
+                            self._take(begun, run_id, event, plan, result)
+                    except INTERRUPTIONS:
+                        if result.interrupted:
+                            raise
+                        result.interrupted, result.succeeded = True, False
+                        workers.interrupt()
+        finally:
+            for one in begun.values():
+                one.following.close()
+                self._end(one.run, sys.exception() or KeyboardInterrupt())
+
+    def _take(
+        self, begun: "dict[str, _Begun]", run_id: str, event: dg.DagsterEvent | RunEnd, plan: Plan, result: RunResult
+    ) -> None:
+        """Pass the event of a run in a worker on; after its last one end the run, and plan again."""
+        one = begun[run_id]
+        if not isinstance(event, RunEnd):
+            one.watch(event)
+            return
+        one.following.close()
+        self._end(one.run, KeyboardInterrupt() if result.interrupted else None, event.error)
+        result.add(read_run_result(self.instance, run_id))
+        plan.end(one.planned)
+        del begun[run_id]
+
+    def _begin(self, planned: PlannedRun, plan: Plan, result: RunResult) -> dg.DagsterRun:
+        run = self._create_run(planned)
+        result.runs.append(run.run_id)
+        result.total = len(result.made) + len(plan.todo)
+        return run
 
     def _create_run(self, planned: PlannedRun) -> dg.DagsterRun:
         """Record a planned run, which has not begun yet.
@@ -276,31 +380,25 @@ class Launch:
             launcher=self.launcher,
         )
 
-    def _pass_termination_on(self, run: dg.DagsterRun) -> None:
-        """Mark a run as being terminated if a signal ends the command, or if the job that started the run is.
-
-        Otherwise it would end as failed.
-        """
-        launcher, now = self._reload(self.launcher), self._reload(run)
-        is_ending = launcher.status == dg.DagsterRunStatus.CANCELING if launcher else bool(list_stops())
-        if is_ending and now and now.status == dg.DagsterRunStatus.STARTED:
-            self.instance.report_run_canceling(run)
+    def _is_ending(self) -> bool:
+        """Return whether a signal ends the command, or whether the job that started the runs is terminated."""
+        launcher = self._reload(self.launcher)
+        return launcher.status == dg.DagsterRunStatus.CANCELING if launcher else bool(list_stops())
 
     def _reload(self, run: dg.DagsterRun | None) -> dg.DagsterRun | None:
         return self.instance.get_run_by_id(run.run_id) if run else None
 
-    def _end(self, run: dg.DagsterRun, error: BaseException | None) -> None:
+    def _end(self, run: dg.DagsterRun, error: BaseException | None, reason: str = "") -> None:
         """End a run that an error or a signal ended between its events, free its pool slots, and unlock it.
 
-        After a signal it is canceled, after an error it failed.
+        After a signal it is canceled, after an error it failed. The reason is recorded where there is no error.
         """
         if (now := self._reload(run)) and not now.is_finished:
-            if list_stops() or isinstance(error, _INTERRUPTIONS):
+            if list_stops() or isinstance(error, (*INTERRUPTIONS, SystemExit, GeneratorExit)):
                 self.instance.report_run_canceled(now)
             else:
-                self.instance.report_run_failed(
-                    now, f"The run was ended by an error: {error!r}" if error else "It ended without a result."
-                )
+                text = f"The run was ended by an error: {error!r}" if error else reason or "It ended without a result."
+                self.instance.report_run_failed(now, text)
             free_pool_slots(self.instance, run.run_id)
         if lock := self.locks.pop(run.run_id, None):
             lock.remove()

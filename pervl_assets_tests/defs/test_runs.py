@@ -14,6 +14,8 @@ from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.runs import (
     PROCESS_TAG,
     Launch,
+    Plan,
+    PlannedRun,
     _locate_lock,
     _read_boot,
     fail_dead_runs,
@@ -75,6 +77,38 @@ def test_a_value_waits_for_what_its_inputs_are_made_from(graph):
     assert [run.keys for run in runs] == [(shard,), (archive,), (features,)]
     runs = plan_runs(graph, {(archive, None), (tree, "test"), (features, "test")})
     assert [run.keys for run in runs] == [(archive,), (tree, features)]
+
+
+def begin_all(plan):
+    return [*iter(plan.begin, None)]
+
+
+def test_runs_beside_each_other_need_nothing_of_each_other(graph, instance):
+    plan = Plan(graph, instance, select_assets(graph, "*"), {}, force=True)
+    (first,) = begin_all(plan)  # every other run needs raw inputs
+    assert first.partition is None
+    plan.end(first)
+    beside = begin_all(plan)
+    assert [run.partition for run in beside] == ["validation", "test", "0-of-3", "1-of-3", "2-of-3"]
+    assert not plan.skipped
+    for run in beside[:-1]:
+        plan.end(run)
+        assert not begin_all(plan)  # all of the rest needs every shard
+    plan.end(beside[-1])
+    assert [run.partition for run in begin_all(plan)] == ["1", "2", "3"]
+
+
+def test_a_run_waits_for_what_its_inputs_are_made_from_in_another_partition(graph, instance):
+    """The features of a split need the trees of that split; what is made from both splits needs both."""
+    tree, features = dg.AssetKey(["ytvos", "retrieval_set"]), dg.AssetKey(["evaluation", "ytvos", "image_features"])
+    archive, results = dg.AssetKey(["raw", "coco_train2014"]), dg.AssetKey(["evaluation", "results"])
+    test, other = PlannedRun((features,), "test"), PlannedRun((features,), "validation")
+    plan = Plan(graph, instance, {archive}, {}, force=True)
+    assert plan._needs(test, PlannedRun((tree,), "test"))
+    assert not plan._needs(test, PlannedRun((tree,), "validation"))
+    assert not plan._needs(test, other)
+    assert plan._needs(PlannedRun((results,)), other)
+    assert not plan._needs(test, PlannedRun((archive,)))
 
 
 def test_the_outputs_of_a_multi_asset_are_selected_together(graph):
