@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -43,6 +44,32 @@ def choose_device(device: str) -> str:
             advice="Set PERVL_DEVICE to auto or cpu, or run where there is a GPU and a driver.",
         )
     return device
+
+
+_taken: "tuple[str, socket.socket] | None" = None
+
+
+def _take_device(device: str) -> str:
+    """Return the first GPU that no other process of this project uses, where `cuda` leaves a choice among several.
+
+    It is this process's until it ends. The lock is a Unix socket without a file: the system frees it, however the
+    process ends. If all are in use, `cuda` is returned: torch takes the first.
+    """
+    import torch
+
+    global _taken  # noqa: PLW0603 - a process has one device all its life
+    if device != "cuda" or torch.cuda.device_count() == 1:
+        return device
+    for number in range(torch.cuda.device_count()) if _taken is None else ():
+        lock = socket.socket(socket.AF_UNIX)
+        try:
+            lock.bind(f"\0pervl/{torch.cuda.get_device_properties(number).uuid}")
+        except OSError:
+            lock.close()
+        else:
+            _taken = f"cuda:{number}", lock
+            break
+    return _taken[0] if _taken else device
 
 
 def describe_encoder(
@@ -109,7 +136,7 @@ def load_encoder(
             advice="Correct image_size in vision_cfg of its configuration.",
         )
     tokenizer = _load_tokenizer(checkpoint, getattr(clip, "text", clip))
-    return ClipEncoder(clip, tokenizer, passport, torch.device(choose_device(device)), chosen)
+    return ClipEncoder(clip, tokenizer, passport, torch.device(_take_device(choose_device(device))), chosen)
 
 
 def _build_model(checkpoint: Checkpoint, precision: Precision) -> Any:

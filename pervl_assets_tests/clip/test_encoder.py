@@ -1,4 +1,7 @@
 import io
+import os
+import socket
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -6,6 +9,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
+from pervl_assets.clip import encoder as module
 from pervl_assets.clip.encoder import (
     PROMPT,
     ClipEncoder,
@@ -142,3 +146,22 @@ def test_a_device_that_is_not_there_is_an_error(monkeypatch):
     for device in ("cuda", "cuda:1"):
         with pytest.raises(PervlError, match=f"device {device} does not exist"):
             choose_device(device)
+
+
+def test_processes_beside_each_other_take_different_gpus(monkeypatch):
+    names = [f"test-{os.getpid()}-{number}" for number in range(3)]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(uuid=names[number]))
+    monkeypatch.setattr(module, "_taken", None)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(f"\0pervl/{names[0]}")
+        assert [module._take_device(device) for device in ("cpu", "cuda:2", "cuda", "cuda")] == [
+            "cpu",
+            "cuda:2",
+            "cuda:1",  # the first that is free, and then the same
+            "cuda:1",
+        ]
+        with module._taken[1]:
+            monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+            monkeypatch.setattr(module, "_taken", None)
+            assert module._take_device("cuda") == "cuda"  # none is free
