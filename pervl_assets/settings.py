@@ -9,7 +9,6 @@ import difflib
 import logging
 import multiprocessing
 import os
-import re
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from pervl_assets.benchmarks.benchmark import SplitMode
 from pervl_assets.clip.checkpoints import find_folder, parse_encoders
 from pervl_assets.clip.passport import DEVICES, Precision, is_device
 from pervl_assets.clip.preprocessing import PreprocessingMode
+from pervl_assets.core.addresses import Address, Place, is_address, parse_address
 from pervl_assets.core.checks import MAX_QUARANTINED_SHARE
 from pervl_assets.core.errors import PervlError, name_some
 from pervl_assets.core.text import hide_secrets
@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 
 def _parse_path(value: object) -> Path:
-    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", str(value)):
+    if is_address(str(value)):
         raise ValueError("must be a path on this machine. Addresses such as s3://… are not supported")
     try:
         path = Path(str(value)).expanduser().absolute()
@@ -54,6 +54,12 @@ def _parse_path(value: object) -> Path:
     except RuntimeError as error:
         raise ValueError(str(error)) from error
     return path
+
+
+def _parse_place(value: object) -> Place:
+    if isinstance(value, Address):
+        return value
+    return parse_address(str(value)) if is_address(str(value)) else _parse_path(value)
 
 
 def _check_device(value: str) -> str:
@@ -102,6 +108,7 @@ def _check_cron(value: str) -> str:
 
 
 _Path = Annotated[Path, BeforeValidator(_parse_path)]
+_Place = Annotated[Place, BeforeValidator(_parse_place)]
 _Model = Annotated[str, AfterValidator(os.path.expanduser)]
 _Cron = Annotated[str, AfterValidator(_check_cron)]
 
@@ -130,6 +137,12 @@ class Settings(BaseModel):
         lambda values: Path(_by_profile("data/demo", "data")(values)).absolute(),
         "root folder of raw inputs and results",
         "`data` (demo: `data/demo`)",
+    )
+    raw: _Place | None = _setting(
+        None,
+        "folder or address (`s3://`, `gs://`, `https://`) with the raw inputs, laid out like `PERVL_DATA`. Nothing is "
+        "downloaded or drawn into it. Zips at an address are read in place, by ranges",
+        "`PERVL_DATA`",
     )
     annotations: _Path | None = _setting(
         None,

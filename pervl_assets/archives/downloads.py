@@ -6,12 +6,10 @@ and resumes. The record of a finished download is stored where the caller wants 
 there by hand: it is left unchanged and not revalidated. A file that differs from its record is an error.
 """
 
-import email.utils
 import hashlib
 import io
 import json
 import os
-import random
 import re
 import shutil
 import time
@@ -23,7 +21,16 @@ from typing import Final, Literal
 import httpx
 from pydantic import TypeAdapter
 
-from pervl_assets.archives.http_get import Answer, RefusedError, TransientError, get
+from pervl_assets.archives.http_get import (
+    DATE,
+    ETAG,
+    Answer,
+    RefusedError,
+    TransientError,
+    choose_pause,
+    get,
+    match_header,
+)
 from pervl_assets.core.errors import ArchiveError, MissingInputError, PervlError
 from pervl_assets.core.file_kinds import recognize
 from pervl_assets.core.files import (
@@ -47,11 +54,7 @@ _PROGRESS: Final = 64 << 10
 _LONGEST: Final = 48 * 3600.0
 """Seconds after which a call ends. Received bytes are kept, so the next call resumes."""
 
-_LONGEST_PAUSE: Final = 120.0
-_TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _RANGE: Final = re.compile(r"bytes ([0-9]{1,15})-([0-9]{1,15})/([0-9]{1,15}|\*)")
-_ETAG: Final = re.compile(r'(W/)?"[!#-~]{0,200}"')
-_DATE: Final = re.compile(r"[ -~]{1,64}")
 
 _SYNC_BYTES: Final = 32 << 20
 """Received bytes between two syncs to disk: a power loss costs no more than these."""
@@ -211,7 +214,7 @@ def read_record(path: Path) -> Record | None:
             record = _RECORD.validate_json(path.read_bytes() if path.exists() else b"", strict=True)
     except ValueError:
         return None
-    return replace(record, etag=_match(_ETAG, record.etag), last_modified=_match(_DATE, record.last_modified))
+    return replace(record, etag=match_header(ETAG, record.etag), last_modified=match_header(DATE, record.last_modified))
 
 
 def _is_as_recorded(target: Path, record: Record) -> bool:
@@ -242,12 +245,6 @@ def _finish_move(target: Path, record: Record) -> bool:
 def _lock(target: Path) -> Lock:
     """Keep other runs from a download. Raises `WriteError` if one has it."""
     return Lock(target.with_name(f"{target.name}{PARTIAL}.lock"), f"downloading {target}")
-
-
-def _choose_pause(error: Exception, failures: int) -> float:
-    if isinstance(error, TransientError) and error.pause is not None:
-        return min(error.pause, _LONGEST_PAUSE)
-    return min(2.0 ** (failures - 1), _LONGEST_PAUSE) * random.uniform(0.75, 1.25)  # noqa: S311 - not a secret
 
 
 class _Download:
@@ -296,7 +293,7 @@ class _Download:
                 if failures >= attempts:
                     raise RefusedError(str(error)) from error
                 self._check_time()
-                sleep(_choose_pause(error, failures))
+                sleep(choose_pause(error, failures))
 
     def explain(self, error: Exception) -> MissingInputError:
         """Return the error of a download that failed."""
@@ -366,7 +363,7 @@ class _Download:
             part = _PART.validate_json(self._part_file.read_bytes(), strict=True)
         except (OSError, ValueError):
             part = self._part
-        sound = replace(part, etag=_match(_ETAG, part.etag), last_modified=_match(_DATE, part.last_modified))
+        sound = replace(part, etag=match_header(ETAG, part.etag), last_modified=match_header(DATE, part.last_modified))
         if part.url == self._part.url and part.bytes and sound == part and part.validator and self.size() >= part.bytes:
             os.truncate(self.partial, part.bytes)  # what follows was not synced
             with self.partial.open("rb") as file:
@@ -404,10 +401,8 @@ class _Download:
                 case 416:  # the partial file is longer than the server's
                     self.drop()
                     raise TransientError("the server's file is shorter than the partial download", 0.0)
-                case status if status in _TRANSIENT:
-                    raise TransientError(f"the server answers {status}", _read_pause(answer))
-                case status:
-                    raise RefusedError(f"the server answers {status} {answer.reason}")
+                case _:
+                    answer.refuse()
 
     def _is_whole(self, stated: str) -> bool:
         size = self._part.bytes
@@ -417,7 +412,7 @@ class _Download:
         """Return the whole file's size, if the answer continues the partial file."""
         stated = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
         total = int(stated[3]) if stated and stated[3] != "*" else None
-        same = _match(_ETAG, answer.headers.get("ETag", self._part.etag)) == self._part.etag
+        same = match_header(ETAG, answer.headers.get("ETag", self._part.etag)) == self._part.etag
         same = same and total in (None, self._part.total or total)
         if start == 0 or stated is None or int(stated[1]) != start or not same:
             self.drop()
@@ -435,7 +430,7 @@ class _Download:
         if start == 0:  # the bytes of another version go
             self.drop()
             etag, date = (answer.headers.get(name, "") for name in ("ETag", "Last-Modified"))
-            self._part = _Part(self._part.url, _match(_ETAG, etag), _match(_DATE, date), total)
+            self._part = _Part(self._part.url, match_header(ETAG, etag), match_header(DATE, date), total)
         kept = start
         try:
             with self.partial.open("ab" if start else "wb", buffering=0) as file:
@@ -499,19 +494,3 @@ def _read_ends(path: Path) -> tuple[bytes, bytes]:
         beginning = file.read(512)
         file.seek(-1 if beginning else 0, os.SEEK_END)
         return beginning, file.read()
-
-
-def _match(pattern: re.Pattern[str], text: str) -> str:
-    """Return a header's value if it has its form, else an empty text."""
-    return text if pattern.fullmatch(text) else ""
-
-
-def _read_pause(answer: Answer) -> float | None:
-    """Return the seconds in `Retry-After`, which is a number or a date."""
-    text = answer.headers.get("Retry-After", "")
-    if text.isdecimal():
-        return float(text)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except (TypeError, ValueError, OverflowError):
-        return None

@@ -1,20 +1,35 @@
-"""One GET request whose server is not trusted: bounded redirects, no slow connections."""
+"""GET requests whose servers are not trusted: bounded redirects, no slow connections, checked headers, pauses."""
 
 import contextlib
+import email.utils
 import ipaddress
+import os
+import random
+import re
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import httpx
+
+from pervl_assets.core.errors import MissingInputError
 
 _REDIRECTS: Final = 5
 _LEAST_RATE: Final = 1000
 """Bytes per second, on average over the client's read time-out, below which a connection is cut."""
 
 _WINDOW: Final = 60.0
+_LONGEST_PAUSE: Final = 120.0
+_TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_CERTIFICATES: Final = frozenset({"SSL_CERT_FILE", "SSL_CERT_DIR"})
+_PROXIES: Final = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
+
+ETAG: Final = re.compile(r'(W/)?"[!#-~]{0,200}"')
+DATE: Final = re.compile(r"[ -~]{1,64}")
+"""Forms of headers."""
 
 
 class TransientError(Exception):
@@ -47,12 +62,50 @@ class Answer:
             yield block
         self._guard.check()  # a connection that was cut looks like the end of a body without a length
 
+    def refuse(self) -> NoReturn:
+        """Raise the failure that the status is.
+
+        Raises:
+            TransientError: The server is busy, or has an error of its own.
+            RefusedError: Any other failure.
+        """
+        if self.status in _TRANSIENT:
+            raise TransientError(f"the server answers {self.status}", self._read_pause())
+        raise RefusedError(f"the server answers {self.status} {self.reason}")
+
+    def _read_pause(self) -> float | None:
+        """Return the seconds in `Retry-After`, which is a number or a date."""
+        text = self.headers.get("Retry-After", "")
+        if text.isdecimal():
+            return float(text)
+        try:
+            return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+        except (TypeError, ValueError, OverflowError):
+            return None
+
     def _wait(self, blocks: Iterator[bytes]) -> bytes | None:
         self._guard.is_waiting = True
         block = next(blocks, None)
         self._guard.is_waiting = False
         self._guard.received += len(block or b"")
         return block
+
+
+def match_header(form: re.Pattern[str], text: str) -> str:
+    """Return a header's value if it has its form, else an empty text."""
+    return text if form.fullmatch(text) else ""
+
+
+def choose_pause(error: Exception, failures: int) -> float:
+    """Return how many seconds to wait after some failures in a row: what the server requests, else a guess."""
+    if isinstance(error, TransientError) and error.pause is not None:
+        return min(error.pause, _LONGEST_PAUSE)
+    return min(2.0 ** (failures - 1), _LONGEST_PAUSE) * random.uniform(0.75, 1.25)  # noqa: S311 - not a secret
+
+
+def open_client(read_seconds: float = _WINDOW, connect_seconds: float = 10.0) -> httpx.Client:
+    """Return a client with these time-outs. It reads proxies and certificates at its first request."""
+    return httpx.Client(timeout=httpx.Timeout(read_seconds, connect=connect_seconds), transport=_LazyTransport())
 
 
 @contextmanager
@@ -181,3 +234,37 @@ class _SpeedGuard:
     def __exit__(self, *_: object) -> None:
         self._end.set()
         self._thread.join()
+
+
+class _LazyTransport(httpx.BaseTransport):
+    """Connections by the environment's proxies and certificates, which are read when the first request is sent."""
+
+    def __init__(self) -> None:
+        self._client: httpx.Client | None = None
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request.
+
+        Raises:
+            MissingInputError: The environment's proxies or certificates cannot be used.
+        """
+        self._client = self._client or _open_environment_client()
+        return self._client.send(request, stream=True, follow_redirects=False)
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            self._client.close()
+
+
+def _open_environment_client() -> httpx.Client:
+    try:
+        return httpx.Client()
+    except (httpx.InvalidURL, ImportError, OSError, ValueError) as error:
+        wanted = _CERTIFICATES if isinstance(error, OSError) else _PROXIES
+        found = " and ".join(sorted(name for name in os.environ if name.upper() in wanted))
+        raise MissingInputError(  # without values and httpx's text, which can hold a password
+            f"No connection can be opened with the environment's {found or 'certificates'} ({type(error).__name__}).",
+            advice="Correct or unset them: a proxy is http://host:port, NO_PROXY holds host names, SSL_CERT_FILE an "
+            "existing file of certificates. Or download the files by hand.",
+        ) from error

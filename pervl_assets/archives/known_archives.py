@@ -9,7 +9,9 @@ import polars as pl
 
 from pervl_assets.archives.inputs import RawArchive, list_folder
 from pervl_assets.archives.official_files import KnownMembers
-from pervl_assets.archives.zip_index import read_index
+from pervl_assets.archives.remote_files import find_version
+from pervl_assets.archives.zip_index import read_index, read_remote_index
+from pervl_assets.core.addresses import Address
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.files import explain_read_errors
 
@@ -48,8 +50,11 @@ def inspect_archive(archive: RawArchive, known: Collection[KnownMembers], needed
         ArchiveError: The archive cannot be read, or is unsafe.
     """
     with explain_read_errors(archive.path):
-        if archive.path.is_dir():
-            names: Collection[str] = {archive.prefix + name for name in list_folder(archive.path)}
+        if isinstance(archive.path, Address):
+            version = find_version(archive.path)
+            names: Collection[str] = read_remote_index(archive.path, version, archive.index).entries.keys()
+        elif archive.path.is_dir():
+            names = {archive.prefix + name for name in list_folder(archive.path)}
         else:
             names = read_index(archive.path, archive.index).entries.keys()
     missing = tuple(sorted(name for name in needed if name not in names))

@@ -11,10 +11,15 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
+import numpy as np
+
 from pervl_assets.archives.inputs import IdentityCard, RawArchive, identify_listing, identify_members, list_folder
+from pervl_assets.archives.remote_files import Version, find_version
+from pervl_assets.archives.sparse_copies import SparseCopy
 from pervl_assets.archives.zip_directory import MAX_MEMBER_BYTES, ZipEntry, require_readable
-from pervl_assets.archives.zip_index import get_signature, read_index
+from pervl_assets.archives.zip_index import get_signature, read_index, read_remote_index
 from pervl_assets.archives.zips import MemberError, read_entry
+from pervl_assets.core.addresses import Address, Place
 from pervl_assets.core.errors import ArchiveError, MissingInputError, PasswordError, name_some
 from pervl_assets.core.files import explain_read_errors
 from pervl_assets.core.workers import map_in_threads
@@ -39,7 +44,7 @@ class Members(ABC):
     harmless at any time: the next read opens the source again.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self.path = path
 
     @property
@@ -104,16 +109,10 @@ class _ZipMembers(Members):
     """Members of a zip archive."""
 
     def __init__(
-        self,
-        path: Path,
-        entries: Mapping[str, ZipEntry],
-        signature: tuple[int, int, int],
-        password: bytes | None,
-        password_variable: str | None,
+        self, path: Place, entries: Mapping[str, ZipEntry], password: bytes | None, password_variable: str | None
     ) -> None:
         super().__init__(path)
-        self.entries, self.password_variable = entries, password_variable
-        self._password, self._file, self._signature = password, -1, signature
+        self.entries, self.password_variable, self._password = entries, password_variable, password
 
     @property
     def names(self) -> Collection[str]:
@@ -127,33 +126,24 @@ class _ZipMembers(Members):
     def read(self, name: str) -> bytes:
         """Return a member's bytes: decrypted, inflated and checked."""
         with explain_read_errors(self.path):
-            if self._file < 0:
-                self._file = os.open(self.path, os.O_RDONLY)
-                self._require_unchanged()
+            file = self._open(name)
             try:
-                return read_entry(self._file, name, self.entries[name], self._password)
+                return read_entry(file, name, self.entries[name], self._password)
             except MemberError:
                 self._require_unchanged()
                 raise
 
-    def _require_unchanged(self) -> None:
-        if get_signature(self.path) != self._signature:
-            raise _changed(self.path)
+    @abstractmethod
+    def _open(self, name: str) -> int:
+        """Return the descriptor of a file that holds the member's bytes at their place in the archive."""
 
-    def select(self, names: Collection[str]) -> Self:
-        """Return the same archive with these members only."""
+    def _require_unchanged(self) -> None:
+        """Raise an `ArchiveError` if the archive is another now."""
+
+    def _choose(self, names: Collection[str]) -> dict[str, ZipEntry]:
         chosen = {name: self.entries[name] for name in names}
         require_readable(self.path, chosen)
-        return type(self)(self.path, chosen, self._signature, self._password, self.password_variable)
-
-    def close(self) -> None:
-        """Close the archive."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": -1}
+        return chosen
 
     def check_password(self) -> None:
         """Decrypt one small member."""
@@ -180,12 +170,95 @@ class _ZipMembers(Members):
         )
 
 
+class _LocalZipMembers(_ZipMembers):
+    """Members of a zip on this machine."""
+
+    def __init__(
+        self,
+        path: Path,
+        entries: Mapping[str, ZipEntry],
+        password: bytes | None,
+        password_variable: str | None,
+        signature: tuple[int, int, int],
+    ) -> None:
+        super().__init__(path, entries, password, password_variable)
+        self._zip, self._file, self._signature = path, -1, signature
+
+    def _open(self, name: str) -> int:
+        if self._file < 0:
+            self._file = os.open(self._zip, os.O_RDONLY)
+            self._require_unchanged()
+        return self._file
+
+    def _require_unchanged(self) -> None:
+        if get_signature(self._zip) != self._signature:
+            raise _changed(self._zip)
+
+    def select(self, names: Collection[str]) -> Self:
+        """Return the same archive with these members only."""
+        return type(self)(self._zip, self._choose(names), self._password, self.password_variable, self._signature)
+
+    def close(self) -> None:
+        """Close the archive."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": -1}
+
+
+class _RemoteZipMembers(_ZipMembers):
+    """Members of one version of a zip at an address. `ends` are as of `ZipIndex.find_ends`."""
+
+    def __init__(
+        self,
+        address: Address,
+        entries: Mapping[str, ZipEntry],
+        password: bytes | None,
+        password_variable: str | None,
+        ends: Mapping[str, int],
+        version: Version,
+        folder: Path | None,
+    ) -> None:
+        super().__init__(address, entries, password, password_variable)
+        self._address, self._ends, self._version, self._folder = address, ends, version, folder
+        self._copy: SparseCopy | None = None
+
+    def _open(self, name: str) -> int:
+        return self._get_copy().load(self.entries[name].offset)
+
+    def _get_copy(self) -> SparseCopy:
+        if self._copy is None:
+            extents = [(entry.offset, self._ends[name]) for name, entry in self.entries.items()]
+            self._copy = SparseCopy(
+                self._address, self._version, np.array(extents, np.int64).reshape(-1, 2), self._folder
+            )
+        return self._copy
+
+    def select(self, names: Collection[str]) -> Self:
+        """Return the same archive with these members only."""
+        chosen = self._choose(names)
+        ends = {name: self._ends[name] for name in chosen}
+        source = self._address, chosen, self._password, self.password_variable
+        return type(self)(*source, ends, self._version, self._folder)
+
+    def close(self) -> None:
+        """Close the copy of the needed parts."""
+        if self._copy is not None:
+            self._copy.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._get_copy()  # one for all processes
+        return self.__dict__
+
+
 class _FolderMembers(Members):
     """Files of an unzipped folder, under the names they have in the archive."""
 
     def __init__(self, path: Path, prefix: str, crcs: Mapping[str, int | None]) -> None:
         super().__init__(path)
-        self._prefix, self._crcs = prefix, crcs
+        self._folder, self._prefix, self._crcs = path, prefix, crcs
 
     @property
     def names(self) -> Collection[str]:
@@ -212,11 +285,11 @@ class _FolderMembers(Members):
         """Return the same folder with these files only, their CRCs computed."""
         chosen = list(names)
         crcs = dict(zip(chosen, map_in_threads(self.crc32, chosen), strict=True))
-        return type(self)(self.path, self._prefix, crcs)
+        return type(self)(self._folder, self._prefix, crcs)
 
     def locate(self, name: str) -> Path:
         """Return the file's path."""
-        return self.path / name.removeprefix(self._prefix)
+        return self._folder / name.removeprefix(self._prefix)
 
     def _read_file(self, name: str) -> bytes:
         file = self.locate(name)
@@ -258,9 +331,10 @@ def open_members(archive: RawArchive, password: str | None = None) -> Members:
 
     Raises:
         MissingInputError: It no longer exists.
+        AddressError: Its address cannot be read.
         ArchiveError: It cannot be read, is unsafe, or is not the one that was identified before.
     """
-    if not archive.path.exists():
+    if isinstance(archive.path, Path) and not archive.path.exists():
         raise MissingInputError(
             f"{archive.path} is gone since it was identified.",
             advice="Put it back, or materialize its raw asset again to see where it is expected.",
@@ -279,10 +353,11 @@ def open_members(archive: RawArchive, password: str | None = None) -> Members:
 
 
 def _open(archive: RawArchive, password: str | None) -> tuple[Members, IdentityCard]:
-    if archive.card.kind == "folder":
-        listing = list_folder(archive.path)
+    path = archive.path
+    if archive.card.kind == "folder" and isinstance(path, Path):
+        listing = list_folder(path)
         names = {archive.prefix + name: None for name in listing}
-        return _FolderMembers(archive.path, archive.prefix, names), identify_listing(listing)
+        return _FolderMembers(path, archive.prefix, names), identify_listing(listing)
     if password is None and archive.password_variable:
         password = os.environ.get(archive.password_variable) or None
     if password is not None and any("\ud800" <= character <= "\udfff" for character in password):
@@ -291,7 +366,13 @@ def _open(archive: RawArchive, password: str | None) -> tuple[Members, IdentityC
             advice=f"Set {archive.password_variable or 'it'} again, in a terminal that uses UTF-8.",
         )
     secret = None if password is None else password.encode()
-    signature = get_signature(archive.path)  # first, so that a zip replaced now is noticed when a member is read
-    index = read_index(archive.path, archive.index)
-    members = _ZipMembers(archive.path, index.entries, signature, secret, archive.password_variable)
+    if isinstance(path, Address):
+        version = find_version(path)
+        index = read_remote_index(path, version, archive.index)
+        ends, folder = index.find_ends(version.bytes), archive.index.parent if archive.index else None
+        remote = _RemoteZipMembers(path, index.entries, secret, archive.password_variable, ends, version, folder)
+        return remote, identify_members(index, *version)
+    signature = get_signature(path)  # first, so that a zip replaced now is noticed when a member is read
+    index = read_index(path, archive.index)
+    members = _LocalZipMembers(path, index.entries, secret, archive.password_variable, signature)
     return members, identify_members(index, signature[0])

@@ -16,13 +16,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pervl_assets.core.addresses import Address, Place
 from pervl_assets.core.errors import ArchiveError, list_some, name_some
-from pervl_assets.core.file_kinds import recognize_file
+from pervl_assets.core.file_kinds import RECOGNIZED_BYTES, recognize
 
 MAX_MEMBER_BYTES: Final = 256 << 20
 """No member of the benchmarks' archives comes near this size, inflated."""
@@ -60,6 +61,9 @@ _IN_EXTRA: Final = 0xFFFFFFFF
 _EXTRA: Final = struct.Struct("<HH")
 _ZIP64_EXTRA: Final = 1
 _LOCAL_HEADER_BYTES: Final = 30
+LONGEST_LOCAL_HEADER: Final = _LOCAL_HEADER_BYTES + 2 * 0xFFFF
+"""Bytes of a local header with the longest name and extra field."""
+
 _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _STRONGLY_ENCRYPTED: Final = 0xFFFF
 """Method of members with the strong encryption of PKWARE."""
@@ -108,7 +112,7 @@ class ZipEntry(NamedTuple):
     encrypted: bool
 
 
-class _Directory(NamedTuple):
+class Directory(NamedTuple):
     """The directory of a zip as it is in the file.
 
     Attributes:
@@ -138,17 +142,28 @@ class _DamageError(Exception):
         self.advice = advice
 
 
-def find_directory(path: Path) -> tuple[_Directory, os.stat_result]:
-    """Return the directory of a zip, and the file's status.
+class _Source(Protocol):
+    """A binary file of which only parts are read."""
+
+    def seek(self, offset: int, whence: int = ..., /) -> int: ...
+    def read(self, size: int, /) -> bytes: ...
+
+
+def find_directory(path: Place, file: _Source) -> Directory:
+    """Return the directory of a zip.
+
+    Args:
+        path: The zip, for messages.
+        file: The zip, open.
 
     Raises:
         ArchiveError: There is none: the file is cut off, a part of a split zip, or of another kind.
     """
-    with _explain_damage(path), path.open("rb") as file:
-        return _find_directory(file), os.fstat(file.fileno())
+    with _explain_damage(path, file):
+        return _find_directory(file)
 
 
-def check_directory(path: Path, directory: _Directory) -> dict[str, ZipEntry]:
+def check_directory(path: Place, directory: Directory) -> dict[str, ZipEntry]:
     """Cut a directory into entries and check them; return those of all files by name, in the archive's order.
 
     Members that nothing can ask for, because their names hold control characters or are not UTF-8, are left out with a
@@ -199,7 +214,7 @@ def describe_method(entry: ZipEntry) -> str | None:
     return _OTHER_METHODS.get(entry.method, f"compressed by method {entry.method}")
 
 
-def require_readable(path: Path, entries: Mapping[str, ZipEntry]) -> None:
+def require_readable(path: Place, entries: Mapping[str, ZipEntry]) -> None:
     """Refuse members of a zip that are compressed or encrypted in a way that is not read here.
 
     Raises:
@@ -215,7 +230,9 @@ def require_readable(path: Path, entries: Mapping[str, ZipEntry]) -> None:
         )
 
 
-def _advise_unpacking(path: Path) -> str:
+def _advise_unpacking(path: Place) -> str:
+    if isinstance(path, Address):
+        return "Pack its members again into a zip without compression or encryption of that kind, and put that there."
     return (
         f"Unpack it in {path.parent}, e.g. with `7z x {path.name}`, and move the zip away: the unpacked folder is read "
         "in its place."
@@ -223,16 +240,20 @@ def _advise_unpacking(path: Path) -> str:
 
 
 @contextmanager
-def _explain_damage(path: Path) -> Iterator[None]:
+def _explain_damage(path: Place, file: _Source | None = None) -> Iterator[None]:
     try:
         yield
     except _DamageError as error:
         problem, advice = f"{path} is not a whole zip archive: {error}.", error.advice
-        if kind := recognize_file(path):
+        if file and (kind := recognize(_read(file, 0, RECOGNIZED_BYTES))):
             problem, advice = f"{path} is not a zip archive: it is {kind.name}.", kind.advice
-        elif path.with_suffix(".z01").exists() or path.with_name(f"{path.name}.002").exists():
+        elif isinstance(path, Path) and _has_parts(path):
             problem, advice = f"{path} is one part of a split zip.", _JOIN
         raise ArchiveError(problem, advice=advice.replace("{name}", path.name)) from error
+
+
+def _has_parts(path: Path) -> bool:
+    return path.with_suffix(".z01").exists() or path.with_name(f"{path.name}.002").exists()
 
 
 @contextmanager
@@ -247,7 +268,7 @@ def _pause_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _find_directory(file: BinaryIO) -> _Directory:
+def _find_directory(file: _Source) -> Directory:
     """Return the directory: of the end record whose comment ends with the file, else of the last one that is whole."""
     length = file.seek(0, os.SEEK_END)
     first = max(0, length - _LONGEST_COMMENT - _END.size)
@@ -266,7 +287,7 @@ def _find_directory(file: BinaryIO) -> _Directory:
     raise _DamageError(f"{length:,} bytes of another kind", "Get the archive from its official address.")
 
 
-def _find_ends(file: BinaryIO, first: int, length: int) -> Iterator[tuple[int, bytes]]:
+def _find_ends(file: _Source, first: int, length: int) -> Iterator[tuple[int, bytes]]:
     """Yield offset and bytes of all end records from `first` on, the last one first."""
     tail = _read(file, first, length - first)
     at = tail.rfind(b"PK\5\6")
@@ -276,7 +297,7 @@ def _find_ends(file: BinaryIO, first: int, length: int) -> Iterator[tuple[int, b
         at = tail.rfind(b"PK\5\6", 0, at)
 
 
-def _read_directory(file: BinaryIO, end: int, record: bytes, *, may_shift: bool = True) -> _Directory:
+def _read_directory(file: _Source, end: int, record: bytes, *, may_shift: bool = True) -> Directory:
     """Read the directory that ends before the end record `record` at `end`, or before its zip64 one.
 
     It is read only once it is known to be used: a file can hold a million end records.
@@ -302,7 +323,7 @@ def _read_directory(file: BinaryIO, end: int, record: bytes, *, may_shift: bool 
         raise _DamageError(
             f"its directory of {size:,} bytes is too large", "Get the archive from its official address."
         )
-    directory = _Directory(end - size, b"", count, shift)
+    directory = Directory(end - size, b"", count, shift)
     may_shift |= directory.is_wrapped
     first = _read(file, end - size, min(size, _HEADER.itemsize))
     if shift and not (may_shift and _is_at(file, first, 0 if directory.is_wrapped and not is_zip64 else shift)):
@@ -310,7 +331,7 @@ def _read_directory(file: BinaryIO, end: int, record: bytes, *, may_shift: bool 
     return directory._replace(data=_read(file, end - size, size))
 
 
-def _is_at(file: BinaryIO, first: bytes, shift: int) -> bool:
+def _is_at(file: _Source, first: bytes, shift: int) -> bool:
     """Return whether the member of the directory's first entry begins where it says, plus `shift`."""
     if len(first) < _HEADER.itemsize:
         return False
@@ -318,7 +339,7 @@ def _is_at(file: BinaryIO, first: bytes, shift: int) -> bool:
     return _read(file, offset + shift, 4) == b"PK\3\4"
 
 
-def _read(file: BinaryIO, offset: int, size: int) -> bytes:
+def _read(file: _Source, offset: int, size: int) -> bytes:
     file.seek(offset)
     return file.read(size)
 
@@ -355,7 +376,7 @@ def _cut_directory(directory: bytes) -> tuple[Headers, list[str], set[int]]:
     return headers, names, bad
 
 
-def _leave_out(path: Path, headers: Headers, names: list[str], bad: set[int]) -> tuple[Headers, list[str]]:
+def _leave_out(path: Place, headers: Headers, names: list[str], bad: set[int]) -> tuple[Headers, list[str]]:
     """Leave out the members in the rows `bad`, and those with names that are empty or cannot be printed."""
     if not all(names) or not "".join(names).isprintable():
         bad |= {row for row, name in enumerate(names) if not name or not name.isprintable()}
@@ -372,7 +393,7 @@ def _leave_out(path: Path, headers: Headers, names: list[str], bad: set[int]) ->
     return headers[kept], [names[row] for row in kept]
 
 
-def _correct_offsets(headers: Headers, directory: _Directory) -> None:
+def _correct_offsets(headers: Headers, directory: Directory) -> None:
     """Add what the stated offsets lack: the bytes before the zip, or 4 GiB from each wrap of 32 bits on."""
     if directory.is_wrapped:
         wraps = np.diff(headers["offset"].astype(np.int64), prepend=0) < 0

@@ -7,16 +7,25 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 import polars as pl
 
-from pervl_assets.archives.zip_directory import ZipEntry, check_directory, find_directory
+from pervl_assets.archives.remote_files import RemoteReader, Version
+from pervl_assets.archives.zip_directory import (
+    LONGEST_LOCAL_HEADER,
+    Directory,
+    ZipEntry,
+    check_directory,
+    find_directory,
+)
+from pervl_assets.core.addresses import Address, Place
 from pervl_assets.core.errors import WriteError
 from pervl_assets.core.files import hash_bytes
 from pervl_assets.core.tables import write_parquet
@@ -53,6 +62,18 @@ class ZipIndex:
         names, *fields = (column.to_list() for column in self.frame.iter_columns())
         return dict(zip(names, map(ZipEntry._make, zip(*fields, strict=True)), strict=True))
 
+    def find_ends(self, size: int) -> dict[str, int]:
+        """Return by name the byte behind each member in an archive of `size` bytes: at most that of its last one.
+
+        A member's name and extra field are repeated before its bytes, with other lengths than in the directory.
+        """
+        offset = self.frame["offset"].to_numpy().astype(np.int64)
+        order = np.argsort(offset, kind="stable")
+        following = np.empty_like(offset)
+        following[order] = np.append(offset[order][1:], size)
+        longest = offset + self.frame["stored"].to_numpy().astype(np.int64) + LONGEST_LOCAL_HEADER
+        return dict(zip(self.frame["name"], np.minimum(following, longest).tolist(), strict=True))
+
     @property
     def is_encrypted(self) -> bool:
         """Whether any member is encrypted."""
@@ -72,13 +93,28 @@ def read_index(path: Path, store: Path | None = None) -> ZipIndex:
     Raises:
         ArchiveError: The archive is damaged or unsafe.
     """
-    directory, stat = find_directory(path)
-    key = json.dumps(
-        [_VERSION, stat.st_size, directory.start, directory.stated, directory.shift, hash_bytes(directory.data)]
-    )
+    with path.open("rb") as file:
+        directory, size = find_directory(path, file), os.fstat(file.fileno()).st_size
+    key = [size, directory.start, directory.stated, directory.shift, hash_bytes(directory.data)]
+    return _find_index(path, key, store, lambda: directory)
+
+
+def read_remote_index(address: Address, version: Version, store: Path | None = None) -> ZipIndex:
+    """Return the members of a zip at an address. Its directory is received only if it is not known of this version.
+
+    Raises:
+        ArchiveError: The archive is damaged or unsafe, or another version.
+        AddressError: It cannot be read.
+    """
+    return _find_index(address, [*version], store, lambda: find_directory(address, RemoteReader(address, version)))
+
+
+def _find_index(path: Place, values: list[Any], store: Path | None, find: Callable[[], Directory]) -> ZipIndex:
+    """Return the index of a zip that is known by `values`: from memory, from `store`, or from the directory."""
+    key = json.dumps([_VERSION, *values])
     index = _recent.get((str(path), key)) or (_load(store, key) if store else None)
     if index is None:
-        index = _make_index(check_directory(path, directory))
+        index = _make_index(check_directory(path, find()))
         if store:
             with suppress(WriteError, OSError):  # it saves time and nothing else
                 write_parquet(index.frame, store, {"key": key, "sha256": _hash_columns(index.frame)})

@@ -144,7 +144,7 @@ def print_status(
     The health of an asset is in the row of its first partition. `failures` are why the last runs failed, by run id.
     """
     console.print(f"profile [bold]{settings.profile}[/], data in [bold]{escape(str(settings.data))}[/]", soft_wrap=True)
-    table = make_table("input", "state", "path below the data folder")
+    table = make_table("input", "state", f"path below {escape(str(settings.raw or 'the data folder'))}")
     for one in inputs:
         table.add_row(one.name, "[green]found[/]" if one.found else "[yellow]not found[/]", escape(one.path))
     console.print(table)

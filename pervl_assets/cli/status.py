@@ -14,6 +14,8 @@ from typing import Any, Final, Literal
 import dagster as dg
 from dagster import DagsterInstance
 
+from pervl_assets.archives.remote_files import look_for
+from pervl_assets.core.addresses import Address
 from pervl_assets.core.text import unescape_markdown
 from pervl_assets.dagster_private import (
     AssetCheckExecutionRecord,
@@ -58,7 +60,7 @@ class AssetState(Materialized):
 
 @dataclass(frozen=True)
 class InputState:
-    """A raw input: its path below the data root, or the path that is searched first."""
+    """A raw input: its path below the folder or address of raw inputs, or the path that is searched first."""
 
     name: str
     path: str
@@ -67,9 +69,12 @@ class InputState:
 
 def list_inputs(settings: Settings) -> list[InputState]:
     """Search every raw input; nothing is made, read or downloaded."""
-    states = []
+    states, root = [], settings.raw or settings.data
     for spec in list_specs():
-        found = next((path for path in (spec.file, *spec.folders) if (settings.data / path).exists()), None)
+        if isinstance(root, Address):
+            states.append(InputState(spec.name, spec.file, look_for(root / spec.file) is not None))
+            continue
+        found = next((path for path in (spec.file, *spec.folders) if (root / path).exists()), None)
         states.append(InputState(spec.name, found or spec.file, found is not None))
     return states
 

@@ -31,6 +31,7 @@ from pervl_assets.clip.features import (
 from pervl_assets.clip.passport import EmbeddingPassport, gather_notes
 from pervl_assets.clip.prepare_image import Decoded, decode_images
 from pervl_assets.clip.preprocessing import Preprocessing
+from pervl_assets.core.addresses import Place
 from pervl_assets.core.checks import MAX_QUARANTINED_SHARE, refuse_losses
 from pervl_assets.core.errors import PervlError, SchemaError, WriteError
 from pervl_assets.core.files import PARTIAL, Lock, hash_bytes
@@ -139,7 +140,7 @@ def encode_image_shard(
     return previous if previous is not None and features.hash() == previous.hash() else features
 
 
-def _refuse_losses(features: Features, total: int, source: Path, max_lost: float) -> None:
+def _refuse_losses(features: Features, total: int, source: Place, max_lost: float) -> None:
     lost = [f"{member}: {reason}" for member, reason in features.rejected.select("member", "reason").iter_rows()]
     refuse_losses(lost, total, "images", source, max_lost)
 

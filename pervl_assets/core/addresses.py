@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -26,7 +27,7 @@ _KINDS: Final = "must begin with s3://, gs:// or https:// (http:// on this machi
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _ENVIRONMENT: Final = ("AWS_", "GOOGLE_")
 _METADATA_SERVER: Final = "169.254.169.254"
-_RETRIES: "Final[RetryConfig]" = {"max_retries": 6, "retry_timeout": timedelta(minutes=2)}
+_RETRIES: "Final[RetryConfig]" = {"max_retries": 8, "retry_timeout": timedelta(minutes=2)}
 _CODE: Final = re.compile(r"<Code>(\w{1,60})</Code>")
 _STATUS: Final = re.compile(r"status code: ([0-9]{3})")
 _CREDENTIALS: Final = (
@@ -70,6 +71,10 @@ class Address:
 
     def __str__(self) -> str:
         return self.text
+
+
+Place = Path | Address
+"""Where something is: on this machine, or at an address."""
 
 
 def is_address(text: str) -> bool:

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final, Generic, Literal, TypeVar
 
 import polars as pl
 
+from pervl_assets.core.addresses import Place
 from pervl_assets.core.errors import ArchiveError, list_some
 
 MAX_QUARANTINED_SHARE: Final = 0.5
@@ -52,7 +52,7 @@ class Check(Generic[Value]):
     evaluate: Callable[[Value], CheckResult]
 
 
-def refuse_losses(lost: Collection[str], total: int, what: str, source: Path, max_share: float) -> None:
+def refuse_losses(lost: Collection[str], total: int, what: str, source: Place, max_share: float) -> None:
     """Refuse a result of which too much cannot be made: then not single images are bad, but their source.
 
     Args:

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Final, NamedTuple
 
-_READ: Final = 512
+RECOGNIZED_BYTES: Final = 512
+"""Bytes at the beginning of a file that show its kind."""
+
 _PAGE: Final = (b"<!doctype", b"<html", b"<head", b"<script", b"<!--", b"<?xml", b"<error")
 _PACKED: Final = {
     b"7z\xbc\xaf\x27\x1c": "a 7z archive",
@@ -59,4 +61,4 @@ def recognize(start: bytes) -> FileKind | None:
 def recognize_file(path: Path) -> FileKind | None:
     """Return the kind of a file as `recognize` does; OSError if it cannot be read."""
     with path.open("rb") as file:
-        return recognize(file.read(_READ))
+        return recognize(file.read(RECOGNIZED_BYTES))

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final
 
+from pervl_assets.core.addresses import Place
 from pervl_assets.core.errors import ArchiveError, PervlError, WriteError
 from pervl_assets.core.system_errors import describe_system_error
 from pervl_assets.core.workers import is_running
@@ -87,7 +88,7 @@ def explain_errors() -> Iterator[None]:
 
 
 @contextmanager
-def explain_read_errors(source: Path) -> Iterator[None]:
+def explain_read_errors(source: Place) -> Iterator[None]:
     """Turn a failed read of a raw input or of a source tree into an `ArchiveError` that advises; it ends the run.
 
     Raises:
@@ -219,14 +220,8 @@ def replace_atomically(target: Path) -> Iterator[Path]:
     Raises:
         WriteError: No permission, or no space left.
     """
-    stem = f".{target.name}{_OF_THIS_MACHINE}"
-    partial = target.with_name(f"{stem}{os.getpid()}")
     with explain_write_errors(target):
-        make_folder(target.parent)
-        for left in target.parent.glob(f"{glob.escape(stem)}*"):
-            if not is_being_written(left.name):
-                with contextlib.suppress(OSError):
-                    left.unlink()
+        partial = name_partial(target)
         try:
             yield partial
             if not is_whole(target, partial.stat().st_size, hash_file(partial)):
@@ -234,6 +229,17 @@ def replace_atomically(target: Path) -> Iterator[Path]:
         finally:
             with contextlib.suppress(OSError):
                 partial.unlink()
+
+
+def name_partial(target: Path) -> Path:
+    """Return the path of this process's unfinished `target`, in whose folder those of killed processes are removed."""
+    stem = f".{target.name}{_OF_THIS_MACHINE}"
+    make_folder(target.parent)
+    for left in target.parent.glob(f"{glob.escape(stem)}*"):
+        if not is_being_written(left.name):
+            with contextlib.suppress(OSError):
+                left.unlink()
+    return target.with_name(f"{stem}{os.getpid()}")
 
 
 def is_being_written(name: str) -> bool:

@@ -4,8 +4,9 @@ import errno
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
+
+from pervl_assets.core.addresses import Place
 
 _NUMBER: Final = re.compile(r"\(os error (\d+)\)")
 _REASONS: Final = {
@@ -57,7 +58,7 @@ _ADVICE: Final[Mapping[str, tuple[int, ...]]] = {
 _CHECK_DISK: Final = "Check that {where} exists, and the disk or mount it is on. Then run again: finished work is kept."
 
 
-def describe_system_error(error: OSError, path: Path | None, problem: str) -> tuple[str, str]:
+def describe_system_error(error: OSError, path: Place | None, problem: str) -> tuple[str, str]:
     """Return what went wrong and what to do.
 
     Args:

@@ -5,7 +5,7 @@ from typing import Final
 import dagster as dg
 import polars as pl
 
-from pervl_assets.archives.inputs import ArchiveSpec, RawArchive
+from pervl_assets.archives.inputs import ArchiveSpec, RawArchive, locate_local
 from pervl_assets.archives.known_archives import ArchiveReport, inspect_archive
 from pervl_assets.archives.official_files import load_manifest
 from pervl_assets.benchmarks import find_benchmarks
@@ -42,7 +42,7 @@ def _build_archive_check(spec: ArchiveSpec, benchmark: Benchmark | None = None) 
     def known_archive(workspace: Workspace, archive: RawArchive) -> dg.AssetCheckResult:
         known = load_manifest(ANNOTATIONS / "manifest.yaml").archives
         annotations = find_annotations(workspace.data)
-        folder = annotations.path if annotations else None
+        folder = locate_local(annotations) if annotations else None
         needed = name_members(benchmark, spec.name, folder / benchmark.name) if benchmark and folder else set()
         report = inspect_archive(archive, known.get(spec.name, ()), needed)
         return _check_report(report, annotations, demo=workspace.profile == "demo")

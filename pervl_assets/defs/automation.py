@@ -17,6 +17,8 @@ import dagster as dg
 
 from pervl_assets.archives.downloads import read_record
 from pervl_assets.archives.inputs import ArchiveSpec
+from pervl_assets.archives.remote_files import look_for
+from pervl_assets.core.addresses import Address, Place
 from pervl_assets.defs.downloads import locate_record
 from pervl_assets.defs.pages import list_parents
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW
@@ -152,7 +154,7 @@ def _build_input_sensor(specs: Sequence[ArchiveSpec], seconds: int) -> dg.Sensor
     def notice_inputs(context: dg.SensorEvaluationContext, workspace: Workspace) -> dg.SensorResult:
         cursor = json.loads(context.cursor or "{}")
         seen, handled = cursor.get("seen", {}), cursor.get("handled", {})
-        now = stat_inputs(specs, workspace.root)
+        now = stat_inputs(specs, workspace.raw_inputs)
         if workspace.annotations:
             now[ANNOTATIONS_KEY.path[-1]] = _stat_input(Path(workspace.annotations))
         settled = [name for name, state in now.items() if state == seen.get(name) and state != handled.get(name)]
@@ -161,7 +163,8 @@ def _build_input_sensor(specs: Sequence[ArchiveSpec], seconds: int) -> dg.Sensor
         for name in settled:
             key = dg.AssetKey([RAW, name])
             last = context.instance.get_latest_materialization_event(key)
-            if last is None or last.timestamp * 1e9 < now[name][1]:  # changed after the asset was made
+            time = now[name][1]  # of an input at an address its ETag: materialized, an unchanged one refreshes nothing
+            if last is None or isinstance(time, str) or last.timestamp * 1e9 < time:  # changed after the asset was made
                 requests.append(dg.RunRequest(run_key=f"{name} {now[name]}", asset_selection=[key]))
         return dg.SensorResult(
             run_requests=requests,
@@ -172,9 +175,12 @@ def _build_input_sensor(specs: Sequence[ArchiveSpec], seconds: int) -> dg.Sensor
     return notice_inputs
 
 
-def stat_inputs(specs: Sequence[ArchiveSpec], root: Path) -> dict[str, list[int]]:
-    """Return size and modification time (ns) of every raw input that a user added by hand."""
-    states = {}
+def stat_inputs(specs: Sequence[ArchiveSpec], root: Place) -> dict[str, list[Any]]:
+    """Return size and modification time (ns) of every raw input that a user added by hand; at an address, its ETag."""
+    if isinstance(root, Address):
+        versions = {spec.name: look_for(root / spec.file) for spec in specs}
+        return {name: [*version] for name, version in versions.items() if version}
+    states: dict[str, list[Any]] = {}
     for spec in specs:
         found = [path for name in (spec.file, *spec.folders) if (path := root / name).exists()]
         if not found:

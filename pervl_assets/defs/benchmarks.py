@@ -8,7 +8,7 @@ from typing import Any, Final
 import dagster as dg
 import polars as pl
 
-from pervl_assets.archives.inputs import ArchiveSpec, RawArchive
+from pervl_assets.archives.inputs import ArchiveSpec, RawArchive, locate_local
 from pervl_assets.archives.members import open_members
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.benchmarks.benchmark import Benchmark, TableAsset, TreeAsset
@@ -69,7 +69,7 @@ def _build_table_asset(benchmark: Benchmark, table: TableAsset) -> dg.AssetsDefi
         workspace: Workspace, pervl_annotations: RawArchive
     ) -> Iterator[dg.MaterializeResult[pl.DataFrame]]:
         read = table.variants.get(workspace.splits, table.read)
-        frame = read(pervl_annotations.path / benchmark.name)
+        frame = read(locate_local(pervl_annotations) / benchmark.name)
         counts = evaluate_counts(table.count(frame), table.facts, synthetic=workspace.profile == "demo")
         more: dict[str, Any] = {"splits": workspace.splits} if table.variants else {}
         yield TableIOManager.describe(frame, checks=[counts, *evaluate_checks(table.checks, frame)], **more)

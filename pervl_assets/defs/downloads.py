@@ -1,6 +1,5 @@
 """The resource that downloads public inputs: sources, time-outs and attempts. The protocol is `archives.downloads`."""
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ import httpx
 from pydantic import Field
 
 from pervl_assets.archives.downloads import ATTEMPTS, Fetched, fetch_file, find_record
+from pervl_assets.archives.http_get import open_client
 from pervl_assets.archives.inputs import ArchiveSpec
 from pervl_assets.archives.official_files import FilesReport, OfficialFiles, fetch_files, require_files
 from pervl_assets.archives.zip_index import read_index
@@ -19,8 +19,6 @@ from pervl_assets.defs.resources import SettingsResource, from_setting
 _OFFICIAL: Final = "official"
 _OFF: Final = "off"
 
-_CERTIFICATES: Final = frozenset({"SSL_CERT_FILE", "SSL_CERT_DIR"})
-_PROXIES: Final = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
 _REPORT_BYTES: Final = 256 << 20
 
 
@@ -34,8 +32,7 @@ class Downloads(SettingsResource):
 
     def open_client(self) -> httpx.Client:
         """Return a client with this resource's time-outs. It reads proxies and certificates at its first request."""
-        timeout = httpx.Timeout(self.read_seconds, connect=self.connect_seconds)
-        return httpx.Client(timeout=timeout, transport=_LazyTransport())
+        return open_client(self.read_seconds, self.connect_seconds)
 
     def locate(self, spec: ArchiveSpec) -> str | None:
         """Return the address of a public input, or None if it is not to be downloaded."""
@@ -93,40 +90,6 @@ class Downloads(SettingsResource):
                     details=[*error.details, f"size: {spec.disk}", f"licence: {spec.licence}"],
                     advice=error.advice,
                 ) from error
-
-
-class _LazyTransport(httpx.BaseTransport):
-    """Connections by the environment's proxies and certificates, which are read when the first request is sent."""
-
-    def __init__(self) -> None:
-        self._client: httpx.Client | None = None
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request.
-
-        Raises:
-            MissingInputError: The environment's proxies or certificates cannot be used.
-        """
-        self._client = self._client or _open_environment_client()
-        return self._client.send(request, stream=True, follow_redirects=False)
-
-    def close(self) -> None:
-        """Close the connections."""
-        if self._client is not None:
-            self._client.close()
-
-
-def _open_environment_client() -> httpx.Client:
-    try:
-        return httpx.Client()
-    except (httpx.InvalidURL, ImportError, OSError, ValueError) as error:
-        wanted = _CERTIFICATES if isinstance(error, OSError) else _PROXIES
-        found = " and ".join(sorted(name for name in os.environ if name.upper() in wanted))
-        raise MissingInputError(  # without values and httpx's text, which can hold a password
-            f"No connection can be opened with the environment's {found or 'certificates'} ({type(error).__name__}).",
-            advice="Correct or unset them: a proxy is http://host:port, NO_PROXY holds host names, SSL_CERT_FILE an "
-            "existing file of certificates. Or download the files by hand.",
-        ) from error
 
 
 def locate_record(spec: ArchiveSpec, root: Path) -> Path:

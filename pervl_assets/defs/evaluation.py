@@ -7,6 +7,7 @@ from typing import Any, Final
 import dagster as dg
 import polars as pl
 
+from pervl_assets.archives.inputs import locate_local
 from pervl_assets.archives.official_files import compare_folder, load_manifest
 from pervl_assets.benchmarks import find_searched
 from pervl_assets.benchmarks.benchmark import FEW_SHOT_FOLDER, GALLERY_FOLDER, TreeAsset
@@ -299,5 +300,5 @@ def _list_other_annotations(workspace: Workspace) -> tuple[str, ...]:
     found, manifest = find_annotations(workspace.data), load_manifest(ANNOTATIONS / "manifest.yaml")
     if found is None:
         return tuple(file.path for file in manifest.files)
-    report = compare_folder(found.path, manifest)
+    report = compare_folder(locate_local(found), manifest)
     return (*report.different, *report.missing)

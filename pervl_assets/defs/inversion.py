@@ -6,7 +6,7 @@ from typing import Any, Final
 import dagster as dg
 import polars as pl
 
-from pervl_assets.archives.inputs import RawArchive
+from pervl_assets.archives.inputs import RawArchive, locate_local
 from pervl_assets.clip.features import Features
 from pervl_assets.clip.nearest import find_nearest_classes
 from pervl_assets.core.tables import TableSchema
@@ -94,7 +94,7 @@ def _table_asset(
 @record_step
 def coco_triplets(coco_svo_triplets: RawArchive) -> Iterator[dg.MaterializeResult[Any]]:
     """Parse the triplet text."""
-    triplets = read_triplets(coco_svo_triplets.path)
+    triplets = read_triplets(locate_local(coco_svo_triplets))
     yield TableIOManager.describe(
         triplets.frame,
         asset_key=_key("coco_triplets"),
@@ -206,7 +206,7 @@ def openimages_classes(
     workspace: Workspace, openimages_class_descriptions: RawArchive
 ) -> Iterator[dg.MaterializeResult[Any]]:
     """Read the class names."""
-    names, malformed = read_class_names(openimages_class_descriptions.path, workspace.openimages_names)
+    names, malformed = read_class_names(locate_local(openimages_class_descriptions), workspace.openimages_names)
     official = {"names": OPENIMAGES_NAMES + (workspace.openimages_names == "upstream")}
     yield TableIOManager.describe(
         names,

@@ -39,11 +39,12 @@ def build_raw_asset(spec: ArchiveSpec) -> dg.AssetsDefinition:
         code_version="1",
         metadata={"path": spec.file, "disk": spec.disk},
     )
-    @record_step(uses=("profile",))
+    @record_step(uses=("profile", "raw"))
     def raw_archive(
         context: dg.AssetExecutionContext, workspace: Workspace, downloads: Downloads
     ) -> dg.MaterializeResult[RawArchive]:
-        fetched = downloads.fetch_input(spec, workspace.root, context.log.info) if workspace.profile == "full" else None
+        is_fetched = workspace.profile == "full" and workspace.raw is None
+        fetched = downloads.fetch_input(spec, workspace.root, context.log.info) if is_fetched else None
         if fetched and fetched.stale:
             context.log.warning("%s: the earlier download is used, because %s.", spec.title, fetched.stale)
         return RawArchiveIOManager.describe(workspace.find_raw(spec), **describe_download(fetched))

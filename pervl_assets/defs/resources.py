@@ -15,6 +15,7 @@ from pervl_assets.benchmarks.benchmark import SplitMode
 from pervl_assets.clip.checkpoints import parse_encoders
 from pervl_assets.clip.passport import Precision
 from pervl_assets.clip.preprocessing import PreprocessingMode
+from pervl_assets.core.addresses import Address, Place, is_address, parse_address
 from pervl_assets.core.errors import ArchiveError
 from pervl_assets.demo import DEMO_PASSWORD, RAW_NAMES, draw_raw, is_drawn
 from pervl_assets.inversion.open_images import NamesMode
@@ -52,7 +53,9 @@ class SettingsResource(dg.ConfigurableResource[Any]):
             for name, field in cls.model_fields.items()
             if isinstance(field.json_schema_extra, dict)
         }
-        return cls(**{name: str(value) if isinstance(value, Path) else value for name, value in values.items()})
+        return cls(
+            **{name: str(value) if isinstance(value, Path | Address) else value for name, value in values.items()}
+        )
 
 
 class Workspace(SettingsResource):
@@ -60,6 +63,7 @@ class Workspace(SettingsResource):
 
     profile: Profile = from_setting("profile")
     data: str = from_setting("data")
+    raw: str | None = from_setting("raw")
     annotations: str | None = from_setting("annotations")
     top_objects: int = from_setting("top_objects")
     openimages_names: NamesMode = from_setting("openimages_names")
@@ -83,6 +87,13 @@ class Workspace(SettingsResource):
         return self.store.folder
 
     @property
+    def raw_inputs(self) -> Place:
+        """Folder or address below which raw inputs are."""
+        if self.raw is None:
+            return self.root
+        return parse_address(self.raw) if is_address(self.raw) else Path(self.raw)
+
+    @property
     def annotations_folder(self) -> Path:
         """Folder of the annotations: the user's own, the demo's, or the one that official files are fetched into."""
         if self.annotations:
@@ -92,14 +103,17 @@ class Workspace(SettingsResource):
     def find_raw(self, spec: ArchiveSpec) -> RawArchive:
         """Find a raw input. In the demo profile draw it first if it is missing and part of the demo data.
 
+        Where `PERVL_RAW` is set, nothing is drawn.
+
         Raises:
             MissingInputError: It is missing. The error names its source, its path and its licence.
             ArchiveError: It is unsafe or unreadable, or is synthetic in the full profile.
+            AddressError: Its address cannot be read.
         """
-        if self.profile == "demo" and spec.name in RAW_NAMES:
+        if self.profile == "demo" and spec.name in RAW_NAMES and self.raw is None:
             draw_raw(spec.name, self.root)
-        archive = find_archive(spec, self.root)
-        if self.profile == "full" and is_drawn(spec.name, archive.path, self.root):
+        archive = find_archive(spec, self.root, self.raw_inputs)
+        if self.profile == "full" and isinstance(archive.path, Path) and is_drawn(spec.name, archive.path, self.root):
             raise ArchiveError(
                 f"{archive.path} is synthetic: it was made for the demo, and the profile is full.",
                 details=[f"the official one: {spec.homepage}"],
@@ -112,7 +126,7 @@ class Workspace(SettingsResource):
         """Return the password of an archive: of a synthetic one its own, else the environment variable's."""
         if spec.password_variable is None:
             return None
-        if is_drawn(spec.name, self.root / spec.file, self.root):
+        if self.raw is None and is_drawn(spec.name, self.root / spec.file, self.root):
             return DEMO_PASSWORD
         return os.environ.get(spec.password_variable) or (DEMO_PASSWORD if self.profile == "demo" else None)
 

@@ -10,10 +10,13 @@ import dagster as dg
 from pydantic import TypeAdapter
 
 from pervl_assets.archives.inputs import INDEX_EXTENSION, IdentityCard, RawArchive, identify, identify_contents
-from pervl_assets.core.errors import ArchiveError, MissingInputError
-from pervl_assets.core.files import VerifyResult, explain_read_errors, write_bytes_atomically
+from pervl_assets.archives.remote_files import find_version
+from pervl_assets.core.addresses import Address
+from pervl_assets.core.errors import AddressError, ArchiveError, MissingInputError
+from pervl_assets.core.files import VerifyResult, explain_read_errors, hash_bytes, write_bytes_atomically
 from pervl_assets.io_managers.base import PervlIOManager, mark_changed
 from pervl_assets.io_managers.metadata import BYTES, FILES, show_errors
+from pervl_assets.storage.store import Listing
 
 _STORED: Final = TypeAdapter(RawArchive)
 
@@ -27,7 +30,8 @@ class RawArchiveIOManager(PervlIOManager):
 
     def write(self, context: dg.OutputContext, value: RawArchive, path: Path) -> None:
         """Write the path and the card; an unchanged card rewrites nothing."""
-        plain = {**asdict(value), "path": str(value.path)}
+        card = {name: part for name, part in asdict(value.card).items() if part is not None}
+        plain = {**asdict(value), "path": str(value.path), "card": card}
         del plain["index"]
         write_bytes_atomically(path, json.dumps(plain, indent=1, sort_keys=True).encode() + b"\n")
 
@@ -46,11 +50,11 @@ class RawArchiveIOManager(PervlIOManager):
         archive: RawArchive = super().read(key, partition)
         name, path = key.to_user_string(), self.locate(key, partition)
         advice = f"""Materialize it again: pervl materialize --select 'key:"{name}"+'"""
-        if not archive.path.exists():
+        if not _is_there(archive):
             raise MissingInputError(f"The input {name} was at {archive.path} and is gone.", advice=advice)
-        if not archive.prefix and _identify_again(archive) != archive.card:
+        if not archive.prefix and (card := _identify_again(archive)) != archive.card:
             mark_changed(path)
-            now = f"{archive.path.stat().st_size:,} bytes now, " if archive.path.is_file() else ""
+            now = f"{card.bytes:,} bytes now, " if card.kind != "folder" else ""
             raise MissingInputError(
                 f"The input {name} at {archive.path} has changed: {now}{archive.card.bytes:,} bytes when its identity "
                 "card was taken.",
@@ -73,14 +77,35 @@ class RawArchiveIOManager(PervlIOManager):
             )
 
     def list_parts(self, path: Path) -> list[Path]:
-        """Return the input."""
-        return [self.load(path).path]
+        """Return the input, if it is on this machine."""
+        place = self.load(path).path
+        return [] if isinstance(place, Address) else [place]
+
+    def exists(self, key: dg.AssetKey, partition: str | None = None, listing: Listing | None = None) -> bool:
+        """Return whether the card and the input exist."""
+        return super().exists(key, partition, listing) and self._find_etag(key, partition) is not None
+
+    def stamp(self, key: dg.AssetKey, partition: str | None = None, listing: Listing | None = None) -> str | None:
+        """Return the stamp of card and input, as of the base; of an input at an address with its size and ETag."""
+        stamp = super().stamp(key, partition, listing)
+        etag = None if stamp is None else self._find_etag(key, partition)
+        if stamp is None or etag is None:
+            return None
+        return hash_bytes(f"{stamp} {etag}".encode()) if etag else stamp
+
+    def _find_etag(self, key: dg.AssetKey, partition: str | None) -> str | None:
+        """Return size and ETag of an input at an address; None if it is gone; empty if it is on this machine."""
+        place = self.load(self.fetch(key, partition)).path
+        try:
+            return f"{find_version(place)}" if isinstance(place, Address) else ""
+        except (MissingInputError, AddressError):
+            return None
 
     def compare(self, path: Path) -> VerifyResult:
         """Take the identity card again and compare it; of a zip this reads its directory, not its members."""
         archive = self.load(path)
-        shown = self.store.name(archive.path)
-        if not archive.path.exists():
+        shown = str(archive.path) if isinstance(archive.path, Address) else self.store.name(archive.path)
+        if not _is_there(archive):
             return VerifyResult(archive.card.members, missing=[shown])
         try:
             card = _identify_again(archive)
@@ -111,9 +136,18 @@ class RawArchiveIOManager(PervlIOManager):
         )
 
 
+def _is_there(archive: RawArchive) -> bool:
+    """Return whether an input exists, on this machine; `_identify_again` asks for those at an address."""
+    return isinstance(archive.path, Address) or archive.path.exists()
+
+
 def _identify_again(archive: RawArchive) -> IdentityCard:
     """Take the identity card of an input again. Raises as `identify` does."""
-    with explain_read_errors(archive.path):
-        card = identify(archive.path, archive.index)
-        is_other_folder = card != archive.card and card.kind == "folder"
-        return identify_contents(archive.path) if is_other_folder else card  # annotations: by their contents
+    place = archive.path
+    with explain_read_errors(place):
+        if isinstance(place, Address) and find_version(place) == (archive.card.bytes, archive.card.etag):
+            return archive.card
+        card = identify(place, archive.index)
+        if isinstance(place, Path) and card != archive.card and card.kind == "folder":
+            return identify_contents(place)  # annotations: by their contents
+        return card

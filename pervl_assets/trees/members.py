@@ -29,6 +29,7 @@ class TreeMembers(Members):
 
     def __init__(self, path: Path, written: Mapping[str, _Written], reasons: Mapping[str, str]) -> None:
         super().__init__(path)
+        self._folder = path
         self._written, self._reasons = written, reasons
         self._names = frozenset(written.keys() | reasons.keys())
 
@@ -52,7 +53,7 @@ class TreeMembers(Members):
             raise MemberError(f"source quarantined: {self._reasons[name]}")
         file = self.locate(name)
         with explain_read_errors(self.path):
-            data = None if not file.exists() and self.path.is_dir() else file.read_bytes()
+            data = None if not file.exists() and self._folder.is_dir() else file.read_bytes()
         if data is None or zlib.crc32(data) != self._written[name].record.crc32:
             raise ArchiveError(
                 f"{file} {'is missing' if data is None else 'is not the file that was written there'}.",
@@ -63,11 +64,11 @@ class TreeMembers(Members):
     def select(self, names: Collection[str]) -> Self:
         """Return the same tree with these outputs only."""
         written = {name: self._written[name] for name in names if name in self._written}
-        return type(self)(self.path, written, {name: self._reasons[name] for name in names if name in self._reasons})
+        return type(self)(self._folder, written, {name: self._reasons[name] for name in names if name in self._reasons})
 
     def locate(self, name: str) -> Path:
         """Return the file's path."""
-        return self.path / name
+        return self._folder / name
 
     def find_record(self, name: str, stat: os.stat_result) -> FileRecord | None:
         """Return the ledger's record of a file that is unchanged since: of that size, and older than the ledger."""

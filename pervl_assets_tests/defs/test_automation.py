@@ -136,7 +136,7 @@ VERIFIED = {"(verified)": 1}
 def test_two_weeks_of_refreshes_make_the_changed_assets_and_no_others(synthetic_raw, mirror, tmp_path, monkeypatch):
     monkeypatch.setenv("DEEPFASHION2_PASSWORD", DEMO_PASSWORD)
     monkeypatch.setattr("pervl_assets.definitions.takes_tokens", lambda model: False)  # as of the fake CLIP
-    monkeypatch.setattr("pervl_assets.archives.downloads._choose_pause", lambda *_: 0.0)  # the server's own time
+    monkeypatch.setattr("pervl_assets.archives.downloads.choose_pause", lambda *_: 0.0)  # the server's own time
     data = tmp_path / "data"
     for file in BY_HAND:
         (data / file).parent.mkdir(parents=True)

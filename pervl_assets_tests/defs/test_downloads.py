@@ -49,7 +49,7 @@ def test_an_input_put_there_by_hand_or_unzipped_is_not_fetched(materialize, data
 
 
 def test_an_unreachable_server_is_an_error_with_licence_and_advice(tmp_path, materialize, monkeypatch):
-    monkeypatch.setattr("pervl_assets.archives.downloads._choose_pause", lambda *_: 0.0)
+    monkeypatch.setattr("pervl_assets.archives.downloads.choose_pause", lambda *_: 0.0)
     own = {"data": tmp_path / "own", "profile": "full", "fetch": "http://127.0.0.1:1/"}
     text = explain(materialize('key:"raw/coco_svo_triplets"', **own))
     assert "The subject-relation-object triplets of the COCO 2014 train captions is missing" in text
