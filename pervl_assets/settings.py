@@ -9,7 +9,6 @@ import difflib
 import logging
 import multiprocessing
 import os
-import re
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,18 +17,20 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.benchmarks.benchmark import SplitMode
 from pervl_assets.clip.checkpoints import find_folder, parse_encoders
 from pervl_assets.clip.passport import DEVICES, Precision, is_device
 from pervl_assets.clip.preprocessing import PreprocessingMode
+from pervl_assets.core.addresses import Address, is_address, parse_address
 from pervl_assets.core.checks import MAX_QUARANTINED_SHARE
 from pervl_assets.core.errors import PervlError, name_some
 from pervl_assets.core.text import hide_secrets
 from pervl_assets.demo import TINY_CLIP
 from pervl_assets.inversion.open_images import NamesMode
+from pervl_assets.storage import open_store
 from pervl_assets.training.modes import ModeName
 
 Profile = Literal["demo", "full"]
@@ -43,9 +44,17 @@ _PREFIX: Final = "PERVL_"
 _log = logging.getLogger(__name__)
 
 
+def _parse_place(value: object) -> Path | Address:
+    if not is_address(str(value)):
+        return _parse_path(value)
+    if not (address := parse_address(str(value))).is_bucket:
+        raise ValueError("must be a path on this machine, or an address of s3:// or gs://")
+    return address
+
+
 def _parse_path(value: object) -> Path:
-    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", str(value)):
-        raise ValueError("must be a path on this machine. Addresses such as s3://… are not supported")
+    if is_address(str(value)):
+        raise ValueError("must be a path on this machine, and no address")
     try:
         path = Path(str(value)).expanduser().absolute()
         path.as_posix().encode()
@@ -101,6 +110,7 @@ def _check_cron(value: str) -> str:
     return value
 
 
+_Place = Annotated[Path | Address, BeforeValidator(_parse_place), PlainSerializer(str)]
 _Path = Annotated[Path, BeforeValidator(_parse_path)]
 _Model = Annotated[str, AfterValidator(os.path.expanduser)]
 _Cron = Annotated[str, AfterValidator(_check_cron)]
@@ -126,10 +136,16 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     profile: Profile = _setting("demo", "`demo`: raw inputs are synthetic; `full`: the official archives", "`demo`")
-    data: _Path = _setting(
+    data: _Place = _setting(
         lambda values: Path(_by_profile("data/demo", "data")(values)).absolute(),
-        "root folder of raw inputs and results",
+        "root of raw inputs and results: a folder, or an address in a bucket such as `s3://pervl/data`",
         "`data` (demo: `data/demo`)",
+    )
+    scratch: _Path | None = _setting(
+        None,
+        "folder of this machine for copies of values, if `PERVL_DATA` is a bucket; it can be deleted while nothing "
+        "runs",
+        "`pervl` in the user's cache folder",
     )
     annotations: _Path | None = _setting(
         None,
@@ -239,6 +255,11 @@ class Settings(BaseModel):
         values = {name: text for name in cls.model_fields if (text := env.get(get_variable(name), "")).strip()}
         advice = "Correct or unset these variables; docs/operating.md has a table of all of them."
         return check_settings(values, "environment", advice, get_variable)
+
+    @property
+    def folder(self) -> Path:
+        """The data root as a folder of this machine."""
+        return open_store(str(self.data)).folder
 
     def require_encoder(self, name: str | None) -> None:
         """Raise a `PervlError` if there is no further encoder of this name; None is the default one."""

@@ -69,7 +69,7 @@ def list_inputs(settings: Settings) -> list[InputState]:
     """Search every raw input; nothing is made, read or downloaded."""
     states = []
     for spec in list_specs():
-        found = next((path for path in (spec.file, *spec.folders) if (settings.data / path).exists()), None)
+        found = next((path for path in (spec.file, *spec.folders) if (settings.folder / path).exists()), None)
         states.append(InputState(spec.name, found or spec.file, found is not None))
     return states
 

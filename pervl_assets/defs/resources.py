@@ -15,6 +15,7 @@ from pervl_assets.benchmarks.benchmark import SplitMode
 from pervl_assets.clip.checkpoints import parse_encoders
 from pervl_assets.clip.passport import Precision
 from pervl_assets.clip.preprocessing import PreprocessingMode
+from pervl_assets.core.addresses import Address
 from pervl_assets.core.errors import ArchiveError
 from pervl_assets.demo import DEMO_PASSWORD, RAW_NAMES, draw_raw, is_drawn
 from pervl_assets.inversion.open_images import NamesMode
@@ -52,7 +53,8 @@ class SettingsResource(dg.ConfigurableResource[Any]):
             for name, field in cls.model_fields.items()
             if isinstance(field.json_schema_extra, dict)
         }
-        return cls(**{name: str(value) if isinstance(value, Path) else value for name, value in values.items()})
+        places = {name: str(value) for name, value in values.items() if isinstance(value, Path | Address)}
+        return cls(**{**values, **places})
 
 
 class Workspace(SettingsResource):
