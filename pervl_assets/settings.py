@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.benchmarks.benchmark import SplitMode
@@ -30,6 +30,7 @@ from pervl_assets.core.errors import PervlError, name_some
 from pervl_assets.core.text import hide_secrets
 from pervl_assets.demo import TINY_CLIP
 from pervl_assets.inversion.open_images import NamesMode
+from pervl_assets.storage import open_store
 from pervl_assets.training.modes import ModeName
 
 Profile = Literal["demo", "full"]
@@ -43,9 +44,16 @@ _PREFIX: Final = "PERVL_"
 _log = logging.getLogger(__name__)
 
 
+def _parse_root(value: object) -> Place:
+    place = _parse_place(value)
+    if isinstance(place, Address) and not place.is_bucket:
+        raise ValueError("must be a path on this machine, or an address of s3:// or gs://")
+    return place
+
+
 def _parse_path(value: object) -> Path:
     if is_address(str(value)):
-        raise ValueError("must be a path on this machine. Addresses such as s3://… are not supported")
+        raise ValueError("must be a path on this machine, and no address")
     try:
         path = Path(str(value)).expanduser().absolute()
         path.as_posix().encode()
@@ -107,8 +115,9 @@ def _check_cron(value: str) -> str:
     return value
 
 
+_Root = Annotated[Place, BeforeValidator(_parse_root), PlainSerializer(str)]
 _Path = Annotated[Path, BeforeValidator(_parse_path)]
-_Place = Annotated[Place, BeforeValidator(_parse_place)]
+_Place = Annotated[Place, BeforeValidator(_parse_place), PlainSerializer(str)]
 _Model = Annotated[str, AfterValidator(os.path.expanduser)]
 _Cron = Annotated[str, AfterValidator(_check_cron)]
 
@@ -133,9 +142,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     profile: Profile = _setting("demo", "`demo`: raw inputs are synthetic; `full`: the official archives", "`demo`")
-    data: _Path = _setting(
+    data: _Root = _setting(
         lambda values: Path(_by_profile("data/demo", "data")(values)).absolute(),
-        "root folder of raw inputs and results",
+        "root of raw inputs and results: a folder, or an address in a bucket such as `s3://pervl/data`",
         "`data` (demo: `data/demo`)",
     )
     raw: _Place | None = _setting(
@@ -143,6 +152,12 @@ class Settings(BaseModel):
         "folder or address (`s3://`, `gs://`, `https://`) with the raw inputs, laid out like `PERVL_DATA`. Nothing is "
         "downloaded or drawn into it. Zips at an address are read in place, by ranges",
         "`PERVL_DATA`",
+    )
+    scratch: _Path | None = _setting(
+        None,
+        "folder of this machine for copies of values, if `PERVL_DATA` is a bucket; it can be deleted while nothing "
+        "runs",
+        "`pervl` in the user's cache folder",
     )
     annotations: _Path | None = _setting(
         None,
@@ -259,6 +274,11 @@ class Settings(BaseModel):
         values = {name: text for name in cls.model_fields if (text := env.get(get_variable(name), "")).strip()}
         advice = "Correct or unset these variables; docs/operating.md has a table of all of them."
         return check_settings(values, "environment", advice, get_variable)
+
+    @property
+    def folder(self) -> Path:
+        """The data root as a folder of this machine."""
+        return open_store(str(self.data)).folder
 
     def require_encoder(self, name: str | None) -> None:
         """Raise a `PervlError` if there is no further encoder of this name; None is the default one."""

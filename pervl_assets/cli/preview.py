@@ -8,6 +8,7 @@ import dagster as dg
 
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.benchmarks.benchmark import Benchmark, TreeAsset
+from pervl_assets.core.addresses import Address
 from pervl_assets.core.errors import MissingInputError, PervlError, name_some
 from pervl_assets.defs.run_results import name_partition
 from pervl_assets.io_managers.tables import TableIOManager
@@ -16,7 +17,7 @@ from pervl_assets.trees.contact_sheet import draw_concept
 from pervl_assets.trees.ledger import FolderTree
 
 
-def preview_concept(data: Path, asset: str, concept: str, split: str | None = None) -> bytes:
+def preview_concept(data: Path | Address, asset: str, concept: str, split: str | None = None) -> bytes:
     """Draw everything about one concept of a materialized tree.
 
     Args:

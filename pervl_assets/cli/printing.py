@@ -12,6 +12,7 @@ from rich.table import Table
 
 from pervl_assets.cli.console import escape, make_table
 from pervl_assets.cli.status import AssetState, CheckStatus, Health, InputState
+from pervl_assets.core.addresses import Address
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.files import VerifyResult
 from pervl_assets.defs.run_results import Finding, Materialized, RunResult, name_partition
@@ -98,7 +99,7 @@ def _print_cause(console: Console, colour: str, kind: str, asset: str, text: str
     console.print(f"[{colour}]{kind}[/] [bold]{escape(asset)}[/] {escape(text)}", highlight=False, soft_wrap=True)
 
 
-def print_verification(console: Console, results: Mapping[str, VerifyResult], data: Path) -> bool:
+def print_verification(console: Console, results: Mapping[str, VerifyResult], data: Path | Address) -> bool:
     """Print the differences between values and their manifests; return whether there are values and no difference."""
     found = {name: value for name, value in results.items() if value.files}
     differing = {

@@ -8,6 +8,7 @@ import dagster as dg
 import polars as pl
 
 from pervl_assets.benchmarks import find_searched
+from pervl_assets.core.addresses import Address
 from pervl_assets.core.errors import MissingInputError
 from pervl_assets.defs.evaluation import RESULTS_NAME
 from pervl_assets.defs.evaluation_tables import EVALUATION
@@ -42,7 +43,7 @@ def make_report(settings: Settings, encoder: str | None = None) -> bytes:
     return build_report(results, shown, curves, tuning, facts)
 
 
-def read_results(data: Path, encoder: str | None = None) -> pl.DataFrame:
+def read_results(data: Path | Address, encoder: str | None = None) -> pl.DataFrame:
     """Return the results of an encoder (schema `RESULTS`).
 
     Raises:
@@ -58,7 +59,7 @@ def read_results(data: Path, encoder: str | None = None) -> pl.DataFrame:
     return results
 
 
-def _describe_encoder(data: Path, encoder: str | None) -> dict[str, str]:
+def _describe_encoder(data: Path | Address, encoder: str | None) -> dict[str, str]:
     """Return what is known of the encoder, from the first image features that there are."""
     for benchmark, _, tree in find_searched():
         for split in tree.splits:
@@ -75,7 +76,7 @@ def _describe_encoder(data: Path, encoder: str | None) -> dict[str, str]:
     return {}
 
 
-def _describe_trainings(data: Path, encoder: str | None) -> dict[str, str]:
+def _describe_trainings(data: Path | Address, encoder: str | None) -> dict[str, str]:
     """Return how the inversion models were trained whose tokens are in the texts that were ranked."""
     found: dict[str, set[int]] = {}
     for benchmark, _, tree in find_searched():
@@ -94,7 +95,7 @@ def _describe_trainings(data: Path, encoder: str | None) -> dict[str, str]:
     return {"training": "; ".join(shown)} if shown else {}
 
 
-def _list_shown(data: Path, encoder: str | None) -> Iterator[Shown]:
+def _list_shown(data: Path | Address, encoder: str | None) -> Iterator[Shown]:
     """Yield the queries to show of every split that is evaluated."""
     splits = [(benchmark, tree.name, split) for benchmark, _, tree in find_searched() for split in tree.splits]
     for benchmark, name, split in splits:
@@ -123,7 +124,7 @@ def _list_curves(settings: Settings, encoder: str | None) -> Iterator[tuple[str,
             yield f"training, repetition {repetition}", losses.rename(lambda name: name.replace("_", " "))
 
 
-def _tabulate_tuning(data: Path, encoder: str | None) -> pl.DataFrame:
+def _tabulate_tuning(data: Path | Address, encoder: str | None) -> pl.DataFrame:
     """Return the mean losses before the first and the last step of the tuning, by benchmark, split and method."""
     parts = [pl.DataFrame()]
     for benchmark, _, tree in find_searched():
@@ -137,7 +138,7 @@ def _tabulate_tuning(data: Path, encoder: str | None) -> pl.DataFrame:
     return pl.concat(parts, how="diagonal")
 
 
-def _read(data: Path, kind: str, key: dg.AssetKey, partition: str | None = None) -> Any | None:
+def _read(data: Path | Address, kind: str, key: dg.AssetKey, partition: str | None = None) -> Any | None:
     """Return a stored value, or None if there is none."""
     manager = find_io_managers()[kind](data=str(data))
     return manager.read(key, partition) if manager.exists(key, partition) else None

@@ -12,6 +12,7 @@ from rich.console import Console
 from pervl_assets.benchmarks import find_searched
 from pervl_assets.benchmarks.benchmark import GALLERY_FOLDER
 from pervl_assets.cli.console import escape, make_console, make_table
+from pervl_assets.core.addresses import Address
 from pervl_assets.core.errors import PervlError
 from pervl_assets.evaluation.metrics import DEPTHS, Comparison
 from pervl_assets.evaluation.score_files import FileScore, Vectors
@@ -20,7 +21,7 @@ _SHOWN: Final = 10
 _RECALLS: Final = {f"recall_{k}": f"R@{k}" for k in DEPTHS}
 
 
-def read_benchmark(data: Path, name: str, split: str, encoder: str | None = None) -> Vectors:
+def read_benchmark(data: Path | Address, name: str, split: str, encoder: str | None = None) -> Vectors:
     """Return the evaluation images of a split of a benchmark as a gallery, from their stored features.
 
     Raises:

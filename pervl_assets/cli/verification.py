@@ -10,6 +10,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from pervl_assets.core.addresses import Address
 from pervl_assets.core.files import PARTIAL, VerifyResult, is_being_written, is_locked
 from pervl_assets.defs.checks import SUMS_HOLD, summarize_sums
 from pervl_assets.defs.release import CROISSANT_KEY
@@ -20,7 +21,7 @@ from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.storage import open_store
 
 
-def verify_values(defs: dg.Definitions, data: Path) -> Iterator[tuple[str, VerifyResult]]:
+def verify_values(defs: dg.Definitions, data: Path | Address) -> Iterator[tuple[str, VerifyResult]]:
     """Verify every value of the graph that is materialized, and find unfinished work that was left behind.
 
     A value that is not on disk, but that another one was made from, is missing; only the release can leave one out.

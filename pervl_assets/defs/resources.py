@@ -53,9 +53,8 @@ class SettingsResource(dg.ConfigurableResource[Any]):
             for name, field in cls.model_fields.items()
             if isinstance(field.json_schema_extra, dict)
         }
-        return cls(
-            **{name: str(value) if isinstance(value, Path | Address) else value for name, value in values.items()}
-        )
+        places = {name: str(value) for name, value in values.items() if isinstance(value, Path | Address)}
+        return cls(**{**values, **places})
 
 
 class Workspace(SettingsResource):

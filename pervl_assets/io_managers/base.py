@@ -217,9 +217,9 @@ class PervlIOManager(dg.ConfigurableIOManager):
         with explain_write_errors(self.store.folder), self.store.stage(path) as staged:
             make_folder(staged.parent)
             self.write(context, obj, staged)
-            self.store.push(path, staged, self.list_files)
+            written = self.store.push(path, staged, self.list_files)
             self.clear_work(path)
-        stamp, shown = self.stamp(context.asset_key, partition), dg.MetadataValue.path(self.store.show(path))
+        stamp, shown = self.stamp(context.asset_key, partition, written), dg.MetadataValue.path(self.store.show(path))
         context.add_output_metadata({"path": shown, **({STAMP: stamp} if stamp else {})})
         if seconds := context.output_metadata.get(SECONDS):
             context.add_output_metadata({SECONDS: round(seconds.value + time.perf_counter() - start, 3)})

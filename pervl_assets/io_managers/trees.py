@@ -37,6 +37,7 @@ class TreeIOManager(PervlIOManager):
             if value.lock:
                 value.lock.release()
             raise
+        value = replace(value, is_saved=value.is_saved and path.is_file())
         commit_tree(value, path, {_ROOT: value.root.relative_to(self.store.folder).as_posix()})
 
     def load(self, path: Path) -> FolderTree:

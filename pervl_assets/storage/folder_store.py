@@ -52,7 +52,7 @@ class FolderStore(Store):
     def push_files(self, files: Iterable[StoredFile]) -> None:
         """Move nothing."""
 
-    def push(self, path: Path, staged: Path, list_files: Callable[[Path], Iterable[StoredFile]]) -> None:
+    def push(self, path: Path, staged: Path, list_files: Callable[[Path], Iterable[StoredFile]]) -> Listing | None:
         """Move nothing."""
 
     def compare(self, files: Iterable[StoredFile], look: Callable[[], VerifyResult]) -> VerifyResult:

@@ -108,13 +108,16 @@ class Store(ABC):
         """Keep files that a manifest will name."""
 
     @abstractmethod
-    def push(self, path: Path, staged: Path, list_files: Callable[[Path], Iterable[StoredFile]]) -> None:
+    def push(self, path: Path, staged: Path, list_files: Callable[[Path], Iterable[StoredFile]]) -> Listing | None:
         """Keep a value: the files that `list_files` finds in its manifest, then the file or manifest itself.
 
         Args:
             path: Its path.
             staged: Where it was written, from `stage`.
             list_files: Returns the files that a manifest names.
+
+        Returns:
+            What `stamp` needs to know of what was written.
 
         Raises:
             WriteError: Another run has written another value since `begin`. That one stays.

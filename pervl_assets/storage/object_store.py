@@ -1,0 +1,365 @@
+"""The store of a data root in a bucket, of S3, Google Cloud Storage or another server with conditional writes.
+
+Below the root: `assets/…`, the files and manifests of values, with the names that they have in a folder; and
+`objects/<first 2>/<sha256>`, the files that manifests name, each content once. A value is replaced by one conditional
+write of its manifest, after its objects were put. So readers find the old value or the new one, and of two writers, of
+which one may be an orphan that its run has given up, the second one fails and has changed nothing.
+
+`folder` is a working copy on this machine. It is never the truth: it may be lost, or be another one in each process.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from pervl_assets.core.addresses import Address, explain_address_errors, open_address
+from pervl_assets.core.errors import AddressError, SchemaError, WriteError
+from pervl_assets.core.files import PARTIAL, VerifyResult, explain_write_errors, hash_file, is_whole, make_folder
+from pervl_assets.core.workers import map_in_threads
+from pervl_assets.storage.store import Listing, Store, StoredFile
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
+    from obstore.store import ObjectStore as Bucket
+
+_VALUES: Final = "assets"
+_OBJECTS: Final = "objects"
+_REQUESTS: Final = 32
+"""Requests at the same time."""
+_BLOCK: Final = 1 << 20
+_SHA256: Final = re.compile("[0-9a-f]{64}")
+
+_log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """What is known of a file of the working copy: the object that it is a copy of, and its own size and time."""
+
+    e_tag: str
+    sha256: str
+    bytes: int
+    mtime_ns: int
+
+
+class ObjectStore(Store):
+    """Keeps values in a bucket.
+
+    Args:
+        address: The data root, e.g. `s3://pervl/data`.
+        work: Folder of this machine for the working copy and what is noted of it.
+    """
+
+    def __init__(self, address: Address, work: Path) -> None:
+        super().__init__(work / "data")
+        self._address, self._notes, self._staged = address, work / "notes", work / "staged"
+        self._seen: dict[str, ObjectMeta | None] = {}
+        self._kept: set[str] = set()
+
+    @cached_property
+    def _opened(self) -> "tuple[Bucket, str]":
+        bucket, path = open_address(self._address)
+        return bucket, f"{path}/" if path else ""
+
+    def show(self, path: Path) -> str:
+        """Return the address of a path."""
+        return f"{self._address}/{self.name(path)}"
+
+    def list_values(self) -> Listing:
+        """Return the ETag of every value and manifest by its name, in one request per 1,000 of them."""
+        return {name: _get_tag(meta) for name, meta in self._list(_VALUES) if PARTIAL not in name}
+
+    def exists(self, path: Path, parts: Callable[[], Iterable[Path]], listing: Listing | None = None) -> bool:
+        """Return whether a file or manifest exists: its objects were put before it."""
+        name = self.name(path)
+        return name in listing if listing is not None else self._look_up(name) is not None
+
+    def stamp(self, path: Path, parts: Callable[[], Iterable[Path]], listing: Listing | None = None) -> str:
+        """Return the ETag of a file or manifest, which holds the hashes of its objects."""
+        if listing is not None and (e_tag := listing.get(self.name(path))):
+            return e_tag
+        meta = self._look_up(self.name(path)) if listing is None else None
+        if meta is None:
+            raise FileNotFoundError(2, "No such object", self.show(path))
+        return _get_tag(meta)
+
+    def begin(self, path: Path) -> None:
+        """Remember the ETag: a value that is written by others from now on is not replaced."""
+        self._seen[self.name(path)] = self._look_up(self.name(path))
+
+    def pull(self, path: Path, *, anew: bool = False) -> None:
+        """Download a value's file or manifest, unless the working copy has it."""
+        if not self._download(path, anew=anew):
+            with explain_write_errors(path):
+                path.unlink(missing_ok=True)
+
+    def pull_file(self, path: Path) -> bool:
+        """Download a file, unless the working copy has it. Return whether there is one."""
+        return self._download(path)
+
+    def _download(self, path: Path, *, anew: bool = False) -> bool:
+        name, known = self.name(path), None if anew else self._read_note(path)
+        with self._make_file() as new:
+            try:
+                meta, sha256 = self._get(name, new, {"if_none_match": known.e_tag} if known else {})
+            except FileNotFoundError:
+                self._seen.setdefault(name, None)
+                return False
+            if meta is not None:
+                self._keep_copy(new, path, meta, sha256)
+                self._seen.setdefault(name, meta)
+        return True
+
+    def pull_files(self, files: Iterable[StoredFile]) -> None:
+        """Download the objects that the working copy has not, and compare them with their hashes."""
+        files = [*files]
+        whole = map_in_threads(lambda file: is_whole(file.path, file.bytes, file.sha256), files)
+        _map(self._pull_object, [file for file, is_there in zip(files, whole, strict=True) if not is_there])
+
+    def _pull_object(self, file: StoredFile) -> None:
+        with self._make_file() as new, explain_write_errors(file.path):
+            if self._check_object(file, new) == "same":
+                make_folder(file.path.parent)
+                new.replace(file.path)
+            else:
+                file.path.unlink(missing_ok=True)
+
+    @contextmanager
+    def stage(self, path: Path) -> Iterator[Path]:
+        """Yield a path in a folder of its own: the working copy changes when the value is kept."""
+        folder = self._staged / uuid.uuid4().hex
+        try:
+            yield folder / path.name
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def push_files(self, files: Iterable[StoredFile]) -> None:
+        """Upload the objects that the bucket has not."""
+        wanted = {file.sha256: file for file in files if file.sha256 not in self._kept}
+        folders = sorted({_locate_object(sha256).rpartition("/")[0] for sha256 in wanted})
+        listed = _map(lambda folder: [(name[-64:], meta["size"]) for name, meta in self._list(folder)], folders)
+        sizes = {sha256: size for part in listed for sha256, size in part}
+        _map(self._put_object, [file for sha256, file in wanted.items() if sizes.get(sha256) != file.bytes])
+        self._kept |= wanted.keys()
+
+    def push(self, path: Path, staged: Path, list_files: Callable[[Path], Iterable[StoredFile]]) -> Listing:
+        """Upload objects, then the manifest, if it is the one that `begin` saw. A value with equal content is kept."""
+        files = [*list_files(staged)]
+        self.push_files(files)
+        name, sha256 = self.name(path), hash_file(staged)
+        seen = self._seen[name] if name in self._seen else self._look_up(name)
+        known, meta = self._read_note(path), None
+        if known and seen and (known.e_tag, known.sha256) == (seen["e_tag"], sha256):
+            # Nothing has changed. Where `pervl verify` found damage, this is the run that repairs it.
+            _map(self._put_object, [file for file in files if self._check_object(file) != "same"])
+            meta = self._find_equal(name, sha256)
+        self._seen[name] = meta = meta or self._put_value(name, staged, seen, sha256)
+        self._keep_copy(staged, path, meta, sha256)
+        return {name: _get_tag(meta)}
+
+    def _put_value(self, name: str, staged: Path, seen: "ObjectMeta | None", sha256: str) -> "ObjectMeta":
+        """Replace the value that was seen, or make it if none was.
+
+        Raises:
+            WriteError: It is another one now.
+        """
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        bucket, root = self._opened
+        versions: Any = {one: seen[one] for one in ("e_tag", "version") if seen[one]} if seen else {}
+        with self._explain(name):
+            try:
+                put = bucket.put(root + name, staged, mode=versions or "create")
+            except (AlreadyExistsError, PreconditionError, FileNotFoundError):
+                pass
+            else:
+                meta: Any = {**put, "size": staged.stat().st_size}
+                return meta  # type: ignore[no-any-return]
+        if (found := self._find_equal(name, sha256)) is None:
+            raise WriteError(
+                f"Another run has written {self._address}/{name} since this one began.",
+                advice="Its value stays, and that of this run is dropped. Run again.",
+            )
+        return found
+
+    def _find_equal(self, name: str, sha256: str) -> "ObjectMeta | None":
+        """Return the state of an object with this content; None if it has another, or there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            meta, found = self._get(name)
+            return meta if found == sha256 else None
+        return None
+
+    def compare(self, files: Iterable[StoredFile], look: Callable[[], VerifyResult]) -> VerifyResult:
+        """Download and hash every object, and keep none."""
+        files = [*files]
+        states = _map(self._check_object, files)
+        missing, changed = (
+            [self.name(file.path) for file, state in zip(files, states, strict=True) if state == bad]
+            for bad in ("missing", "changed")
+        )
+        return VerifyResult(len(files), sum(file.bytes for file in files), missing, changed)
+
+    def pull_work(self, folder: Path) -> None:
+        """Download the saved parts of unfinished work."""
+        for name, meta in self._list(self.name(folder)):
+            file = folder / name.rpartition("/")[2]
+            if self.name(file) == name and not (file.is_file() and file.stat().st_size == meta["size"]):
+                self._download(file)
+
+    def push_file(self, path: Path) -> None:
+        """Upload a file."""
+        bucket, root = self._opened
+        with self._explain(name := self.name(path)):
+            bucket.put(root + name, path)
+
+    def remove_work(self, folder: Path) -> None:
+        """Delete the saved parts of finished work. What cannot be deleted stays, and is logged."""
+        bucket, root = self._opened
+        try:
+            if names := [root + name for name, _ in self._list(self.name(folder))]:
+                with self._explain(self.name(folder)):
+                    bucket.delete(names)
+        except AddressError as error:
+            _log.warning("%s", error.problem)
+
+    def _check_object(self, file: StoredFile, target: Path | None = None) -> str:
+        """Download an object, to `target` if there is one. Return `same`, `missing` or `changed`."""
+        try:
+            meta, sha256 = self._get(_locate_object(file.sha256), target)
+        except FileNotFoundError:
+            return "missing"
+        return "same" if (meta and meta["size"], sha256) == (file.bytes, file.sha256) else "changed"
+
+    def _put_object(self, file: StoredFile) -> None:
+        """Upload a file under its hash.
+
+        Raises:
+            WriteError: It is not the file of the manifest any more.
+        """
+        bucket, root = self._opened
+        with explain_write_errors(file.path), file.path.open("rb") as data:
+            if hashlib.file_digest(data, "sha256").hexdigest() != file.sha256:
+                raise WriteError(f"{file.path} was changed while it was stored.", advice="Run again.")
+            data.seek(0)
+            with self._explain(name := _locate_object(file.sha256)):
+                bucket.put(root + name, data)
+
+    def _look_up(self, name: str) -> "ObjectMeta | None":
+        bucket, root = self._opened
+        with self._explain(name):
+            try:
+                return bucket.head(root + name)
+            except FileNotFoundError as error:
+                _refuse_no_bucket(error)
+                return None
+
+    def _list(self, folder: str) -> "list[tuple[str, ObjectMeta]]":
+        """Return name and state of every object below a folder."""
+        bucket, root = self._opened
+        with self._explain(folder):
+            found = [meta for batch in bucket.list(prefix=root + folder) for meta in batch]
+        return [(meta["path"].removeprefix(root), meta) for meta in found]
+
+    def _get(
+        self, name: str, target: Path | None = None, options: Mapping[str, Any] | None = None
+    ) -> "tuple[ObjectMeta | None, str]":
+        """Download an object, to `target` if there is one. Return its state, or None if it is unchanged, and its hash.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
+        from obstore.exceptions import NotModifiedError
+
+        bucket, root = self._opened
+        digest, missing = hashlib.sha256(), None
+        with self._explain(name), contextlib.ExitStack() as opened:
+            try:
+                result = bucket.get(root + name, options=dict(options or {}))  # type: ignore[arg-type]
+            except NotModifiedError:
+                return None, ""
+            except FileNotFoundError as error:
+                _refuse_no_bucket(error)
+                missing = error
+            else:
+                file = opened.enter_context(target.open("wb")) if target else None
+                for block in result.stream(_BLOCK):
+                    digest.update(block)
+                    if file:
+                        with explain_write_errors(self.folder):
+                            file.write(block)
+                return result.meta, digest.hexdigest()
+        raise FileNotFoundError(2, "No such object", f"{self._address}/{name}") from missing
+
+    def _explain(self, name: str) -> contextlib.AbstractContextManager[None]:
+        return explain_address_errors(Address(f"{self._address}/{name}"))
+
+    @contextmanager
+    def _make_file(self) -> Iterator[Path]:
+        """Yield the path of a file that is moved away, or removed at the end."""
+        new = self._staged / uuid.uuid4().hex
+        with explain_write_errors(new):
+            make_folder(new.parent)
+        try:
+            yield new
+        finally:
+            new.unlink(missing_ok=True)
+
+    def _keep_copy(self, new: Path, path: Path, meta: "ObjectMeta", sha256: str) -> None:
+        """Move a file into the working copy, and note of which object it is a copy."""
+        note = self._locate_note(path)
+        with explain_write_errors(path), self._make_file() as written:
+            stat = new.stat()
+            copy = _Copy(meta["e_tag"] or "", sha256, stat.st_size, stat.st_mtime_ns)
+            written.write_text(json.dumps(asdict(copy)))
+            make_folder(path.parent)
+            make_folder(note.parent)
+            new.replace(path)
+            written.replace(note)
+
+    def _read_note(self, path: Path) -> _Copy | None:
+        """Return what is known of a file of the working copy; None if it was changed since."""
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            copy, stat = _Copy(**json.loads(self._locate_note(path).read_bytes())), path.stat()
+            if copy.e_tag and (copy.bytes, copy.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
+                return copy
+        return None
+
+    def _locate_note(self, path: Path) -> Path:
+        return self._notes / f"{self.name(path)}.json"
+
+
+def _locate_object(sha256: str) -> str:
+    if not _SHA256.fullmatch(sha256):
+        raise SchemaError(f"{sha256!r} is no sha256.", advice="Materialize the asset of this manifest again.")
+    return f"{_OBJECTS}/{sha256[:2]}/{sha256}"
+
+
+def _get_tag(meta: "ObjectMeta") -> str:
+    return (meta["e_tag"] or "").strip('"')
+
+
+def _refuse_no_bucket(error: FileNotFoundError) -> None:
+    if "NoSuchBucket" in str(error):
+        raise error
+
+
+def _map(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Return `function(item)` for all items, in their order, with many requests at the same time."""
+    if not items:
+        return []
+    with ThreadPoolExecutor(min(_REQUESTS, len(items))) as pool:
+        return [*pool.map(function, items)]

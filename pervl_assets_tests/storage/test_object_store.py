@@ -1,0 +1,180 @@
+"""A data root in a bucket: every kind of value, two writers, failures at every request, damage, hostile manifests."""
+
+import itertools
+import operator
+import re
+from functools import partial
+
+import dagster as dg
+import pytest
+from obstore.store import MemoryStore
+
+from pervl_assets.core.errors import MissingInputError
+from pervl_assets.core.files import hash_bytes
+from pervl_assets.io_managers.base import PervlIOManager
+from pervl_assets.storage import open_store
+from pervl_assets.testing.runs import explain
+from pervl_assets_tests.io_managers.test_io_managers import KEY, KINDS, Kind, store_and_load
+from pervl_assets_tests.storage.buckets import DATA, bucket, move_to
+
+__all__ = ["bucket", "move_to"]
+
+STORED = [kind for name, kind in KINDS.items() if name not in ("raw_archives", "croissant")]
+
+
+@pytest.fixture(params=STORED, ids=lambda kind: kind.name)
+def kind(request) -> Kind:
+    return request.param
+
+
+def make(kind: Kind, seed: int):
+    folder = open_store(DATA).folder
+    folder.mkdir(parents=True, exist_ok=True)
+    return kind.make(folder, seed)
+
+
+def manage(kind: Kind) -> PervlIOManager:
+    return kind.manage(DATA)
+
+
+def write(kind: Kind, seed: int) -> str:
+    """Write a value as a step does; return why it failed, if it did."""
+    context = dg.build_output_context(asset_key=KEY, definition_metadata=kind.metadata)
+    try:
+        manage(kind).handle_output(context, make(kind, seed))
+    except dg.Failure as failure:
+        return str(failure.description)
+    return ""
+
+
+def show(kind: Kind, value) -> object:
+    if kind.name == "trees":
+        files = {path: (value.root / path).read_bytes() for path in value.ledger["path"]}
+        return value.ledger.drop("source_members").to_dicts(), files
+    return kind.show(value)
+
+
+def test_a_value_is_read_on_another_machine(kind, bucket, move_to):
+    value = make(kind, 0)
+    loaded, result = store_and_load(kind, value, DATA)
+    assert result.success, explain(result)
+    here = show(kind, loaded)
+    move_to("b")
+    assert show(kind, manage(kind).read(KEY)) == here
+    assert manage(kind).exists(KEY)
+    assert manage(kind).verify(KEY).unchanged
+    assert not re.search("partial", str(list(bucket.list_names())))
+
+
+def test_what_is_recorded_is_the_address_and_the_tag(kind, bucket, move_to):
+    _, result = store_and_load(kind, make(kind, 0), DATA)
+    (made,) = result.asset_materializations_for_node("group__value")
+    assert made.metadata["path"].value == f"{DATA}/assets/group/value{manage(kind).extension}"
+    stamp = made.metadata["stamp"].value
+    move_to("b")
+    assert stamp == manage(kind).stamp(KEY) == manage(kind).stamp(KEY, None, open_store(DATA).list_values())
+    assert write(kind, 1) == ""
+    assert manage(kind).stamp(KEY) != stamp
+
+
+def test_an_unchanged_value_is_not_written_again_and_needs_no_copy(kind, bucket, move_to):
+    assert write(kind, 0) == ""
+    stamp, before = manage(kind).stamp(KEY), bucket.list_names()
+    bucket.calls.clear()
+    assert write(kind, 0) == ""
+    assert bucket.count("put") == 0
+    move_to("b")
+    assert write(kind, 0) == ""
+    assert bucket.list_names() == before
+    assert manage(kind).stamp(KEY) == stamp or bucket.count("put") == 1  # in memory each write has a tag of its own
+
+
+def test_objects_are_named_by_their_content_and_put_once(bucket):
+    kind = KINDS["trees"]
+    assert write(kind, 0) == ""
+    objects = bucket.list_names("objects")
+    assert len(objects) == 2
+    for name, content in objects.items():
+        assert name == f"objects/{hash_bytes(content)[:2]}/{hash_bytes(content)}"
+    bucket.calls.clear()
+    assert write(kind, 1) == ""
+    assert [path for method, path in bucket.calls if method == "put"][-1] == "data/assets/group/value.parquet"
+    assert len(bucket.list_names("objects")) == 4
+
+
+def test_a_value_that_is_not_there_says_so(kind, bucket):
+    with pytest.raises(MissingInputError, match="is not on disk"):
+        manage(kind).read(KEY)
+    assert (manage(kind).read_previous(KEY), manage(kind).stamp(KEY), manage(kind).exists(KEY)) == (None, None, False)
+    assert manage(kind).verify(KEY).files == 0
+
+
+def test_a_value_that_was_deleted_is_not_read_from_the_working_copy(kind, bucket):
+    assert write(kind, 0) == ""
+    bucket.memory.delete(f"data/assets/group/value{manage(kind).extension}")
+    assert manage(kind).read_previous(KEY) is None
+    assert not manage(kind).exists(KEY)
+
+
+def test_of_two_writers_the_second_fails_and_changes_nothing(kind, bucket, move_to):
+    assert write(kind, 0) == ""
+    move_to("b").begin(manage(kind).locate(KEY))
+    move_to("a")
+    assert write(kind, 1) == ""
+    here, before = show(kind, manage(kind).read(KEY)), bucket.list_names("assets")
+    move_to("b")
+    assert "Another run has written s3://pervl/data/assets/group/value" in write(kind, 2)
+    assert bucket.list_names("assets") == before
+    assert show(kind, manage(kind).read(KEY)) == here
+    move_to("b").begin(manage(kind).locate(KEY))
+    assert write(kind, 2) == ""
+
+
+def test_of_two_first_writers_the_second_fails(kind, bucket, move_to):
+    move_to("b").begin(manage(kind).locate(KEY))
+    move_to("a")
+    assert write(kind, 1) == ""
+    move_to("b")
+    assert "Another run has written" in write(kind, 2)
+
+
+def test_equal_content_is_no_conflict(bucket, move_to):
+    kind = KINDS["tables"]
+    move_to("b").begin(manage(kind).locate(KEY))
+    move_to("a")
+    assert write(kind, 1) == ""
+    move_to("b")
+    assert write(kind, 1) == ""
+
+
+@pytest.mark.parametrize("answer_is_lost", [False, True])
+def test_after_a_failure_at_any_request_there_is_the_old_value_or_the_new_one(kind, answer_is_lost, bucket, move_to):
+    assert write(kind, 0) == ""
+    old, before, found = show(kind, manage(kind).read(KEY)), copy_all(bucket.memory), []
+    bucket.answer_is_lost = answer_is_lost
+    for number in itertools.count(1):
+        bucket.memory = MemoryStore()
+        for name, content in before.items():
+            bucket.memory.put(name, content)
+        bucket.calls.clear()
+        bucket.fails = partial(operator.eq, number)
+        move_to(f"{number}")
+        failed, is_over = write(kind, 1), len(bucket.calls) < number
+        bucket.fails = lambda number: False
+        assert "cannot be read or written: the connection was cut" in failed or not failed
+        move_to(f"{number} reader")
+        found.append((failed, show(kind, manage(kind).read(KEY))))
+        assert manage(kind).verify(KEY).unchanged
+        move_to(f"{number}")
+        assert write(kind, 1) == ""
+        new = show(kind, manage(kind).read(KEY))
+        assert found[-1][1] in (old, new)
+        if is_over:
+            break
+    assert number > 2
+    assert found[0] != (failed, new)
+    assert found[-1] == ("", new)
+
+
+def copy_all(memory: MemoryStore) -> dict[str, bytes]:
+    return {meta["path"]: bytes(memory.get(meta["path"]).bytes()) for batch in memory.list() for meta in batch}
