@@ -94,7 +94,7 @@ KINDS = {
         lambda root: read_hashed(root / "new/table.parquet")[0].rows(),
     ),
     "training file": Kind(
-        lambda root, version: write_visual_features(make_features(version), root / "new/file.npz"),
+        lambda root, version: write_visual_features([make_features(version)], root / "new/file.npz"),
         lambda root: np.load(root / "new/file.npz", allow_pickle=True)["arr_0"].item()["7 "][0].tolist(),
     ),
 }

@@ -4,7 +4,6 @@ import functools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -13,8 +12,8 @@ import numpy.typing as npt
 import polars as pl
 
 from pervl_assets.clip.encoder import PROMPT, TEXT_BATCH, ClipEncoder
-from pervl_assets.clip.passport import EmbeddingPassport, gather_notes
-from pervl_assets.core.errors import PervlError, SchemaError, name_some
+from pervl_assets.clip.passport import EmbeddingPassport
+from pervl_assets.core.errors import SchemaError
 from pervl_assets.core.files import hash_bytes
 from pervl_assets.core.tables import CONTENT_SHA256, Column, TableSchema, hash_frame, read_parquet, write_parquet
 
@@ -172,41 +171,6 @@ def normalise(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Return vectors, float32 (…, D), with length 1; zero vectors stay zero."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)
-
-
-def merge_features(shards: Sequence[Features]) -> Features:
-    """Merge the shards of the image features into one value, ids in text order.
-
-    Raises:
-        PervlError: The shards' passports differ, or an image occurs in two shards; names both.
-    """
-    if not shards:
-        raise PervlError("There are no features to merge.", advice="Materialize at least one shard.")
-    passport = shards[0].passport
-    for number, shard in enumerate(shards):
-        if differences := passport.list_differences(shard.passport):
-            raise PervlError(
-                f"Shards 0 and {number} of the features were encoded differently: {'; '.join(differences)}.",
-                advice="Materialize all shards again with the same model, precision and device, also those that are up "
-                "to date: pervl materialize --force --select and the asset of the shards.",
-            )
-    ids = [image_id for shard in shards for image_id in shard.ids]
-    order = sorted(range(len(ids)), key=ids.__getitem__)
-    merged = [ids[row] for row in order]
-    twice = sorted({one for one, other in pairwise(merged) if one == other})
-    if twice:
-        raise PervlError(
-            f"{len(twice)} images occur in two shards: {name_some([repr(i) for i in twice])}.",
-            advice="Materialize all shards again; PERVL_FEATURE_SHARDS was changed in between.",
-        )
-    crc32s = [crc for shard in shards for crc in shard.crc32s or [0] * len(shard.ids)]
-    return Features(
-        merged,
-        np.concatenate([shard.vectors for shard in shards])[order],
-        gather_notes(passport, (shard.passport for shard in shards)),
-        [crc32s[row] for row in order],
-        pl.concat([shard.rejected for shard in shards]).sort("id"),
-    )
 
 
 def encode_names(

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -127,10 +128,8 @@ def read_parquet(path: Path) -> tuple[pl.DataFrame, dict[str, str]]:
         SchemaError: It is not Parquet, or is damaged.
     """
     data = path.read_bytes()
-    try:
+    with _explain_damage(path):
         return pl.read_parquet(io.BytesIO(data)), pl.read_parquet_metadata(io.BytesIO(data))
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise SchemaError(f"{path} cannot be read as Parquet: {error}", advice=_REPAIR) from error
 
 
 def read_hashed(path: Path) -> tuple[pl.DataFrame, dict[str, str]]:
@@ -144,13 +143,53 @@ def read_hashed(path: Path) -> tuple[pl.DataFrame, dict[str, str]]:
     return frame, metadata
 
 
+class TableParts:
+    """A table of which one part is in memory at a time, beside its file; decoded again whenever it is iterated over.
+
+    Attributes:
+        sha256: Hash of its content, as `hash_frame` returns it.
+    """
+
+    def __init__(self, data: bytes, sha256: str) -> None:
+        self._data, self.sha256 = data, sha256
+
+    def __iter__(self) -> Iterator[pl.DataFrame]:
+        """Yield the rows in order, at most `_HASHED_ROWS` at a time."""
+        scan = pl.scan_parquet(io.BytesIO(self._data))
+        for batch in scan.collect_batches(chunk_size=_HASHED_ROWS, maintain_order=True):
+            yield from batch.iter_slices(_HASHED_ROWS)
+
+
+def read_in_parts(path: Path) -> TableParts:
+    """Return a table to be read in parts, after comparing it with its recorded hash. Raises as `read_hashed` does."""
+    data = path.read_bytes()
+    with _explain_damage(path):
+        parts = TableParts(data, pl.read_parquet_metadata(io.BytesIO(data)).get(CONTENT_SHA256, ""))
+        found = _hash_parts(pl.read_parquet_schema(io.BytesIO(data)), parts)
+    if found != parts.sha256:
+        raise SchemaError(f"The content of {path} does not match its recorded hash.", advice=_REPAIR)
+    return parts
+
+
+@contextmanager
+def _explain_damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise SchemaError(f"{path} cannot be read as Parquet: {error}", advice=_REPAIR) from error
+
+
 def hash_frame(frame: pl.DataFrame) -> str:
     """Return a sha256 of a frame's schema and values.
 
     Equal for equal content: the values are hashed as JSON lines, since the same values may lie in memory, and in
     Parquet, in more than one way.
     """
-    digest = hashlib.sha256(repr(list(frame.schema.items())).encode())
-    for part in frame.iter_slices(_HASHED_ROWS):
+    return _hash_parts(frame.schema, frame.iter_slices(_HASHED_ROWS))
+
+
+def _hash_parts(schema: Mapping[str, pl.DataType], parts: Iterable[pl.DataFrame]) -> str:
+    digest = hashlib.sha256(repr(list(schema.items())).encode())
+    for part in parts:
         digest.update(part.write_ndjson().encode())
     return digest.hexdigest()

@@ -10,12 +10,12 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 import dagster as dg
-import polars as pl
 
 from pervl_assets.archives.members import open_members
 from pervl_assets.clip.drift import SAMPLE_SIZE, compare_vectors, take_sample
 from pervl_assets.clip.encode_images import encode_image_shard
-from pervl_assets.clip.features import Features, encode_names, merge_features
+from pervl_assets.clip.features import Features, encode_names
+from pervl_assets.clip.merge import merge_features
 from pervl_assets.core.errors import PervlError, SchemaError
 from pervl_assets.core.files import PARTIAL
 from pervl_assets.dagster_private import read_check_history
@@ -33,8 +33,10 @@ from pervl_assets.defs.placement import GPU_POOL
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.steps import record_step
 from pervl_assets.inversion.checks import check_ids
-from pervl_assets.inversion.sources import COCO_TRAIN2014, list_shard_images, locate_image
+from pervl_assets.inversion.image_lists import ImageLists
+from pervl_assets.inversion.sources import COCO_TRAIN2014, locate_image
 from pervl_assets.io_managers.features import FeaturesIOManager
+from pervl_assets.io_managers.table_parts import ImageListsIOManager
 
 DRIFT_PROBE: Final = "drift_probe"
 IDS_AND_VECTORS: Final = "ids_and_vectors"
@@ -63,12 +65,14 @@ def _build_ids_check(key: dg.AssetKey, shards: int) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=key,
         name=IDS_AND_VECTORS,
-        additional_ins={"coco_object_sentences": dg.AssetIn([INVERSION, "coco_object_sentences"])},
+        additional_ins={
+            "images": dg.AssetIn([INVERSION, "coco_object_sentences"], input_manager_key=ImageListsIOManager.key)
+        },
         description="Every image that the sentences name occurs once in its shard, with a finite vector or, with a "
         "reason, among the rejected. No other image does. Each file is as it was written. Loads no model.",
     )
     @record_step
-    def ids_and_vectors(workspace: Workspace, coco_object_sentences: pl.DataFrame) -> dg.AssetCheckResult:
+    def ids_and_vectors(workspace: Workspace, images: ImageLists) -> dg.AssetCheckResult:
         unreadable, stored = list[str](), FeaturesIOManager(data=workspace.data)
 
         def read() -> Iterator[tuple[str, Features, list[str]]]:
@@ -77,7 +81,7 @@ def _build_ids_check(key: dg.AssetKey, shards: int) -> dg.AssetChecksDefinition:
                     continue
                 try:
                     features = stored.read(key, shard)
-                    yield shard, features, [one for one, _ in list_shard_images(coco_object_sentences, shards, number)]
+                    yield shard, features, [one for one, _ in images.list_shard(shards, number)]
                 except SchemaError as error:
                     unreadable.append(str(error))
 

@@ -20,8 +20,9 @@ from pervl_assets.defs.raw import RAW
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.steps import AS_PUBLISHED, record_step
 from pervl_assets.inversion.checks import check_names
-from pervl_assets.inversion.sources import list_shard_images
+from pervl_assets.inversion.image_lists import ImageLists
 from pervl_assets.io_managers.features import FeaturesIOManager
+from pervl_assets.io_managers.table_parts import ImageListsIOManager
 from pervl_assets.io_managers.tables import declare_columns
 from pervl_assets.trees.ledger import FolderTree
 from pervl_assets.trees.members import open_tree
@@ -77,6 +78,7 @@ def name_shards(shards: int) -> list[str]:
 @dg.op(
     pool=GPU_POOL,
     code_version="1",
+    ins={"images": dg.In(input_manager_key=ImageListsIOManager.key)},
     out=dg.Out(io_manager_key="features"),
 )
 @record_step(uses=())
@@ -89,8 +91,8 @@ def encode_images(
 ) -> dg.MaterializeResult[Features]:
     """Encode the images of one partition with CLIP. The model is loaded only if there is work for it.
 
-    `source` is the `RawArchive` that the images are in, and `images` the table (schema `OBJECT_SENTENCES`) that names
-    them, by shard; or both are the `FolderTree` of a split, which is evaluated.
+    `source` is the `RawArchive` that the images are in, and `images` the `ImageLists` of the table that names them; or
+    `source` is the `FolderTree` of a split, which is evaluated, and lists them itself.
     """
     key, partition = context.asset_key, context.partition_key
     encoder, model = find_encoder(key), _choose_clip(clip, key)
@@ -99,7 +101,7 @@ def encode_images(
     progress = EncodingReport(context.log.info, f"{key.to_user_string()} [{partition}]")
     with open_tree(source) if isinstance(source, FolderTree) else open_members(source) as members:
         features = encode_image_shard(
-            _list_images(images, partition),
+            _list_images(source, images, partition),
             members,
             model.describe(encoder),
             lambda: model.load(encoder),
@@ -113,13 +115,13 @@ def encode_images(
     return FeaturesIOManager.describe(features, **progress.rates, **_describe_change(previous, features))
 
 
-def _list_images(images: pl.DataFrame | FolderTree, partition: str) -> list[tuple[str, str]]:
-    """Return id and member of each image: those of a shard of the table, or all that an evaluation needs of a tree."""
-    if isinstance(images, FolderTree):
-        paths = images.ledger["path"]
+def _list_images(source: Any, images: ImageLists, partition: str) -> list[tuple[str, str]]:
+    """Return id and member of each image: those of a shard, or all that an evaluation needs of a tree."""
+    if isinstance(source, FolderTree):
+        paths = source.ledger["path"]
         return [(path, path) for path in paths.filter(paths.str.contains(_EVALUATED))]
     number, total = map(int, partition.split("-of-"))
-    return list_shard_images(images, total, number)
+    return images.list_shard(total, number)
 
 
 def _describe_change(previous: Features | None, features: Features) -> dict[str, Any]:

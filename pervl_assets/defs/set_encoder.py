@@ -9,7 +9,8 @@ from xml.etree.ElementTree import tostring
 import dagster as dg
 import polars as pl
 
-from pervl_assets.clip.features import Features, merge_features
+from pervl_assets.clip.features import Features
+from pervl_assets.clip.merge import merge_features
 from pervl_assets.clip.passport import EmbeddingPassport
 from pervl_assets.core.plots import draw_curves
 from pervl_assets.defs.checks import to_check_result

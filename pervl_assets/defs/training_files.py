@@ -1,25 +1,28 @@
 """The training files of PALAVRA as assets, written from the tables and features."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import dagster as dg
 import polars as pl
 
-from pervl_assets.clip.features import Features, merge_features
+from pervl_assets.clip.features import MISSING, QUARANTINED
+from pervl_assets.clip.merge import require_same_passport
 from pervl_assets.core.errors import name_some
-from pervl_assets.core.tables import hash_frame
+from pervl_assets.core.tables import TableParts, hash_frame
 from pervl_assets.defs.features import INVERSION
 from pervl_assets.defs.metadata import OWNERS, make_check_result
 from pervl_assets.defs.steps import record_step
 from pervl_assets.inversion import training_files as palavra
+from pervl_assets.io_managers.base import Partitions
+from pervl_assets.io_managers.table_parts import TablePartsIOManager
 from pervl_assets.io_managers.training_files import TrainingFile, TrainingFileIOManager
 
 PALAVRA: Final = "palavra"
 
 
-def _input(name: str) -> dg.AssetIn:
-    return dg.AssetIn([INVERSION, name])
+def _input(name: str, **more: Any) -> dg.AssetIn:
+    return dg.AssetIn([INVERSION, name], **more)
 
 
 def _training_file(**more: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
@@ -48,7 +51,7 @@ def object_names(coco_object_classes: pl.DataFrame) -> dg.MaterializeResult[Trai
 @_training_file(
     ins={
         "classes": _input("coco_object_classes"),
-        "sentences": _input("coco_object_sentences"),
+        "sentences": _input("coco_object_sentences", input_manager_key=TablePartsIOManager.key),
         "shards": _input("coco_image_features"),
     },
     kinds={"numpy", "pickle"},
@@ -66,22 +69,23 @@ def object_names(coco_object_classes: pl.DataFrame) -> dg.MaterializeResult[Trai
     ],
 )
 def object_sentences(
-    classes: pl.DataFrame, sentences: pl.DataFrame, shards: Mapping[str, Features]
+    classes: pl.DataFrame, sentences: TableParts, shards: Partitions
 ) -> Iterator[dg.MaterializeResult[TrainingFile]]:
     """`txt_for_training/commom_obj_dict.npy`: name to [image ids, sentences, masked sentences], in class order.
 
     A pickled dictionary, because PALAVRA reads one. The same data as a table: `inversion/coco_object_sentences`.
     Sentences whose image has no features are left out.
     """
-    encoded = [image_id for shard in shards.values() for image_id in shard.ids]
-    summary = palavra.summarize_sentences(classes, sentences, encoded)
+    encoded = pl.concat([pl.Series(shard.ids, dtype=pl.String) for shard in shards.values()])
+    left_out = palavra.list_left_out(sentences, encoded)
+    summary = palavra.summarize_sentences(classes, sentences, left_out)
     images, short = summary.images_left_out, summary.short_classes
     yield TrainingFileIOManager.describe(
         TrainingFile(
             palavra.OBJECT_SENTENCES_FILE,
-            lambda target: palavra.write_object_sentences(classes, sentences, encoded, target),
+            lambda target: palavra.write_object_sentences(classes, sentences, left_out, target),
         ),
-        {"classes": hash_frame(classes), "sentences": hash_frame(sentences), "left out": repr(images)},
+        {"classes": hash_frame(classes), "sentences": sentences.sha256, "left out": repr(images)},
         rows=summary.rows,
         rows_left_out=summary.rows_left_out,
         images_left_out=len(images),
@@ -130,19 +134,26 @@ def object_sentences(
         ),
     ],
 )
-def visual_features(shards: Mapping[str, Features]) -> Iterator[dg.MaterializeResult[TrainingFile]]:
+def visual_features(shards: Partitions) -> Iterator[dg.MaterializeResult[TrainingFile]]:
     """`visual_features/visual_features_dict_center_crop_300_224.npz`: image id to a list of one (1, D) array.
 
     A pickled dictionary in text order of the ids, float32 from a CPU and float16 from CUDA. The same data as a table:
     `inversion/coco_image_features`.
     """
-    features = merge_features(list(shards.values()))
-    missing, broken = (features.rejected.filter(status=status) for status in ("missing", "quarantined"))
-    total = len(features.ids) + features.rejected.height
+    hashes, passports, rejected, rows = {}, [], [], 0
+    for name, shard in shards.items():
+        hashes[name], rows = shard.hash(), rows + len(shard.ids)
+        passports.append(shard.passport)
+        rejected.append(shard.rejected)
+    require_same_passport(passports)
+    missing, broken = (pl.concat(rejected).filter(status=status).sort("id") for status in (MISSING, QUARANTINED))
+    total = rows + missing.height + broken.height
     yield TrainingFileIOManager.describe(
-        TrainingFile(palavra.VISUAL_FEATURES_FILE, lambda target: palavra.write_visual_features(features, target)),
-        {"features": features.hash()},
-        rows=len(features.ids),
+        TrainingFile(
+            palavra.VISUAL_FEATURES_FILE, lambda target: palavra.write_visual_features(shards.values(), target)
+        ),
+        hashes,
+        rows=rows,
         quarantined=broken.height,
         missing=missing.height,
         checks=[

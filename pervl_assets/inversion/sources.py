@@ -1,10 +1,7 @@
-"""The raw inputs of the inversion side: paths, licences, and the archive member and shard of each COCO image."""
+"""The raw inputs of the inversion side: paths, licences, and the archive member of each COCO image."""
 
-import zlib
 from functools import partial
 from typing import Final
-
-import polars as pl
 
 from pervl_assets.archives.inputs import ArchiveSpec
 from pervl_assets.inversion.coco_classes import read_triplets
@@ -64,17 +61,3 @@ def locate_image(image_id: str) -> str:
     are cut off.
     """
     return f"train2014/COCO_train2014_{int(image_id):012d}.jpg"
-
-
-def list_shard_images(sentences: pl.DataFrame, shards: int, shard: int) -> list[tuple[str, str]]:
-    """Return id and archive member of each image of a shard, ids in text order (upstream rules E3, E4).
-
-    An image belongs to the same shard on every machine.
-
-    Args:
-        sentences: Frame of `OBJECT_SENTENCES`. All its images are encoded.
-        shards: Number of shards.
-        shard: Number of the shard, from 0.
-    """
-    ids = sentences["image_id"].unique().sort()
-    return [(one, locate_image(one)) for one in ids if zlib.crc32(one.encode()) % shards == shard]

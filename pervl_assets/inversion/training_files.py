@@ -2,16 +2,20 @@
 
 Two of the files are pickles. This project never loads a pickle, so the files are never read back.
 
-The pickles are written class by class, or image by image, so memory stays flat. They use the module name of numpy 1:
-numpy 1.21, which PALAVRA pins, does not know `numpy._core`, and numpy 2 knows both.
+The pickles are written piece by piece, so that memory holds one class of sentences, or one shard of features, however
+many there are. They use the module name of numpy 1: numpy 1.21, which PALAVRA pins, does not know `numpy._core`, and
+numpy 2 knows both.
 """
 
 import io
+import math
 import pickle
+import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -19,7 +23,10 @@ import numpy as np
 import polars as pl
 
 from pervl_assets.clip.features import Features
+from pervl_assets.clip.merge import iterate_merged
 from pervl_assets.core.files import replace_atomically, write_bytes_atomically
+from pervl_assets.inversion.coco_classes import OBJECT_SENTENCES
+from pervl_assets.inversion.image_lists import collect_images
 from pervl_assets.upstream import COMMOM_OBJ_DICT
 
 _ROOT: Final = "inversion_model_train_data"
@@ -37,6 +44,12 @@ _PROTOCOL: Final = 3
 _NUMPY_2: Final = b"cnumpy._core.multiarray\n_reconstruct\n"
 _NUMPY_1: Final = b"cnumpy.core.multiarray\n_reconstruct\n"
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
+
+_ROWS: Final = 1 << 16
+"""Texts written at a time: of 200 characters, 52 MB."""
+
+_PLACE: Final = b"\xa5" * 256
+"""Stands for the bytes of an array while its pickle is made. No other part of one has the byte A5."""
 
 
 @dataclass(frozen=True)
@@ -71,72 +84,110 @@ def write_object_names(classes: pl.DataFrame, target: Path) -> None:
     write_bytes_atomically(target, buffer.getvalue())
 
 
-def summarize_sentences(classes: pl.DataFrame, sentences: pl.DataFrame, encoded: Iterable[str]) -> _SentencesSummary:
+def list_left_out(sentences: Iterable[pl.DataFrame], encoded: pl.Series) -> pl.Series:
+    """Return the ids of images without features, in text order; PALAVRA would stop at their sentences with a KeyError.
+
+    Args:
+        sentences: Parts of a frame of `OBJECT_SENTENCES`.
+        encoded: Ids of the images that have features.
+    """
+    images = collect_images(sentences).to_frame("image_id")
+    return images.join(encoded.to_frame("image_id"), on="image_id", how="anti")["image_id"].sort()
+
+
+def summarize_sentences(
+    classes: pl.DataFrame, sentences: Iterable[pl.DataFrame], left_out: pl.Series
+) -> _SentencesSummary:
     """Return the counts of what `write_object_sentences` writes and leaves out, from the same arguments."""
-    kept, left_out = _split_by_features(sentences, encoded)
-    images = kept.group_by("class_row").agg(images=pl.col("image_id").n_unique())
-    counts = classes.select("class_row", "name").join(images, on="class_row", how="left", maintain_order="left")
-    short = counts.with_columns(pl.col("images").fill_null(0)).filter(pl.col("images") < IMAGES_NEEDED)
-    return _SentencesSummary(
-        rows=kept.height,
-        rows_left_out=left_out.height,
-        images_left_out=tuple(sorted(left_out["image_id"].unique())),
-        short_classes=dict(short.select("name", "images").iter_rows()),
-    )
+    rows = rows_left_out = 0
+    short = {}
+    for name, own, kept in _select_by_class(classes, sentences, left_out):
+        rows, rows_left_out = rows + kept.height, rows_left_out + own.height - kept.height
+        if (images := kept["image_id"].n_unique()) < IMAGES_NEEDED:
+            short[name] = images
+    return _SentencesSummary(rows, rows_left_out, tuple(left_out), short)
 
 
 def write_object_sentences(
-    classes: pl.DataFrame, sentences: pl.DataFrame, encoded: Iterable[str], target: Path
+    classes: pl.DataFrame, sentences: Iterable[pl.DataFrame], left_out: pl.Series, target: Path
 ) -> None:
     """Write the dictionary of common objects: name to a list of image ids, sentences and masked sentences.
 
     Args:
         classes: Frame of `OBJECT_CLASSES`, in the order of the dictionary.
-        sentences: Frame of `OBJECT_SENTENCES`.
-        encoded: Ids of the images that have features. Sentences of other images are left out, because PALAVRA would
-            stop with a KeyError.
+        sentences: Parts of a frame of `OBJECT_SENTENCES`, in its order.
+        left_out: Ids of the images whose sentences are left out, from `list_left_out`.
         target: Path of the `.npy`: a pickled dictionary whose values are lists of three text arrays, shape (rows,).
 
     Raises:
         WriteError: No permission, or no space left.
     """
-    kept, _ = _split_by_features(sentences, encoded)
-    rows_of = kept.partition_by("class_row", as_dict=True, maintain_order=True)
 
-    def pickle_items() -> Iterator[bytes]:
-        for class_row, name in classes.select("class_row", "name").iter_rows():
-            rows = rows_of.get((class_row,), kept.clear())
-            columns = [rows[column].to_list() for column in ("image_id", "sentence", "masked_sentence")]
-            yield _pickle(name) + _pickle_list([np.array(column, np.str_) for column in columns])
+    def pickle_items() -> Iterator[Iterable[bytes]]:
+        for name, _, kept in _select_by_class(classes, sentences, left_out):
+            columns = [_pickle_texts(kept[column]) for column in ("image_id", "sentence", "masked_sentence")]
+            yield chain([_pickle(name), pickle.EMPTY_LIST, pickle.MARK], *columns, [pickle.APPENDS])
 
     with replace_atomically(target) as partial, partial.open("wb") as file:
         _write_pickled_dict(file, pickle_items())
 
 
-def _split_by_features(sentences: pl.DataFrame, encoded: Iterable[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return the sentences whose image has features, and the others."""
-    has_features = sentences["image_id"].is_in(pl.Series(list(encoded), dtype=pl.String).implode())
-    return sentences.filter(has_features), sentences.filter(~has_features)
+def _select_by_class(
+    classes: pl.DataFrame, sentences: Iterable[pl.DataFrame], left_out: pl.Series
+) -> Iterator[tuple[str, pl.DataFrame, pl.DataFrame]]:
+    """Yield name, sentences, and sentences that are not left out, of each class; one class is in memory."""
+    none = pl.DataFrame(schema=OBJECT_SENTENCES.to_polars())
+    groups = _group_by_class(sentences)
+    of_class, rows = next(groups, (-1, none))
+    for class_row, name in classes.select("class_row", "name").iter_rows():
+        own = rows if class_row == of_class else none
+        yield name, own, own.filter(~own["image_id"].is_in(left_out.implode()))
+        if class_row == of_class:
+            of_class, rows = next(groups, (-1, none))
 
 
-def write_visual_features(features: Features, target: Path) -> None:
+def _group_by_class(parts: Iterable[pl.DataFrame]) -> Iterator[tuple[int, pl.DataFrame]]:
+    """Yield the rows of each class that has some, from parts that are sorted by class."""
+    held: list[pl.DataFrame] = []
+    for part in parts:
+        for rows in part.partition_by("class_row", maintain_order=True):
+            if held and held[0]["class_row"][0] != rows["class_row"][0]:
+                yield held[0]["class_row"][0], pl.concat(held)
+                held.clear()
+            held.append(rows)
+    if held:
+        yield held[0]["class_row"][0], pl.concat(held)
+
+
+def write_visual_features(shards: Iterable[Features], target: Path) -> None:
     """Write the image features: id text to a list of one (1, D) array, ids in text order.
 
     Float32 if they were computed on a CPU, float16 if on CUDA, as upstream's CLIP returns them (rule E2).
 
     Args:
-        features: All shards merged.
+        shards: Read one after another; beside `target`, their vectors take as much space again meanwhile.
         target: Path of the `.npz`: `arr_0` is a pickled dictionary.
 
     Raises:
+        PervlError: As `iterate_merged`.
         WriteError: No permission, or no space left.
     """
-    dtype = np.float16 if features.passport.device == "cuda" else np.float32
-    vectors = features.vectors.astype(dtype)
-    order = sorted(range(len(features.ids)), key=features.ids.__getitem__)
-    items = (_pickle(features.ids[row]) + _pickle_list([vectors[row : row + 1]]) for row in order)
-    with replace_atomically(target) as partial, _open_npz(partial) as file:
-        _write_pickled_dict(file, items)
+    with replace_atomically(target) as partial, tempfile.TemporaryFile(dir=target.parent) as spilled:
+        blocks = ([_pickle_vectors(block)] for block in iterate_merged(shards, spilled))
+        with _open_npz(partial) as file:
+            _write_pickled_dict(file, blocks)
+
+
+def _pickle_vectors(features: Features) -> bytes:
+    """Pickle an item for each image: its id and the list of its vector."""
+    vectors = features.vectors.astype(np.float16 if features.passport.device == "cuda" else np.float32, copy=False)
+    before, after = _pickle_array((1, features.passport.dimension), vectors.dtype)
+    begin, end = pickle.EMPTY_LIST + pickle.MARK + before, after + pickle.APPENDS
+    items = (
+        _pickle(image_id) + begin + vector.tobytes() + end
+        for image_id, vector in zip(features.ids, vectors, strict=True)
+    )
+    return (pickle.SETITEMS + pickle.MARK).join(items)
 
 
 def write_openimages_names(matches: pl.DataFrame, target: Path) -> None:
@@ -172,24 +223,56 @@ def _open_npz(path: Path) -> Iterator[IO[bytes]]:
         yield member
 
 
-def _write_pickled_dict(file: IO[bytes], items: Iterable[bytes]) -> None:
-    """Write a dictionary as `np.save` does, as a 0-d object array, but item by item.
+def _write_pickled_dict(file: IO[bytes], items: Iterable[Iterable[bytes]]) -> None:
+    """Write a dictionary as `np.save` does, as a 0-d object array, but piece by piece.
 
     Args:
         file: The open file.
-        items: For each item the pickled key followed by the pickled value, both from `_pickle`.
+        items: The pieces of each item: the pickled key followed by the pickled value. Several items may be one, with
+            the end and the beginning of an item between them.
     """
     np.lib.format.write_array_header_1_0(file, {"descr": "|O", "fortran_order": False, "shape": ()})
     array_of_none = _pickle(np.array(None, dtype=object))
     before, after = array_of_none.rsplit(pickle.NONE, 1)
     file.write(pickle.PROTO + bytes([_PROTOCOL]) + before + pickle.EMPTY_DICT)
     for item in items:
-        file.write(pickle.MARK + item + pickle.SETITEMS)
+        file.writelines((pickle.MARK, *item, pickle.SETITEMS))
     file.write(after + pickle.STOP)
 
 
-def _pickle_list(arrays: list[np.ndarray[Any, np.dtype[Any]]]) -> bytes:
-    return pickle.EMPTY_LIST + pickle.MARK + b"".join(map(_pickle, arrays)) + pickle.APPENDS
+def _pickle_texts(texts: pl.Series) -> Iterator[bytes]:
+    """Pickle texts as an array, some thousand at a time: each takes four bytes for every character of the longest."""
+    dtype = np.dtype(f"<U{texts.str.len_chars().to_numpy().max(initial=1)}")
+    before, after = _pickle_array((len(texts),), dtype)
+    yield before
+    for start in range(0, len(texts), _ROWS):
+        yield np.array(texts[start : start + _ROWS].to_list(), dtype).tobytes()
+    yield after
+
+
+class _Shape:
+    """Is pickled as an array of a shape and type is, with `_PLACE` instead of its bytes."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self._shape, self._dtype = shape, dtype
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        reduced: Any = np.empty(0, self._dtype).__reduce__()
+        make, arguments, (version, _, dtype, is_fortran, _) = reduced
+        return make, arguments, (version, self._shape, dtype, is_fortran, _PLACE)
+
+
+def _pickle_array(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[bytes, bytes]:
+    """Return what comes before and after the bytes of an array in its pickle, as `_pickle` makes it."""
+    before, _, after = _pickle(_Shape(shape, dtype)).partition(_PLACE)
+    size = math.prod(shape) * dtype.itemsize
+    if size <= 0xFF:
+        stated = pickle.SHORT_BINBYTES + size.to_bytes(1, "little")
+    elif size <= 0xFFFFFFFF:
+        stated = pickle.BINBYTES + size.to_bytes(4, "little")
+    else:
+        stated = pickle.BINBYTES8 + size.to_bytes(8, "little")  # of protocol 4, which Python knows since 3.4
+    return before.removesuffix(pickle.BINBYTES + len(_PLACE).to_bytes(4, "little")) + stated, after
 
 
 def _pickle(value: object) -> bytes:

@@ -6,7 +6,7 @@ The value of `ytvos/concepts` is `<data>/assets/ytvos/concepts.parquet`, that of
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -234,10 +234,30 @@ class PervlIOManager(dg.ConfigurableIOManager):
         """
         if not context.has_asset_partitions:
             return self.read(context.asset_key)
-        partitions = list(context.asset_partition_keys)
-        if len(partitions) == 1 and not _is_mapping(context.dagster_type.typing_type):
+        partitions, wanted = list(context.asset_partition_keys), context.dagster_type.typing_type
+        if wanted is Partitions:
+            return Partitions(partitions, partial(self.read, context.asset_key))
+        if len(partitions) == 1 and not _is_mapping(wanted):
             return self.read(context.asset_key, partitions[0])
         return {partition: self.read(context.asset_key, partition) for partition in partitions}
+
+
+class Partitions(Mapping[str, Any]):
+    """The values of partitions, each read whenever it is asked for. An input of this type is never in memory whole."""
+
+    def __init__(self, names: Sequence[str], read: Callable[[str], Any]) -> None:
+        self._names, self._read = dict.fromkeys(names), read
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def mark_changed(path: Path) -> None:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pervl_assets.clip.drift import SAMPLE_SIZE, TOLERANCES, compare_vectors, take_sample
-from pervl_assets.clip.features import REJECTED_IMAGES, Features, merge_features
+from pervl_assets.clip.features import REJECTED_IMAGES, Features
+from pervl_assets.clip.merge import merge_features
 from pervl_assets_tests.inversion.kit import make_passport
 
 IDS = sorted(f"{number * 37} " for number in range(1, 31))

@@ -10,12 +10,11 @@ from pervl_assets.clip.features import (
     REJECTED_IMAGES,
     Features,
     encode_names,
-    merge_features,
     read_features,
     update_names,
     write_features,
 )
-from pervl_assets.core.errors import PervlError, SchemaError
+from pervl_assets.core.errors import SchemaError
 from pervl_assets_tests.inversion.kit import FakeEncoder, make_passport
 
 
@@ -99,23 +98,6 @@ def test_other_files_are_not_features(tmp_path):
 def test_parts_that_do_not_fit_together_are_refused(ids, vectors, crc32s):
     with pytest.raises(SchemaError, match=r"expected float32 \(1, 8\)"):
         Features(ids, vectors, make_passport(), crc32s)
-
-
-def test_merged_shards_are_in_text_order():
-    shards = [make_features(["9712 ", "98 "], 1, rejected=REJECTED[:1]), make_features(["10136 ", "9712"], 2)]
-    merged = merge_features(shards)
-    assert merged.ids == sorted(merged.ids) == ["10136 ", "9712", "9712 ", "98 "]
-    assert np.array_equal(merged.vectors, np.stack([shards[1].vectors[0], shards[1].vectors[1], *shards[0].vectors]))
-    assert merged.rejected["id"].to_list() == ["3 "]
-
-
-def test_shards_that_do_not_go_together_are_refused():
-    with pytest.raises(PervlError, match=r"Shards 0 and 1 .*differently: precision fp32 / fp16"):
-        merge_features([make_features(["1 "]), make_features(["2 "], precision="fp16")])
-    with pytest.raises(PervlError, match="1 images occur in two shards: '1 '"):
-        merge_features([make_features(["1 "]), make_features(["1 ", "2 "])])
-    with pytest.raises(PervlError, match="no features to merge"):
-        merge_features([])
 
 
 def test_names_are_encoded_in_the_prompt():

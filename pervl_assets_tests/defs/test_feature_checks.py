@@ -13,7 +13,8 @@ import pytest
 
 from pervl_assets.clip import encoder as clip_encoder
 from pervl_assets.clip.drift import SAMPLE_SIZE, take_sample
-from pervl_assets.clip.features import Features, merge_features, read_features, write_features
+from pervl_assets.clip.features import Features, read_features, write_features
+from pervl_assets.clip.merge import merge_features
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.feature_checks import DRIFT_PROBE, IDS_AND_VECTORS
 from pervl_assets.demo import TINY_CLIP

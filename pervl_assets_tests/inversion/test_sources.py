@@ -1,4 +1,3 @@
-import polars as pl
 import pytest
 
 from pervl_assets.archives.inputs import find_archive
@@ -7,7 +6,6 @@ from pervl_assets.core.errors import MissingInputError
 from pervl_assets.inversion.sources import (
     ARCHIVES,
     COCO_TRAIN2014,
-    list_shard_images,
     locate_image,
 )
 from pervl_assets_tests.inversion.kit import draw_jpeg, draw_raw_kit, write_coco
@@ -42,15 +40,3 @@ def test_the_inputs_of_the_raw_kit_are_found(tmp_path):
     found = [find_archive(spec, root).card for spec in ARCHIVES]
     assert [card.kind for card in found] == ["zip", "file", "file"]
     assert found[0].members > 200
-
-
-def test_every_image_belongs_to_one_shard_always_the_same():
-    ids = [f"{number} " for number in range(4000)]
-    sentences = pl.DataFrame({"image_id": ids * 2})
-    shards = [list_shard_images(sentences, 8, shard) for shard in range(8)]
-    assert min(map(len, shards)) > 400
-    assert sorted(image_id for part in shards for image_id, _ in part) == sorted(ids)
-    assert all(part == sorted(part) for part in shards)
-    for image_id, shard in (("57870 ", 3), ("9 ", 5)):
-        assert list_shard_images(pl.DataFrame({"image_id": [image_id]}), 8, shard)
-    assert ("9 ", "train2014/COCO_train2014_000000000009.jpg") in shards[5]

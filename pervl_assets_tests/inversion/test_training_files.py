@@ -8,9 +8,14 @@ import polars as pl
 import pytest
 
 from pervl_assets.clip.features import Features
+from pervl_assets.core.files import hash_file
 from pervl_assets.inversion.coco_classes import collect_object_sentences, count_object_classes, read_triplets
 from pervl_assets.inversion.open_images import OPENIMAGES_MATCHES
 from pervl_assets.inversion.training_files import (
+    _pickle,
+    _pickle_array,
+    _pickle_texts,
+    list_left_out,
     summarize_sentences,
     write_object_names,
     write_object_sentences,
@@ -67,17 +72,19 @@ def read_pickle(path):
 def write_all(folder, tables, features):
     classes, sentences = tables
     write_object_names(classes, folder / "names.npy")
-    write_object_sentences(classes, sentences, features.ids, folder / "dict.npy")
-    write_visual_features(features, folder / "visual.npz")
+    left_out = list_left_out([sentences], pl.Series(features.ids))
+    write_object_sentences(classes, [sentences], left_out, folder / "dict.npy")
+    write_visual_features([features], folder / "visual.npz")
     write_openimages_names(MATCHES, folder / "oi_names.npz")
     write_openimages_map(MATCHES, folder / "oi_map.npz")
 
 
 def test_the_dictionary_as_its_consumer_loads_it(tables, tmp_path):
     classes, sentences = tables
-    every_id = sentences["image_id"].unique()
-    write_object_sentences(classes, sentences, every_id, tmp_path / "dict.npy")
-    summary = summarize_sentences(classes, sentences, every_id)
+    none = list_left_out([sentences], sentences["image_id"])
+    parts = [*sentences.iter_slices(2)]
+    write_object_sentences(classes, parts, none, tmp_path / "dict.npy")
+    summary = summarize_sentences(classes, parts, none)
     loaded = np.load(tmp_path / "dict.npy", allow_pickle=True)
     assert loaded.shape == ()
     objects = loaded.tolist()
@@ -97,8 +104,9 @@ def test_the_dictionary_as_its_consumer_loads_it(tables, tmp_path):
 
 def test_images_without_features_are_left_out_and_counted(tables, tmp_path):
     classes, sentences = tables
-    write_object_sentences(classes, sentences, ["9712 ", "10136 ", "5"], tmp_path / "dict.npy")
-    summary = summarize_sentences(classes, sentences, ["9712 ", "10136 ", "5"])
+    left_out = list_left_out(sentences.iter_slices(3), pl.Series(["9712 ", "10136 ", "5"]))
+    write_object_sentences(classes, [sentences], left_out, tmp_path / "dict.npy")
+    summary = summarize_sentences(classes, [sentences], left_out)
     objects = np.load(tmp_path / "dict.npy", allow_pickle=True).tolist()
     assert list(objects) == classes["name"].to_list()
     assert objects["man"][0].tolist() == ["9712 ", "5"]
@@ -113,15 +121,15 @@ def test_classes_with_eight_different_images_are_enough(tmp_path):
     triplets = read_triplets(path).frame
     classes = count_object_classes(triplets, 8)
     sentences = collect_object_sentences(triplets, classes)
-    assert summarize_sentences(classes, sentences, sentences["image_id"]).short_classes == {}
-    fewer = summarize_sentences(classes, sentences, [f"{n} " for n in range(1, 8)])
+    assert summarize_sentences(classes, [sentences], pl.Series([], dtype=pl.String)).short_classes == {}
+    fewer = summarize_sentences(classes, [sentences], pl.Series(["0 "]))
     assert fewer.short_classes == dict.fromkeys(classes["name"], 7)
 
 
 @pytest.mark.parametrize(("device", "dtype"), [("cpu", np.float32), ("cuda", np.float16)])
 def test_visual_features_as_their_consumer_loads_them(device, dtype, tmp_path):
     features = make_features(device)
-    write_visual_features(features, tmp_path / "visual.npz")
+    write_visual_features([features.take([2]), features.take([0, 1])], tmp_path / "visual.npz")
     loaded = np.load(tmp_path / "visual.npz", allow_pickle=True)
     assert loaded.files == ["arr_0"]
     vectors = loaded["arr_0"].item()
@@ -131,6 +139,43 @@ def test_visual_features_as_their_consumer_loads_them(device, dtype, tmp_path):
         assert [array.shape for array in vectors[image_id]] == [(1, 8)]
         assert vectors[image_id][0].dtype == dtype
         assert np.array_equal(vectors[image_id][0][0], vector.astype(dtype))
+
+
+DICTIONARY_SHA256 = "d7b56fc32f7354a18b28619dbedb4aceeaa1e95967b85e511fef8ad3608ce933"
+
+
+@pytest.mark.parametrize(
+    ("device", "visual_sha256"),
+    [
+        ("cpu", "02632bd8c7f809ebb7202361a994d1b13f41a7eb2c224b63f1088652d26794f7"),
+        ("cuda", "4028537123133b542fe258bfda962c94ae3dd6b3c90ac19f9524673e18832a6c"),
+    ],
+)
+def test_the_bytes_are_those_of_the_first_release_however_small_the_pieces(
+    device, visual_sha256, tables, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("pervl_assets.inversion.training_files._ROWS", 2)
+    monkeypatch.setattr("pervl_assets.clip.merge._BLOCK", 2)
+    write_all(tmp_path, tables, make_features(device))
+    assert hash_file(tmp_path / "dict.npy") == DICTIONARY_SHA256
+    assert hash_file(tmp_path / "visual.npz") == visual_sha256
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3, 255, 256, 65_536, 70_000])
+@pytest.mark.parametrize("text", ["", "a", "人 and more"])
+def test_an_array_of_texts_is_pickled_in_pieces_as_pickle_does(rows, text):
+    texts = [text if row % 3 else "" for row in range(rows)]
+    whole = _pickle(np.array(texts, np.str_))
+    assert b"".join(_pickle_texts(pl.Series(texts, dtype=pl.String))) == whole
+
+
+def test_an_array_of_more_than_4_gib_has_a_long_length():
+    before, after = _pickle_array((5_000_000,), np.dtype("<U250"))
+    size = 5_000_000 * 1000
+    assert before.endswith(pickle.BINBYTES8 + size.to_bytes(8, "little"))
+    small = before.removesuffix(size.to_bytes(8, "little")) + (8).to_bytes(8, "little") + bytes(8) + after
+    with pytest.raises(ValueError, match="buffer size does not match"):  # so the length was understood
+        pickle.loads(pickle.PROTO + b"\3" + small + pickle.STOP)
 
 
 def test_plain_files_need_no_pickle(tables, tmp_path):

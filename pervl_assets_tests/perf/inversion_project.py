@@ -28,7 +28,8 @@ from pervl_assets.clip.features import Features, read_features, write_features
 from pervl_assets.clip.preprocessing import UPSTREAM
 from pervl_assets.core.tables import write_parquet
 from pervl_assets.inversion.coco_classes import collect_object_sentences, count_object_classes, read_triplets
-from pervl_assets.inversion.sources import list_shard_images, locate_image
+from pervl_assets.inversion.image_lists import split_images
+from pervl_assets.inversion.sources import locate_image
 from pervl_assets_tests.perf.figures import read_status, run_task
 from pervl_assets_tests.perf.synthetic_inputs import DIMENSION, name_images
 
@@ -146,9 +147,11 @@ def encode_shards(archive: str, images: str, shards: str, out: str, stop: str) -
     encoder, count = SimulatedEncoder(int(stop) or sys.maxsize), int(shards)
     sentences = pl.DataFrame({"image_id": name_images(int(images))})
     start = time.perf_counter()
+    split = split_images([sentences], count)
     with open_coco(archive) as members:
         for shard in range(count):
-            save_shard(list_shard_images(sentences, count, shard), members, encoder, Path(out, f"{shard}.parquet"))
+            images = [(one, locate_image(one)) for one in split[shard]]
+            save_shard(images, members, encoder, Path(out, f"{shard}.parquet"))
     return {"own_seconds": time.perf_counter() - start, "encoded": encoder.images}
 
 

@@ -1,0 +1,106 @@
+"""The images of every shard, kept beside the table that names them: a shard reads its own list, not the table."""
+
+import zlib
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from pervl_assets.core.errors import SchemaError, WriteError
+from pervl_assets.core.tables import CONTENT_SHA256, TableParts, read_hashed, write_hashed
+from pervl_assets.inversion.sources import locate_image
+
+_TABLE: Final = "pervl_table_sha256"
+"""Key of a list's metadata: content hash of the table that it was made from."""
+
+_IDS: Final = 100_000
+"""Ids that are texts of Python at a time."""
+
+_MOST_HELD: Final = 1 << 22
+"""Ids that are collected before repeated ones are dropped: 67 MB."""
+
+
+@dataclass(frozen=True)
+class ImageLists:
+    """The images that a frame of `OBJECT_SENTENCES` names, by shard.
+
+    Attributes:
+        table: Path of the frame.
+        read: Reads the frame in parts, compared with its recorded hash.
+    """
+
+    table: Path
+    read: Callable[[], TableParts]
+
+    def list_shard(self, shards: int, shard: int) -> list[tuple[str, str]]:
+        """Return id and archive member of each image of a shard, ids in text order (upstream rules E3, E4).
+
+        An image belongs to the same shard on every machine. The first shard that needs its list makes those of all.
+
+        Args:
+            shards: Number of shards.
+            shard: Number of the shard, from 0.
+
+        Raises:
+            PervlError: As `read`.
+        """
+        ids = self._load(self._locate(shards, shard))
+        if ids is None:
+            ids = self._make(shards)[shard]
+        return [(one, locate_image(one)) for one in ids]
+
+    def _locate(self, shards: int, shard: int) -> Path:
+        return self.table.with_suffix(".images") / f"{shard}-of-{shards}.parquet"
+
+    def _load(self, file: Path) -> pl.Series | None:
+        """Return the ids of a kept list, or None if it is not there, damaged, or that of another table."""
+        with suppress(OSError, SchemaError, pl.exceptions.PolarsError, KeyError):
+            frame, metadata = read_hashed(file)
+            if metadata[_TABLE] == pl.read_parquet_metadata(self.table)[CONTENT_SHA256]:
+                return frame["image_id"]
+        return None
+
+    def _make(self, shards: int) -> list[pl.Series]:
+        """Return the ids of all shards, and keep them."""
+        table = self.read()
+        ids = split_images(table, shards)
+        files = [self._locate(shards, shard) for shard in range(shards)]
+        with suppress(WriteError, OSError):  # the lists save time and nothing else
+            for file, own in zip(files, ids, strict=True):
+                write_hashed(own.to_frame("image_id"), file, {_TABLE: table.sha256})
+            for file in {*files[0].parent.iterdir()}.difference(files):
+                file.unlink()  # of another number of shards
+        return ids
+
+
+def split_images(sentences: Iterable[pl.DataFrame], shards: int) -> list[pl.Series]:
+    """Return the ids of the images of every shard, in text order.
+
+    Args:
+        sentences: Parts of a frame of `OBJECT_SENTENCES`.
+        shards: Number of shards.
+    """
+    ids = collect_images(sentences).sort()
+    shard_of = np.empty(len(ids), np.uint32)
+    for start in range(0, len(ids), _IDS):
+        shard_of[start : start + _IDS] = [zlib.crc32(one.encode()) % shards for one in ids[start : start + _IDS]]
+    split = ids.to_frame("image_id").with_columns(shard=shard_of).partition_by("shard", as_dict=True, include_key=False)
+    none = ids.clear().to_frame("image_id")
+    return [split.get((shard,), none)["image_id"] for shard in range(shards)]
+
+
+def collect_images(sentences: Iterable[pl.DataFrame]) -> pl.Series:
+    """Return the different ids of images in parts of a frame of `OBJECT_SENTENCES`, in no order."""
+    known = pl.Series("image_id", [], dtype=pl.String)
+    held, size = [known], 0
+    for part in sentences:
+        held.append(part["image_id"].unique())
+        size += len(held[-1])
+        if size > len(known) + _MOST_HELD:
+            known = pl.concat(held).unique()
+            held, size = [known], 0
+    return pl.concat(held).unique()
