@@ -67,6 +67,11 @@ def list_variables(settings: Settings) -> dict[str, str]:
 
 def _create_ray(variables: dict[str, str], context: dg.InitExecutorContext) -> Any:
     """Return dagster-ray's executor, for the cluster of `RAY_ADDRESS`."""
+    if not (address := os.environ.get("RAY_ADDRESS")):
+        raise PervlError(
+            "PERVL_EXECUTOR=ray needs the address of Ray's head, and RAY_ADDRESS is not set.",
+            advice="RAY_ADDRESS=http://HEAD:8265 pervl …; `ray start --head` starts a head and prints its address.",
+        )
     try:
         from dagster_ray import ray_executor
     except ImportError as error:
@@ -74,11 +79,6 @@ def _create_ray(variables: dict[str, str], context: dg.InitExecutorContext) -> A
             f"PERVL_EXECUTOR=ray needs a package that is not installed: {error}.",
             advice="pip install 'pervl_assets[ray]', here and on every node.",
         ) from error
-    if not (address := os.environ.get("RAY_ADDRESS")):
-        raise PervlError(
-            "PERVL_EXECUTOR=ray needs the address of Ray's head, and RAY_ADDRESS is not set.",
-            advice="RAY_ADDRESS=http://HEAD:8265 pervl …; `ray start --head` starts a head and prints its address.",
-        )
     config = {
         # No resources: one set here would replace the tags of every step.
         "ray": {"address": address, "env_vars": [f"{name}={value}" for name, value in variables.items()]},
