@@ -80,9 +80,11 @@ __all__ = [
     "change_op",
     "create_run",
     "execute_assets_run",
+    "fail_step",
     "find_failed_run",
     "free_pool_slots",
     "inner_plan_execution_iterator",
+    "judge_step",
     "name_failure",
     "read_check_history",
     "read_data_versions",
@@ -168,6 +170,23 @@ def execute_assets_run(
 ) -> Iterator[dg.DagsterEvent]:
     """Execute a run of `create_run`; yields its events as they happen. A failed run is an event and is not raised."""
     yield from execute_run_iterator(repository.get_reconstructable_job(_ALL_ASSETS_JOB), run, instance)
+
+
+def judge_step(reason: str | None) -> Any:
+    """Return what a step handler says of a step: that it goes on (None), or why it does not."""
+    with _explain_moved_names():  # imported here, because it takes 0.2 s and only runs on a cluster need it
+        from dagster._core.executor.step_delegating import CheckStepHealthResult
+    return CheckStepHealthResult(reason is None, reason)
+
+
+def fail_step(context: Any, message: str) -> None:
+    """Record that a step failed before it began; its process would do that itself."""
+    with _explain_moved_names():
+        from dagster._core.execution.plan.objects import StepFailureData
+        from dagster_shared.error import SerializableErrorInfo
+    failure: Any = StepFailureData
+    error = SerializableErrorInfo(message, [], None)
+    dg.DagsterEvent.step_failure_event(context, failure(error=error, user_failure_data=None))
 
 
 def free_pool_slots(instance: dg.DagsterInstance, run_id: str) -> None:

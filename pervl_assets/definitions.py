@@ -17,12 +17,12 @@ from pervl_assets.defs.downloads import Downloads
 from pervl_assets.defs.evaluation import build_evaluation_assets
 from pervl_assets.defs.evaluation_results import build_results
 from pervl_assets.defs.evaluation_tables import build_evaluation_tables
+from pervl_assets.defs.executors import build_executor
 from pervl_assets.defs.feature_checks import IDS_AND_VECTORS, build_feature_checks
 from pervl_assets.defs.inversion import build_inversion_assets
 from pervl_assets.defs.jobs import build_jobs
 from pervl_assets.defs.pages import complete_pages
 from pervl_assets.defs.placement import place_assets
-from pervl_assets.defs.pools import in_process_executor
 from pervl_assets.defs.raw import list_specs, pervl_annotations
 from pervl_assets.defs.release import CROISSANT_KEY, build_release_asset, valid_croissant
 from pervl_assets.defs.resources import Clip, Workspace
@@ -30,13 +30,6 @@ from pervl_assets.defs.set_encoder import build_set_encoder
 from pervl_assets.defs.training_files import PALAVRA_ASSETS
 from pervl_assets.io_managers import find_io_managers
 from pervl_assets.settings import Settings
-
-_PRELOADED = {"start_method": {"forkserver": {"preload_modules": ["pervl_assets.definitions"]}}}
-_EXECUTORS = {
-    "in_process": in_process_executor,
-    # Every step is forked from a process that has loaded this module: loading it for each takes longer than most steps.
-    "multiprocess": dg.multiprocess_executor.configured(_PRELOADED),
-}
 
 
 def build_definitions(settings: Settings) -> dg.Definitions:
@@ -71,7 +64,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         asset_checks=place_assets(checks, settings.device, settings.executor),
         jobs=build_jobs(resources, settings.devices),
         resources=resources,
-        executor=_EXECUTORS[settings.executor],
+        executor=build_executor(settings),
     )
     verified = [key for check in checks for key in check.check_keys if key.name in (SUMS_HOLD, IDS_AND_VECTORS)]
     return dg.Definitions.merge(definitions, build_refreshes(settings, list_specs(), verified))

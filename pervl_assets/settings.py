@@ -17,7 +17,16 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidationInfo,
+)
 
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.benchmarks.benchmark import SplitMode
@@ -34,7 +43,7 @@ from pervl_assets.storage import open_store
 from pervl_assets.training.modes import ModeName
 
 Profile = Literal["demo", "full"]
-Executor = Literal["in_process", "multiprocess"]
+Executor = Literal["in_process", "multiprocess", "ray"]
 
 POSTGRES_URL: Final = "PERVL_POSTGRES_URL"
 """Address of the database of a team's Dagster instance. A secret, therefore no setting: the UI shows settings."""
@@ -94,6 +103,12 @@ def _check_source(value: str) -> str:
         raise ValueError("must be an address without @, ? and #: a password in it would be shown with the settings")
     if value not in ("official", "off") and not usable:
         raise ValueError("must be official, off, or the http(s) address of a mirror")
+    return value
+
+
+def _check_executor(value: str, info: ValidationInfo) -> str:
+    if value not in ("in_process", "multiprocess") and info.data.get("device", "auto") == "auto":
+        raise ValueError("needs PERVL_DEVICE=cpu or PERVL_DEVICE=cuda: `auto` means another device on each machine")
     return value
 
 
@@ -256,10 +271,11 @@ class Settings(BaseModel):
     fresh_days: int = _setting(
         9, "days a public input is fresh after it was last checked; a warning comes a day earlier", most=36_500
     )
-    executor: Executor = _setting(
+    executor: Annotated[Executor, AfterValidator(_check_executor)] = _setting(
         "in_process",
         "how a run executes its steps. `in_process`: one after another in its own process, the large ones with worker "
-        "processes; `multiprocess`: each step in a process, several at once",
+        "processes; `multiprocess`: each step in a process, several at once; `ray`: heavy steps as jobs of the Ray "
+        "cluster of `RAY_ADDRESS`, the others on this machine",
     )
 
     @classmethod
