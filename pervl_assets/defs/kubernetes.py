@@ -4,12 +4,12 @@ The packages `dagster-k8s` and `kubernetes` are imported here, and this module o
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, cast
 
 import dagster as dg
 import kubernetes
-from dagster_k8s import K8sRunLauncher
+from dagster_k8s import K8sRunLauncher, k8s_job_executor
 from dagster_k8s.container_context import K8sContainerContext
 from dagster_k8s.executor import K8sStepHandler
 
@@ -30,14 +30,9 @@ _GONE: Final = "its pod is gone: its node was lost, or it was deleted."
 class PodHandler(K8sStepHandler):
     """Starts a step as a Kubernetes job, says what its pod waits for, and why it died."""
 
-    def __init__(self, launcher: K8sRunLauncher, image: str | None) -> None:
-        """Image, variables, secrets and volumes are those that the launcher and the code location give to runs.
-
-        Args:
-            launcher: The launcher of runs.
-            image: Image of a run whose code location names none.
-        """
-        super().__init__(image, K8sContainerContext(), launcher.load_incluster_config, launcher.kubeconfig_file)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take what dagster-k8s's own handler takes."""
+        super().__init__(*args, **kwargs)
         self._waiting: dict[str, str] = {}
 
     def launch_step(self, step_handler_context: Any) -> Iterator[dg.DagsterEvent]:
@@ -110,33 +105,43 @@ def _explain_wait(pod: Any) -> str | None:
     return next((_cut(f"{one.reason}: {one.message}") for one in (*unmet, *states) if one.message), None)
 
 
-def build_pod_handler(context: dg.InitExecutorContext) -> PodHandler:
-    """Return what starts the heavy steps of a run.
+def create_executor(variables: Mapping[str, str], context: dg.InitExecutorContext) -> Any:
+    """Return dagster-k8s's executor with a `PodHandler`.
+
+    If the pod of the run is deleted, Kubernetes ends those of its steps, too.
+
+    Args:
+        variables: Environment variables of every step; no secrets.
+        context: The run's context.
 
     Raises:
-        PervlError: The instance starts no runs in a cluster, or no image is known.
+        PervlError: The instance starts no runs in Kubernetes, there is no cluster, or no image is known.
     """
-    launcher = context.instance.run_launcher
-    if not isinstance(launcher, K8sRunLauncher):
-        raise PervlError(
-            "PERVL_EXECUTOR=k8s needs a Dagster instance that starts its runs in Kubernetes; the run launcher of this "
-            f"one is {type(launcher).__name__}.",
-            advice="Launch the run in the cluster's UI, or there by `dagster job launch` (docs/scale.md).",
-        )
-    origin: Any = context.job
-    image = launcher.job_image or origin.get_python_origin().repository_origin.container_image
-    if not image:
-        raise PervlError(
-            "The image of the steps is not known: neither the code location nor the run launcher names one.",
-            advice="Set `job_image` of the run launcher in dagster.yaml, or DAGSTER_CURRENT_IMAGE of the code server.",
-        )
     try:
-        return PodHandler(launcher, image)
+        launcher: Any = context.instance.run_launcher
+        if not isinstance(launcher, K8sRunLauncher):
+            raise PervlError(
+                "PERVL_EXECUTOR=k8s needs a Dagster instance that starts its runs in Kubernetes, and this one has a "
+                f"{type(launcher).__name__}.",
+                advice="Launch the run in the cluster: in its UI, or there by `dagster job launch` (docs/scale.md).",
+            )
+        cluster = {name: getattr(launcher, name) for name in ("load_incluster_config", "kubeconfig_file")}
+        config, plain = {"retries": context.executor_config["retries"], **cluster}, cast("Any", k8s_job_executor)
+        executor = plain.executor_creation_fn(context._replace(executor_config=config))
+        passed = K8sContainerContext(env_vars=[f"{name}={value}" for name, value in variables.items()])
+        image = launcher.job_image or cast("Any", context.job).get_python_origin().repository_origin.container_image
+        executor._step_handler = PodHandler(image, passed, enable_owner_references=True, **cluster)
     except kubernetes.config.ConfigException as error:
         raise PervlError(
-            f"The Kubernetes cluster cannot be reached: {_cut(error)}",
+            f"There is no Kubernetes cluster here: {_cut(error)}",
             advice="Run in a pod with a service account, or set `kubeconfig_file` of the run launcher in dagster.yaml.",
         ) from error
+    if not image:
+        raise PervlError(
+            "The image of the steps is not known: neither the code server nor the run launcher names one.",
+            advice="Set `job_image` of the run launcher in dagster.yaml, or DAGSTER_CURRENT_IMAGE of the code server.",
+        )
+    return executor
 
 
 class PlannedRunLauncher(K8sRunLauncher):
