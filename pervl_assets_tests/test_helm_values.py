@@ -4,7 +4,6 @@ Neither Helm nor the chart is installed here: the keys were read from the chart'
 that the values reach are repeated below.
 """
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 import yaml
 from dagster._core.instance.config import dagster_instance_config
 
-from pervl_assets.defs.jobs import JOB_TAG
+from pervl_assets.defs.kubernetes import PlannedRunLauncher
 from pervl_assets.settings import Settings, get_variable
 
 FILE = Path(__file__).parents[1] / "docs/scale/values.yaml"
@@ -36,9 +35,9 @@ KEYS = {
     "dagsterDaemon": f"enabled image runCoordinator runMonitoring runRetries sensors schedules {_POD}",
     "dagsterDaemon.image": "repository tag pullPolicy",
     "dagsterDaemon.runCoordinator": "enabled type config",
-    "dagsterDaemon.runMonitoring": "enabled startTimeoutSeconds cancelTimeoutSeconds maxResumeRunAttempts "
-    "pollIntervalSeconds freeSlotsAfterRunEndSeconds",
-    "dagsterDaemon.runRetries": "enabled maxRetries",
+    "dagsterDaemon.runMonitoring": "enabled",
+    "dagsterDaemon.runRetries": "enabled",
+    "pythonLogs": "pythonLogLevel managedPythonLoggers dagsterHandlerConfig",
     "dagsterWebserver": f"replicaCount image service workspace enableReadOnly {_POD}",
     "dagsterWebserver.service": "annotations type port",
     "telemetry": "enabled",
@@ -65,7 +64,7 @@ def list_unknown(values: Any, place: str = "") -> list[str]:
 
 def render_instance(values: Any) -> dict[str, Any]:
     """Return the chart's `dagster.yaml`."""
-    database, daemon = values["postgresql"], values["dagsterDaemon"]
+    database = values["postgresql"]
     postgres = {
         "username": database["postgresqlUsername"],
         "password": {"env": "DAGSTER_PG_PASSWORD"},
@@ -78,16 +77,10 @@ def render_instance(values: Any) -> dict[str, Any]:
     return {
         "storage": {"postgres": {"postgres_db": postgres}},
         "run_launcher": values["runLauncher"]["config"]["customRunLauncher"],
-        "run_monitoring": to_snake(daemon["runMonitoring"]),
-        "run_retries": to_snake(daemon["runRetries"]),
+        "python_logs": {"python_log_level": values["pythonLogs"]["pythonLogLevel"]},
         "telemetry": values["telemetry"],
         **values["additionalInstanceConfig"],
     }
-
-
-def to_snake(names: dict[str, Any]) -> dict[str, Any]:
-    """Return a mapping with keys as in `dagster.yaml`."""
-    return {re.sub(r"[A-Z]", lambda found: f"_{found[0].lower()}", key): one for key, one in names.items()}
 
 
 def render_context(deployment: Any) -> dict[str, Any]:
@@ -145,8 +138,18 @@ def test_dagster_accepts_the_instance(values, tmp_path):
     (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(render_instance(values)))
     config, custom = dagster_instance_config(str(tmp_path))
     assert custom is None
-    assert config["concurrency"]["runs"]["tag_concurrency_limits"] == [{"key": JOB_TAG, "limit": 1}]
-    assert not values["dagsterDaemon"]["runCoordinator"]["enabled"]  # it and `concurrency` exclude each other
+    assert config["run_launcher"]["class"] == PlannedRunLauncher.__name__
+
+
+def test_the_instance_is_that_of_one_machine_but_for_devices_and_pods(values):
+    here, there = yaml.safe_load((FILE.parents[2] / "dagster.yaml").read_text()), render_instance(values)
+    assert not any(
+        values["dagsterDaemon"][name]["enabled"] for name in ("runCoordinator", "runMonitoring", "runRetries")
+    )
+    here["concurrency"]["pools"]["default_limit"] = 4
+    here["run_monitoring"] |= {"start_timeout_seconds": 600, "max_resume_run_attempts": 0}
+    same = here.keys() - {"retention"}  # the ticks of schedules are kept as long as Dagster's default says
+    assert {name: there[name] for name in same} == {name: here[name] for name in same}
 
 
 def test_kubernetes_accepts_the_code_server(values):
