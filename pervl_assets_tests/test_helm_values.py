@@ -38,7 +38,7 @@ KEYS = {
     "dagsterDaemon.runMonitoring": "enabled",
     "dagsterDaemon.runRetries": "enabled",
     "pythonLogs": "pythonLogLevel managedPythonLoggers dagsterHandlerConfig",
-    "dagsterWebserver": f"replicaCount image service workspace enableReadOnly {_POD}",
+    "dagsterWebserver": f"replicaCount image service workspace enableReadOnly readinessProbe livenessProbe {_POD}",
     "dagsterWebserver.service": "annotations type port",
     "telemetry": "enabled",
 }
