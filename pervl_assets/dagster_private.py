@@ -45,6 +45,9 @@ with _explain_moved_names():
     from dagster._core.execution.plan.execute_plan import inner_plan_execution_iterator
     from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 
+    # What a run launcher returns about a run's process (`defs.kubernetes`).
+    from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
+
     # A cache of reads from one instance, which the classes above and below need: within it, nothing is read twice.
     # Dagster names it after unit tests; the others belong to its webserver and daemon.
     from dagster._core.loader import LoadingContextForTest as Request
@@ -70,6 +73,7 @@ __all__ = [
     "AssetCheckExecutionRecord",
     "AssetRecord",
     "BaseAssetGraph",
+    "CheckRunHealthResult",
     "ExecuteRunWithPlanIterable",
     "Freshness",
     "InstanceConcurrencyContext",
@@ -77,6 +81,7 @@ __all__ = [
     "ReconstructableRepository",
     "Request",
     "RunFailureReason",
+    "WorkerStatus",
     "change_op",
     "create_run",
     "execute_assets_run",

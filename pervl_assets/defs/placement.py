@@ -22,6 +22,9 @@ _CPUS: Final = 2
 _MEMORY: Final = "4Gi"
 """The least that a heavy step needs. Of a machine with more processors `PERVL_WORKERS` are used."""
 
+_TOLERATION: Final = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+"""Nodes with GPUs have this taint on most clusters, so that no other pods take their place."""
+
 _RETRIES: Final = dg.RetryPolicy(max_retries=4, delay=10, backoff=dg.Backoff.EXPONENTIAL)
 """After 10, 30, 70 and 150 seconds: a process that was given up may go on for minutes."""
 
@@ -41,6 +44,7 @@ def gpu_tags(device: str) -> dict[str, Any]:
     tags = cpu_tags() | {"pervl/device": "cpu" if device == "cpu" else "gpu"}
     if device != "cpu":
         tags["dagster-k8s/config"]["container_config"]["resources"]["limits"] = {"nvidia.com/gpu": "1"}
+        tags["dagster-k8s/config"]["pod_spec_config"] = {"tolerations": [_TOLERATION]}
         tags["dagster-ray/config"]["num_gpus"] = 1
     return tags
 
