@@ -160,20 +160,13 @@ def write_visual_features(shards: Iterable[Features], target: Path) -> None:
         PervlError: As `iterate_merged`.
         WriteError: No permission, or no space left.
     """
-    with (
-        replace_atomically(target) as partial,
-        _open_without_name(partial.with_name(f"{partial.name}.vectors")) as spill,
-    ):
-        blocks = ([_pickle_vectors(block)] for block in iterate_merged(shards, spill))
-        with _open_npz(partial) as file:
-            _write_pickled_dict(file, blocks)
-
-
-def _open_without_name(path: Path) -> IO[bytes]:
-    """Open a new file that ends with this process, however that ends."""
-    file = path.open("w+b")
-    path.unlink()
-    return file
+    with replace_atomically(target) as partial:
+        vectors = partial.with_name(f"{partial.name}.vectors")
+        with vectors.open("w+b") as spill:
+            vectors.unlink()  # it ends with this process, however that ends
+            blocks = ([_pickle_vectors(block)] for block in iterate_merged(shards, spill))
+            with _open_npz(partial) as file:
+                _write_pickled_dict(file, blocks)
 
 
 def _pickle_vectors(features: Features) -> bytes:
