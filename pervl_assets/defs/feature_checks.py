@@ -36,7 +36,7 @@ from pervl_assets.inversion.checks import check_ids
 from pervl_assets.inversion.image_lists import ImageLists
 from pervl_assets.inversion.sources import COCO_TRAIN2014, locate_image
 from pervl_assets.io_managers.features import FeaturesIOManager
-from pervl_assets.io_managers.table_parts import ImageListsIOManager
+from pervl_assets.io_managers.image_lists import ImageListsIOManager
 
 DRIFT_PROBE: Final = "drift_probe"
 IDS_AND_VECTORS: Final = "ids_and_vectors"
@@ -76,12 +76,12 @@ def _build_ids_check(key: dg.AssetKey, shards: int) -> dg.AssetChecksDefinition:
         unreadable, stored = list[str](), FeaturesIOManager(data=workspace.data)
 
         def read() -> Iterator[tuple[str, Features, list[str]]]:
-            for number, shard in enumerate(name_shards(shards)):
+            for shard in name_shards(shards):
                 if not stored.exists(key, shard):
                     continue
                 try:
                     features = stored.read(key, shard)
-                    yield shard, features, [one for one, _ in images.list_shard(shards, number)]
+                    yield shard, features, images.read_ids(shard).to_list()
                 except SchemaError as error:
                     unreadable.append(str(error))
 

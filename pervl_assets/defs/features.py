@@ -22,7 +22,7 @@ from pervl_assets.defs.steps import AS_PUBLISHED, record_step
 from pervl_assets.inversion.checks import check_names
 from pervl_assets.inversion.image_lists import ImageLists
 from pervl_assets.io_managers.features import FeaturesIOManager
-from pervl_assets.io_managers.table_parts import ImageListsIOManager
+from pervl_assets.io_managers.image_lists import ImageListsIOManager
 from pervl_assets.io_managers.tables import declare_columns
 from pervl_assets.trees.ledger import FolderTree
 from pervl_assets.trees.members import open_tree
@@ -120,8 +120,7 @@ def _list_images(source: Any, images: ImageLists, partition: str) -> list[tuple[
     if isinstance(source, FolderTree):
         paths = source.ledger["path"]
         return [(path, path) for path in paths.filter(paths.str.contains(_EVALUATED))]
-    number, total = map(int, partition.split("-of-"))
-    return images.list_shard(total, number)
+    return images.list_shard(partition)
 
 
 def _describe_change(previous: Features | None, features: Features) -> dict[str, Any]:

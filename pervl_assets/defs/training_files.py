@@ -9,13 +9,14 @@ import polars as pl
 from pervl_assets.clip.features import MISSING, QUARANTINED
 from pervl_assets.clip.merge import require_same_passport
 from pervl_assets.core.errors import name_some
-from pervl_assets.core.tables import TableParts, hash_frame
+from pervl_assets.core.tables import hash_frame
 from pervl_assets.defs.features import INVERSION
 from pervl_assets.defs.metadata import OWNERS, make_check_result
 from pervl_assets.defs.steps import record_step
 from pervl_assets.inversion import training_files as palavra
+from pervl_assets.inversion.image_lists import ImageLists
 from pervl_assets.io_managers.base import Partitions
-from pervl_assets.io_managers.table_parts import TablePartsIOManager
+from pervl_assets.io_managers.image_lists import ImageListsIOManager
 from pervl_assets.io_managers.training_files import TrainingFile, TrainingFileIOManager
 
 PALAVRA: Final = "palavra"
@@ -51,7 +52,7 @@ def object_names(coco_object_classes: pl.DataFrame) -> dg.MaterializeResult[Trai
 @_training_file(
     ins={
         "classes": _input("coco_object_classes"),
-        "sentences": _input("coco_object_sentences", input_manager_key=TablePartsIOManager.key),
+        "sentences": _input("coco_object_sentences", input_manager_key=ImageListsIOManager.key),
         "shards": _input("coco_image_features"),
     },
     kinds={"numpy", "pickle"},
@@ -69,23 +70,23 @@ def object_names(coco_object_classes: pl.DataFrame) -> dg.MaterializeResult[Trai
     ],
 )
 def object_sentences(
-    classes: pl.DataFrame, sentences: TableParts, shards: Partitions
+    classes: pl.DataFrame, sentences: ImageLists, shards: Partitions
 ) -> Iterator[dg.MaterializeResult[TrainingFile]]:
     """`txt_for_training/commom_obj_dict.npy`: name to [image ids, sentences, masked sentences], in class order.
 
     A pickled dictionary, because PALAVRA reads one. The same data as a table: `inversion/coco_object_sentences`.
     Sentences whose image has no features are left out.
     """
-    encoded = pl.concat([pl.Series(shard.ids, dtype=pl.String) for shard in shards.values()])
-    left_out = palavra.list_left_out(sentences, encoded)
-    summary = palavra.summarize_sentences(classes, sentences, left_out)
+    left_out = pl.concat([sentences.list_left_out(shard, features.ids) for shard, features in shards.items()]).sort()
+    table = sentences.read()
+    summary = palavra.summarize_sentences(classes, table, left_out)
     images, short = summary.images_left_out, summary.short_classes
     yield TrainingFileIOManager.describe(
         TrainingFile(
             palavra.OBJECT_SENTENCES_FILE,
-            lambda target: palavra.write_object_sentences(classes, sentences, left_out, target),
+            lambda target: palavra.write_object_sentences(classes, table, left_out, target),
         ),
-        {"classes": hash_frame(classes), "sentences": sentences.sha256, "left out": repr(images)},
+        {"classes": hash_frame(classes), "sentences": table.sha256, "left out": repr(images)},
         rows=summary.rows,
         rows_left_out=summary.rows_left_out,
         images_left_out=len(images),

@@ -36,33 +36,35 @@ class ImageLists:
     table: Path
     read: Callable[[], TableParts]
 
-    def list_shard(self, shards: int, shard: int) -> list[tuple[str, str]]:
-        """Return id and archive member of each image of a shard, ids in text order (upstream rules E3, E4).
+    def list_shard(self, partition: str) -> list[tuple[str, str]]:
+        """Return id and archive member of each image of a shard; see `read_ids`."""
+        return [(one, locate_image(one)) for one in self.read_ids(partition)]
+
+    def list_left_out(self, partition: str, encoded: list[str]) -> pl.Series:
+        """Return the ids of the images of a shard that are not among `encoded`; see `read_ids`."""
+        ids = self.read_ids(partition)
+        return ids.filter(~ids.is_in(pl.Series(encoded, dtype=pl.String).implode()))
+
+    def read_ids(self, partition: str) -> pl.Series:
+        """Return the ids of the images of a shard, in text order (upstream rules E3, E4).
 
         An image belongs to the same shard on every machine. The first shard that needs its list makes those of all.
 
         Args:
-            shards: Number of shards.
-            shard: Number of the shard, from 0.
+            partition: For example `0-of-8`.
 
         Raises:
             PervlError: As `read`.
         """
-        ids = self._load(self._locate(shards, shard))
-        if ids is None:
-            ids = self._make(shards)[shard]
-        return [(one, locate_image(one)) for one in ids]
+        shard, shards = map(int, partition.split("-of-"))
+        with suppress(OSError, SchemaError, pl.exceptions.PolarsError, KeyError):
+            frame, metadata = read_hashed(self._locate(shards, shard))
+            if metadata[_TABLE] == pl.read_parquet_metadata(self.table)[CONTENT_SHA256]:
+                return frame["image_id"]
+        return self._make(shards)[shard]
 
     def _locate(self, shards: int, shard: int) -> Path:
         return self.table.with_suffix(".images") / f"{shard}-of-{shards}.parquet"
-
-    def _load(self, file: Path) -> pl.Series | None:
-        """Return the ids of a kept list, or None if it is not there, damaged, or that of another table."""
-        with suppress(OSError, SchemaError, pl.exceptions.PolarsError, KeyError):
-            frame, metadata = read_hashed(file)
-            if metadata[_TABLE] == pl.read_parquet_metadata(self.table)[CONTENT_SHA256]:
-                return frame["image_id"]
-        return None
 
     def _make(self, shards: int) -> list[pl.Series]:
         """Return the ids of all shards, and keep them."""
@@ -84,16 +86,14 @@ def split_images(sentences: Iterable[pl.DataFrame], shards: int) -> list[pl.Seri
         sentences: Parts of a frame of `OBJECT_SENTENCES`.
         shards: Number of shards.
     """
-    ids = collect_images(sentences).sort()
+    ids = _collect_ids(sentences).sort()
     shard_of = np.empty(len(ids), np.uint32)
     for start in range(0, len(ids), _IDS):
         shard_of[start : start + _IDS] = [zlib.crc32(one.encode()) % shards for one in ids[start : start + _IDS]]
-    split = ids.to_frame("image_id").with_columns(shard=shard_of).partition_by("shard", as_dict=True, include_key=False)
-    none = ids.clear().to_frame("image_id")
-    return [split.get((shard,), none)["image_id"] for shard in range(shards)]
+    return [ids.filter(pl.Series(shard_of == shard)) for shard in range(shards)]
 
 
-def collect_images(sentences: Iterable[pl.DataFrame]) -> pl.Series:
+def _collect_ids(sentences: Iterable[pl.DataFrame]) -> pl.Series:
     """Return the different ids of images in parts of a frame of `OBJECT_SENTENCES`, in no order."""
     known = pl.Series("image_id", [], dtype=pl.String)
     held, size = [known], 0

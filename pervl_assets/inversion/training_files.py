@@ -10,7 +10,6 @@ numpy 2 knows both.
 import io
 import math
 import pickle
-import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -26,7 +25,6 @@ from pervl_assets.clip.features import Features
 from pervl_assets.clip.merge import iterate_merged
 from pervl_assets.core.files import replace_atomically, write_bytes_atomically
 from pervl_assets.inversion.coco_classes import OBJECT_SENTENCES
-from pervl_assets.inversion.image_lists import collect_images
 from pervl_assets.upstream import COMMOM_OBJ_DICT
 
 _ROOT: Final = "inversion_model_train_data"
@@ -84,17 +82,6 @@ def write_object_names(classes: pl.DataFrame, target: Path) -> None:
     write_bytes_atomically(target, buffer.getvalue())
 
 
-def list_left_out(sentences: Iterable[pl.DataFrame], encoded: pl.Series) -> pl.Series:
-    """Return the ids of images without features, in text order; PALAVRA would stop at their sentences with a KeyError.
-
-    Args:
-        sentences: Parts of a frame of `OBJECT_SENTENCES`.
-        encoded: Ids of the images that have features.
-    """
-    images = collect_images(sentences).to_frame("image_id")
-    return images.join(encoded.to_frame("image_id"), on="image_id", how="anti")["image_id"].sort()
-
-
 def summarize_sentences(
     classes: pl.DataFrame, sentences: Iterable[pl.DataFrame], left_out: pl.Series
 ) -> _SentencesSummary:
@@ -116,7 +103,8 @@ def write_object_sentences(
     Args:
         classes: Frame of `OBJECT_CLASSES`, in the order of the dictionary.
         sentences: Parts of a frame of `OBJECT_SENTENCES`, in its order.
-        left_out: Ids of the images whose sentences are left out, from `list_left_out`.
+        left_out: Ids of the images without features, in text order. Their sentences are left out, because PALAVRA would
+            stop with a KeyError.
         target: Path of the `.npy`: a pickled dictionary whose values are lists of three text arrays, shape (rows,).
 
     Raises:
@@ -172,10 +160,13 @@ def write_visual_features(shards: Iterable[Features], target: Path) -> None:
         PervlError: As `iterate_merged`.
         WriteError: No permission, or no space left.
     """
-    with replace_atomically(target) as partial, tempfile.TemporaryFile(dir=target.parent) as spilled:
-        blocks = ([_pickle_vectors(block)] for block in iterate_merged(shards, spilled))
-        with _open_npz(partial) as file:
-            _write_pickled_dict(file, blocks)
+    with replace_atomically(target) as partial:
+        vectors = partial.with_name(f"{partial.name}.vectors")
+        with vectors.open("w+b") as spill:
+            vectors.unlink()  # it ends with this process, however that ends
+            blocks = ([_pickle_vectors(block)] for block in iterate_merged(shards, spill))
+            with _open_npz(partial) as file:
+                _write_pickled_dict(file, blocks)
 
 
 def _pickle_vectors(features: Features) -> bytes:

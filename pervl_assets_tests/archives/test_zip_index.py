@@ -99,3 +99,24 @@ def test_a_read_only_data_folder_costs_time_and_nothing_else(tmp_path):
     path = write_zip(tmp_path / "a.zip", MEMBERS)
     (tmp_path / "assets").write_bytes(b"a file where a folder is needed")
     assert set(read_index(path, tmp_path / "assets/raw/a.members.parquet").entries) == set(MEMBERS)
+
+
+def test_entries_of_very_many_members_are_the_same(tmp_path, monkeypatch):
+    names = ["plumless", "buckeroo", *(f"train/{number}.jpg" for number in range(500))]  # the first two have one CRC-32
+    frame = read_index(write_zip(tmp_path / "a.zip", dict.fromkeys(names, b"mug"))).frame
+    few = zip_index.ZipIndex(frame, "").entries
+    monkeypatch.setattr(zip_index, "_MOST_ENTRIES", 100)
+    monkeypatch.setattr(zip_index, "_ROWS", 7)
+    many = zip_index.ZipIndex(frame, "").entries
+    assert not isinstance(many, dict)
+    assert list(many.items()) == list(few.items())
+    assert many["buckeroo"] != many["plumless"]
+    assert "train/500.jpg" not in many
+    assert "train/\udc80" not in many
+
+
+def test_hashes_do_not_depend_on_the_rows_at_a_time(tmp_path, monkeypatch):
+    index = read_index(write_zip(tmp_path / "a.zip", {f"{number}.jpg": b"mug" for number in range(20)}))
+    hashes = zip_index._identify(index.frame).sha256, zip_index._hash_columns(index.frame)
+    monkeypatch.setattr(zip_index, "_ROWS", 3)
+    assert (zip_index._identify(index.frame).sha256, zip_index._hash_columns(index.frame)) == hashes

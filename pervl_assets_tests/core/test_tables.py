@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pervl_assets.core.errors import SchemaError
-from pervl_assets.core.tables import Column, TableSchema, hash_frame
+from pervl_assets.core.tables import Column, TableSchema, hash_frame, read_in_parts, write_hashed, write_parquet
 
 SCHEMA = TableSchema((Column("name", pl.String, "a name"), Column("sizes", pl.List(pl.UInt8), "sizes in pixels")))
 
@@ -69,3 +69,35 @@ def test_hash_changes_with_values_and_types(rows):
 
 def test_null_and_empty_text_differ():
     assert hash_frame(pl.DataFrame({"a": [""]})) != hash_frame(pl.DataFrame({"a": [None]}, schema={"a": pl.String}))
+
+
+def test_parts_are_the_table_again_and_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("pervl_assets.core.tables._HASHED_ROWS", 100)
+    frame = pl.DataFrame({"name": [f"mug {row}" for row in range(1234)], "sizes": [[row % 9] for row in range(1234)]})
+    path = tmp_path / "mugs.parquet"
+    write_hashed(frame, path)
+    parts = read_in_parts(path)
+    assert parts.sha256 == hash_frame(frame)
+    path.unlink()
+    for _ in range(2):
+        read = [*parts]
+        assert max(part.height for part in read) <= 100
+        assert pl.concat(read).equals(frame)
+    write_hashed(frame.clear(), path)
+    assert pl.concat([frame.clear(), *read_in_parts(path)]).is_empty()
+
+
+@pytest.mark.parametrize("fault", ["other values", "no hash", "damaged page", "half a file", "no Parquet"])
+def test_a_damaged_table_is_refused_before_its_first_part(fault, tmp_path):
+    path = tmp_path / "mugs.parquet"
+    frame = pl.DataFrame({"name": [f"mug {row}" for row in range(5000)]})
+    if fault in ("other values", "no hash"):
+        write_parquet(frame, path, {"pervl_content_sha256": "0" * 64} if fault == "other values" else {})
+    else:
+        write_hashed(frame, path)
+        data = bytearray(path.read_bytes())
+        if fault == "damaged page":
+            data[200:260] = bytes(60)
+        path.write_bytes({"half a file": data[: len(data) // 2], "no Parquet": b"mugs"}.get(fault, data))
+    with pytest.raises(SchemaError, match=r"mugs\.parquet"):
+        read_in_parts(path)

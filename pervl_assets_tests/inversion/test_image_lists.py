@@ -37,12 +37,12 @@ def test_a_list_is_made_once_for_all_shards(tmp_path):
     expected = [
         [(one, locate_image(one)) for one in part] for part in split_images([pl.DataFrame({"image_id": ids})], 3)
     ]
-    assert [lists.list_shard(3, shard) for shard in range(3)] == expected
+    assert [lists.list_shard(f"{shard}-of-3") for shard in range(3)] == expected
     assert len(reads) == 1
     assert sorted(path.name for path in (tmp_path / "sentences.images").iterdir()) == [
         f"{shard}-of-3.parquet" for shard in range(3)
     ]
-    assert lists.list_shard(1, 0) == sorted(one for part in expected for one in part)
+    assert lists.list_shard("0-of-1") == sorted(one for part in expected for one in part)
     assert [path.name for path in (tmp_path / "sentences.images").iterdir()] == ["0-of-1.parquet"]
 
 
@@ -50,7 +50,7 @@ def test_a_list_is_made_once_for_all_shards(tmp_path):
 def test_a_list_that_does_not_hold_is_made_again(fault, tmp_path, monkeypatch):
     path, kept = tmp_path / "sentences.parquet", tmp_path / "sentences.images" / "0-of-1.parquet"
     lists, reads = write_table(path, ["1 ", "2 "])
-    lists.list_shard(1, 0)
+    lists.list_shard("0-of-1")
     if fault == "another table":
         lists, reads = write_table(path, ["3 "])
     elif fault == "damaged list":
@@ -59,10 +59,16 @@ def test_a_list_that_does_not_hold_is_made_again(fault, tmp_path, monkeypatch):
         kept.unlink()
         monkeypatch.setattr(image_lists, "write_hashed", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
     reads.clear()
-    assert [one for one, _ in lists.list_shard(1, 0)] == (["3 "] if fault == "another table" else ["1 ", "2 "])
+    assert [one for one, _ in lists.list_shard("0-of-1")] == (["3 "] if fault == "another table" else ["1 ", "2 "])
     assert len(reads) == 1
+
+
+def test_images_without_features_are_left_out(tmp_path):
+    lists, _ = write_table(tmp_path / "sentences.parquet", ["2 ", "1 ", "3 "])
+    assert lists.list_left_out("0-of-1", ["2 ", "4 "]).to_list() == ["1 ", "3 "]
+    assert lists.list_left_out("0-of-1", []).len() == 3
 
 
 def test_a_table_without_images_has_empty_lists(tmp_path):
     lists, _ = write_table(tmp_path / "sentences.parquet", [])
-    assert [lists.list_shard(2, shard) for shard in range(2)] == [[], []]
+    assert [lists.list_shard(f"{shard}-of-2") for shard in range(2)] == [[], []]

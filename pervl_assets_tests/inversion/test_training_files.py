@@ -15,7 +15,6 @@ from pervl_assets.inversion.training_files import (
     _pickle,
     _pickle_array,
     _pickle_texts,
-    list_left_out,
     summarize_sentences,
     write_object_names,
     write_object_sentences,
@@ -72,7 +71,7 @@ def read_pickle(path):
 def write_all(folder, tables, features):
     classes, sentences = tables
     write_object_names(classes, folder / "names.npy")
-    left_out = list_left_out([sentences], pl.Series(features.ids))
+    left_out = pl.Series(sorted({*sentences["image_id"]}.difference(features.ids)), dtype=pl.String)
     write_object_sentences(classes, [sentences], left_out, folder / "dict.npy")
     write_visual_features([features], folder / "visual.npz")
     write_openimages_names(MATCHES, folder / "oi_names.npz")
@@ -81,7 +80,7 @@ def write_all(folder, tables, features):
 
 def test_the_dictionary_as_its_consumer_loads_it(tables, tmp_path):
     classes, sentences = tables
-    none = list_left_out([sentences], sentences["image_id"])
+    none = pl.Series([], dtype=pl.String)
     parts = [*sentences.iter_slices(2)]
     write_object_sentences(classes, parts, none, tmp_path / "dict.npy")
     summary = summarize_sentences(classes, parts, none)
@@ -104,7 +103,7 @@ def test_the_dictionary_as_its_consumer_loads_it(tables, tmp_path):
 
 def test_images_without_features_are_left_out_and_counted(tables, tmp_path):
     classes, sentences = tables
-    left_out = list_left_out(sentences.iter_slices(3), pl.Series(["9712 ", "10136 ", "5"]))
+    left_out = pl.Series(["77 "])
     write_object_sentences(classes, [sentences], left_out, tmp_path / "dict.npy")
     summary = summarize_sentences(classes, [sentences], left_out)
     objects = np.load(tmp_path / "dict.npy", allow_pickle=True).tolist()
