@@ -43,7 +43,7 @@ from pervl_assets.storage import open_store
 from pervl_assets.training.modes import ModeName
 
 Profile = Literal["demo", "full"]
-Executor = Literal["in_process", "multiprocess", "ray"]
+Executor = Literal["in_process", "multiprocess", "ray", "k8s"]
 
 POSTGRES_URL: Final = "PERVL_POSTGRES_URL"
 """Address of the database of a team's Dagster instance. A secret, therefore no setting: the UI shows settings."""
@@ -275,7 +275,8 @@ class Settings(BaseModel):
         "in_process",
         "how a run executes its steps. `in_process`: one after another in its own process, the large ones with worker "
         "processes; `multiprocess`: each step in a process, several at once; `ray`: heavy steps as jobs of the Ray "
-        "cluster of `RAY_ADDRESS`, the others on this machine",
+        "cluster of `RAY_ADDRESS`, the others on this machine; `k8s`: heavy steps as Kubernetes jobs, the others in "
+        "the pod of the run",
     )
 
     @classmethod

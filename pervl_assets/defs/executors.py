@@ -98,7 +98,22 @@ def _create_ray(variables: dict[str, str], context: dg.InitExecutorContext) -> A
     return executor
 
 
-_REMOTE: Final[dict[str, Callable[[dict[str, str], dg.InitExecutorContext], Any]]] = {"ray": _create_ray}
+def _create_k8s(variables: dict[str, str], context: dg.InitExecutorContext) -> Any:
+    """Return dagster-k8s's executor, for the cluster of the run's pod."""
+    try:
+        from pervl_assets.defs.kubernetes import create_executor
+    except ImportError as error:
+        raise PervlError(
+            f"PERVL_EXECUTOR=k8s needs a package that is not installed: {error}.",
+            advice="pip install 'pervl_assets[k8s]', here and in the image of the pods.",
+        ) from error
+    return create_executor(variables, context)
+
+
+_REMOTE: Final[dict[str, Callable[[dict[str, str], dg.InitExecutorContext], Any]]] = {
+    "k8s": _create_k8s,
+    "ray": _create_ray,
+}
 """Functions that return an executor with a step handler, by `PERVL_EXECUTOR`."""
 
 
@@ -212,6 +227,8 @@ def _execute_step(command: Sequence[str]) -> None:
 
 
 def _explain_silence(error: Exception) -> PervlError:
+    if isinstance(error, PervlError):
+        return error
     return PervlError(
         f"The cluster does not answer, or does not take the step: {_shorten(error)}",
         advice="Start the cluster again, or correct what it says; then run again: finished work is kept.",
