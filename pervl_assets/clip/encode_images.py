@@ -92,6 +92,7 @@ def encode_image_shard(
     workers: int | None = None,
     max_lost: float = MAX_QUARANTINED_SHARE,
     on_progress: Callable[[EncodeProgress], None] = lambda progress: None,
+    on_saved: Callable[[Path], object] = lambda file: None,
 ) -> Features:
     """Encode the images of a shard, except those that were encoded before.
 
@@ -112,6 +113,7 @@ def encode_image_shard(
         workers: See `decode_images`; at most one where the CPU itself encodes.
         max_lost: Share of the images that may be quarantined or missing, 0 to 1.
         on_progress: Called after every batch.
+        on_saved: Called with the file of every chunk that is encoded and saved.
 
     Returns:
         Features in the order of `images`; images that are missing or cannot be used are in `rejected`.
@@ -133,7 +135,9 @@ def encode_image_shard(
         if pending := {file: chunk for file, chunk in chunks.items() if file not in finished}:
             encoder = _load_as_described(load_encoder, passport)
             meter = _Meter(len(names), len(names) - sum(map(len, pending.values())), on_progress)
-            _encode_chunks(pending, names, members, encoder, batch_size or _BATCHES[passport.device], workers, meter)
+            _encode_chunks(
+                pending, names, members, encoder, batch_size or _BATCHES[passport.device], workers, meter, on_saved
+            )
         saved = map(read_features, chunks)  # one at a time in memory
         features = _assemble(list(names), passport, itertools.chain([kept], saved))
         _refuse_losses(features, len(names), members.path, max_lost)
@@ -230,6 +234,7 @@ def _encode_chunks(
     batch_size: int,
     workers: int | None,
     meter: "_Meter",
+    on_saved: Callable[[Path], object],
 ) -> None:
     """Encode chunks, and save each as soon as it is done."""
     if encoder.passport.device == "cpu" and workers != 0:
@@ -254,6 +259,7 @@ def _encode_chunks(
         lost = set(frame["id"])
         own = {image_id: crc for image_id, crc in chunk.items() if image_id not in lost}
         write_features(Features(list(own), np.concatenate(vectors), passport, list(own.values()), frame), file)
+        on_saved(file)
 
 
 def _assemble(ids: Sequence[str], passport: EmbeddingPassport, parts: Iterable[Features]) -> Features:

@@ -1,6 +1,5 @@
 """Learning concepts as assets: a token for each concept of a split, and the features of queries with these tokens."""
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Final
@@ -12,7 +11,7 @@ import polars as pl
 from pervl_assets.benchmarks import find_searched
 from pervl_assets.benchmarks.benchmark import TreeAsset
 from pervl_assets.clip.features import Features, list_feature_columns
-from pervl_assets.core.files import PARTIAL, hash_bytes
+from pervl_assets.core.files import hash_bytes
 from pervl_assets.core.plots import draw_curves
 from pervl_assets.core.tables import TableSchema
 from pervl_assets.defs.checks import to_check_result
@@ -149,7 +148,6 @@ def _build_tokens(benchmark: str, tree: TreeAsset, repetitions: int, encoder: st
         queries: pl.DataFrame,
     ) -> Iterator[dg.MaterializeResult[pl.DataFrame]]:
         stored, published = WeightsIOManager(data=workspace.data), clip.as_published()
-        work = TableIOManager(data=workspace.data).locate(key, context.partition_key).with_suffix(PARTIAL)
         drawn = draws.filter(scheme=PALAVRA.draws.scheme)
         classes = dict(queries.filter(protocol=PALAVRA.name).select("concept", "class_name").iter_rows())
         learned = learn_concepts(
@@ -161,8 +159,9 @@ def _build_tokens(benchmark: str, tree: TreeAsset, repetitions: int, encoder: st
             lambda: published.load(encoder),
             _TUNING["negative"],
             {name: value for name, value in _TUNING.items() if name != "negative"},
-            work,
+            TableIOManager(data=workspace.data).resume_work(key, context.partition_key),
             context.log.info,
+            workspace.store.push_file,
         )
         yield TableIOManager.describe(
             learned.tokens,
@@ -173,7 +172,6 @@ def _build_tokens(benchmark: str, tree: TreeAsset, repetitions: int, encoder: st
             loss=embed_image(tostring(draw_curves(learned.losses, "step")), "mean loss, step by step", "image/svg+xml"),
             losses=dg.MetadataValue.json(learned.losses),
         )
-        shutil.rmtree(work, ignore_errors=True)  # Dagster stored the table before it requested the next result
 
     return concept_tokens
 

@@ -105,12 +105,13 @@ def encode_images(
             members,
             model.describe(encoder),
             lambda: model.load(encoder),
-            stored.locate_chunks(key, partition),
+            stored.resume_work(key, partition),
             previous=previous,
             batch_size=clip.batch_size,
             workers=workspace.workers,
             max_lost=workspace.max_quarantined_share,
             on_progress=progress,
+            on_saved=stored.store.push_file,
         )
     return FeaturesIOManager.describe(features, **progress.rates, **_describe_change(previous, features))
 

@@ -48,6 +48,8 @@ encoded. In an epoch every class is drawn once as a set of images and once as a 
 a seed of its own. After a kill only the epoch that had begun is repeated."""
 
 _LOG_SECONDS: Final = 3.0
+_PUSH_SECONDS: Final = 60.0
+"""Between two uploads of a saved epoch, which has 1.1 GB at width 4,096."""
 
 
 def build_set_encoder(repetitions: int, encoder: str | None = None) -> dg.AssetsDefinition:
@@ -92,15 +94,28 @@ def build_set_encoder(repetitions: int, encoder: str | None = None) -> dg.Assets
             data,
             _make_passport(workspace, int(repetition), published.describe(encoder), data),
             lambda: published.load(encoder),
-            stored.locate_work(key, repetition),
+            stored.resume_work(key, repetition),
             stored.read_previous(key, repetition),
             read_prompts(Path(workspace.training_prompts)) if workspace.training_prompts else PROMPTS,
             _log_progress(context, workspace.training_epochs),
             lambda done, total: context.log.info(f"{done:,} of {total:,} sentences encoded"),
+            _limit(stored.store.push_file),
         )
         yield _describe(trained, data)
 
     return set_encoder
+
+
+def _limit(push: Callable[[Path], None]) -> Callable[[Path], None]:
+    """Return a function that calls `push` for the same file at most once in `_PUSH_SECONDS`."""
+    pushed = dict[Path, float]()
+
+    def push_sometimes(file: Path) -> None:
+        if time.monotonic() - pushed.get(file, -_PUSH_SECONDS) >= _PUSH_SECONDS:
+            push(file)
+            pushed[file] = time.monotonic()
+
+    return push_sometimes
 
 
 def _make_passport(

@@ -15,8 +15,9 @@ from typing import Any, ClassVar, Final, get_origin
 import dagster as dg
 import polars as pl
 
+from pervl_assets.clip.encode_images import clear_chunks
 from pervl_assets.core.errors import MissingInputError, PervlError, SchemaError
-from pervl_assets.core.files import VerifyResult, explain_read_errors, explain_write_errors, make_folder
+from pervl_assets.core.files import PARTIAL, VerifyResult, explain_read_errors, explain_write_errors, make_folder
 from pervl_assets.io_managers.metadata import SECONDS, STAMP, show_errors
 from pervl_assets.release.images import Labeller
 from pervl_assets.release.parts import FilePart, Part
@@ -90,8 +91,11 @@ class PervlIOManager(dg.ConfigurableIOManager):
         """Yield the files that the store keeps with the value whose manifest is at `path`: those that it names."""
         yield from ()
 
-    def clear_work(self, path: Path) -> None:
-        """Remove unfinished work beside the value at `path`, which is stored now."""
+    def resume_work(self, key: dg.AssetKey, partition: str | None = None) -> Path:
+        """Return the folder of the parts of a value that are done so far, after bringing them there."""
+        work = self.locate(key, partition).with_suffix(PARTIAL)
+        self.store.pull_work(work)
+        return work
 
     def compare(self, path: Path) -> VerifyResult:
         """Read all files of a value and compare them with its manifest. Raises as `load` does."""
@@ -218,11 +222,17 @@ class PervlIOManager(dg.ConfigurableIOManager):
             make_folder(staged.parent)
             self.write(context, obj, staged)
             written = self.store.push(path, staged, self.list_files)
-            self.clear_work(path)
+            self._clear_work(path.with_suffix(PARTIAL))
         stamp, shown = self.stamp(context.asset_key, partition, written), dg.MetadataValue.path(self.store.show(path))
         context.add_output_metadata({"path": shown, **({STAMP: stamp} if stamp else {})})
         if seconds := context.output_metadata.get(SECONDS):
             context.add_output_metadata({SECONDS: round(seconds.value + time.perf_counter() - start, 3)})
+
+    def _clear_work(self, work: Path) -> None:
+        """Remove the parts of a value that is stored now."""
+        if work.is_dir():
+            clear_chunks(work)
+            self.store.remove_work(work)
 
     @show_errors()
     def load_input(self, context: dg.InputContext) -> Any:

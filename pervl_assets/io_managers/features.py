@@ -8,9 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from pervl_assets.clip.encode_images import clear_chunks
 from pervl_assets.clip.features import Features, list_feature_columns, read_features, read_passport, write_features
-from pervl_assets.core.files import PARTIAL
 from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.io_managers.metadata import BYTES, MISSING, QUARANTINED, ROWS, preview_table
 from pervl_assets.io_managers.tables import declare_columns
@@ -31,18 +29,9 @@ class FeaturesIOManager(PervlIOManager):
         """Write features whole or not at all."""
         write_features(value, path)
 
-    def clear_work(self, path: Path) -> None:
-        """Remove the chunks that the features were encoded in."""
-        clear_chunks(_locate_chunks(path))
-        self.store.remove_work(_locate_chunks(path))
-
     def load(self, path: Path) -> Features:
         """Read features with their passport. Raises as `read_features` does."""
         return read_features(path)
-
-    def locate_chunks(self, key: dg.AssetKey, partition: str | None = None) -> Path:
-        """Return the folder of the chunks that are encoded so far, beside the features file."""
-        return _locate_chunks(self.locate(key, partition))
 
     @staticmethod
     def describe(
@@ -75,7 +64,3 @@ class FeaturesIOManager(PervlIOManager):
         return FeaturesPart(
             part.name, part.description, part.sources, tuple(map(self.store.name, paths.values())), tuple(different)
         )
-
-
-def _locate_chunks(path: Path) -> Path:
-    return path.with_suffix(PARTIAL)

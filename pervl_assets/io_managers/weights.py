@@ -8,8 +8,6 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from pervl_assets.clip.encode_images import clear_chunks
-from pervl_assets.core.files import PARTIAL
 from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.io_managers.metadata import BYTES, FILES, preview_table
 from pervl_assets.training.set_encoder import TrainedSetEncoder, read_set_encoder, write_set_encoder
@@ -26,18 +24,9 @@ class WeightsIOManager(PervlIOManager):
         """Write the weights whole or not at all."""
         write_set_encoder(value, path)
 
-    def clear_work(self, path: Path) -> None:
-        """Remove the epochs that were saved on the way."""
-        clear_chunks(path.with_suffix(PARTIAL))
-        self.store.remove_work(path.with_suffix(PARTIAL))
-
     def load(self, path: Path) -> TrainedSetEncoder:
         """Read the weights. Raises as `read_set_encoder` does."""
         return read_set_encoder(path)
-
-    def locate_work(self, key: dg.AssetKey, partition: str) -> Path:
-        """Return the folder of a training that is not finished, beside the file of its weights."""
-        return self.locate(key, partition).with_suffix(PARTIAL)
 
     @staticmethod
     def describe(

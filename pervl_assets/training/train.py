@@ -74,6 +74,7 @@ def train_set_encoder(
     prompts: tuple[str, ...] = PROMPTS,
     on_progress: Callable[[pl.DataFrame], None] = lambda curves: None,
     on_encoded: Callable[[int, int], None] = lambda done, total: None,
+    on_saved: Callable[[Path], object] = lambda file: None,
 ) -> TrainedSetEncoder:
     """Train f_theta and A, unless `previous` has the same passport: then it is returned, and no model is loaded.
 
@@ -89,6 +90,7 @@ def train_set_encoder(
         prompts: Prompts that are drawn from; others than those of this package are recorded in the passport.
         on_progress: Called after every epoch with the curves so far, as `CURVES`.
         on_encoded: Called with the number of sentences that are encoded in advance, so far and in all.
+        on_saved: Called with every file of `work` that is saved.
 
     Raises:
         PervlError: The image features are those of another CLIP, or a loss is not finite.
@@ -106,11 +108,11 @@ def train_set_encoder(
             advice="Materialize the image features again, with the same model, precision and device.",
         )
     with Lock(work.with_name(f"{work.name}.lock"), f"training {work.name.removesuffix(PARTIAL)}"):
-        trainer = _Trainer(data, passport, load_encoder(), work, prompts, on_encoded)
+        trainer = _Trainer(data, passport, load_encoder(), work, prompts, on_encoded, on_saved)
         trainer.restore()
         while trainer.epochs < passport.epochs:
             trainer.run_epoch()
-            trainer.save()
+            on_saved(trainer.save())
             on_progress(trainer.curves)
         return trainer.finish()
 
@@ -149,6 +151,7 @@ class _Trainer:
         work: Path,
         prompts: tuple[str, ...],
         on_encoded: Callable[[int, int], None],
+        on_saved: Callable[[Path], object],
     ) -> None:
         import torch
 
@@ -161,7 +164,7 @@ class _Trainer:
         most = min(_MOST_AUGMENTED, passport.epochs * len(data.classes) * SHOTS)
         sentences = sorted({*data.train.sentences, *tested, *data.list_augmented(most)})
         self._sentence_rows = {sentence: row for row, sentence in enumerate(sentences)}
-        self._sentences = torch.from_numpy(_encode_sentences(sentences, encoder, work, on_encoded))
+        self._sentences = torch.from_numpy(_encode_sentences(sentences, encoder, work, on_encoded, on_saved))
         words = sorted({*data.classes, *data.names})
         self._word_rows = {word: row for row, word in enumerate(words)}
         self._words = self._tokens.embed_first_tokens(words)
@@ -287,8 +290,8 @@ class _Trainer:
         rows = [row for text in texts if (row := self._sentence_rows.get(text)) is not None]
         return self._sentences[rows] if len(rows) == len(texts) else torch.from_numpy(self._encoder.encode_texts(texts))
 
-    def save(self) -> None:
-        """Save weights, state of the optimisers and curves, whole or not at all.
+    def save(self) -> Path:
+        """Save weights, state of the optimisers and curves, whole or not at all. Return their file.
 
         Raises:
             WriteError: No permission, or no space left.
@@ -306,6 +309,7 @@ class _Trainer:
             # The bytes are made in memory, as safetensors hides why it cannot write; a gigabyte takes seconds to hash.
             partial.write_bytes(save(tensors, {HEADER: json.dumps(state)}))
             move_synced(partial, self._checkpoint)
+        return self._checkpoint
 
     def restore(self) -> None:
         """Go on from the saved epoch, if there is one of the same passport; another one is dropped, and logged."""
@@ -396,7 +400,11 @@ def _normalise(vectors: "torch.Tensor") -> "torch.Tensor":
 
 
 def _encode_sentences(
-    sentences: list[str], encoder: ClipEncoder, work: Path, on_encoded: Callable[[int, int], None]
+    sentences: list[str],
+    encoder: ClipEncoder,
+    work: Path,
+    on_encoded: Callable[[int, int], None],
+    on_saved: Callable[[Path], object],
 ) -> npt.NDArray[np.float32]:
     """Encode sentences, float32 (M, D), in chunks that are saved: the text tower takes longer than an epoch for all."""
     parts = []
@@ -409,6 +417,7 @@ def _encode_sentences(
         except (FileNotFoundError, SchemaError):
             part = Features(chunk, encoder.encode_texts(chunk), encoder.passport)
             write_features(part, file)
+            on_saved(file)
         parts.append(part.vectors)
         on_encoded(start + len(chunk), len(sentences))
     return np.concatenate(parts)

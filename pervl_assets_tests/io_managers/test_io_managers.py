@@ -410,7 +410,7 @@ def test_partitions_come_as_a_mapping_however_many_there_are(tmp_path, count):
 
     @dg.asset(key=KEY, io_manager_key="manager", partitions_def=shards)
     def producer(context: dg.AssetExecutionContext) -> Features:
-        manager.locate_chunks(KEY, context.partition_key).mkdir(parents=True)
+        manager.resume_work(KEY, context.partition_key).mkdir(parents=True)
         return values[context.partition_key]
 
     @dg.asset(ins={"value": dg.AssetIn(KEY)})
