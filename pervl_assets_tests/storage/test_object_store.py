@@ -1,18 +1,22 @@
 """A data root in a bucket: every kind of value, two writers, failures at every request, damage, hostile manifests."""
 
+import dataclasses
 import itertools
 import operator
 import re
 from functools import partial
 
 import dagster as dg
+import polars as pl
 import pytest
 from obstore.store import MemoryStore
 
-from pervl_assets.core.errors import MissingInputError
+from pervl_assets.core.errors import AddressError, MissingInputError, SchemaError
 from pervl_assets.core.files import hash_bytes
+from pervl_assets.core.tables import read_hashed, write_hashed
 from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.storage import open_store
+from pervl_assets.storage.folder_store import FolderStore
 from pervl_assets.testing.runs import explain
 from pervl_assets_tests.io_managers.test_io_managers import KEY, KINDS, Kind, store_and_load
 from pervl_assets_tests.storage.buckets import DATA, bucket, move_to
@@ -178,3 +182,127 @@ def test_after_a_failure_at_any_request_there_is_the_old_value_or_the_new_one(ki
 
 def copy_all(memory: MemoryStore) -> dict[str, bytes]:
     return {meta["path"]: bytes(memory.get(meta["path"]).bytes()) for batch in memory.list() for meta in batch}
+
+
+@pytest.mark.parametrize("kind", [KINDS["trees"], KINDS["training_files"]], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("machine", ["a", "b"])
+def test_lost_and_damaged_objects_are_found_and_repaired(kind, machine, bucket, move_to):
+    assert write(kind, 0) == ""
+    before = bucket.list_names()
+    files = {f"objects/{hash_bytes(data)[:2]}/{hash_bytes(data)}": file for file, data in read_files(kind).items()}
+    move_to(machine)
+    for name, content in bucket.list_names("objects").items():
+        bucket.memory.delete(f"data/{name}")
+        assert files[name] in manage(kind).verify(KEY).missing
+        bucket.memory.put(f"data/{name}", bytes(255 - byte for byte in content))
+        assert files[name] in manage(kind).verify(KEY).changed
+    assert write(kind, 0) == ""
+    assert manage(kind).verify(KEY).unchanged
+    assert bucket.list_names() == before
+
+
+def read_files(kind: Kind) -> dict[str, bytes]:
+    return {file: (open_store(DATA).folder / file).read_bytes() for file in kind.files}
+
+
+def test_a_damaged_working_copy_heals(kind, bucket):
+    assert write(kind, 0) == ""
+    store = open_store(DATA)
+    manage(kind).fetch(KEY, whole=True)
+    here = read_files(kind)
+    for file in (manage(kind).locate(KEY), *(store.folder / file for file in kind.files)):
+        file.write_bytes(b"ruined by a raccoon")
+    manage(kind).fetch(KEY, whole=True)
+    assert read_files(kind) == here
+    assert manage(kind).read_previous(KEY) is not None
+
+
+@pytest.mark.parametrize(
+    ("root", "path", "sha256"),
+    [
+        ("../out", "a.jpg", None),
+        ("/out", "a.jpg", None),
+        ("tree", "../../../out/a.jpg", None),
+        ("tree", "/out.jpg", None),
+        ("tree", "a.jpg", "../../../assets/secret"),
+    ],
+)
+def test_a_manifest_that_leads_elsewhere_is_refused(root, path, sha256, bucket, move_to, tmp_path):
+    kind = KINDS["trees"]
+    assert write(kind, 0) == ""
+    ledger, metadata = read_hashed(manage(kind).fetch(KEY))
+    changed = [one for one, wanted in (("path", path), ("sha256", sha256)) if wanted]
+    hostile = ledger.head(1).with_columns(pl.lit({"path": path, "sha256": sha256}[one]).alias(one) for one in changed)
+    write_hashed(hostile, tmp_path / "hostile", {**metadata, "root": root})
+    bucket.memory.put("data/assets/group/value.parquet", tmp_path / "hostile")
+    move_to("b")
+    before = {*tmp_path.rglob("*.jpg")}
+    with pytest.raises(SchemaError, match=r"leads out of|is no sha256"):
+        manage(kind).read(KEY)
+    assert {*tmp_path.rglob("*.jpg")} == before
+    assert manage(kind).verify(KEY).changed == ["assets/group/value.parquet"]
+
+
+def test_equal_files_of_another_tree_take_no_room(bucket, move_to):
+    kind, other = KINDS["trees"], dg.AssetKey("other")
+    assert write(kind, 0) == ""
+    move_to("b")
+    tree = manage(kind).read(KEY)
+    bucket.calls.clear()
+    again = dataclasses.replace(tree, is_saved=False)
+    manage(kind).handle_output(dg.build_output_context(asset_key=other), again)
+    assert [path for method, path in bucket.calls if method == "put"] == ["data/assets/other.parquet"]
+    assert bucket.count("list") <= len(tree.ledger) + 1
+
+
+def test_parts_of_unfinished_work_are_continued_elsewhere(bucket, move_to):
+    kind = KINDS["features"]
+    work = manage(kind).resume_work(KEY)
+    assert not work.exists()
+    work.mkdir(parents=True)
+    for name in ("00000-a.parquet", "00001-b.parquet"):
+        (work / name).write_bytes(name.encode())
+        open_store(DATA).push_file(work / name)
+    bucket.memory.put("data/assets/group/value.partial/deeper/c", b"of nobody")
+    move_to("b")
+    work = manage(kind).resume_work(KEY)
+    assert {file.name: file.read_bytes().decode() for file in work.iterdir()} == {
+        "00000-a.parquet": "00000-a.parquet",
+        "00001-b.parquet": "00001-b.parquet",
+    }
+    assert write(kind, 0) == ""
+    assert not work.exists()
+    assert list(bucket.list_names()) == ["assets/group/value.parquet"]
+
+
+def test_many_values_are_looked_at_in_one_request(bucket):
+    kind = KINDS["tables"]
+    assert write(kind, 0) == ""
+    for number in range(100):
+        bucket.memory.put(f"data/assets/group/{number}.parquet", b"")
+    bucket.calls.clear()
+    listing = open_store(DATA).list_values()
+    keys = [dg.AssetKey(["group", str(number)]) for number in range(110)]
+    assert sum(manage(kind).stamp(key, None, listing) is not None for key in keys) == 100
+    assert sum(manage(kind).is_there(key, None, listing) for key in keys) == 100
+    assert bucket.calls == [("list", "data/assets")]
+
+
+def test_no_answer_is_an_error_and_no_missing_value(bucket, kind):
+    assert write(kind, 0) == ""
+    bucket.fails = lambda number: True
+    for look in (manage(kind).read, manage(kind).read_previous, manage(kind).exists, manage(kind).stamp):
+        with pytest.raises(AddressError, match="the connection was cut"):
+            look(KEY)
+
+
+def test_a_folder_is_opened_as_before(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(open_store(str(tmp_path)), FolderStore)
+    assert open_store(str(tmp_path)) is open_store(str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("PERVL_SCRATCH", raising=False)
+    here, there = (open_store(f"s3://pervl/{name}").folder for name in ("here", "there"))
+    assert here.parents[1] == there.parents[1] == tmp_path / "pervl"
+    assert here != there
+    assert not list(tmp_path.iterdir())
