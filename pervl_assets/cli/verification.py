@@ -52,7 +52,7 @@ def verify_values(defs: dg.Definitions, data: Path | Address) -> Iterator[tuple[
         if not result.files and is_used(key, partition):
             result = VerifyResult(1, missing=[manager.store.name(manager.locate(key, partition))])
         yield name_partition(key.to_user_string(), partition), result
-    if left := sorted(_find_unfinished(store.folder)):
+    if left := sorted({*_find_unfinished(store.folder), *store.list_work()}):
         yield "unfinished work", VerifyResult(len(left), extra=left)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 
 from pervl_assets.core.files import PARTIAL, Lock, VerifyResult, hash_bytes, hash_file, write_bytes_atomically
+from pervl_assets.core.workers import map_in_threads
 from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.io_managers.metadata import BYTES, FILES, ROWS
 from pervl_assets.release.images import Labeller
@@ -120,7 +121,7 @@ class CroissantIOManager(TrainingFileIOManager):
     def list_parts(self, path: Path) -> list[Path]:
         """Return the file and all files that it describes: the release is outdated once one of them is rewritten."""
         (file,) = super().list_parts(path)
-        return [file, *(file.parent / name for name, _ in list_files(file))]
+        return [file, *(file.parent / name for name, *_ in list_files(file))]
 
     def compare(self, path: Path) -> VerifyResult:
         """Hash the file, and every single file that it describes; the files of trees are in the trees' own ledgers.
@@ -131,5 +132,14 @@ class CroissantIOManager(TrainingFileIOManager):
         if not own.unchanged:
             return own
         file = self.store.locate(self.load(path).file)
+        self.store.pull_files(self.list_files(path))
+        map_in_threads(self._fetch, list_files(file))
         found = verify_files(file)
         return VerifyResult(1 + found.files, own.bytes, found.missing, found.changed)
+
+    def _fetch(self, described: tuple[str, str, int]) -> None:
+        """Bring a file that is described to its path: a value, or the file of a manifest."""
+        name, sha256, size = described
+        place = self.store.locate(name)
+        if not self.store.pull_file(place):
+            self.store.pull_files([StoredFile(place, size, sha256)])

@@ -25,10 +25,10 @@ def validate_croissant(file: Path) -> tuple[list[str], list[str]]:
     return [], sorted(dataset.metadata.ctx.issues.warnings)
 
 
-def list_files(file: Path) -> list[tuple[str, str]]:
-    """Return path and sha256 of every single file that a description lists."""
-    nodes = json.loads(file.read_bytes())["distribution"]
-    return [(node["contentUrl"], node["sha256"]) for node in nodes if "sha256" in node]
+def list_files(file: Path) -> list[tuple[str, str, int]]:
+    """Return path, sha256 and size in bytes of every single file that a description lists."""
+    nodes = [node for node in json.loads(file.read_bytes())["distribution"] if "sha256" in node]
+    return [(node["contentUrl"], node["sha256"], int(node["contentSize"].removesuffix(" B"))) for node in nodes]
 
 
 def verify_files(file: Path) -> VerifyResult:
@@ -38,13 +38,13 @@ def verify_files(file: Path) -> VerifyResult:
     """
     expected = list_files(file)
 
-    def compare(node: tuple[str, str]) -> str:
+    def compare(node: tuple[str, str, int]) -> str:
         path = file.parent / node[0]
         if not path.is_file():
             return "missing"
         return "same" if hash_file(path) == node[1] else "changed"
 
     states = map_in_threads(compare, expected)
-    found = [(state, path) for (path, _), state in zip(expected, states, strict=True)]
+    found = [(state, path) for (path, *_), state in zip(expected, states, strict=True)]
     missing, changed = (sorted(path for state, path in found if state == bad) for bad in ("missing", "changed"))
     return VerifyResult(len(expected), missing=missing, changed=changed)

@@ -69,6 +69,10 @@ class FolderStore(Store):
         """Return whether the file exists."""
         return path.is_file()
 
+    def list_work(self) -> list[str]:
+        """Return nothing: who looks for unfinished work finds it in the folder."""
+        return []
+
     def remove_work(self, folder: Path) -> None:
         """Remove nothing: who made the work removes it."""
 

@@ -14,11 +14,13 @@ import json
 import logging
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -38,6 +40,8 @@ _OBJECTS: Final = "objects"
 _REQUESTS: Final = 32
 """Requests at the same time."""
 _BLOCK: Final = 1 << 20
+_AT_WORK: Final = timedelta(hours=1)
+_LEFT_SECONDS: Final = 86_400.0
 _SHA256: Final = re.compile("[0-9a-f]{64}")
 
 _log = logging.getLogger(__name__)
@@ -72,6 +76,10 @@ class ObjectStore(Store):
 
     @cached_property
     def _opened(self) -> "tuple[Bucket, str]":
+        for left in self._staged.glob("*"):  # of processes that were killed
+            with contextlib.suppress(OSError):
+                if time.time() - left.stat().st_mtime > _LEFT_SECONDS:
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
         bucket, path = open_address(self._address)
         return bucket, f"{path}/" if path else ""
 
@@ -225,6 +233,15 @@ class ObjectStore(Store):
         bucket, root = self._opened
         with self._explain(name := self.name(path)):
             bucket.put(root + name, path)
+
+    def list_work(self) -> list[str]:
+        """Return the folders whose last part is older than an hour: the run was killed, or is on one part for long."""
+        last = dict[str, datetime]()
+        for name, meta in self._list(_VALUES):
+            folder, partial, _ = name.partition(PARTIAL)
+            if partial:
+                last[folder] = max(meta["last_modified"], last.get(folder, meta["last_modified"]))
+        return [folder + PARTIAL for folder, when in last.items() if datetime.now(UTC) - when > _AT_WORK]
 
     def remove_work(self, folder: Path) -> None:
         """Delete the saved parts of finished work. What cannot be deleted stays, and is logged."""

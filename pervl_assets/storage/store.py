@@ -145,5 +145,9 @@ class Store(ABC):
         """Bring a file, kept by `push_file`, to its path. Return whether there is one."""
 
     @abstractmethod
+    def list_work(self) -> list[str]:
+        """Return the names of folders with unfinished work that no run has kept a part of for an hour."""
+
+    @abstractmethod
     def remove_work(self, folder: Path) -> None:
         """Forget unfinished work, whose result is kept now."""

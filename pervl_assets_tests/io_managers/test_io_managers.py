@@ -70,7 +70,7 @@ def make_training_file(data: Path, seed: int) -> TrainingFile:
 
 def make_croissant(data: Path, seed: int) -> TrainingFile:
     write_bytes_atomically(data / "described.csv", b"x")
-    node = {"contentUrl": "described.csv", "sha256": hash_bytes(b"x"), "seed": seed}
+    node = {"contentUrl": "described.csv", "sha256": hash_bytes(b"x"), "contentSize": "1 B", "seed": seed}
     text = json.dumps({"distribution": [node, {"contentUrl": "a set of files"}]}).encode()
     return TrainingFile("croissant.json", lambda target: write_bytes_atomically(target, text))
 

@@ -3,7 +3,9 @@
 import dataclasses
 import itertools
 import operator
+import os
 import re
+from datetime import timedelta
 from functools import partial
 
 import dagster as dg
@@ -15,7 +17,7 @@ from pervl_assets.core.errors import AddressError, MissingInputError, SchemaErro
 from pervl_assets.core.files import hash_bytes
 from pervl_assets.core.tables import read_hashed, write_hashed
 from pervl_assets.io_managers.base import PervlIOManager
-from pervl_assets.storage import open_store
+from pervl_assets.storage import object_store, open_store
 from pervl_assets.storage.folder_store import FolderStore
 from pervl_assets.testing.runs import explain
 from pervl_assets_tests.io_managers.test_io_managers import KEY, KINDS, Kind, store_and_load
@@ -255,7 +257,7 @@ def test_equal_files_of_another_tree_take_no_room(bucket, move_to):
     assert bucket.count("list") <= len(tree.ledger) + 1
 
 
-def test_parts_of_unfinished_work_are_continued_elsewhere(bucket, move_to):
+def test_parts_of_unfinished_work_are_continued_elsewhere(bucket, move_to, monkeypatch):
     kind = KINDS["features"]
     work = manage(kind).resume_work(KEY)
     assert not work.exists()
@@ -270,9 +272,37 @@ def test_parts_of_unfinished_work_are_continued_elsewhere(bucket, move_to):
         "00000-a.parquet": "00000-a.parquet",
         "00001-b.parquet": "00001-b.parquet",
     }
+    assert open_store(DATA).list_work() == []
+    monkeypatch.setattr(object_store, "_AT_WORK", timedelta())
+    assert open_store(DATA).list_work() == ["assets/group/value.partial"]
     assert write(kind, 0) == ""
     assert not work.exists()
     assert list(bucket.list_names()) == ["assets/group/value.parquet"]
+    assert open_store(DATA).list_work() == []
+
+
+def test_a_release_is_compared_with_what_it_describes(bucket, move_to):
+    kind = KINDS["croissant"]
+    assert write(kind, 0) == ""
+    open_store(DATA).push_file(open_store(DATA).folder / "described.csv")
+    move_to("b")
+    assert manage(kind).verify(KEY).unchanged
+    bucket.memory.put("data/described.csv", b"y")
+    assert manage(kind).verify(KEY).changed == ["described.csv"]
+    bucket.memory.delete("data/described.csv")
+    move_to("c")
+    assert manage(kind).verify(KEY).missing == ["described.csv"]
+
+
+def test_what_killed_processes_left_in_the_working_copy_is_removed_after_a_day(bucket):
+    store = open_store(DATA)
+    with store.stage(store.folder / "value") as staged:
+        staged.parent.mkdir(parents=True)
+        (old := staged.parents[1] / "old").mkdir()
+        os.utime(old, (1, 1))
+        store.list_values()
+        assert staged.parent.exists()
+        assert not old.exists()
 
 
 def test_many_values_are_looked_at_in_one_request(bucket):
