@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pervl_assets.archives.inputs import IdentityCard, RawArchive, identify_listing, identify_members, list_folder
 from pervl_assets.archives.remote_files import Version, find_version
 from pervl_assets.archives.sparse_copies import SparseCopy
-from pervl_assets.archives.zip_directory import MAX_MEMBER_BYTES, ZipEntry, require_readable
+from pervl_assets.archives.zip_directory import LONGEST_LOCAL_HEADER, MAX_MEMBER_BYTES, ZipEntry, require_readable
 from pervl_assets.archives.zip_index import get_signature, read_index, read_remote_index
 from pervl_assets.archives.zips import MemberError, read_entry
 from pervl_assets.core.addresses import Address, Place
@@ -209,7 +210,7 @@ class _LocalZipMembers(_ZipMembers):
 
 
 class _RemoteZipMembers(_ZipMembers):
-    """Members of one version of a zip at an address. `ends` are as of `ZipIndex.find_ends`."""
+    """Members of one version of a zip at an address. `offsets` are as of `ZipIndex.list_offsets`."""
 
     def __init__(
         self,
@@ -217,12 +218,12 @@ class _RemoteZipMembers(_ZipMembers):
         entries: Mapping[str, ZipEntry],
         password: bytes | None,
         password_variable: str | None,
-        ends: Mapping[str, int],
+        offsets: NDArray[np.int64],
         version: Version,
         folder: Path | None,
     ) -> None:
         super().__init__(address, entries, password, password_variable)
-        self._address, self._ends, self._version, self._folder = address, ends, version, folder
+        self._address, self._offsets, self._version, self._folder = address, offsets, version, folder
         self._copy: SparseCopy | None = None
 
     def _open(self, name: str) -> int:
@@ -230,18 +231,19 @@ class _RemoteZipMembers(_ZipMembers):
 
     def _get_copy(self) -> SparseCopy:
         if self._copy is None:
-            extents = [(entry.offset, self._ends[name]) for name, entry in self.entries.items()]
-            self._copy = SparseCopy(
-                self._address, self._version, np.array(extents, np.int64).reshape(-1, 2), self._folder
-            )
+            places = [(entry.offset, entry.stored) for entry in self.entries.values()]
+            offsets, stored = np.array(places, np.int64).reshape(-1, 2).T
+            following = np.append(self._offsets, self._version.bytes)[self._offsets.searchsorted(offsets, "right")]
+            # Before a member's bytes its name and extra field are repeated, with other lengths than in the directory.
+            extents = np.stack([offsets, np.minimum(following, offsets + stored + LONGEST_LOCAL_HEADER)], 1)
+            self._copy = SparseCopy(self._address, self._version, extents, self._folder)
         return self._copy
 
     def select(self, names: Collection[str]) -> Self:
         """Return the same archive with these members only."""
         chosen = self._choose(names)
-        ends = {name: self._ends[name] for name in chosen}
         source = self._address, chosen, self._password, self.password_variable
-        return type(self)(*source, ends, self._version, self._folder)
+        return type(self)(*source, self._offsets, self._version, self._folder)
 
     def close(self) -> None:
         """Close the copy of the needed parts."""
@@ -250,7 +252,7 @@ class _RemoteZipMembers(_ZipMembers):
 
     def __getstate__(self) -> dict[str, Any]:
         self._get_copy()  # one for all processes
-        return self.__dict__
+        return {**self.__dict__, "_offsets": np.empty(0, np.int64)}
 
 
 class _FolderMembers(Members):
@@ -369,9 +371,9 @@ def _open(archive: RawArchive, password: str | None) -> tuple[Members, IdentityC
     if isinstance(path, Address):
         version = find_version(path)
         index = read_remote_index(path, version, archive.index)
-        ends, folder = index.find_ends(version.bytes), archive.index.parent if archive.index else None
-        remote = _RemoteZipMembers(path, index.entries, secret, archive.password_variable, ends, version, folder)
-        return remote, identify_members(index, *version)
+        folder = archive.index.parent if archive.index else None
+        source = path, index.entries, secret, archive.password_variable
+        return _RemoteZipMembers(*source, index.list_offsets(), version, folder), identify_members(index, *version)
     signature = get_signature(path)  # first, so that a zip replaced now is noticed when a member is read
     index = read_index(path, archive.index)
     members = _LocalZipMembers(path, index.entries, secret, archive.password_variable, signature)

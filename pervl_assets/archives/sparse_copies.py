@@ -1,10 +1,12 @@
 """The needed parts of a remote file, in a local one with holes: received once, whichever process needs them first."""
 
 import contextlib
+import errno
 import fcntl
 import itertools
 import os
 import tempfile
+import time
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +31,7 @@ _MOST_WASTE: Final = 0.5
 _AHEAD: Final = 3
 """Ranges that a process requests at the same time as the one it waits for."""
 
+_POLL_SECONDS: Final = 0.01
 _THERE: Final = b"\1"
 _numbers: Final = itertools.count()
 
@@ -98,11 +101,7 @@ class SparseCopy:
         ahead = _AHEAD if self._received.keys() - {number} else 0
         for following in range(number, min(number + 1 + ahead, len(self._ranges))):
             self._request(following)
-        try:
-            self._received[number].result()
-        except BaseException:
-            del self._received[number]  # another try may succeed
-            raise
+        self._received[number].result()
         return self._file
 
     def _request(self, number: int) -> None:
@@ -110,7 +109,8 @@ class SparseCopy:
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             os.ftruncate(self._file, self._version.bytes + len(self._ranges))
             self._pool = ThreadPoolExecutor(1 + _AHEAD)
-        if number not in self._received:
+        part = self._received.get(number)
+        if part is None or (part.done() and part.exception()):  # another try may succeed
             self._received[number] = self._pool.submit(self._receive, number)
 
     def _receive(self, number: int) -> None:
@@ -144,13 +144,25 @@ class SparseCopy:
 @contextmanager
 def _lock_byte(file: int, at: int) -> Iterator[None]:
     """Hold a lock on one byte against other processes, where the file system has locks: without, work is done twice."""
-    with contextlib.suppress(OSError):
-        fcntl.lockf(file, fcntl.LOCK_EX, 1, at)
+    while _is_taken(file, at):
+        time.sleep(_POLL_SECONDS)
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
             fcntl.lockf(file, fcntl.LOCK_UN, 1, at)
+
+
+def _is_taken(file: int, at: int) -> bool:
+    """Wait for the lock on a byte; return whether it must be asked for again.
+
+    Two processes whose threads wait for each other's bytes seem to be in a deadlock: the system knows no threads.
+    """
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX, 1, at)
+    except OSError as error:
+        return error.errno == errno.EDEADLK
+    return False
 
 
 def _remove(path: Path) -> None:

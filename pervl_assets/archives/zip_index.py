@@ -18,15 +18,10 @@ from typing import Any, Final
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from pervl_assets.archives.remote_files import RemoteReader, Version
-from pervl_assets.archives.zip_directory import (
-    LONGEST_LOCAL_HEADER,
-    Directory,
-    ZipEntry,
-    check_directory,
-    find_directory,
-)
+from pervl_assets.archives.zip_directory import Directory, ZipEntry, check_directory, find_directory
 from pervl_assets.core.addresses import Address, Place
 from pervl_assets.core.errors import WriteError
 from pervl_assets.core.files import hash_bytes
@@ -70,17 +65,9 @@ class ZipIndex:
         names, *fields = (column.to_list() for column in self.frame.iter_columns())
         return dict(zip(names, map(ZipEntry._make, zip(*fields, strict=True)), strict=True))
 
-    def find_ends(self, size: int) -> dict[str, int]:
-        """Return by name the byte behind each member in an archive of `size` bytes: at most that of its last one.
-
-        A member's name and extra field are repeated before its bytes, with other lengths than in the directory.
-        """
-        offset = self.frame["offset"].to_numpy().astype(np.int64)
-        order = np.argsort(offset, kind="stable")
-        following = np.empty_like(offset)
-        following[order] = np.append(offset[order][1:], size)
-        longest = offset + self.frame["stored"].to_numpy().astype(np.int64) + LONGEST_LOCAL_HEADER
-        return dict(zip(self.frame["name"], np.minimum(following, longest).tolist(), strict=True))
+    def list_offsets(self) -> NDArray[np.int64]:
+        """Return the places of all members, in the order of the file."""
+        return np.sort(self.frame["offset"].to_numpy().astype(np.int64))
 
     @property
     def is_encrypted(self) -> bool:

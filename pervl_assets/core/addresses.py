@@ -186,5 +186,6 @@ def _explain(text: str, kind: str) -> tuple[str, str]:
         "HTTP error": "the connection was cut",
         "PreconditionError": "it was changed meanwhile",
         "AlreadyExistsError": "it was made meanwhile",
+        "non-partial response": "the server serves no parts of objects",
     }
-    return next((reason for sign, reason in reasons.items() if sign in f"{kind} {text}"), kind), _CHECK
+    return next((reason for sign, reason in reasons.items() if sign in f"{kind} {text}"), f"a {kind}"), _CHECK

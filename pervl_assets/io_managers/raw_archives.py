@@ -10,7 +10,7 @@ import dagster as dg
 from pydantic import TypeAdapter
 
 from pervl_assets.archives.inputs import INDEX_EXTENSION, IdentityCard, RawArchive, identify, identify_contents
-from pervl_assets.archives.remote_files import find_version
+from pervl_assets.archives.remote_files import find_version, look_for
 from pervl_assets.core.addresses import Address
 from pervl_assets.core.errors import AddressError, ArchiveError, MissingInputError
 from pervl_assets.core.files import VerifyResult, explain_read_errors, hash_bytes, write_bytes_atomically
@@ -50,9 +50,10 @@ class RawArchiveIOManager(PervlIOManager):
         archive: RawArchive = super().read(key, partition)
         name, path = key.to_user_string(), self.locate(key, partition)
         advice = f"""Materialize it again: pervl materialize --select 'key:"{name}"+'"""
-        if not _is_there(archive):
+        card = _identify_again(archive, is_listed=not archive.prefix)
+        if card is None:
             raise MissingInputError(f"The input {name} was at {archive.path} and is gone.", advice=advice)
-        if not archive.prefix and (card := _identify_again(archive)) != archive.card:
+        if card != archive.card:
             mark_changed(path)
             now = f"{card.bytes:,} bytes now, " if card.kind != "folder" else ""
             raise MissingInputError(
@@ -97,7 +98,7 @@ class RawArchiveIOManager(PervlIOManager):
         """Return size and ETag of an input at an address; None if it is gone; empty if it is on this machine."""
         place = self.load(self.fetch(key, partition)).path
         try:
-            return f"{find_version(place)}" if isinstance(place, Address) else ""
+            return str(find_version(place)) if isinstance(place, Address) else ""
         except (MissingInputError, AddressError):
             return None
 
@@ -105,12 +106,12 @@ class RawArchiveIOManager(PervlIOManager):
         """Take the identity card again and compare it; of a zip this reads its directory, not its members."""
         archive = self.load(path)
         shown = str(archive.path) if isinstance(archive.path, Address) else self.store.name(archive.path)
-        if not _is_there(archive):
-            return VerifyResult(archive.card.members, missing=[shown])
         try:
             card = _identify_again(archive)
         except ArchiveError:  # an unsafe or damaged zip
             return VerifyResult(1, changed=[shown])
+        if card is None:
+            return VerifyResult(archive.card.members, missing=[shown])
         changed = [] if card == archive.card else [shown]
         return VerifyResult(1 if card.kind != "folder" else card.members, card.bytes, changed=changed)
 
@@ -136,18 +137,19 @@ class RawArchiveIOManager(PervlIOManager):
         )
 
 
-def _is_there(archive: RawArchive) -> bool:
-    """Return whether an input exists, on this machine; `_identify_again` asks for those at an address."""
-    return isinstance(archive.path, Address) or archive.path.exists()
+def _identify_again(archive: RawArchive, *, is_listed: bool = True) -> IdentityCard | None:
+    """Take the identity card of an input again; None if it is gone. Raises as `identify` does.
 
-
-def _identify_again(archive: RawArchive) -> IdentityCard:
-    """Take the identity card of an input again. Raises as `identify` does."""
-    place = archive.path
+    One at an address has the same card as long as it has the same size and ETag; without `is_listed`, a folder too as
+    long as it exists.
+    """
+    place, card = archive.path, archive.card
+    if isinstance(place, Address):
+        version = look_for(place)
+        return card if version == (card.bytes, card.etag) else version and identify(place, archive.index)
     with explain_read_errors(place):
-        if isinstance(place, Address) and find_version(place) == (archive.card.bytes, archive.card.etag):
-            return archive.card
-        card = identify(place, archive.index)
-        if isinstance(place, Path) and card != archive.card and card.kind == "folder":
-            return identify_contents(place)  # annotations: by their contents
-        return card
+        if not place.exists():
+            return None
+        now = identify(place, archive.index) if is_listed else card
+        is_other = now != card and now.kind == "folder"
+        return identify_contents(place) if is_other else now  # annotations: by their contents

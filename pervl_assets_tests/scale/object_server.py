@@ -9,6 +9,7 @@ def test_something(bucket: Bucket):
 import http.client
 import http.server
 import json
+import math
 import os
 import shutil
 import socket
@@ -41,6 +42,7 @@ class CountingProxy(http.server.ThreadingHTTPServer):
         sent: Bytes of the bodies of answers.
         log: Method, path and `Range` of every request.
         is_down: Cuts every connection without an answer while it is set.
+        left: Number of requests after which it is down.
         cut_next: Number of answers to come that are cut off in their middle.
     """
 
@@ -50,7 +52,7 @@ class CountingProxy(http.server.ThreadingHTTPServer):
     def __init__(self, port: int) -> None:
         super().__init__(("127.0.0.1", 0), _Pass)
         self.target, self.port = port, self.server_address[1]
-        self.is_down, self.cut_next = False, 0
+        self.is_down, self.left, self.cut_next = False, math.inf, 0
         self._lock = threading.Lock()
         self.reset()
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
@@ -67,6 +69,8 @@ class CountingProxy(http.server.ThreadingHTTPServer):
         with self._lock:
             self.requests[method] += 1
             self.log.append((method, path, span))
+            self.left -= 1
+            self.is_down |= self.left < 0
             is_cut = self.cut_next > 0 and method == "GET"
             self.cut_next -= is_cut
             return is_cut
@@ -237,6 +241,7 @@ def bucket(object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch, request
         monkeypatch.delenv(name)
     for name, value in object_server.env.items():
         monkeypatch.setenv(name, value)
-    object_server.proxy.is_down, object_server.proxy.cut_next = False, 0
-    object_server.proxy.reset()
+    proxy = object_server.proxy
+    proxy.is_down, proxy.left, proxy.cut_next = False, math.inf, 0
+    proxy.reset()
     return Bucket(object_server, f"s3://test-{time.monotonic_ns()}")
