@@ -1,0 +1,146 @@
+"""A Ray cluster in a namespace: the bytes of one machine, and what a lost node, an orphan and a lost head cost.
+
+Two nodes declare a GPU each, and encode on the processor. Data and Dagster's history are on a folder that all share.
+"""
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from pervl_assets_tests.scale.ray_cluster import CHUNK, Cluster
+from pervl_assets_tests.scale.servers import Namespace
+
+pytest.importorskip("dagster_ray", reason="needs the extra ray")
+pytestmark = [pytest.mark.scale, pytest.mark.timeout(900)]
+
+FEATURES = "assets/inversion/coco_image_features"
+SELECTION = 'key:"inversion/coco_image_features"'
+IMAGES = 110  # of the first shard of the demo data
+
+
+class World:
+    """A data folder with features that one process made, and the cluster that makes them again."""
+
+    def __init__(self, root: Path, namespace: Namespace) -> None:
+        self.root, self.namespace, self.cluster = root, namespace, Cluster(namespace, root / "cluster")
+        self.features = root / "data" / FEATURES
+        (root / "home").mkdir()
+
+    def command(self, *arguments: str, executor: str = "ray", **settings: str) -> tuple[list[object], dict[str, str]]:
+        """Return a command of `pervl` and its environment."""
+        env = {
+            **self.cluster.env,
+            "PERVL_PROFILE": "demo",
+            "PERVL_DATA": str(self.root / "data"),
+            "PERVL_FETCH": "off",
+            "PERVL_DEVICE": "cpu",
+            "PERVL_EXECUTOR": executor,
+            "DAGSTER_HOME": str(self.root / "home"),
+            "RAY_ADDRESS": "http://127.0.0.1:8265",
+            "DEEPFASHION2_PASSWORD": "Zq7-unmistakable",
+            **settings,
+        }
+        return [Path(shutil.which("python", path=env["PATH"])), "-m", "pervl_assets.cli", *arguments], env
+
+    def materialize(self, selection: str = SELECTION, *options: str, **settings: str) -> str:
+        """Materialize; return what was printed, which must have been a success."""
+        command, env = self.command("materialize", "--select", selection, *options, **settings)
+        done = self.namespace.run(*command, env=env, timeout=600)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def read_features(self) -> dict[str, bytes]:
+        """Return the bytes of every file of the features."""
+        return {file.name: file.read_bytes() for file in sorted(self.features.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def namespace():
+    with Namespace() as namespace:
+        yield namespace
+
+
+@pytest.fixture(scope="module")
+def world(namespace, tmp_path_factory):
+    """Features of one process, and a running cluster."""
+    # The paths of Ray's sockets must be short.
+    world = World(Path(tmp_path_factory.mktemp("ray")), namespace)
+    world.materialize(f"+{SELECTION}", executor="in_process")
+    world.expected = world.read_features()
+    world.head = world.cluster.start_head()
+    world.nodes = {name: world.cluster.start_node(name) for name in ("one", "two")}
+    return world
+
+
+@pytest.fixture
+def emptied(world):
+    """The world without the features of the first shard, and without a record of what was encoded."""
+    (world.features / "0-of-2.parquet").unlink()
+    world.cluster.log.unlink(missing_ok=True)
+    return world
+
+
+def test_two_nodes_make_the_bytes_of_one_process(world):
+    shutil.rmtree(world.features)
+    world.materialize(PERVL_DEVICES="2")
+    assert world.read_features() == world.expected
+    encoded = world.cluster.list_encoded()
+    assert sum(images for _, images in encoded) == 240
+    assert {node for node, _ in encoded} == {"one", "two"}
+
+
+def test_heavy_and_small_steps_of_one_run_and_no_secret_at_ray(world):
+    world.materialize('key:"inversion/coco_object_classes" or key:"inversion/coco_class_text_features"', "--force")
+    jobs = world.namespace.run("ray", "job", "list", env={**world.cluster.env, "RAY_ADDRESS": "http://127.0.0.1:8265"})
+    assert "inversion__coco_class_text_features" in jobs.stdout
+    assert "coco_object_classes" not in jobs.stdout
+    assert "PERVL_DEVICE" in jobs.stdout
+    assert "Zq7-unmistakable" not in jobs.stdout
+
+
+def start(world: World, log: Path):
+    command, env = world.command("materialize", "--select", SELECTION)
+    return world.namespace.start(*command, env=env, log=log)
+
+
+def replace_node(world: World, name: str) -> None:
+    del world.nodes[name]
+    new = f"{name}+"
+    world.nodes[new] = world.cluster.start_node(new)
+
+
+def test_a_lost_node_costs_its_unfinished_chunk(emptied, tmp_path):
+    process = start(emptied, log := tmp_path / "log")
+    lost = emptied.cluster.wait_for_batches(2)
+    emptied.nodes[lost].kill()
+    assert process.wait(500) == 0, log.read_text()
+    assert emptied.read_features() == emptied.expected
+    encoded = emptied.cluster.list_encoded()
+    assert len({node for node, _ in encoded}) == 2
+    assert IMAGES <= sum(images for _, images in encoded) <= IMAGES + CHUNK
+    replace_node(emptied, lost)
+
+
+def test_an_orphan_of_a_lost_raylet_damages_nothing(emptied, tmp_path):
+    process = start(emptied, log := tmp_path / "log")
+    lost = emptied.cluster.wait_for_batches(2)
+    emptied.nodes[lost].kill_raylet()
+    assert process.wait(500) == 0, log.read_text()
+    assert emptied.read_features() == emptied.expected
+    encoded = emptied.cluster.list_encoded()
+    assert IMAGES <= sum(images for _, images in encoded) <= IMAGES + CHUNK
+    replace_node(emptied, lost)
+
+
+def test_a_lost_head_fails_the_run_and_the_next_one_goes_on(emptied, tmp_path):
+    process = start(emptied, log := tmp_path / "log")
+    emptied.cluster.wait_for_batches(2)
+    emptied.head.kill()
+    began = time.monotonic()
+    assert process.wait(300) == 1
+    assert time.monotonic() - began < 180
+    assert "The cluster does not answer" in log.read_text()
+    emptied.materialize(executor="in_process")
+    assert emptied.read_features() == emptied.expected
