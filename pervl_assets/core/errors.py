@@ -74,7 +74,7 @@ class WriteError(PervlError):
 
 
 class BusyError(WriteError):
-    """Another run is at work on the same value."""
+    """Another run is at work on the same value, or has just written it."""
 
     is_temporary = True
 

@@ -99,10 +99,11 @@ def encode_images(
     stored, passport = FeaturesIOManager(data=workspace.data), model.describe(encoder)
     progress = EncodingReport(context.log.info, f"{key.to_user_string()} [{partition}]")
     with open_tree(source) if isinstance(source, FolderTree) else open_members(source) as members:
-        # Not before: a run that was given up may store its features until the work is locked.
+        wanted = _list_images(source, images, partition)
+        # Read last: a run that was given up may store its features until the work is locked.
         previous: Features | None = stored.read_previous(key, partition)
         features = encode_image_shard(
-            _list_images(source, images, partition),
+            wanted,
             members,
             passport,
             lambda: model.load(encoder),
