@@ -131,7 +131,8 @@ def follow(
             for record in connection.records:
                 entry = record.event_log_entry
                 message = entry.message
-                if message.startswith(WAITING):
+                is_retry = entry.is_dagster_event and entry.dagster_event_type == DagsterEventType.STEP_UP_FOR_RETRY
+                if is_retry or message.startswith(WAITING):
                     progress.console.print(f"[yellow]{escape(message)}[/]", highlight=False, soft_wrap=True)
                 elif not entry.is_dagster_event:
                     step = (entry.step_key or "").replace("__", "/")

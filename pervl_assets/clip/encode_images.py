@@ -33,8 +33,9 @@ from pervl_assets.clip.prepare_image import Decoded, decode_images
 from pervl_assets.clip.preprocessing import Preprocessing
 from pervl_assets.core.addresses import Place
 from pervl_assets.core.checks import MAX_QUARANTINED_SHARE, refuse_losses
+from pervl_assets.core.claims import Claim, claim_work, is_asked_for
 from pervl_assets.core.errors import PervlError, SchemaError, WriteError
-from pervl_assets.core.files import PARTIAL, Lock, hash_bytes
+from pervl_assets.core.files import PARTIAL, hash_bytes
 
 _BATCHES: Final = {"cpu": 32, "cuda": 64}
 """Images in one forward pass by device. More of them do not fit a CPU's caches: on two cores, ViT-B/32 in fp32 encodes
@@ -91,6 +92,7 @@ def encode_image_shard(
     chunk_size: int = CHUNK,
     workers: int | None = None,
     max_lost: float = MAX_QUARANTINED_SHARE,
+    claim: Claim | None = None,
     on_progress: Callable[[EncodeProgress], None] = lambda progress: None,
     on_saved: Callable[[Path], object] = lambda file: None,
 ) -> Features:
@@ -112,6 +114,7 @@ def encode_image_shard(
         chunk_size: Images in one chunk.
         workers: See `decode_images`; at most one where the CPU itself encodes.
         max_lost: Share of the images that may be quarantined or missing, 0 to 1.
+        claim: Who encodes, where a run that was given up may be at work; it stops at its next chunk.
         on_progress: Called after every batch.
         on_saved: Called with the file of every chunk that is encoded and saved.
 
@@ -123,7 +126,7 @@ def encode_image_shard(
         ArchiveError: None of the images is in the archive, more of them are lost than `max_lost`, or it cannot be read.
         WriteError: A chunk cannot be saved, or another run is encoding this shard.
     """
-    with _lock(work):
+    with _lock(work, claim) as stop_if_asked:
         names, present = dict(images), members.names
         members = select_members(members, {*names.values()}, f"{work.parent.name}/{work.name.removesuffix(PARTIAL)}")
         crc32s = {image_id: members.crc32(name) for image_id, name in names.items() if name in present}
@@ -135,8 +138,13 @@ def encode_image_shard(
         if pending := {file: chunk for file, chunk in chunks.items() if file not in finished}:
             encoder = _load_as_described(load_encoder, passport)
             meter = _Meter(len(names), len(names) - sum(map(len, pending.values())), on_progress)
+
+            def keep(file: Path) -> None:
+                on_saved(file)
+                stop_if_asked()
+
             _encode_chunks(
-                pending, names, members, encoder, batch_size or _BATCHES[passport.device], workers, meter, on_saved
+                pending, names, members, encoder, batch_size or _BATCHES[passport.device], workers, meter, keep
             )
         saved = map(read_features, chunks)  # one at a time in memory
         features = _assemble(list(names), passport, itertools.chain([kept], saved))
@@ -160,19 +168,23 @@ def _load_as_described(load_encoder: Callable[[], ImageEncoder], passport: Embed
 
 
 @contextlib.contextmanager
-def _lock(work: Path) -> Iterator[None]:
-    """Hold the lock of a shard. A folder in which nothing was stored is removed at the end."""
+def _lock(work: Path, claim: Claim | None = None) -> Iterator[Callable[[], None]]:
+    """Hold the lock of a shard, see `claim_work`. A folder in which nothing was stored is removed at the end."""
     try:
-        with Lock(work.with_name(f"{work.name}.lock"), f"encoding {work.name.removesuffix(PARTIAL)}"):
-            yield
+        with claim_work(_locate_lock(work), f"encoding {work.name.removesuffix(PARTIAL)}", claim) as stop_if_asked:
+            yield stop_if_asked
     finally:
         with contextlib.suppress(OSError):
             work.parent.rmdir()
 
 
+def _locate_lock(work: Path) -> Path:
+    return work.with_name(f"{work.name}.lock")
+
+
 def clear_chunks(work: Path) -> None:
-    """Remove the work folder of a shard whose result is stored, unless another run is encoding that shard."""
-    if work.is_dir():
+    """Remove the work folder of a shard whose result is stored, unless another run encodes it or is about to."""
+    if work.is_dir() and not is_asked_for(_locate_lock(work)):
         with contextlib.suppress(WriteError), _lock(work):
             shutil.rmtree(work, ignore_errors=True)
 

@@ -1,6 +1,7 @@
 """The project's exceptions, and how many names fit into one message."""
 
 from collections.abc import Collection, Iterable
+from typing import ClassVar
 
 from pervl_assets.core.text import escape_terminal
 
@@ -16,7 +17,12 @@ class PervlError(Exception):
         problem: What is wrong and where, with counts.
         advice: What to do next.
         details: Further lines, e.g. the names concerned.
+
+    Attributes:
+        is_temporary: Whether the same step may succeed later, with nothing changed by anyone.
     """
+
+    is_temporary: ClassVar[bool] = False
 
     def __init__(self, problem: str, *, advice: str, details: Iterable[str] = ()) -> None:
         self.problem = escape_terminal(problem)
@@ -65,6 +71,18 @@ class CheckpointError(PervlError):
 
 class WriteError(PervlError):
     """Results cannot be written: no permission, no space left, or another run is writing them."""
+
+
+class BusyError(WriteError):
+    """Another run is at work on the same value, or has just written it."""
+
+    is_temporary = True
+
+
+class LostProcessError(PervlError):
+    """A worker process ended before its work was done."""
+
+    is_temporary = True
 
 
 def name_some(names: Collection[object], shown: int = _SHOWN) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 from pervl_assets.core.addresses import Place
-from pervl_assets.core.errors import ArchiveError, PervlError, WriteError
+from pervl_assets.core.errors import ArchiveError, BusyError, PervlError, WriteError
 from pervl_assets.core.system_errors import describe_system_error
 from pervl_assets.core.workers import is_running
 
@@ -118,7 +118,8 @@ class Lock:
         is_held: Whether the file system has locks.
 
     Raises:
-        WriteError: Another run holds the lock, or the file cannot be created.
+        BusyError: Another run holds the lock.
+        WriteError: The file cannot be created.
     """
 
     _warned: ClassVar[set[int]] = set()
@@ -135,7 +136,7 @@ class Lock:
                     continue
                 if not self._take(wait=_READER_SECONDS):
                     self.release()
-                    raise WriteError(f"Another run is {work} right now.", advice="Wait for it to end, or stop it.")
+                    raise BusyError(f"Another run is {work} right now.", advice="Wait for it to end, or stop it.")
                 with contextlib.suppress(FileNotFoundError):
                     if os.path.samestat(os.fstat(self._file), path.stat()):
                         return
@@ -174,6 +175,12 @@ class Lock:
         with explain_write_errors(self.path):
             while data:
                 data = data[os.write(self._file, data) :]
+
+    def rewrite(self, data: bytes) -> None:
+        """Replace the content of the locked file. Raises as `write` does."""
+        with explain_write_errors(self.path):
+            os.ftruncate(self._file, 0)
+        self.write(data)
 
     def release(self) -> None:
         """Release the lock; harmless if it is released already."""

@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.queues import SimpleQueue
 from typing import Any, Final, TypeVar
 
-from pervl_assets.core.errors import PervlError
+from pervl_assets.core.errors import LostProcessError
 from pervl_assets.core.signals import hold_interrupts
 
 _INLINE: Final = 64
@@ -44,7 +44,7 @@ def map_in_processes(
         group: Number of items sent together.
 
     Raises:
-        PervlError: A worker process ended before its work.
+        LostProcessError: A worker process ended before its work.
     """
     if workers == 0 or len(items) <= _INLINE:
         yield from map(function, items)
@@ -64,7 +64,7 @@ def map_in_processes(
         while waiting:
             yield from waiting.popleft().result()
     except BrokenProcessPool as error:
-        raise PervlError(
+        raise LostProcessError(
             "A worker process ended before its work was done; the system may have run out of memory.",
             advice="Run again: finished work is kept. If it happens again, free memory or set fewer worker processes.",
         ) from error

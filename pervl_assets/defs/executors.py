@@ -24,6 +24,7 @@ from pervl_assets.defs.placement import HEAVY
 from pervl_assets.defs.pools import in_process_executor
 from pervl_assets.io_managers.metadata import show_errors
 from pervl_assets.settings import Settings, get_variable
+from pervl_assets.storage import open_store
 
 _PRELOADED: Final = ["pervl_assets.definitions"]
 _LOCAL: Final = {
@@ -50,7 +51,7 @@ def build_executor(settings: Settings) -> dg.ExecutorDefinition:
     return dg.ExecutorDefinition(
         settings.executor,
         plain.config_schema,
-        executor_creation_fn=lambda context: _Executor(context, create),
+        executor_creation_fn=lambda context: _Executor(context, create, str(settings.data)),
         requirements=dg.multiprocess_executor.get_requirements,
         description="Send heavy steps to other machines, and execute the others on the machine of the run.",
     )
@@ -127,6 +128,7 @@ class _Executor(dg.Executor):
 
     context: dg.InitExecutorContext
     create: Callable[[dg.InitExecutorContext], Any]
+    data: str
 
     @property
     def _local(self) -> Any:
@@ -148,6 +150,7 @@ class _Executor(dg.Executor):
             yield from self._local.execute(plan_context, execution_plan)
             return
         with show_errors():
+            open_store(self.data).check_sharing()
             executor = self.create(self.context)
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             executor._step_handler = _StepHandler(executor._step_handler, threads)

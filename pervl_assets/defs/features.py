@@ -15,7 +15,7 @@ from pervl_assets.clip.encoder import PROMPT
 from pervl_assets.clip.features import Features, list_feature_columns, update_names
 from pervl_assets.defs.checks import to_check_result
 from pervl_assets.defs.metadata import OWNERS
-from pervl_assets.defs.placement import GPU_POOL
+from pervl_assets.defs.placement import GPU_POOL, claim_step
 from pervl_assets.defs.raw import RAW
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.steps import AS_PUBLISHED, record_step
@@ -96,20 +96,23 @@ def encode_images(
     """
     key, partition = context.asset_key, context.partition_key
     encoder, model = find_encoder(key), _choose_clip(clip, key)
-    stored = FeaturesIOManager(data=workspace.data)
-    previous: Features | None = stored.read_previous(key, partition)
+    stored, passport = FeaturesIOManager(data=workspace.data), model.describe(encoder)
     progress = EncodingReport(context.log.info, f"{key.to_user_string()} [{partition}]")
     with open_tree(source) if isinstance(source, FolderTree) else open_members(source) as members:
+        wanted = _list_images(source, images, partition)
+        # Read last: a run that was given up may store its features until the work is locked.
+        previous: Features | None = stored.read_previous(key, partition)
         features = encode_image_shard(
-            _list_images(source, images, partition),
+            wanted,
             members,
-            model.describe(encoder),
+            passport,
             lambda: model.load(encoder),
             stored.resume_work(key, partition),
             previous=previous,
             batch_size=clip.batch_size,
             workers=workspace.workers,
             max_lost=workspace.max_quarantined_share,
+            claim=claim_step(context),
             on_progress=progress,
             on_saved=stored.store.push_file,
         )

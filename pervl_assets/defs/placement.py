@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import dagster as dg
 
+from pervl_assets.core.claims import Claim
 from pervl_assets.dagster_private import change_op
 
 HEAVY: Final = "pervl/heavy"
@@ -83,3 +84,17 @@ def place_assets(assets: Iterable[dg.AssetsDefinition], device: str, executor: s
         return change_op(asset, ops[op])
 
     return [place(asset) for asset in assets]
+
+
+def claim_step(context: dg.AssetExecutionContext) -> Claim:
+    """Return the claim of a step. It may take over from an earlier attempt of itself, and from a run that is over."""
+    run_id, attempt, instance = context.run_id, context.retry_number, context.instance
+
+    def was_given_up(holder: str) -> bool:
+        other, _, number = holder.partition("/")
+        if other == run_id:
+            return number.isdecimal() and int(number) < attempt
+        run = instance.get_run_by_id(other)
+        return run is not None and run.is_finished
+
+    return Claim(f"{run_id}/{attempt}", was_given_up)

@@ -20,7 +20,8 @@ class Materialized:
         asset: Its key as text.
         partition: Its partition, if it has any.
         metadata: Metadata of the materialization.
-        seconds: Time its step took; for a step that makes several partitions, the whole step's.
+        seconds: Time its step took, from its first attempt on; for a step that makes several partitions, the whole
+            step's.
     """
 
     asset: str
@@ -131,6 +132,7 @@ def read_run_result(instance: DagsterInstance, run_id: str) -> RunResult:
         DagsterEventType.ASSET_MATERIALIZATION,
         DagsterEventType.ASSET_CHECK_EVALUATION,
         DagsterEventType.STEP_FAILURE,
+        DagsterEventType.STEP_UP_FOR_RETRY,
         DagsterEventType.RUN_FAILURE,
         DagsterEventType.RUN_CANCELED,
         DagsterEventType.RUN_SUCCESS,
@@ -165,7 +167,7 @@ def read_materialization(event: dg.DagsterEvent) -> Materialized:
 
 
 def read_finding(event: dg.DagsterEvent) -> Finding | None:
-    """Return the finding of a check that did not pass or a step that failed; None for other events."""
+    """Return the finding of a check that did not pass, or a step that failed or is tried again; None for others."""
     if event.event_type == DagsterEventType.ASSET_CHECK_EVALUATION:
         check = event.asset_check_evaluation_data
         if check.passed:
@@ -173,6 +175,10 @@ def read_finding(event: dg.DagsterEvent) -> Finding | None:
         severity: Severity = "error" if check.severity == dg.AssetCheckSeverity.ERROR else "warning"
         text = f"{check.check_name}: {unescape_markdown(check.description or 'did not pass')}"
         return Finding(check.asset_key.to_user_string(), severity, text)
+    if event.event_type == DagsterEventType.STEP_UP_FOR_RETRY:
+        message = explain_failure(event.step_retry_data.error)
+        text = f"an attempt failed: {message}"
+        return Finding((event.step_key or "").replace("__", "/"), "warning", text)
     if event.event_type == DagsterEventType.STEP_FAILURE:
         message = explain_failure(event.step_failure_data.error)
         return None if message is None else Finding((event.step_key or "").replace("__", "/"), "error", message)
@@ -193,4 +199,6 @@ def explain_failure(error: Any) -> str | None:
         error = error.cause
     if error.cls_name == "DagsterExecutionInterruptedError":
         return "interrupted"
+    if error.cls_name == "ChildProcessCrashException":
+        return "its process ended; the system may have run out of memory"
     return None if error.cls_name == "DagsterAssetCheckFailedError" else str(error.message).strip()

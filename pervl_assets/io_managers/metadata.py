@@ -53,8 +53,11 @@ def _show(cell: object) -> str:
 
 
 def make_failure(error: PervlError, **metadata: Any) -> dg.Failure:
-    """Return an error as Dagster's `Failure`, which has its name: problem, counts and advice, line by line."""
-    return name_failure(type(error).__name__)(str(error), metadata)
+    """Return an error as Dagster's `Failure`, which has its name: problem, counts and advice, line by line.
+
+    A step with a retry policy is tried again only if that can help.
+    """
+    return name_failure(type(error).__name__)(str(error), metadata, allow_retries=error.is_temporary)
 
 
 @contextmanager

@@ -1,17 +1,29 @@
 """The store of a data root that is a folder: values are where they are written, and nothing is moved."""
 
 import os
+import platform
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pervl_assets.archives.inputs import list_folder
-from pervl_assets.core.files import VerifyResult, hash_bytes
+from pervl_assets.core.errors import PervlError
+from pervl_assets.core.files import PARTIAL, Lock, VerifyResult, hash_bytes
 from pervl_assets.storage.store import Listing, Store, StoredFile
 
 
 class FolderStore(Store):
     """Keeps values in a folder. Two runs are kept apart by the locks of those who write."""
+
+    def check_sharing(self) -> None:
+        """Check that the file system has locks."""
+        lock = Lock(self.folder / f"{PARTIAL}-locks-{platform.node()}-{os.getpid()}", "looking for locks")
+        with lock:
+            if not lock.is_held:
+                raise PervlError(
+                    f"The file system of {self.folder} has no locks, so machines that share it cannot be kept apart.",
+                    advice="Mount it with locks (NFS 4 has them), or set PERVL_DATA to a bucket.",
+                )
 
     def show(self, path: Path) -> str:
         """Return the path."""

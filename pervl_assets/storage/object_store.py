@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pervl_assets.core.addresses import Address, explain_address_errors, open_address
-from pervl_assets.core.errors import AddressError, SchemaError, WriteError
+from pervl_assets.core.errors import AddressError, BusyError, SchemaError, WriteError
 from pervl_assets.core.files import PARTIAL, VerifyResult, explain_write_errors, hash_file, is_whole, make_folder
 from pervl_assets.core.workers import map_in_threads
 from pervl_assets.storage.store import Listing, Store, StoredFile
@@ -82,6 +82,9 @@ class ObjectStore(Store):
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
         bucket, path = open_address(self._address)
         return bucket, f"{path}/" if path else ""
+
+    def check_sharing(self) -> None:
+        """Check nothing: every manifest is put on a condition."""
 
     def show(self, path: Path) -> str:
         """Return the address of a path."""
@@ -183,7 +186,7 @@ class ObjectStore(Store):
         """Replace the value that was seen, or make it if none was.
 
         Raises:
-            WriteError: It is another one now.
+            BusyError: It is another one now.
         """
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
@@ -198,7 +201,7 @@ class ObjectStore(Store):
                 meta: Any = {**put, "size": staged.stat().st_size}
                 return meta  # type: ignore[no-any-return]
         if (found := self._find_equal(name, sha256)) is None:
-            raise WriteError(
+            raise BusyError(
                 f"Another run has written {self._address}/{name} since this one began.",
                 advice="Its value stays, and that of this run is dropped. Run again.",
             )

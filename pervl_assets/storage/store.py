@@ -57,6 +57,14 @@ class Store(ABC):
         return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else str(path)
 
     @abstractmethod
+    def check_sharing(self) -> None:
+        """Check that processes of several machines can work here at the same time.
+
+        Raises:
+            PervlError: They could not be kept apart.
+        """
+
+    @abstractmethod
     def show(self, path: Path) -> str:
         """Return where a path is kept, for people."""
 

@@ -19,7 +19,8 @@ from pervl_assets.clip.encode_images import _lock, clear_chunks, encode_image_sh
 from pervl_assets.clip.encoder import describe_encoder
 from pervl_assets.clip.prepare_image import prepare_image
 from pervl_assets.clip.preprocessing import Preprocessing
-from pervl_assets.core.errors import ArchiveError, PervlError, WriteError
+from pervl_assets.core.claims import Claim
+from pervl_assets.core.errors import ArchiveError, BusyError, PervlError, WriteError
 from pervl_assets.inversion.sources import locate_image
 from pervl_assets_tests.core.samples import write_zip
 from pervl_assets_tests.inversion.kit import FakeEncoder, draw_jpeg, make_passport, write_coco
@@ -321,6 +322,72 @@ def test_a_killed_run_is_taken_up_and_its_workers_end(tmp_path, work):
     assert encoder.images == 100 - 3 * 16
     clear_chunks(work)
     assert resumed.hash() == resume()[0].hash()
+
+
+GIVEN_UP = """
+import sys, time
+from pathlib import Path
+from pervl_assets.archives.inputs import RawArchive, identify
+from pervl_assets.archives.members import open_members
+from pervl_assets.clip.encode_images import encode_image_shard
+from pervl_assets.core.claims import Claim
+from pervl_assets.core.errors import PervlError
+from pervl_assets.inversion.sources import locate_image
+from pervl_assets_tests.inversion.kit import FakeEncoder
+
+class Slow(FakeEncoder):
+    def encode_images(self, images):
+        time.sleep(0.2)
+        return super().encode_images(images)
+
+if __name__ == "__main__":
+    archive, work = Path(sys.argv[1]), Path(sys.argv[2])
+    encoder, ids = Slow(), sys.argv[3].split(",")
+    members = open_members(RawArchive(archive, identify(archive)))
+    images, claim = [(image_id, locate_image(image_id)) for image_id in ids], Claim("run/0", lambda holder: False)
+    try:
+        encode_image_shard(images, members, encoder.passport, lambda: encoder, work,
+                           batch_size=2, chunk_size=4, workers=0, claim=claim)
+    except PervlError as error:
+        print(encoder.images, error)
+"""
+
+
+def test_a_process_that_was_given_up_stops_at_its_next_chunk_and_nothing_is_encoded_twice(tmp_path, coco, work):
+    (tmp_path / "given_up.py").write_text(GIVEN_UP)
+    run = subprocess.Popen(
+        [sys.executable, str(tmp_path / "given_up.py"), str(coco.path), str(work), ",".join(IDS)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    wait_until(lambda: len([*work.glob("*.parquet")]) >= 2)
+    sizes, asked = {"batch_size": 2, "chunk_size": 4}, []
+    with pytest.raises(BusyError, match="Another run is encoding"):  # one that lives is not asked
+        encode(coco, work, claim=Claim("other/0", lambda holder: bool(asked.append(holder))), **sizes)
+    with pytest.raises(BusyError):  # nor is any by one without a claim
+        encode(coco, work, **sizes)
+    features, encoder = encode(coco, work, claim=Claim("run/1", lambda holder: holder == "run/0"), **sizes)
+    text, _ = run.communicate(timeout=60)
+    assert (run.returncode, asked) == (0, ["run/0"])
+    before, _, reason = text.partition(" ")
+    assert "was given up" in reason
+    assert 8 <= int(before) < len(IDS)
+    assert encoder.images == len(IDS) - int(before)
+    clear_chunks(work)
+    assert [path.name for path in work.parent.glob("shard*")] == []
+    assert features.hash() == encode(coco, work, **sizes)[0].hash()
+
+
+def test_a_request_stops_whom_it_names_and_nobody_later(coco, work):
+    request, claim = work.with_name(f"{work.name}.lock-request"), Claim("run/0", lambda holder: False)
+    with pytest.raises(PervlError, match="goes on with encoding shard"):
+        encode(coco, work, claim=claim, on_saved=lambda file: request.write_text("run/0"))
+    clear_chunks(work)  # a successor needs them
+    assert len([*work.glob("*.parquet")]) == 1
+    other = Claim("run/1", lambda holder: False)
+    _, encoder = encode(coco, work, claim=other, on_saved=lambda file: request.write_text("run/0"))
+    assert encoder.images == len(IDS) - 8
 
 
 def wait_until(holds, seconds=60):

@@ -1,7 +1,10 @@
 """Remote executors: what goes out, what travels with it, and what is said where a cluster does not answer."""
 
 import base64
+import errno
+import fcntl
 import json
+import os
 import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +41,7 @@ def heavy() -> None: ...
 
 
 def make_job(*ops) -> dg.JobDefinition:
-    settings = Settings(executor="ray", device="cuda", data="/data/fluffy")
+    settings = Settings(executor="ray", device="cuda", data=os.environ["DAGSTER_HOME"])
     return dg.GraphDefinition("job", node_defs=ops).to_job(executor_def=executors.build_executor(settings))
 
 
@@ -55,6 +58,7 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("DAGSTER_STEP_DELEGATING_EXECUTOR_SLEEP_SECONDS", "0.01")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
         yield instance
 
 
@@ -78,6 +82,13 @@ def test_a_device_that_each_machine_would_choose_is_refused():
 
 def test_a_run_of_small_steps_needs_no_cluster(home):
     assert execute(home, find_small_job) == []
+
+
+def test_a_folder_without_locks_is_not_shared(home, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "no locks")))
+    (text,) = execute(home, find_heavy_job)
+    assert f"The file system of {os.environ['DAGSTER_HOME']} has no locks" in text
+    assert "set PERVL_DATA to a bucket" in text
 
 
 def test_without_address_or_package_the_error_names_the_command(home, monkeypatch):

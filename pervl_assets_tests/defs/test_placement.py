@@ -1,12 +1,13 @@
 """Tags and retries of heavy steps follow the settings."""
 
 import json
+from types import SimpleNamespace
 
 import dagster as dg
 import pytest
 
 from pervl_assets.definitions import build_definitions
-from pervl_assets.defs.placement import GPU_POOL, HEAVY
+from pervl_assets.defs.placement import GPU_POOL, HEAVY, claim_step
 from pervl_assets.testing.runs import make_settings
 
 TREES = {"ytvos/fsl_seg", "ytvos/retrieval_set", "ytvos/imagefolder_view", "deep_fashion/personalized"}
@@ -54,3 +55,16 @@ def test_everything_else_of_a_placed_asset_is_as_it_was(tmp_path):
     }
     encoding = {graph.get(one).assets_def.node_def for one in graph.materializable_asset_keys}
     assert len([op for op in encoding if op.name == "encode_images"]) == 1
+
+
+def test_a_step_takes_over_from_its_earlier_attempts_and_from_runs_that_are_over(instance):
+    job = dg.GraphDefinition("nothing").to_job()
+    over, live, own = (
+        instance.create_run_for_job(job, status=dg.DagsterRunStatus[status]).run_id
+        for status in ("FAILURE", "STARTED", "STARTED")
+    )
+    claim = claim_step(SimpleNamespace(run_id=own, retry_number=1, instance=instance))
+    assert claim.name == f"{own}/1"
+    given_up = [f"{own}/0", f"{over}/0", f"{over}/3"]
+    others = [f"{own}/1", f"{own}/2", own, f"{live}/0", "deleted/0", "rubbish", ""]
+    assert [name for name in [*given_up, *others] if claim.was_given_up(name)] == given_up
