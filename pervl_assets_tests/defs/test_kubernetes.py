@@ -174,7 +174,7 @@ def list_errors(events):
     [
         ("inversion/coco_image_features", "0-of-2", "cuda", 1),
         ("inversion/coco_image_features", "0-of-2", "cpu", 0),
-        ("ytvos/fsl_seg", "test", "cuda", 0),
+        ("ytvos/retrieval_set", "test", "cuda", 0),
         ("training/set_encoder", "1", "cuda", 1),
     ],
 )
