@@ -1,5 +1,6 @@
 """`pervl verify` by kind of value: missing, changed and extra files, and values that are not materialized."""
 
+import functools
 import json
 import os
 import platform
@@ -31,8 +32,14 @@ NAMES = f"{RAW}/txt_for_training/obj_names_only.npy"
 CARD = "assets/raw/coco_train2014.json"
 
 
+@functools.cache
+def define() -> dg.Definitions:
+    """Return the graph, which is the same for every data folder."""
+    return build_definitions(make_settings(Path("nowhere")))
+
+
 def verify(data: Path) -> dict[str, VerifyResult]:
-    return dict(verify_values(build_definitions(make_settings(data)), data))
+    return dict(verify_values(define(), data))
 
 
 def find_differences(data: Path) -> dict[str, VerifyResult]:

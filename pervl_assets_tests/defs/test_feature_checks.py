@@ -42,9 +42,16 @@ def small_world(synthetic_raw, tmp_path_factory) -> World:
     return World(data, results)
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("own")
+
+
 @pytest.fixture
-def own_data(small_world, tmp_path) -> Path:
-    return small_world.copy_to(tmp_path / "data")
+def own_data(small_world, place) -> Path:
+    """A copy of the small world, for every test at the same place: the job, which knows it, is resolved once."""
+    shutil.rmtree(place / "data", ignore_errors=True)
+    return small_world.copy_to(place / "data")
 
 
 @pytest.fixture
@@ -75,7 +82,7 @@ def other_weights(tmp_path_factory) -> Path:
     return path
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)
 def resolve_job(settings) -> dg.JobDefinition:
     """Return the job of all assets and checks."""
     return build_definitions(settings).resolve_implicit_global_asset_job_def()

@@ -1,12 +1,16 @@
+import shutil
 import zipfile
+from dataclasses import replace
 
 import dagster as dg
 import pytest
 
+from pervl_assets import demo
 from pervl_assets.core.errors import ArchiveError
 from pervl_assets.defs.raw import list_specs
 from pervl_assets.defs.resources import ANNOTATIONS, Workspace
 from pervl_assets.demo import DEMO_PASSWORD, draw_raw
+from pervl_assets.demo.builder import find_builders
 from pervl_assets.testing.runs import explain, list_checks, make_settings
 
 ARCHIVES = {
@@ -73,19 +77,31 @@ def test_annotations_that_lack_files_name_them(materialize, tmp_path):
     assert "11 of 11 annotation files are not in" in explain(result)
 
 
+@pytest.fixture
+def draws_copies(synthetic_raw, monkeypatch) -> None:
+    """Lets `draw_raw` copy what was drawn before."""
+
+    def copy(raw):
+        return replace(raw, draw=lambda target, seed: shutil.copy(synthetic_raw / raw.file, target))
+
+    copying = [replace(one, raw={name: copy(raw) for name, raw in one.raw.items()}) for one in find_builders()]
+    monkeypatch.setattr(demo, "find_builders", lambda: copying)
+
+
 @pytest.mark.parametrize("name", ARCHIVES)
+@pytest.mark.usefixtures("draws_copies")
 def test_the_full_profile_refuses_what_was_drawn_for_the_demo(tmp_path, name, monkeypatch):
     draw_raw(name, tmp_path)
     (spec,) = [spec for spec in list_specs() if spec.name == name]
-    demo, full = (
+    own, full = (
         Workspace.from_settings(make_settings(tmp_path, profile=profile, fetch="off")) for profile in ("demo", "full")
     )
-    assert demo.find_raw(spec).path == tmp_path / ARCHIVES[name]
+    assert own.find_raw(spec).path == tmp_path / ARCHIVES[name]
     with pytest.raises(ArchiveError, match=f"{ARCHIVES[name]} is synthetic") as raised:
         full.find_raw(spec)
     assert "Set PERVL_DATA" in raised.value.advice
     monkeypatch.setenv("DEEPFASHION2_PASSWORD", "official")
-    assert demo.read_password(spec) == (DEMO_PASSWORD if spec.password_variable else None)
+    assert own.read_password(spec) == (DEMO_PASSWORD if spec.password_variable else None)
     (tmp_path / ARCHIVES[name]).write_bytes(b"PK\5\6" + bytes(18))  # the official one, in the same place
     assert full.find_raw(spec).card.bytes == 22
-    assert demo.read_password(spec) == ("official" if spec.password_variable else None)
+    assert own.read_password(spec) == ("official" if spec.password_variable else None)

@@ -1,6 +1,7 @@
 """The release of the demo data: found in the graph, complete or in part, read by mlcroissant, verified."""
 
 import fnmatch
+import functools
 import json
 from collections import Counter
 from pathlib import Path
@@ -55,8 +56,14 @@ def read_croissant(world: World) -> dict:
     return json.loads((world.data / "croissant.json").read_text())
 
 
+@functools.cache
+def define() -> dg.Definitions:
+    """Return the graph, which is the same for every data folder."""
+    return build_definitions(make_settings(Path("nowhere")))
+
+
 def verify_all(data: Path) -> dict[str, VerifyResult]:
-    return dict(verify_values(build_definitions(make_settings(data)), data))
+    return dict(verify_values(define(), data))
 
 
 def evaluate(data: Path) -> dict[str, dg.AssetCheckResult]:
@@ -70,17 +77,16 @@ def get_whole_check(world: World) -> dg.AssetCheckEvaluation:
     return list_checks(*world.results)[f"release/croissant:{WHOLE}"]
 
 
-def test_everything_but_the_raw_inputs_is_published(tmp_path):
-    defs = build_definitions(make_settings(tmp_path))
+def test_everything_but_the_raw_inputs_is_published():
+    defs = define()
     keys = defs.resolve_asset_graph().materializable_asset_keys
     found = {value.key for value in find_published(defs.assets)} - {CROISSANT_KEY}
     assert found == {key for key in keys if key.path[0] not in ("raw", "release")}
     assert defs.resolve_asset_graph().get(CROISSANT_KEY).parent_keys == found
 
 
-def test_sources_of_an_asset_are_its_raw_inputs(tmp_path):
-    graph = build_definitions(make_settings(tmp_path))
-    sources = {value.name: value.sources for value in find_published(graph.assets)}
+def test_sources_of_an_asset_are_its_raw_inputs():
+    sources = {value.name: value.sources for value in find_published(define().assets)}
     assert sources["deep_fashion/polar_view"] == ("deep_fashion2_train", "pervl_annotations")
     assert sources["inversion/coco_image_features"] == ("coco_svo_triplets", "coco_train2014")
     assert sources["palavra/openimages_map"] == ("coco_svo_triplets", "openimages_class_descriptions")
@@ -209,9 +215,7 @@ def test_results_not_materialized_are_left_out_and_named(partial):
     assert not missing.passed
     assert missing.severity == dg.AssetCheckSeverity.WARN
     settings = make_settings(partial.data)
-    absent = collect_release(
-        find_published(build_definitions(settings).assets), Workspace.from_settings(settings)
-    ).absent
+    absent = collect_release(find_published(define().assets), Workspace.from_settings(settings)).absent
     assert {"inversion/coco_image_features [1-of-2]", "ytvos/captions", "evaluation/results"} <= set(absent)
     assert missing.description.startswith(f"{len(absent)} results are not materialized and left out: evaluation/")
     description = read_croissant(partial)
@@ -226,7 +230,7 @@ def test_a_removed_file_is_left_out(made_world, tmp_path):
     (data / "inversion_model_train_data/txt_for_training/obj_names_only.npy").unlink()
     (data / "views/polar").rename(tmp_path / "elsewhere")
     settings = make_settings(data)
-    release = collect_release(find_published(build_definitions(settings).assets), Workspace.from_settings(settings))
+    release = collect_release(find_published(define().assets), Workspace.from_settings(settings))
     assert {"palavra/object_names", "deep_fashion/polar_view"} <= set(release.absent)
 
 
