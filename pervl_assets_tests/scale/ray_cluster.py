@@ -20,7 +20,7 @@ CHUNK = 32
 """Images in a chunk: those of one batch, so that vectors are those of larger chunks."""
 
 SECONDS = 2.0
-"""Pause after every batch."""
+"""Pause before every batch, unless `Cluster.slow_down` says another one."""
 
 LOG, NODE = "ENCODED_LOG", "ENCODED_BY"
 
@@ -104,6 +104,10 @@ class Cluster:
         (raylet,) = [pid for pid in self._namespace.find("raylet/raylet", "--raylet_socket_name") if pid in processes]
         return Node(name, processes, raylet)
 
+    def slow_down(self, name: str, seconds: float) -> None:
+        """Let a node pause for so long before every batch."""
+        self.log.with_name(name).write_text(str(seconds))
+
     def list_encoded(self) -> list[tuple[str, int]]:
         """Return node and number of images of every batch, in order."""
         lines = self.log.read_text().splitlines() if self.log.exists() else []
@@ -126,11 +130,12 @@ def main() -> None:
     encode = encoder.ClipEncoder.encode_images
 
     def encode_slowly(self, images):
-        vectors = encode(self, images)
-        time.sleep(SECONDS)
-        with Path(os.environ[LOG]).open("a") as log:
-            log.write(f"{os.environ.get(NODE, 'here')} {len(images)}\n")
-        return vectors
+        node, log = os.environ[NODE], Path(os.environ[LOG])
+        pause = log.with_name(node)
+        time.sleep(float(pause.read_text()) if pause.exists() else SECONDS)
+        with log.open("a") as lines:
+            lines.write(f"{node} {len(images)}\n")
+        return encode(self, images)
 
     encoder.ClipEncoder.encode_images = encode_slowly
     runpy.run_module("dagster", run_name="__main__")
