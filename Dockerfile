@@ -1,7 +1,11 @@
-# One image for everything: code server, web server, daemon, runs and steps. docs/scale.md tells how it is used.
-#   CPU:   docker build --tag pervl .
-#   CUDA:  docker build --build-arg TORCH_INDEX=https://pypi.org/simple --tag pervl:cuda .
-#   demo:  docker run --rm --init pervl
+# One image for everything. docs/scale.md tells how it is used in Kubernetes.
+#   CPU:          docker build --tag pervl .
+#   CUDA:         docker build --build-arg TORCH_INDEX=https://pypi.org/simple --tag pervl:cuda .
+#   demo:         docker run --rm --init pervl
+#   code server:  docker run --init pervl dagster api grpc --host 0.0.0.0 --port 4266 -m pervl_assets.definitions
+#   web server:   docker run --init pervl dagster-webserver --host 0.0.0.0 --port 3000 --workspace workspace.yaml
+#   daemon:       docker run --init pervl dagster-daemon run --workspace workspace.yaml
+# Variables (`--env PERVL_DATA=…`), dagster.yaml and workspace.yaml are given to each of them; the image holds none.
 ARG PYTHON=3.11
 
 FROM python:${PYTHON}-slim AS wheel

@@ -88,7 +88,7 @@ def render_context(deployment: Any) -> dict[str, Any]:
     return {
         "k8s": {
             "image_pull_policy": deployment["image"]["pullPolicy"],
-            "env_config_maps": [f"dagster-{deployment['name']}-user-env"],
+            "env_config_maps": [f"dagster-dagster-user-deployments-{deployment['name']}-user-env"],
             "env_secrets": [one["name"] for one in deployment["envSecrets"]],
             "volume_mounts": deployment["volumeMounts"],
             "volumes": deployment["volumes"],

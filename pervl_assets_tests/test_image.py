@@ -1,5 +1,6 @@
 """`Dockerfile`: read and checked line by line, since no image is built here; and what is sent to its build."""
 
+import importlib.metadata
 import re
 import shlex
 import subprocess
@@ -7,6 +8,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from dagster._cli.api import grpc_command
+from dagster._daemon.cli import run_command
+from dagster_webserver.cli import dagster_webserver
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "Dockerfile").read_text()
@@ -75,3 +79,15 @@ def test_its_extras_exist():
     (extras,) = (rest.partition("=")[2].split(",") for name, rest in STEPS if name == "ARG" and "EXTRAS" in rest)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert {*extras, "ray"} <= set(project["optional-dependencies"])
+
+
+def test_the_programs_that_it_names_have_these_options():
+    """Code server, web server and daemon are other commands of the same image."""
+    commands = [shlex.split(line) for line in re.findall(r"docker run .*?pervl (\S.*)$", TEXT, re.MULTILINE)]
+    assert [words[0] for words in commands] == ["dagster", "dagster-webserver", "dagster-daemon"]
+    for name, *words in commands:
+        (entry,) = importlib.metadata.entry_points(group="console_scripts", name=name)
+        command = {"dagster": grpc_command, "dagster-daemon": run_command}.get(name) or dagster_webserver
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert entry.load()
+        assert {word for word in words if word.startswith("--")} <= options

@@ -56,7 +56,10 @@ class PodHandler(K8sStepHandler):
         found = super().check_step_health(step_handler_context)
         name = self._get_k8s_step_job_name(step_handler_context)
         namespace = self._get_container_context(step_handler_context).namespace
-        pods = self._api_client.get_pods_in_job(name, namespace)
+        try:
+            pods = self._api_client.get_pods_in_job(name, namespace)
+        except kubernetes.client.ApiException:  # a service account may be allowed to see jobs, and no pods
+            return found
         if not found.is_healthy:
             return found._replace(unhealthy_reason=f"{found.unhealthy_reason} Why: {_explain_end(pods)}")
         if pods and (text := _explain_wait(pods[-1])) and text != self._waiting.get(name):

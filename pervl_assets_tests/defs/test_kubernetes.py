@@ -78,7 +78,8 @@ class Cluster:
     """Kubernetes' API. A job fails with the next pod of `lost`; else it is executed here, after the pods of `waits`."""
 
     def __init__(self):
-        self.jobs, self.lost, self.waits, self.refusal, self.ended = {}, [], [], None, []
+        self.jobs, self.lost, self.waits, self.ended = {}, [], [], []
+        self.refusal = self.blindness = None
 
     def create_namespaced_job(self, body, namespace, **_):
         if self.refusal:
@@ -102,6 +103,8 @@ class Cluster:
         return self.jobs[name]
 
     def list_namespaced_pod(self, namespace, label_selector):
+        if self.blindness:
+            raise self.blindness
         if not self.waits:
             return V1PodList(items=self.ended)
         pod = self.waits.pop(0)
@@ -237,6 +240,12 @@ def test_what_a_pod_waits_for_is_said_once(cluster, start, team):
     events = start(SMALL, "heavy")
     said = [event.message for event in events if "waits" in (event.message or "")]
     assert said == ["The pod of heavy waits: Unschedulable: 3 have no GPU"]
+
+
+def test_a_service_account_need_not_see_pods(cluster, start):
+    cluster.lost, cluster.blindness = [end_pod()], ApiException(status=403)
+    (message,) = list_errors(start(SMALL, "heavy"))
+    assert "Discovered failed Kubernetes job" in message
 
 
 def test_a_job_that_is_refused_is_explained(cluster, start):

@@ -24,6 +24,7 @@ from pervl_assets_tests.test_helm_values import FILE, render_context
 
 VALUES = yaml.safe_load(FILE.read_text())
 (SERVER,) = VALUES["dagster-user-deployments"]["deployments"]
+CONTEXT = render_context(SERVER)
 SELECTION = '+key:"ytvos/retrieval_set"'
 TREE, SETS = "ytvos__fsl_seg", "ytvos__retrieval_set"
 SECRET = "Zq7-unmistakable-Kx9"
@@ -36,10 +37,11 @@ def pods(tmp_path):
     """The server, with the secrets and the config map that the values name."""
     (tmp_path / "pods").mkdir()
     settings = {"PERVL_DATA": str(tmp_path / "data"), "PERVL_EXECUTOR": "k8s", "PERVL_DEVICE": "cpu"}
-    contents = {"pervl-secrets": {"DEEPFASHION2_PASSWORD": SECRET}}
-    contents["dagster-pervl-user-env"] = settings | {"PERVL_DEVICES": "2", "PERVL_WORKERS": "1"}
+    settings |= {"PERVL_DEVICES": "2", "PERVL_WORKERS": "1"}
+    (variables,) = CONTEXT["k8s"]["env_config_maps"]
+    contents = {"pervl-secrets": {"DEEPFASHION2_PASSWORD": SECRET}, variables: settings}
     with Pods(tmp_path / "pods", contents) as server:
-        server.settings = contents["dagster-pervl-user-env"]
+        server.settings = settings
         yield server
 
 
@@ -72,7 +74,7 @@ def workspace(pods, instance, tmp_path):
         **os.environ,
         **pods.settings,
         "DAGSTER_CURRENT_IMAGE": "registry.example.org/pervl:0.1.0",
-        "DAGSTER_CLI_API_GRPC_CONTAINER_CONTEXT": json.dumps(render_context(SERVER)),
+        "DAGSTER_CLI_API_GRPC_CONTAINER_CONTEXT": json.dumps(CONTEXT),
     }
     command = [Path(sys.executable).with_name("dagster"), "api", "grpc", "-h", "127.0.0.1", "-p", port]
     file, log = tmp_path / "workspace.yaml", tmp_path / "server.log"
