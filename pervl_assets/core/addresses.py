@@ -91,12 +91,13 @@ def parse_address(text: str) -> Address:
     try:
         url = urlsplit(text)
         host, path = url.hostname, url.path
-        usable = url.scheme in (*_BUCKETS, "https", "http") and host and url.port != 0
+        scheme = text.partition("://")[0]
+        usable = scheme in (*_BUCKETS, "https", "http") and host and url.port != 0
     except ValueError:  # a port or an IPv6 address that cannot be one
         usable = False
     if any(sign in text for sign in "@?#"):
         raise ValueError(_SHOWN)
-    if not usable or (url.scheme == "http" and host not in _LOOPBACK):
+    if not usable or (scheme == "http" and host not in _LOOPBACK):
         raise ValueError(_KINDS)
     parts = path.rstrip("/").split("/")[1:]
     if not text.isprintable() or "\\" in text or {"", ".", ".."} & {*parts}:

@@ -38,6 +38,7 @@ def test_addresses(text: str, scheme: str, name: str, is_bucket: bool):
         "s3://pervl/a#b",
         "s3://",
         "s3:///x",
+        "S3://pervl",
         "ftp://example.org/x",
         "http://example.org/x",
         "http://127.0.0.1:0/x",

@@ -6,12 +6,16 @@ import dagster as dg
 import pytest
 
 from pervl_assets import demo
-from pervl_assets.core.errors import ArchiveError
+from pervl_assets.cli.status import list_inputs
+from pervl_assets.core.errors import ArchiveError, MissingInputError
+from pervl_assets.defs.automation import stat_inputs
 from pervl_assets.defs.raw import list_specs
 from pervl_assets.defs.resources import ANNOTATIONS, Workspace
 from pervl_assets.demo import DEMO_PASSWORD, draw_raw
 from pervl_assets.demo.builder import find_builders
+from pervl_assets.io_managers.raw_archives import RawArchiveIOManager
 from pervl_assets.testing.runs import explain, list_checks, make_settings
+from pervl_assets_tests.archives.range_server import serve_ranges
 
 ARCHIVES = {
     "youtube_vos_train": "youtube_vos/train.zip",
@@ -105,3 +109,68 @@ def test_the_full_profile_refuses_what_was_drawn_for_the_demo(tmp_path, name, mo
     (tmp_path / ARCHIVES[name]).write_bytes(b"PK\5\6" + bytes(18))  # the official one, in the same place
     assert full.find_raw(spec).card.bytes == 22
     assert own.read_password(spec) == ("official" if spec.password_variable else None)
+
+
+@pytest.fixture
+def server(monkeypatch, data):
+    with serve_ranges(monkeypatch) as server:
+        server.files |= {file: (data / file).read_bytes() for file in ARCHIVES.values()}
+        yield server
+
+
+@pytest.mark.parametrize("scheme", ["s3", "http"])
+def test_inputs_at_an_address_have_the_identity_of_files_and_are_not_copied(
+    materialize, server, data, tmp_path, instance, scheme
+):
+    world, raw = tmp_path / "remote", server.root(scheme)
+    selection = " or ".join(f'key:"raw/{name}"' for name in ARCHIVES)
+    local, remote = materialize(selection), materialize(selection, data=world, instance=instance, raw=raw)
+    assert remote.success, explain(remote)
+    for name, file in ARCHIVES.items():
+        (mine,), (theirs,) = (run.asset_materializations_for_node(f"raw__{name}") for run in (remote, local))
+        assert mine.metadata["identity_sha256"] == theirs.metadata["identity_sha256"]
+        assert mine.metadata["input"].value == f"{raw}/{file}"
+        assert "etag" not in (data / f"assets/raw/{name}.json").read_text()
+    copied = [path for path in world.rglob("*") if path.suffix in (".zip", ".txt", ".csv")]
+    assert copied == []
+    server.requests.clear()
+    manager = RawArchiveIOManager(data=str(world))
+    key = dg.AssetKey(["raw", "coco_train2014"])
+    stamp = manager.stamp(key)
+    assert stamp
+    assert stamp == manager.stamp(key)
+    assert manager.exists(key)
+    assert manager.verify(key).unchanged
+    assert manager.read(key).path == raw / ARCHIVES["coco_train2014"]
+    assert len(server.requests) == 5
+    server.files[ARCHIVES["coco_train2014"]] += b"more"
+    assert manager.stamp(key) not in (stamp, None)
+    assert manager.verify(key).changed == [f"{raw}/{ARCHIVES['coco_train2014']}"]
+    with pytest.raises(MissingInputError, match=r"has changed: [0-9,]+ bytes now"):
+        manager.read(key)
+    del server.files[ARCHIVES["coco_train2014"]]
+    assert manager.stamp(key) is None
+    assert not manager.exists(key)
+    assert manager.verify(key).missing == [f"{raw}/{ARCHIVES['coco_train2014']}"]
+    with pytest.raises(MissingInputError, match="and is gone"):
+        manager.read(key)
+
+
+def test_a_missing_input_names_its_address_and_nothing_is_drawn(materialize, server, tmp_path):
+    del server.files[ARCHIVES["coco_train2014"]]
+    result = materialize('key:"raw/coco_train2014"', data=tmp_path / "remote", raw=server.root("s3"))
+    assert f"Put it at s3://pervl/{ARCHIVES['coco_train2014']}" in explain(result)
+    assert not [*(tmp_path / "remote").rglob("*.zip")]
+    settings = make_settings(tmp_path / "remote", raw=server.root("s3"))
+    assert {one.name for one in list_inputs(settings) if not one.found} == {"coco_train2014"}
+    states = stat_inputs(list_specs(), server.root("s3"))
+    assert set(states) == ARCHIVES.keys() - {"coco_train2014"}
+    names = ARCHIVES["openimages_class_descriptions"]
+    assert states["openimages_class_descriptions"][0] == len(server.files[names])
+
+
+def test_inputs_may_be_in_a_folder_of_their_own(materialize, data, tmp_path):
+    result = materialize('key:"raw/coco_train2014"', data=tmp_path / "results", raw=data)
+    assert result.success, explain(result)
+    assert not [*(tmp_path / "results").rglob("*.zip")]
+    assert (tmp_path / "results/assets/raw/coco_train2014.members.parquet").is_file()
