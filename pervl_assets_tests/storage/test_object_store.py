@@ -20,6 +20,8 @@ from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.storage import object_store, open_store
 from pervl_assets.storage.folder_store import FolderStore
 from pervl_assets.testing.runs import explain
+from pervl_assets_tests.clip.test_encode_images import PHOTOS, encode
+from pervl_assets_tests.inversion.kit import write_coco
 from pervl_assets_tests.io_managers.test_io_managers import KEY, KINDS, Kind, store_and_load
 from pervl_assets_tests.storage.buckets import DATA, bucket, move_to
 
@@ -279,6 +281,25 @@ def test_parts_of_unfinished_work_are_continued_elsewhere(bucket, move_to, monke
     assert not work.exists()
     assert list(bucket.list_names()) == ["assets/group/value.parquet"]
     assert open_store(DATA).list_work() == []
+
+
+def test_a_shard_that_a_killed_machine_began_is_continued_by_another(bucket, move_to, tmp_path):
+    kind, coco = KINDS["features"], write_coco(tmp_path / "train2014.zip", PHOTOS)
+    whole, _ = encode(coco, tmp_path / "elsewhere.partial")
+
+    def push_and_die(file) -> None:
+        open_store(DATA).push_file(file)
+        if len(bucket.list_names()) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        encode(coco, manage(kind).resume_work(KEY), on_saved=push_and_die)
+    move_to("b")
+    features, encoder = encode(coco, manage(kind).resume_work(KEY), on_saved=open_store(DATA).push_file)
+    assert encoder.images == len(PHOTOS) - 16
+    assert features.hash() == whole.hash()
+    manage(kind).handle_output(dg.build_output_context(asset_key=KEY), features)
+    assert [*bucket.list_names()] == ["assets/group/value.parquet"]
 
 
 def test_a_release_is_compared_with_what_it_describes(bucket, move_to):
