@@ -8,6 +8,7 @@ from pervl_assets.clip import encoder as clip_encoder
 from pervl_assets.core.files import hash_file
 from pervl_assets.core.tables import write_hashed
 from pervl_assets.definitions import build_definitions
+from pervl_assets.defs import set_encoder
 from pervl_assets.defs.up_to_date import explain_outdated
 from pervl_assets.io_managers.weights import WeightsIOManager
 from pervl_assets.testing.runs import explain, list_checks, make_settings
@@ -28,6 +29,17 @@ def train(made_world, tmp_path, materialize, instance):
 
     run.data = data
     return run
+
+
+def test_an_epoch_is_not_uploaded_again_at_once(monkeypatch):
+    pushed, now = [], [0.0]
+    monkeypatch.setattr(set_encoder.time, "monotonic", lambda: now[0])
+    push = set_encoder._limit(pushed.append)
+    for now[0] in (1.0, 2.0, 60.0, 61.0, 62.0):
+        push("epoch")
+        push(f"sentences {now[0]}")
+    assert pushed.count("epoch") == 2
+    assert len(pushed) == 7
 
 
 def test_a_repetition_is_trained_stored_and_checked_and_nothing_unfinished_is_left(train):

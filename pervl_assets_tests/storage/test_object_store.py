@@ -5,6 +5,8 @@ import itertools
 import operator
 import os
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 
@@ -13,13 +15,17 @@ import polars as pl
 import pytest
 from obstore.store import MemoryStore
 
-from pervl_assets.core.errors import AddressError, MissingInputError, SchemaError
-from pervl_assets.core.files import hash_bytes
+from pervl_assets.core.errors import AddressError, MissingInputError, SchemaError, WriteError
+from pervl_assets.core.files import hash_bytes, make_folder
 from pervl_assets.core.tables import read_hashed, write_hashed
+from pervl_assets.defs.steps import record_step
 from pervl_assets.io_managers.base import PervlIOManager
+from pervl_assets.io_managers.tables import TableIOManager
 from pervl_assets.storage import object_store, open_store
 from pervl_assets.storage.folder_store import FolderStore
 from pervl_assets.testing.runs import explain
+from pervl_assets_tests.clip.test_encode_images import PHOTOS, encode
+from pervl_assets_tests.inversion.kit import write_coco
 from pervl_assets_tests.io_managers.test_io_managers import KEY, KINDS, Kind, store_and_load
 from pervl_assets_tests.storage.buckets import DATA, bucket, move_to
 
@@ -142,6 +148,47 @@ def test_of_two_first_writers_the_second_fails(kind, bucket, move_to):
     assert write(kind, 1) == ""
     move_to("b")
     assert "Another run has written" in write(kind, 2)
+
+
+def test_of_many_writers_at_once_one_wins(bucket, move_to):
+    stores = [move_to(f"{number}") for number in range(12)]
+    for store in stores:
+        store.begin(store.folder / "assets/value")
+    start = threading.Barrier(len(stores))
+
+    def write_own(number: int) -> bool:
+        path = stores[number].folder / "assets/value"
+        with stores[number].stage(path) as staged:
+            make_folder(staged.parent)
+            staged.write_bytes(f"{number}".encode())
+            start.wait()
+            try:
+                stores[number].push(path, staged, lambda path: ())
+            except WriteError:
+                return False
+        return True
+
+    with ThreadPoolExecutor(len(stores)) as pool:
+        won = [*pool.map(write_own, range(len(stores)))]
+    assert won.count(True) == 1
+    assert bucket.list_names() == {"assets/value": f"{won.index(True)}".encode()}
+
+
+def test_a_step_replaces_only_the_value_that_it_saw_when_it_began(bucket, move_to):
+    kind = KINDS["tables"]
+
+    @dg.asset(key=KEY, io_manager_key="tables", metadata=kind.metadata)
+    @record_step
+    def orphan() -> dg.MaterializeResult[pl.DataFrame]:
+        move_to("successor")
+        assert write(kind, 1) == ""
+        move_to("a")
+        return TableIOManager.describe(make(kind, 2))
+
+    assert write(kind, 0) == ""
+    result = dg.materialize([orphan], resources={"tables": manage(kind)}, raise_on_error=False)
+    assert "Another run has written" in explain(result)
+    assert kind.show(manage(kind).read(KEY)) == kind.show(make(kind, 1))
 
 
 def test_equal_content_is_no_conflict(bucket, move_to):
@@ -279,6 +326,25 @@ def test_parts_of_unfinished_work_are_continued_elsewhere(bucket, move_to, monke
     assert not work.exists()
     assert list(bucket.list_names()) == ["assets/group/value.parquet"]
     assert open_store(DATA).list_work() == []
+
+
+def test_a_shard_that_a_killed_machine_began_is_continued_by_another(bucket, move_to, tmp_path):
+    kind, coco = KINDS["features"], write_coco(tmp_path / "train2014.zip", PHOTOS)
+    whole, _ = encode(coco, tmp_path / "elsewhere.partial")
+
+    def push_and_die(file) -> None:
+        open_store(DATA).push_file(file)
+        if len(bucket.list_names()) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        encode(coco, manage(kind).resume_work(KEY), on_saved=push_and_die)
+    move_to("b")
+    features, encoder = encode(coco, manage(kind).resume_work(KEY), on_saved=open_store(DATA).push_file)
+    assert encoder.images == len(PHOTOS) - 16
+    assert features.hash() == whole.hash()
+    manage(kind).handle_output(dg.build_output_context(asset_key=KEY), features)
+    assert [*bucket.list_names()] == ["assets/group/value.parquet"]
 
 
 def test_a_release_is_compared_with_what_it_describes(bucket, move_to):

@@ -98,15 +98,18 @@ def learn(encoder, work, draws=None, images=None, seeds=(1, 2), mode="palavra", 
         encoder.passport,
         changes.pop("load", lambda: encoder),
         changes.pop("negative", "item"),
-        {**TUNING, **changes},
+        {**TUNING, **{name: value for name, value in changes.items() if name != "on_saved"}},
         work,
         said.append,
+        changes.get("on_saved", lambda file: None),
     )
     return learned, said
 
 
 def test_every_concept_has_a_token_by_every_method_and_seed(encoder, tmp_path):
-    learned, said = learn(encoder, tmp_path)
+    saved = []
+    learned, said = learn(encoder, tmp_path, on_saved=saved.append)
+    assert sorted(saved) == sorted(tmp_path.iterdir())
     list_token_columns(16).validate(learned.tokens, "tokens")
     assert learned.tokens.select("method", "seed").unique(maintain_order=True).rows() == [
         (method, seed) for seed in (1, 2) for method in METHODS

@@ -50,8 +50,12 @@ def run(encoder, tmp_path):
 
 @pytest.fixture(scope="module")
 def undisturbed(encoder, tmp_path_factory):
-    data, passport = make_training("palavra")
-    return train.train_set_encoder(data, passport, lambda: encoder, tmp_path_factory.mktemp("training") / "1.partial")
+    (data, passport), saved = make_training("palavra"), []
+    work = tmp_path_factory.mktemp("training") / "1.partial"
+    trained = train.train_set_encoder(data, passport, lambda: encoder, work, on_saved=saved.append)
+    assert {*saved} == {*work.iterdir()}
+    assert saved.count(work / "checkpoint.safetensors") == passport.epochs
+    return trained
 
 
 @pytest.mark.parametrize("mode", ["palavra", "paper"])
