@@ -158,6 +158,11 @@ KINDS = {
 }
 
 
+def photograph_values(data: Path) -> dict:
+    """Return the files of a data root without the lists of images by shard, which may be made before a value is."""
+    return {name: content for name, content in photograph(data).items() if ".images/" not in name}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_failed_write_is_reported_and_keeps_the_old_value(made_world, tmp_path, kind):
     what = KINDS[kind]
@@ -168,7 +173,7 @@ def test_a_failed_write_is_reported_and_keeps_the_old_value(made_world, tmp_path
     run = functools.partial(run_selection, data, resources=FAKE_CLIP, **settings)
     results = run(what.before)
     assert all(result.success for result in results), explain(results[-1])
-    before = photograph(data)
+    before = photograph_values(data)
 
     for trouble, words in ((locked, "Make the folder writable"), (full, "Allow larger files")):
         with trouble(data / what.folder):
@@ -178,14 +183,14 @@ def test_a_failed_write_is_reported_and_keeps_the_old_value(made_world, tmp_path
         assert "WriteError" in text
         assert f"What to do: {words}" in text
         assert str(data / what.folder) in text
-        after = photograph(data)
+        after = photograph_values(data)
         unfinished = {path.relative_to(data).as_posix() for path in data.rglob(f"*{PARTIAL}*")}
         assert unfinished <= (set(what.leaves) if trouble is full else set())
         assert {name: content for name, content in after.items() if PARTIAL not in name} == before
 
     results = run(what.asset)  # mended: the same command goes on
     assert all(result.success for result in results), explain(results[-1])
-    assert photograph(data) != before
+    assert photograph_values(data) != before
     assert not list(data.rglob(f"*{PARTIAL}*"))
     assert all(value.unchanged for _, value in verify_values(define(), data))
 

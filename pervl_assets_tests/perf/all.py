@@ -27,6 +27,7 @@ BENCHMARKS = {
     "ranking": ("--work",),
     "evaluation": ("--work",),
     "scaling": ("--work",),
+    "many_images": ("--work",),
     "kills": ("--kit", "--work"),
     "tuning": (),
     "training": (),

@@ -4,13 +4,15 @@ import importlib
 import json
 import mmap
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pervl_assets.demo import TINY_CLIP
-from pervl_assets_tests.perf import encoding, kills, matching, scaling, triplets
+from pervl_assets.inversion.sources import locate_image
+from pervl_assets_tests.perf import encoding, kills, many_images, matching, scaling, triplets
 from pervl_assets_tests.perf.all import BENCHMARKS, list_commands
 from pervl_assets_tests.perf.figures import command, find_peak, read_figures
 from pervl_assets_tests.perf.inversion_project import SIMULATED, watch_memory
@@ -47,6 +49,18 @@ def test_all_ways_find_the_same_classes(tmp_path):
     outcome = matching.compare_ways(40, 1, tmp_path)
     assert [*outcome.plain] == ["loop", "matrix"]
     assert matching.make_table([outcome], 1).row_count == 3
+
+
+def test_the_books_of_many_images_add_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(many_images, "SHARD", 500)
+    many_images.write_tables("2000", str(tmp_path))
+    figures = many_images.keep_books("2000", "8", str(tmp_path))
+    assert figures["shards"] == 4
+    vectors = np.load(tmp_path / "visual.npz", allow_pickle=True)["arr_0"].item()
+    checksums = np.array([zlib.crc32(locate_image(one).encode()) for one in vectors], np.uint32)
+    assert np.array_equal(np.concatenate([vector for (vector,) in vectors.values()]), many_images.spread(checksums, 8))
+    assert list(vectors) == sorted(f"{number} " for number in range(1, 2001))
+    assert many_images.make_table({2000: figures}, 8).row_count == 6
 
 
 def test_a_short_peak_of_memory_is_measured():
