@@ -30,4 +30,3 @@ def test_encoding_takes_no_more_memory_for_more_shards(figures):
     small, large = (figures[images]["stages"]["features by shard"]["peak"] for images in SIZES)
     assert figures[SIZES[1]]["shards"] == 10 * figures[SIZES[0]]["shards"]
     assert large < small + 120e6
-
