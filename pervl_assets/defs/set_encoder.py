@@ -16,7 +16,7 @@ from pervl_assets.core.plots import draw_curves
 from pervl_assets.defs.checks import to_check_result
 from pervl_assets.defs.features import IMAGE_FEATURES, INVERSION, name_key
 from pervl_assets.defs.metadata import OWNERS, embed_image
-from pervl_assets.defs.placement import GPU_POOL
+from pervl_assets.defs.placement import GPU_POOL, claim_step
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.steps import record_step
 from pervl_assets.io_managers.weights import WeightsIOManager
@@ -100,6 +100,7 @@ def build_set_encoder(repetitions: int, encoder: str | None = None) -> dg.Assets
             _log_progress(context, workspace.training_epochs),
             lambda done, total: context.log.info(f"{done:,} of {total:,} sentences encoded"),
             _limit(stored.store.push_file),
+            claim_step(context),
         )
         yield _describe(trained, data)
 

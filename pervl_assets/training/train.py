@@ -20,8 +20,9 @@ import polars as pl
 from pervl_assets.clip.encoder import ClipEncoder
 from pervl_assets.clip.features import Features, read_features, write_features
 from pervl_assets.clip.token_texts import TokenTexts
+from pervl_assets.core.claims import Claim, claim_work
 from pervl_assets.core.errors import PervlError, SchemaError
-from pervl_assets.core.files import PARTIAL, Lock, explain_write_errors, hash_bytes, make_folder, move_synced
+from pervl_assets.core.files import PARTIAL, explain_write_errors, hash_bytes, make_folder, move_synced
 from pervl_assets.training.losses import compute_cycle_loss, compute_ground_truth_loss
 from pervl_assets.training.modes import MODES, PROMPTS, TEST_PROMPT, Sets
 from pervl_assets.training.set_encoder import (
@@ -75,6 +76,7 @@ def train_set_encoder(
     on_progress: Callable[[pl.DataFrame], None] = lambda curves: None,
     on_encoded: Callable[[int, int], None] = lambda done, total: None,
     on_saved: Callable[[Path], object] = lambda file: None,
+    claim: Claim | None = None,
 ) -> TrainedSetEncoder:
     """Train f_theta and A, unless `previous` has the same passport: then it is returned, and no model is loaded.
 
@@ -91,6 +93,7 @@ def train_set_encoder(
         on_progress: Called after every epoch with the curves so far, as `CURVES`.
         on_encoded: Called with the number of sentences that are encoded in advance, so far and in all.
         on_saved: Called with every file of `work` that is saved.
+        claim: Who trains, where a run that was given up may be at work; it stops after its epoch.
 
     Raises:
         PervlError: The image features are those of another CLIP, or a loss is not finite.
@@ -107,13 +110,15 @@ def train_set_encoder(
             f"The image features were encoded by another CLIP than the one to train with: {'; '.join(differences)}.",
             advice="Materialize the image features again, with the same model, precision and device.",
         )
-    with Lock(work.with_name(f"{work.name}.lock"), f"training {work.name.removesuffix(PARTIAL)}"):
+    lock, title = work.with_name(f"{work.name}.lock"), f"training {work.name.removesuffix(PARTIAL)}"
+    with claim_work(lock, title, claim) as stop_if_asked:
         trainer = _Trainer(data, passport, load_encoder(), work, prompts, on_encoded, on_saved)
         trainer.restore()
         while trainer.epochs < passport.epochs:
             trainer.run_epoch()
             on_saved(trainer.save())
             on_progress(trainer.curves)
+            stop_if_asked()
         return trainer.finish()
 
 

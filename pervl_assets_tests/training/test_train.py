@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pervl_assets.clip.encode_images import clear_chunks
+from pervl_assets.core.claims import Claim
 from pervl_assets.core.errors import PervlError, WriteError
 from pervl_assets.core.files import Lock, hash_bytes
 from pervl_assets.training import modes, train
@@ -35,11 +36,14 @@ def run(encoder, tmp_path):
         on_progress=lambda curves: None,
         previous=None,
         prompts=PROMPTS,
+        claim=None,
         **changes,
     ) -> TrainedSetEncoder:
         data, passport = make_training(mode, **changes)
         work = tmp_path / f"{folder}.partial"
-        return train.train_set_encoder(data, passport, lambda: encoder, work, previous, prompts, on_progress)
+        return train.train_set_encoder(
+            data, passport, lambda: encoder, work, previous, prompts, on_progress, claim=claim
+        )
 
     return call
 
@@ -173,6 +177,14 @@ def test_a_stored_one_is_used_again_without_a_model(run, undisturbed, tmp_path):
 def test_two_runs_do_not_train_the_same_at_once(run, tmp_path):
     with Lock(tmp_path / "1.partial.lock", "training 1"), pytest.raises(WriteError, match="Another run is training 1"):
         run()
+
+
+def test_a_training_that_was_given_up_stops_after_its_epoch(run, undisturbed, tmp_path):
+    request, seen = tmp_path / "1.partial.lock-request", []
+    with pytest.raises(PervlError, match="goes on with training 1"):
+        run(claim=Claim("run/0", bool), on_progress=lambda _: request.write_text("run/0"))
+    trained = run(claim=Claim("run/1", bool), on_progress=lambda curves: seen.append(curves.height // 3))
+    assert (trained.hash(), seen) == (undisturbed.hash(), [2, 3])
 
 
 def test_a_loss_that_is_not_finite_is_an_error(run, monkeypatch):
