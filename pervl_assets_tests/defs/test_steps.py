@@ -5,10 +5,11 @@ import time
 import dagster as dg
 import pytest
 
-from pervl_assets.core.errors import MissingInputError, WriteError
+from pervl_assets.core.errors import BusyError, MissingInputError, WriteError
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs import steps
 from pervl_assets.defs.resources import Clip, Workspace
+from pervl_assets.defs.run_results import read_run_result
 from pervl_assets.defs.steps import SETTINGS, describe_settings, record_step
 from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.io_managers.metadata import SECONDS, make_failure, show_errors
@@ -241,6 +242,30 @@ def test_generators_and_checks_show_it_too():
 def test_other_errors_pass_unchanged():
     with pytest.raises(ZeroDivisionError), show_errors():
         raise ZeroDivisionError
+
+
+def test_only_an_error_that_may_pass_is_tried_again(instance):
+    policy, tries = dg.RetryPolicy(max_retries=2), []
+
+    @dg.asset(retry_policy=policy)
+    @record_step(uses=())
+    def busy() -> None:
+        tries.append("busy")
+        if len(tries) < 3:
+            raise BusyError("Another run is building it.", advice="Wait.")
+
+    @dg.asset(retry_policy=policy)
+    @record_step(uses=())
+    def wrong() -> None:
+        tries.append("wrong")
+        fail()
+
+    run = dg.materialize([busy], instance=instance)
+    findings = [(one.asset, one.severity, one.text) for one in read_run_result(instance, run.run_id).findings]
+    text = "an attempt failed: Another run is building it.\nWhat to do: Wait."
+    assert (run.success, tries, findings) == (True, ["busy"] * 3, [("busy", "warning", text)] * 2)
+    assert not dg.materialize([wrong], instance=instance, raise_on_error=False).success
+    assert tries.count("wrong") == 1
 
 
 def test_a_failure_can_have_numbers():
