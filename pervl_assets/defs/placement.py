@@ -102,7 +102,7 @@ def claim_step(context: dg.AssetExecutionContext) -> Claim:
 
 
 def leave_if_given_up(context: dg.AssetExecutionContext) -> None:
-    """End this process without a word if its executor has given this attempt of the step up.
+    """End this process without a word if its executor has given this attempt of the step up, or its run is over.
 
     Its events would be taken for those of the later attempt. Steps in the process of their run are never given up.
     """
@@ -111,5 +111,7 @@ def leave_if_given_up(context: dg.AssetExecutionContext) -> None:
         return
     kinds = {dg.DagsterEventType.STEP_UP_FOR_RETRY, dg.DagsterEventType.STEP_FAILURE}
     ends = context.instance.get_records_for_run(context.run.run_id, of_type=kinds).records
-    if sum(end.event_log_entry.step_key == step.op.name for end in ends) > context.retry_number:
+    is_given_up = sum(end.event_log_entry.step_key == step.op.name for end in ends) > context.retry_number
+    run = context.instance.get_run_by_id(context.run.run_id)
+    if is_given_up or (run is not None and run.is_finished):
         os._exit(0)
