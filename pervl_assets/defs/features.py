@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import dagster as dg
@@ -15,7 +16,7 @@ from pervl_assets.clip.encoder import PROMPT
 from pervl_assets.clip.features import Features, list_feature_columns, update_names
 from pervl_assets.defs.checks import to_check_result
 from pervl_assets.defs.metadata import OWNERS
-from pervl_assets.defs.placement import GPU_POOL, claim_step
+from pervl_assets.defs.placement import GPU_POOL, claim_step, leave_if_given_up
 from pervl_assets.defs.raw import RAW
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.steps import AS_PUBLISHED, record_step
@@ -98,6 +99,11 @@ def encode_images(
     encoder, model = find_encoder(key), _choose_clip(clip, key)
     stored, passport = FeaturesIOManager(data=workspace.data), model.describe(encoder)
     progress = EncodingReport(context.log.info, f"{key.to_user_string()} [{partition}]")
+
+    def keep(chunk: Path) -> None:
+        stored.store.push_file(chunk)
+        leave_if_given_up(context)  # where machines share a bucket, no lock tells
+
     with open_tree(source) if isinstance(source, FolderTree) else open_members(source) as members:
         wanted = _list_images(source, images, partition)
         # Read last: a run that was given up may store its features until the work is locked.
@@ -114,7 +120,7 @@ def encode_images(
             max_lost=workspace.max_quarantined_share,
             claim=claim_step(context),
             on_progress=progress,
-            on_saved=stored.store.push_file,
+            on_saved=keep,
         )
     return FeaturesIOManager.describe(features, **progress.rates, **_describe_change(previous, features))
 

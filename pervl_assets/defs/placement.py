@@ -5,6 +5,7 @@ place, when the definitions are built. A remote executor (`defs.executors`) send
 their run.
 """
 
+import os
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -88,7 +89,7 @@ def place_assets(assets: Iterable[dg.AssetsDefinition], device: str, executor: s
 
 def claim_step(context: dg.AssetExecutionContext) -> Claim:
     """Return the claim of a step. It may take over from an earlier attempt of itself, and from a run that is over."""
-    run_id, attempt, instance = context.run_id, context.retry_number, context.instance
+    run_id, attempt, instance = context.run.run_id, context.retry_number, context.instance
 
     def was_given_up(holder: str) -> bool:
         other, _, number = holder.partition("/")
@@ -98,3 +99,19 @@ def claim_step(context: dg.AssetExecutionContext) -> Claim:
         return run is not None and run.is_finished
 
     return Claim(f"{run_id}/{attempt}", was_given_up)
+
+
+def leave_if_given_up(context: dg.AssetExecutionContext) -> None:
+    """End this process without a word if its executor has given this attempt of the step up, or its run is over.
+
+    Its events would be taken for those of the later attempt. Steps in the process of their run are never given up.
+    """
+    step = context.op_execution_context
+    if step.op_def.retry_policy is None:
+        return
+    kinds = {dg.DagsterEventType.STEP_UP_FOR_RETRY, dg.DagsterEventType.STEP_FAILURE}
+    ends = context.instance.get_records_for_run(context.run.run_id, of_type=kinds).records
+    is_given_up = sum(end.event_log_entry.step_key == step.op.name for end in ends) > context.retry_number
+    run = context.instance.get_run_by_id(context.run.run_id)
+    if is_given_up or (run is not None and run.is_finished):
+        os._exit(0)

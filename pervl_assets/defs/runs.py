@@ -188,6 +188,7 @@ class Plan:
         self._graph, self._instance, self._resources, self._force = graph, instance, resources, force
         self._left, self._begun = list_values(graph, keys), list[PlannedRun]()
         self.todo: dict[Value, str] = {}
+        self._needed: dict[tuple[dg.AssetKey, ...], dict[dg.AssetKey, bool]] = {}
         self._find_todo()
 
     def __iter__(self) -> Iterator[PlannedRun]:
@@ -215,7 +216,9 @@ class Plan:
 
     def _needs(self, run: PlannedRun, other: PlannedRun) -> bool:
         """Return whether a run is made from values of another, or of what is made from them."""
-        needed = _list_needed(self._graph, run.keys)
+        if run.keys not in self._needed:  # those of a shard are those of all shards
+            self._needed[run.keys] = _list_needed(self._graph, run.keys)
+        needed = self._needed[run.keys]
         return any(key in needed and (not needed[key] or other.partition == run.partition) for key in other.keys)
 
     def _find_todo(self) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +16,7 @@ import dagster as dg
 from pervl_assets.clip.checkpoints import parse_encoders
 from pervl_assets.core.files import hash_bytes
 from pervl_assets.dagster_private import BaseAssetGraph, read_data_versions
+from pervl_assets.defs.placement import leave_if_given_up
 from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.io_managers.metadata import SECONDS, show_errors
 
@@ -56,6 +58,7 @@ def record_step(
         return functools.partial(record_step, uses=uses)
 
     def complete(result: Any, start: float, named: Mapping[str, Any], inputs: Mapping[dg.AssetKey, Any]) -> Any:
+        _leave_if_given_up()
         if not isinstance(result, dg.MaterializeResult):
             return result
         resources = {name: value for name, value in named.items() if isinstance(value, dg.ConfigurableResource)}
@@ -68,13 +71,13 @@ def record_step(
 
     @functools.wraps(compute)
     def call(*args: Any, **named: Any) -> Any:
-        with show_errors():
+        with show_errors(), _leave_after_errors():
             inputs, start = _begin(), time.perf_counter()
             return complete(compute(*args, **named), start, named, inputs)
 
     @functools.wraps(compute)
     def generate(*args: Any, **named: Any) -> Iterator[Any]:
-        with show_errors():
+        with show_errors(), _leave_after_errors():
             inputs, start = _begin(), time.perf_counter()
             for result in compute(*args, **named):
                 yield complete(result, start, named, inputs)
@@ -89,9 +92,8 @@ def _begin() -> dict[dg.AssetKey, dict[str, str]]:
     They are read before the body: an input that is replaced meanwhile makes the result outdated. The stores remember
     the values that the step will replace: they replace no others.
     """
-    try:
-        context = dg.AssetExecutionContext.get()
-    except dg.DagsterInvariantViolationError:  # an asset check, or a body that a test calls
+    context = _find_context()
+    if context is None:
         return {}
     partition = context.partition_key if context.has_partition_key else None
     for key in context.selected_asset_keys:
@@ -100,6 +102,27 @@ def _begin() -> dict[dg.AssetKey, dict[str, str]]:
             manager.store.begin(manager.locate(key, partition))
     versions = InputVersions(context.job_def.asset_layer.asset_graph, context.instance, context.selected_asset_keys)
     return {key: versions.describe(key, partition) for key in context.selected_asset_keys}
+
+
+def _find_context() -> dg.AssetExecutionContext | None:
+    try:
+        return dg.AssetExecutionContext.get()
+    except dg.DagsterInvariantViolationError:  # an asset check, or a body that a test calls
+        return None
+
+
+def _leave_if_given_up() -> None:
+    if context := _find_context():
+        leave_if_given_up(context)
+
+
+@contextmanager
+def _leave_after_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception:
+        _leave_if_given_up()
+        raise
 
 
 class InputVersions:

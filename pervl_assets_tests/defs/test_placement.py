@@ -6,8 +6,10 @@ from types import SimpleNamespace
 import dagster as dg
 import pytest
 
+from pervl_assets.core.errors import BusyError
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.placement import GPU_POOL, HEAVY, claim_step
+from pervl_assets.defs.steps import record_step
 from pervl_assets.testing.runs import make_settings
 
 TREES = {"ytvos/fsl_seg", "ytvos/retrieval_set", "ytvos/imagefolder_view", "deep_fashion/personalized"}
@@ -63,8 +65,30 @@ def test_a_step_takes_over_from_its_earlier_attempts_and_from_runs_that_are_over
         instance.create_run_for_job(job, status=dg.DagsterRunStatus[status]).run_id
         for status in ("FAILURE", "STARTED", "STARTED")
     )
-    claim = claim_step(SimpleNamespace(run_id=own, retry_number=1, instance=instance))
+    claim = claim_step(SimpleNamespace(run=SimpleNamespace(run_id=own), retry_number=1, instance=instance))
     assert claim.name == f"{own}/1"
     given_up = [f"{own}/0", f"{over}/0", f"{over}/3"]
     others = [f"{own}/1", f"{own}/2", own, f"{live}/0", "deleted/0", "rubbish", ""]
     assert [name for name in [*given_up, *others] if claim.was_given_up(name)] == given_up
+
+
+def test_an_attempt_that_was_given_up_ends_before_its_events(instance, monkeypatch):
+    """Its executor has begun another; here, the processes only write down that they would end."""
+    left, retry = [], dg.DagsterEventType.STEP_UP_FOR_RETRY
+    monkeypatch.setattr("pervl_assets.defs.placement.os._exit", left.append)
+
+    @dg.asset(retry_policy=dg.RetryPolicy(max_retries=1))
+    @record_step(uses=())
+    def part(context: dg.AssetExecutionContext) -> None:
+        if context.retry_number == 0:
+            raise ValueError("The machine is lost.")
+        run_id = context.run.run_id
+        (first,) = instance.get_records_for_run(run_id, of_type=retry).records
+        instance.report_dagster_event(first.event_log_entry.get_dagster_event(), run_id)  # this one is given up, too
+        if context.has_tag("fails"):
+            raise BusyError("Another run goes on with it.", advice="Wait.")
+
+    for tags in ({}, {"fails": "yes"}):
+        dg.materialize([part], instance=instance, tags=tags, raise_on_error=False)
+        assert left == [0]
+        left.clear()
