@@ -16,7 +16,7 @@ from pervl_assets.clip.checkpoints import parse_encoders
 from pervl_assets.core.files import hash_bytes
 from pervl_assets.dagster_private import BaseAssetGraph, read_data_versions
 from pervl_assets.io_managers.base import PervlIOManager
-from pervl_assets.io_managers.metadata import SECONDS, show_errors
+from pervl_assets.io_managers.metadata import SECONDS, end_if_given_up, show_errors
 
 SETTINGS: Final = "settings"
 """Metadata of a materialization: the settings it was made with, see `describe_settings`."""
@@ -32,6 +32,9 @@ _WITHOUT_EFFECT: Final = {
 """Resource fields that do not affect results, by resource key (`*` = all fields)."""
 AS_PUBLISHED: Final = ("evaluation", "training")
 """Groups whose assets use `Clip.as_published`, whatever the setting says."""
+
+_STEP_OF_A_JOB: Final = "DAGSTER_RUN_STEP_KEY"
+"""Variable with the step that a job of Ray or Kubernetes executes."""
 
 _CLIP_LIBRARIES: Final = ("torch", "open_clip_torch", "pillow")
 _DRIVER: Final = Path("/proc/driver/nvidia/version")
@@ -93,6 +96,8 @@ def _begin() -> dict[dg.AssetKey, dict[str, str]]:
         context = dg.AssetExecutionContext.get()
     except dg.DagsterInvariantViolationError:  # an asset check, or a body that a test calls
         return {}
+    if step := os.environ.get(_STEP_OF_A_JOB):
+        end_if_given_up(lambda: was_given_up(context.instance, context.run_id, step, context.retry_number))
     partition = context.partition_key if context.has_partition_key else None
     for key in context.selected_asset_keys:
         manager = getattr(context.resources, context.assets_def.get_io_manager_key_for_asset_key(key), None)
@@ -100,6 +105,15 @@ def _begin() -> dict[dg.AssetKey, dict[str, str]]:
             manager.store.begin(manager.locate(key, partition))
     versions = InputVersions(context.job_def.asset_layer.asset_graph, context.instance, context.selected_asset_keys)
     return {key: versions.describe(key, partition) for key in context.selected_asset_keys}
+
+
+def was_given_up(instance: dg.DagsterInstance, run_id: str, step: str, attempt: int) -> bool:
+    """Return whether an attempt (from 0) of a step was given up: a later one was ordered, or its run is over."""
+    run = instance.get_run_by_id(run_id)
+    if run is None or run.is_finished:
+        return True
+    ordered = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.STEP_UP_FOR_RETRY).records
+    return sum(one.event_log_entry.step_key == step for one in ordered) > attempt
 
 
 class InputVersions:
