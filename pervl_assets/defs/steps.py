@@ -97,7 +97,7 @@ def _begin() -> dict[dg.AssetKey, dict[str, str]]:
     except dg.DagsterInvariantViolationError:  # an asset check, or a body that a test calls
         return {}
     if step := os.environ.get(_STEP_OF_A_JOB):
-        end_if_given_up(lambda: was_given_up(context.instance, context.run_id, step, context.retry_number))
+        end_if_given_up(lambda: was_given_up(context.instance, context.run.run_id, step, context.retry_number))
     partition = context.partition_key if context.has_partition_key else None
     for key in context.selected_asset_keys:
         manager = getattr(context.resources, context.assets_def.get_io_manager_key_for_asset_key(key), None)

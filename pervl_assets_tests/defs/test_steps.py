@@ -10,7 +10,8 @@ from pervl_assets.definitions import build_definitions
 from pervl_assets.defs import steps
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.run_results import read_run_result
-from pervl_assets.defs.steps import SETTINGS, describe_settings, record_step
+from pervl_assets.defs.steps import SETTINGS, describe_settings, record_step, was_given_up
+from pervl_assets.io_managers import metadata
 from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.io_managers.metadata import SECONDS, make_failure, show_errors
 from pervl_assets.settings import Settings
@@ -242,6 +243,32 @@ def test_generators_and_checks_show_it_too():
 def test_other_errors_pass_unchanged():
     with pytest.raises(ZeroDivisionError), show_errors():
         raise ZeroDivisionError
+
+
+def test_a_step_job_ends_at_once_on_an_error_after_it_was_given_up(instance, monkeypatch, capsys):
+    seen: list[bool] = []
+    ended: list[int] = []
+
+    @dg.asset(retry_policy=dg.RetryPolicy(max_retries=1))
+    @record_step(uses=())
+    def encoded(context: dg.AssetExecutionContext) -> None:
+        seen.append(metadata._is_given_up())
+        seen.append(was_given_up(instance, context.run.run_id, "encoded", 0))
+        if context.retry_number:  # as if the run had lost sight of it, and had ordered another attempt
+            monkeypatch.setattr(
+                steps, "was_given_up", lambda *attempt: attempt[1:] == (context.run.run_id, "encoded", 1)
+            )
+        raise BusyError("Another run is encoding it.", advice="Wait.")
+
+    monkeypatch.setenv("DAGSTER_RUN_STEP_KEY", "encoded")
+    monkeypatch.setattr(metadata, "_is_given_up", bool)
+    monkeypatch.setattr(metadata.os, "_exit", ended.append)
+    dg.materialize([encoded], instance=instance, raise_on_error=False)
+    assert "This step was given up, and ends: Another run is encoding it." in capsys.readouterr().err
+    (run,) = instance.get_runs()
+    assert (seen, ended) == ([False, False, False, True], [1])
+    assert was_given_up(instance, run.run_id, "encoded", 1)  # it is over
+    assert was_given_up(instance, "no such run", "encoded", 0)
 
 
 def test_only_an_error_that_may_pass_is_tried_again(instance):
