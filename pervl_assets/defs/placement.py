@@ -102,16 +102,22 @@ def claim_step(context: dg.AssetExecutionContext) -> Claim:
 
 
 def leave_if_given_up(context: dg.AssetExecutionContext) -> None:
-    """End this process without a word if its executor has given this attempt of the step up, or its run is over.
+    """End this process without a word if `is_given_up`: its events would be taken for those of the later attempt."""
+    if is_given_up(context):
+        os._exit(0)
 
-    Its events would be taken for those of the later attempt. Steps in the process of their run are never given up.
+
+def is_given_up(context: dg.AssetExecutionContext) -> bool:
+    """Return whether the executor has given this attempt of the step up, or its run is over.
+
+    Steps in the process of their run are never given up.
     """
     step = context.op_execution_context
     if step.op_def.retry_policy is None:
-        return
+        return False
     kinds = {dg.DagsterEventType.STEP_UP_FOR_RETRY, dg.DagsterEventType.STEP_FAILURE}
     ends = context.instance.get_records_for_run(context.run.run_id, of_type=kinds).records
-    is_given_up = sum(end.event_log_entry.step_key == step.op.name for end in ends) > context.retry_number
     run = context.instance.get_run_by_id(context.run.run_id)
-    if is_given_up or (run is not None and run.is_finished):
-        os._exit(0)
+    is_over = bool(run and run.is_finished)
+    ended = sum(end.event_log_entry.step_key == step.op.name for end in ends)
+    return is_over or bool(ended > context.retry_number)

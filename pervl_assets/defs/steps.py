@@ -6,7 +6,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -16,9 +15,9 @@ import dagster as dg
 from pervl_assets.clip.checkpoints import parse_encoders
 from pervl_assets.core.files import hash_bytes
 from pervl_assets.dagster_private import BaseAssetGraph, read_data_versions
-from pervl_assets.defs.placement import leave_if_given_up
+from pervl_assets.defs.placement import is_given_up, leave_if_given_up
 from pervl_assets.io_managers.base import PervlIOManager
-from pervl_assets.io_managers.metadata import SECONDS, show_errors
+from pervl_assets.io_managers.metadata import SECONDS, end_if_given_up, show_errors
 
 SETTINGS: Final = "settings"
 """Metadata of a materialization: the settings it was made with, see `describe_settings`."""
@@ -71,13 +70,13 @@ def record_step(
 
     @functools.wraps(compute)
     def call(*args: Any, **named: Any) -> Any:
-        with show_errors(), _leave_after_errors():
+        with show_errors():
             inputs, start = _begin(), time.perf_counter()
             return complete(compute(*args, **named), start, named, inputs)
 
     @functools.wraps(compute)
     def generate(*args: Any, **named: Any) -> Iterator[Any]:
-        with show_errors(), _leave_after_errors():
+        with show_errors():
             inputs, start = _begin(), time.perf_counter()
             for result in compute(*args, **named):
                 yield complete(result, start, named, inputs)
@@ -95,6 +94,7 @@ def _begin() -> dict[dg.AssetKey, dict[str, str]]:
     context = _find_context()
     if context is None:
         return {}
+    end_if_given_up(lambda: is_given_up(context))
     partition = context.partition_key if context.has_partition_key else None
     for key in context.selected_asset_keys:
         manager = getattr(context.resources, context.assets_def.get_io_manager_key_for_asset_key(key), None)
@@ -114,15 +114,6 @@ def _find_context() -> dg.AssetExecutionContext | None:
 def _leave_if_given_up() -> None:
     if context := _find_context():
         leave_if_given_up(context)
-
-
-@contextmanager
-def _leave_after_errors() -> Iterator[None]:
-    try:
-        yield
-    except Exception:
-        _leave_if_given_up()
-        raise
 
 
 class InputVersions:

@@ -1,6 +1,8 @@
 """What Dagster's UI shows of a step: metadata, whose numbers keep their names, previews of tables, and errors."""
 
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -60,16 +62,34 @@ def make_failure(error: PervlError, **metadata: Any) -> dg.Failure:
     return name_failure(type(error).__name__)(str(error), metadata, allow_retries=error.is_temporary)
 
 
+_is_given_up: Callable[[], bool] = bool
+"""See `end_if_given_up`; `bool()` is False."""
+
+
+def end_if_given_up(is_given_up: Callable[[], bool]) -> None:
+    """Let an error end this process without a word once its step was given up; for a process of one step.
+
+    A later attempt of the step is at work then, and Dagster would take the error for that one's.
+    """
+    global _is_given_up  # noqa: PLW0603 - a process executes one step, and an IO manager does not know which attempt
+    _is_given_up = is_given_up
+
+
 @contextmanager
 def show_errors() -> Iterator[None]:
     """Turn a `PervlError` into a `Failure` that has it as its cause; also a decorator, `@show_errors()`.
 
-    An error of the system that no other place explains is explained first.
+    An error of the system that no other place explains is explained first. See `end_if_given_up`, too.
 
     Without it a step shows "Error occurred while executing op …" and a stack first, and a failed run no message at all.
     """
     try:
         with explain_errors():
             yield
-    except PervlError as error:
-        raise make_failure(error) from error
+    except Exception as error:
+        if _is_given_up():
+            print(f"This step was given up, and ends: {error}", file=sys.stderr, flush=True)  # noqa: T201 - its log
+            os._exit(1)
+        if isinstance(error, PervlError):
+            raise make_failure(error) from error
+        raise

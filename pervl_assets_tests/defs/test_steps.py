@@ -11,6 +11,7 @@ from pervl_assets.defs import steps
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.run_results import read_run_result
 from pervl_assets.defs.steps import SETTINGS, describe_settings, record_step
+from pervl_assets.io_managers import metadata
 from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.io_managers.metadata import SECONDS, make_failure, show_errors
 from pervl_assets.settings import Settings
@@ -242,6 +243,25 @@ def test_generators_and_checks_show_it_too():
 def test_other_errors_pass_unchanged():
     with pytest.raises(ZeroDivisionError), show_errors():
         raise ZeroDivisionError
+
+
+def test_a_step_ends_at_once_on_an_error_after_it_was_given_up(instance, monkeypatch, capsys):
+    seen: list[bool] = []
+    ended: list[int] = []
+
+    @dg.asset(retry_policy=dg.RetryPolicy(max_retries=1))
+    @record_step(uses=())
+    def encoded(context: dg.AssetExecutionContext) -> None:
+        seen.append(metadata._is_given_up())
+        if context.retry_number:  # as if the run had lost sight of it, and had ordered another attempt
+            monkeypatch.setattr(steps, "is_given_up", lambda step: step.retry_number == 1)
+        raise BusyError("Another run is encoding it.", advice="Wait.")
+
+    monkeypatch.setattr(metadata, "_is_given_up", bool)
+    monkeypatch.setattr(metadata.os, "_exit", ended.append)
+    dg.materialize([encoded], instance=instance, raise_on_error=False)
+    assert "This step was given up, and ends: Another run is encoding it." in capsys.readouterr().err
+    assert (seen, ended) == ([False, False], [1])
 
 
 def test_only_an_error_that_may_pass_is_tried_again(instance):
