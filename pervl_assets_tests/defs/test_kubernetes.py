@@ -19,6 +19,7 @@ import yaml
 from click.testing import CliRunner
 from dagster._cli.api import execute_step_command
 from dagster._core.executor.step_delegating import StepDelegatingExecutor
+from dagster._core.launcher import DefaultRunLauncher
 from kubernetes.client import (
     ApiException,
     V1ContainerState,
@@ -119,27 +120,32 @@ class Cluster:
         return [kubernetes.client.ApiClient().sanitize_for_serialization(job) for job in self.jobs.values()]
 
 
-@pytest.fixture
-def cluster(monkeypatch):
+@pytest.fixture(scope="module")
+def api():
     """A double of the cluster, which is asked without pauses."""
     made, init = Cluster(), StepDelegatingExecutor.__init__
-    monkeypatch.setattr(
-        StepDelegatingExecutor,
-        "__init__",
-        partialmethod(init, check_step_health_interval_seconds=0, sleep_seconds=0.01),
-    )
-    monkeypatch.setattr("kubernetes.config.load_incluster_config", lambda: None)
-    monkeypatch.setattr("kubernetes.client.BatchV1Api", lambda api_client=None: made)
-    monkeypatch.setattr("kubernetes.client.CoreV1Api", lambda api_client=None: made)
-    return made
+    quick = partialmethod(init, check_step_health_interval_seconds=0, sleep_seconds=0.01)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StepDelegatingExecutor, "__init__", quick)
+        patch.setattr("kubernetes.config.load_incluster_config", lambda: None)
+        patch.setattr("kubernetes.client.BatchV1Api", lambda api_client=None: made)
+        patch.setattr("kubernetes.client.CoreV1Api", lambda api_client=None: made)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def team(api, tmp_path_factory):
+    """An instance with the run launcher of the example values."""
+    config = {"run_launcher": VALUES["runLauncher"]["config"]["customRunLauncher"]}
+    with dg.instance_for_test(overrides=config, temp_dir=str(tmp_path_factory.mktemp("team"))) as instance:
+        yield instance
 
 
 @pytest.fixture
-def team(cluster, tmp_path):
-    """An instance with the run launcher of the example values."""
-    config = {"run_launcher": VALUES["runLauncher"]["config"]["customRunLauncher"]}
-    with dg.instance_for_test(overrides=config, temp_dir=str(tmp_path)) as instance:
-        yield instance
+def cluster(api):
+    """The double, as it is at first."""
+    api.__init__()
+    return api
 
 
 @pytest.fixture
@@ -148,8 +154,8 @@ def start(team, tmp_path, monkeypatch):
     for name in SECRETS:
         monkeypatch.setenv(name, "Zq7-unmistakable-Kx9")
 
-    def start(project, key, partition=None, device="cuda", retries="disabled", instance=team):
-        file = tmp_path / f"{uuid.uuid4().hex}.py"
+    def start(project, key, partition=None, device="cuda", retries="disabled"):
+        file = tmp_path / f"{'real' if project is REAL else 'small'}_{device}.py"
         file.write_text(project.format(data=str(tmp_path / "data"), device=device))
         plain = ReconstructableRepository.for_file(str(file), "defs", str(tmp_path))
         repository = plain._replace(container_image=IMAGE, container_context=render_context(SERVER))
@@ -157,8 +163,8 @@ def start(team, tmp_path, monkeypatch):
         tags = {"dagster/partition": partition} if partition else {}
         keys, run_id = [dg.AssetKey.from_user_string(key)], str(uuid.uuid4())
         checks = [*repository.get_definition().asset_graph.get_check_keys_for_assets({*keys})]
-        run = create_run(repository, instance, run_id, keys, checks, config=config, tags=tags, launcher=None)
-        return [*execute_assets_run(repository, instance, run)]
+        run = create_run(repository, team, run_id, keys, checks, config=config, tags=tags, launcher=None)
+        return [*execute_assets_run(repository, team, run)]
 
     return start
 
@@ -172,25 +178,28 @@ def list_errors(events):
 # ---- manifests
 
 
+ENCODING, SETS, TRAINING = "inversion/coco_image_features", "ytvos/retrieval_set", "training/set_encoder"
+PARTITIONS = {ENCODING: "0-of-2", SETS: "test", TRAINING: "1"}
+
+
 @pytest.mark.parametrize(
-    ("key", "partition", "device", "gpus"),
-    [
-        ("inversion/coco_image_features", "0-of-2", "cuda", 1),
-        ("inversion/coco_image_features", "0-of-2", "cpu", 0),
-        ("ytvos/retrieval_set", "test", "cuda", 0),
-        ("training/set_encoder", "1", "cuda", 1),
-    ],
+    ("device", "gpus"), [("cuda", {ENCODING: 1, SETS: 0, TRAINING: 1}), ("cpu", {ENCODING: 0})], ids=["cuda", "cpu"]
 )
-def test_the_jobs_of_heavy_steps_are_valid(cluster, start, key, partition, device, gpus):
-    cluster.lost = [end_pod()]
-    start(REAL, key, partition, device)
-    (job,) = cluster.manifests
-    kubernetes_validate.validate(job, KUBERNETES, strict=True)
+def test_the_jobs_of_heavy_steps_are_valid(cluster, start, device, gpus):
+    for key in gpus:
+        cluster.lost = [end_pod()]
+        start(REAL, key, PARTITIONS[key], device)
+    for job, (key, wanted) in zip(cluster.manifests, gpus.items(), strict=True):
+        kubernetes_validate.validate(job, KUBERNETES, strict=True)
+        check_job(job, key, device, wanted)
+
+
+def check_job(job, key, device, gpus):
+    """Check that a job asks for what its step needs, and holds no secret."""
     pod = job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    wanted = {"cpu": "2", "memory": "4Gi"}
     limits = {"memory": "12Gi"} | ({"nvidia.com/gpu": "1"} if gpus else {})
-    assert container["resources"] == {"requests": wanted, "limits": limits}
+    assert container["resources"] == {"requests": {"cpu": "2", "memory": "4Gi"}, "limits": limits}
     assert ("tolerations" in pod) == bool(gpus)
     assert (container["image"], container["args"][:3]) == (IMAGE, ["dagster", "api", "execute_step"])
     assert (pod["restartPolicy"], job["spec"]["backoffLimit"]) == ("Never", 0)  # Dagster tries again, not Kubernetes
@@ -200,10 +209,10 @@ def test_the_jobs_of_heavy_steps_are_valid(cluster, start, key, partition, devic
     variables = {one["name"]: one.get("value") for one in container["env"]}
     assert variables["PERVL_DEVICE"] == device
     assert variables["DAGSTER_PG_PASSWORD"] is None  # a reference to a secret
-    arguments = zlib.decompress(base64.b64decode(variables["DAGSTER_COMPRESSED_EXECUTE_STEP_ARGS"])).decode()
-    assert key.rpartition("/")[2] in arguments or "encode_images" in arguments
-    assert "Zq7" not in json.dumps(job) + arguments
     assert set(variables).isdisjoint({*SECRETS} - {"DAGSTER_PG_PASSWORD"})
+    arguments = zlib.decompress(base64.b64decode(variables["DAGSTER_COMPRESSED_EXECUTE_STEP_ARGS"])).decode()
+    assert (key.replace("/", "__") if key != ENCODING else "encode_images") in arguments
+    assert "Zq7" not in json.dumps(job) + arguments
 
 
 def test_a_broken_job_is_refused_by_the_same_schema(cluster, start):
@@ -265,10 +274,10 @@ def read_failure(events):
     return events[-1].event_specific_data.error.to_string()
 
 
-def test_an_instance_that_starts_no_pods_is_explained(cluster, start):
-    with dg.instance_for_test() as instance:
-        message = read_failure(start(SMALL, "heavy", instance=instance))
-    assert "PERVL_EXECUTOR=k8s needs a Dagster instance that starts its runs in Kubernetes" in message
+def test_an_instance_that_starts_no_pods_is_explained(cluster, start, monkeypatch):
+    monkeypatch.setattr(dg.DagsterInstance, "run_launcher", DefaultRunLauncher())
+    message = read_failure(start(SMALL, "heavy"))
+    assert "needs a Dagster instance that starts its runs in Kubernetes, and this one has a DefaultRunLau" in message
     assert "dagster job launch" in message
 
 

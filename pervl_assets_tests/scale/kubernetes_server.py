@@ -83,6 +83,10 @@ class Pods:
         """End the pod of a job, as the deletion of the job does."""
         self._pods[name].terminate()
 
+    def lose(self, name: str) -> None:
+        """End the pod of a job at once, as the loss of its node does."""
+        self._pods[name].kill()
+
     def describe(self, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the status of a job, and that of its pod."""
         code = self._pods[name].poll()

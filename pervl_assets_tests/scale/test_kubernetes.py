@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -20,12 +21,12 @@ from dagster._cli.job import job_launch_command
 
 from pervl_assets.defs.jobs import JOB_RUN_TAG
 from pervl_assets_tests.scale.kubernetes_server import Pods, wait_until
-from pervl_assets_tests.test_helm_values import FILE, render_context
+from pervl_assets_tests.test_helm_values import FILE, render_context, render_instance
 
 VALUES = yaml.safe_load(FILE.read_text())
 (SERVER,) = VALUES["dagster-user-deployments"]["deployments"]
 CONTEXT = render_context(SERVER)
-SELECTION = '+key:"ytvos/retrieval_set"'
+SECONDS = 400
 TREE, SETS = "ytvos__fsl_seg", "ytvos__retrieval_set"
 SECRET = "Zq7-unmistakable-Kx9"
 
@@ -47,78 +48,111 @@ def pods(tmp_path):
 
 @pytest.fixture
 def instance(pods, tmp_path, monkeypatch):
-    """The instance of the values, but for its database and its queue, which is a daemon's work."""
+    """The instance of the values, but for its database; its daemon looks for lost runs more often."""
     home = tmp_path / "home"
     home.mkdir()
-    launcher = VALUES["runLauncher"]["config"]["customRunLauncher"]
-    cluster = {
+    config = render_instance(VALUES)
+    del config["storage"]
+    config["run_monitoring"]["poll_interval_seconds"] = 5
+    config["run_launcher"]["config"] |= {
         "load_incluster_config": False,
         "kubeconfig_file": str(pods.write_kubeconfig()),
         "dagster_home": str(home),
     }
-    queue = {"module": "dagster.core.run_coordinator", "class": "DefaultRunCoordinator"}
-    config = {"run_launcher": {**launcher, "config": launcher["config"] | cluster}, "run_coordinator": queue}
-    (home / "dagster.yaml").write_text(json.dumps(config | {"telemetry": {"enabled": False}}))
+    (home / "dagster.yaml").write_text(json.dumps(config))
     monkeypatch.setenv("DAGSTER_HOME", str(home))
     with dg.DagsterInstance.from_config(str(home)) as opened:
         yield opened
 
 
-@pytest.fixture
-def workspace(pods, instance, tmp_path):
-    """The code server of the chart, and the file that names it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    env = {
-        **os.environ,
-        **pods.settings,
-        "DAGSTER_CURRENT_IMAGE": "registry.example.org/pervl:0.1.0",
-        "DAGSTER_CLI_API_GRPC_CONTAINER_CONTEXT": json.dumps(CONTEXT),
-    }
-    command = [Path(sys.executable).with_name("dagster"), "api", "grpc", "-h", "127.0.0.1", "-p", port]
-    file, log = tmp_path / "workspace.yaml", tmp_path / "server.log"
-    server = {"grpc_server": {"host": "127.0.0.1", "port": int(port), "location_name": "pervl"}}
-    file.write_text(json.dumps({"load_from": [server]}))
+@contextmanager
+def run(log, *command, **env):
+    """Run a program of the image in a `with` block."""
+    program = Path(sys.executable).with_name(command[0])
     with log.open("wb") as output:
-        process = subprocess.Popen([*command, *SERVER["dagsterApiGrpcArgs"]], env=env, stdout=output, stderr=output)
+        process = subprocess.Popen([program, *command[1:]], env=os.environ | env, stdout=output, stderr=output)
     try:
-        healthy = lambda: not CliRunner().invoke(grpc_health_check_command, ["-p", port]).exit_code  # noqa: E731
-        assert wait_until(healthy, 120), log.read_text()
-        yield file
+        yield
     finally:
         process.terminate()
         process.wait()
 
 
-def test_everything_runs_in_pods_and_a_lost_one_is_started_again(pods, instance, workspace, tmp_path):
-    pods.doomed = [SETS]
-    config = {"ops": {"materialize": {"config": {"selection": SELECTION}}}}
-    launch = ["-w", str(workspace), "-j", "everything", "--config-json", json.dumps(config)]
-    launched = CliRunner().invoke(job_launch_command, launch)
+@pytest.fixture
+def workspace(pods, instance, tmp_path):
+    """The code server and the daemon of the chart; returns the file that names the code server."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    env = {
+        **pods.settings,
+        "DAGSTER_CURRENT_IMAGE": "registry.example.org/pervl:0.1.0",
+        "DAGSTER_CLI_API_GRPC_CONTAINER_CONTEXT": json.dumps(CONTEXT),
+    }
+    command = ["dagster", "api", "grpc", "-h", "127.0.0.1", "-p", port, *SERVER["dagsterApiGrpcArgs"]]
+    file, log = tmp_path / "workspace.yaml", tmp_path / "server.log"
+    server = {"grpc_server": {"host": "127.0.0.1", "port": int(port), "location_name": "pervl"}}
+    file.write_text(json.dumps({"load_from": [server]}))
+    with run(log, *command, **env):
+        healthy = lambda: not CliRunner().invoke(grpc_health_check_command, ["-p", port]).exit_code  # noqa: E731
+        assert wait_until(healthy, 120), log.read_text()
+        with run(tmp_path / "daemon.log", "dagster-daemon", "run", "-w", str(file)):
+            yield file
+
+
+def launch(workspace, selection):
+    """Launch the job `everything`, as in the pod of the daemon."""
+    config = {"ops": {"materialize": {"config": {"selection": selection}}}}
+    options = ["-w", str(workspace), "-j", "everything", "--config-json", json.dumps(config)]
+    launched = CliRunner().invoke(job_launch_command, options)
     assert launched.exit_code == 0, launched.output
 
-    check = instance.run_launcher.check_run_worker_health
-    unhealthy = []
 
-    def is_over():
-        started = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
-        unhealthy.extend(one for one in map(check, started) if one.status.value not in ("RUNNING", "SUCCESS"))
-        return instance.get_runs(dg.RunsFilter(job_name="everything"))[0].is_finished
+def list_runs(instance, **filters):
+    """Return runs, the latest first."""
+    return instance.get_runs(dg.RunsFilter(**filters))
 
-    over = wait_until(is_over, 400)
-    run = instance.get_runs(dg.RunsFilter(job_name="everything"))[0]
-    assert over
-    assert run.is_success, "\n".join(pods.read_log(name)[-3000:] for name in pods.jobs)
-    assert unhealthy == []  # Dagster's daemon would mark such a run as failed
 
-    steps = {name: job["metadata"]["labels"]["dagster/op"] for name, job in pods.jobs.items() if "step" in name}
+def list_steps(pods):
+    """Return the steps that pods were started for, by the name of the job."""
+    jobs = {name: job["metadata"]["labels"].get("dagster/op") for name, job in pods.jobs.items()}
+    return {name: step for name, step in jobs.items() if step}
+
+
+def test_everything_runs_in_pods_and_a_lost_one_is_started_again(pods, instance, workspace, tmp_path):
+    pods.doomed = [SETS]
+    launch(workspace, '+key:"ytvos/retrieval_set"')
+    assert wait_until(lambda: list_runs(instance, job_name="everything")[0].is_finished, SECONDS)
+    (everything,) = list_runs(instance, job_name="everything")
+    # Dagster's daemon, which looks for lost runs, has marked none as failed.
+    assert everything.is_success, "\n".join(pods.read_log(name)[-3000:] for name in pods.jobs)
+
+    steps = list_steps(pods)
     assert sorted(steps.values()) == [TREE, SETS, SETS, SETS]  # the sets of two splits, and one of them again
     assert len([name for name in steps if name.endswith("-1")]) == 1
-    assert len([name for name in pods.jobs if name not in steps]) == 1  # planned runs are in the pod of their job
-    planned = instance.get_runs(dg.RunsFilter(tags={JOB_RUN_TAG: run.run_id}))
+    assert len(pods.jobs) - len(steps) == 1  # planned runs are in the pod of their job
+    planned = list_runs(instance, tags={JOB_RUN_TAG: everything.run_id})
     events = [event for one in planned for event in instance.all_logs(one.run_id)]
     assert any("more memory than its limit" in event.user_message + str(event.dagster_event) for event in events)
     made = {file.name for file in (tmp_path / "data/assets/ytvos/retrieval_set").glob("*.parquet")}
     assert made == {"test.parquet", "validation.parquet"}
     assert SECRET not in json.dumps(pods.jobs) + "".join(map(pods.read_log, pods.jobs))
+
+
+def test_a_run_whose_pod_is_lost_is_started_again_beside_the_step_that_lives_on(pods, instance, workspace, tmp_path):
+    launch(workspace, '+key:"ytvos/fsl_seg"')
+    assert wait_until(lambda: list_steps(pods), SECONDS)
+    (lost,) = list_runs(instance, job_name="everything")
+    pods.lose(f"dagster-run-{lost.run_id}")
+
+    def is_over():
+        latest = list_runs(instance, job_name="everything")[0]
+        return latest.run_id != lost.run_id and latest.is_finished
+
+    assert wait_until(is_over, SECONDS), (tmp_path / "daemon.log").read_text()[-3000:]
+    again, first = list_runs(instance, job_name="everything")
+    assert (again.is_success, first.is_failure) == (True, True)
+    planned = [one for one in list_runs(instance, tags={JOB_RUN_TAG: first.run_id}) if one.run_id != first.run_id]
+    assert any(one.is_failure for one in planned)
+    assert list_runs(instance, statuses=[dg.DagsterRunStatus.STARTED]) == []
+    assert (tmp_path / "data/assets/ytvos/fsl_seg.parquet").is_file()
