@@ -146,6 +146,7 @@ class ObjectStore(Store):
             if self._check_object(file, new) == "same":
                 make_folder(file.path.parent)
                 new.replace(file.path)
+                self._kept.add(file.sha256)
             else:
                 file.path.unlink(missing_ok=True)
 
