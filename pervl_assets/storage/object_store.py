@@ -40,6 +40,8 @@ _OBJECTS: Final = "objects"
 _REQUESTS: Final = 32
 """Requests at the same time."""
 _BLOCK: Final = 1 << 20
+SAFE: Final = timedelta(hours=12)
+"""An object that is younger may be named by a manifest soon. Only objects of twice this age may be pruned."""
 _AT_WORK: Final = timedelta(hours=1)
 _LEFT_SECONDS: Final = 86_400.0
 _SHA256: Final = re.compile("[0-9a-f]{64}")
@@ -72,7 +74,9 @@ class ObjectStore(Store):
         super().__init__(work / "data")
         self._address, self._notes, self._staged = address, work / "notes", work / "staged"
         self._seen: dict[str, ObjectMeta | None] = {}
-        self._kept: set[str] = set()
+        self._kept: dict[str, float] = {}
+        self._named: dict[str, float] = {}
+        self._renewed: set[str] = set()
 
     @cached_property
     def _opened(self) -> "tuple[Bucket, str]":
@@ -138,6 +142,7 @@ class ObjectStore(Store):
     def pull_files(self, files: Iterable[StoredFile]) -> None:
         """Download the objects that the working copy has not, and compare them with their hashes."""
         files = [*files]
+        self._named.update(dict.fromkeys((file.sha256 for file in files), time.monotonic()))
         whole = map_in_threads(lambda file: is_whole(file.path, file.bytes, file.sha256), files)
         _map(self._pull_object, [file for file, is_there in zip(files, whole, strict=True) if not is_there])
 
@@ -146,6 +151,7 @@ class ObjectStore(Store):
             if self._check_object(file, new) == "same":
                 make_folder(file.path.parent)
                 new.replace(file.path)
+                self._kept[file.sha256] = time.monotonic()
             else:
                 file.path.unlink(missing_ok=True)
 
@@ -159,13 +165,16 @@ class ObjectStore(Store):
             shutil.rmtree(folder, ignore_errors=True)
 
     def push_files(self, files: Iterable[StoredFile]) -> None:
-        """Upload the objects that the bucket has not."""
-        wanted = {file.sha256: file for file in files if file.sha256 not in self._kept}
+        """Upload the objects that the bucket has not, or that may be pruned before a manifest names them."""
+        now, oldest = time.monotonic(), datetime.now(UTC) - SAFE
+        wanted = {file.sha256: file for file in files if not _is_recent(self._kept, file.sha256)}
         folders = sorted({_locate_object(sha256).rpartition("/")[0] for sha256 in wanted})
-        listed = _map(lambda folder: [(name[-64:], meta["size"]) for name, meta in self._list(folder)], folders)
-        sizes = {sha256: size for part in listed for sha256, size in part}
-        _map(self._put_object, [file for sha256, file in wanted.items() if sizes.get(sha256) != file.bytes])
-        self._kept |= wanted.keys()
+        listed = {name[-64:]: meta for part in _map(self._list, folders) for name, meta in part}
+        there = {sha256 for sha256, file in wanted.items() if sha256 in listed and listed[sha256]["size"] == file.bytes}
+        old = {one for one in there if listed[one]["last_modified"] < oldest and not _is_recent(self._named, one)}
+        _map(self._put_object, [file for sha256, file in wanted.items() if sha256 not in there - old])
+        self._kept.update(dict.fromkeys(wanted, now))
+        self._renewed |= old
 
     def push(self, path: Path, staged: Path, list_files: Callable[[Path], Iterable[StoredFile]]) -> Listing:
         """Upload objects, then the manifest, if it is the one that `begin` saw. A value with equal content is kept."""
@@ -180,6 +189,11 @@ class ObjectStore(Store):
             meta = self._find_equal(name, sha256)
         self._seen[name] = meta = meta or self._put_value(name, staged, seen, sha256)
         self._keep_copy(staged, path, meta, sha256)
+        if renewed := [file for file in files if file.sha256 in self._renewed]:
+            for file in renewed:  # `pervl prune`, which saw them when they were old, may have deleted them meanwhile
+                self._kept.pop(file.sha256, None)
+            self.push_files(renewed)
+            self._renewed.clear()
         return {name: _get_tag(meta)}
 
     def _put_value(self, name: str, staged: Path, seen: "ObjectMeta | None", sha256: str) -> "ObjectMeta":
@@ -366,6 +380,11 @@ def _locate_object(sha256: str) -> str:
     if not _SHA256.fullmatch(sha256):
         raise SchemaError(f"{sha256!r} is no sha256.", advice="Materialize the asset of this manifest again.")
     return f"{_OBJECTS}/{sha256[:2]}/{sha256}"
+
+
+def _is_recent(times: Mapping[str, float], sha256: str) -> bool:
+    """Return whether a time, of `time.monotonic`, is recent enough that nothing was pruned since."""
+    return sha256 in times and time.monotonic() - times[sha256] < SAFE.total_seconds() / 2
 
 
 def _get_tag(meta: "ObjectMeta") -> str:

@@ -301,7 +301,29 @@ def test_equal_files_of_another_tree_take_no_room(bucket, move_to):
     again = dataclasses.replace(tree, is_saved=False)
     manage(kind).handle_output(dg.build_output_context(asset_key=other), again)
     assert [path for method, path in bucket.calls if method == "put"] == ["data/assets/other.parquet"]
-    assert bucket.count("list") <= len(tree.ledger) + 1
+    assert bucket.count("list") == 0  # they were downloaded just now
+
+
+def test_an_old_object_that_no_manifest_names_is_uploaded_again(
+    bucket, move_to, monkeypatch
+):
+    kind = KINDS["training_files"]
+    assert write(kind, 0) == ""
+    (old,) = bucket.list_names("objects")
+    assert write(kind, 1) == ""
+    monkeypatch.setattr(object_store, "SAFE", timedelta(0))  # all objects are old
+
+    def prune(number: int) -> bool:
+        if bucket.calls[-1] == ("put", "data/assets/group/value.json"):
+            bucket.memory.delete(f"data/{old}")
+        return False
+
+    bucket.fails = prune
+    move_to("b")
+    bucket.calls.clear()
+    assert write(kind, 0) == ""
+    assert bucket.calls.count(("put", f"data/{old}")) == 2
+    assert manage(kind).verify(KEY).unchanged
 
 
 def test_parts_of_unfinished_work_are_continued_elsewhere(bucket, move_to, monkeypatch):
