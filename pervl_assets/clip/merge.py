@@ -24,14 +24,16 @@ def merge_features(shards: Sequence[Features]) -> Features:
     """
     passport = require_same_passport(shard.passport for shard in shards)
     ids, order = _order_ids([pl.Series(shard.ids, dtype=pl.String) for shard in shards])
-    crc32s = np.concatenate([shard.crc32s or np.zeros(len(shard.ids)) for shard in shards]).astype(np.uint32)
-    return Features(
-        ids.to_list(),
-        np.concatenate([shard.vectors for shard in shards])[order],
-        passport,
-        crc32s[order].tolist(),
-        pl.concat([shard.rejected for shard in shards]).sort("id"),
-    )
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order), dtype=order.dtype)
+    vectors, crc32s = np.empty((len(ids), passport.dimension), np.float32), np.zeros(len(ids), np.uint32)
+    start = 0
+    for shard in shards:  # each vector is copied once
+        own = place[start : start + len(shard.ids)]
+        vectors[own], crc32s[own] = shard.vectors, shard.crc32s or 0
+        start += len(own)
+    rejected = pl.concat([shard.rejected for shard in shards]).sort("id")
+    return Features(ids.to_list(), vectors, passport, crc32s.tolist(), rejected)
 
 
 def iterate_merged(shards: Iterable[Features], file: IO[bytes]) -> Iterator[Features]:
