@@ -304,9 +304,7 @@ def test_equal_files_of_another_tree_take_no_room(bucket, move_to):
     assert bucket.count("list") == 0  # they were downloaded just now
 
 
-def test_an_old_object_that_no_manifest_names_is_uploaded_again(
-    bucket, move_to, monkeypatch
-):
+def test_an_old_object_that_no_manifest_names_is_uploaded_again(bucket, move_to, monkeypatch):
     kind = KINDS["training_files"]
     assert write(kind, 0) == ""
     (old,) = bucket.list_names("objects")
