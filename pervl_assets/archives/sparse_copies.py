@@ -79,9 +79,10 @@ class SparseCopy:
 
     def __init__(self, address: Address, version: Version, extents: NDArray[np.int64], folder: Path | None) -> None:
         self._address, self._version, self._ranges = address, version, plan_ranges(extents)
-        target = (folder or Path(tempfile.gettempdir())) / f"{address.name}.{next(_numbers)}"
+        target = (folder or Path(tempfile.gettempdir())) / address.name
         with explain_write_errors(target):
-            self._path = name_partial(target)
+            partial = name_partial(target)
+        self._path = partial.with_name(f".{next(_numbers)}{partial.name}")
         weakref.finalize(self, _remove, self._path)
         self._file = -1
         self._pool: ThreadPoolExecutor | None = None

@@ -239,10 +239,13 @@ def replace_atomically(target: Path) -> Iterator[Path]:
 
 
 def name_partial(target: Path) -> Path:
-    """Return the path of this process's unfinished `target`, in whose folder those of killed processes are removed."""
+    """Return the path of this process's unfinished `target`, after removing those that killed processes left there.
+
+    Where a process has several, their names begin with a number: `.1.train.zip.partial-…`.
+    """
     stem = f".{target.name}{_OF_THIS_MACHINE}"
     make_folder(target.parent)
-    for left in target.parent.glob(f"{glob.escape(stem)}*"):
+    for left in target.parent.glob(f".*{glob.escape(stem[1:])}*"):
         if not is_being_written(left.name):
             with contextlib.suppress(OSError):
                 left.unlink()

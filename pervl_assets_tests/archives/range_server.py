@@ -7,9 +7,11 @@ import hashlib
 import os
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -27,6 +29,7 @@ class RangeServer(ThreadingHTTPServer):
     Attributes:
         requests: Method and `Range` of every request.
         sent: Bytes of bodies that were written.
+        delay: Seconds before each answer.
         fail: Number of requests to come that are answered with 503.
         cut: Number of answers to come that end in their middle.
         mode: What is wrong with every answer to a GET: `whole` (ranges are ignored), `shifted` (another range), `long`,
@@ -40,6 +43,7 @@ class RangeServer(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.requests: list[tuple[str, str | None]] = []
         self.sent = self.fail = self.cut = 0
+        self.delay = 0.0
         self.mode: str | int = ""
 
     def root(self, scheme: str) -> Address:
@@ -52,6 +56,11 @@ class RangeServer(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Print nothing: clients that give up are part of the tests."""
+
+
+@lru_cache
+def _tag(data: bytes) -> str:
+    return f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -67,8 +76,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server = self.server
         server.requests.append((self.command, self.headers.get("Range")))
+        time.sleep(server.delay)
         data = server.files.get(self.path.removeprefix(f"/{BUCKET}/"))
-        etag = f'"{hashlib.md5(data or b"", usedforsecurity=False).hexdigest()}"'
+        etag = _tag(data or b"")
         if server.fail:
             server.fail -= 1
             self._answer(503)

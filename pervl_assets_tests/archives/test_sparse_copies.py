@@ -1,6 +1,8 @@
 """Which ranges are requested, and that each is received once, by whichever process needs it first."""
 
 import gc
+import os
+import platform
 import random
 import zipfile
 import zlib
@@ -121,6 +123,17 @@ def test_processes_receive_every_range_once(server, tmp_path, monkeypatch):
         del chosen
     gc.collect()
     assert list_copies(tmp_path) == []
+
+
+def test_what_a_killed_process_left_is_removed(server, tmp_path):
+    archive = serve_zip(server, tmp_path)
+    left = tmp_path / f"data/assets/raw/.7.train.zip.partial-{platform.node()}-{2**22 + 1}"
+    left.parent.mkdir(parents=True, exist_ok=True)
+    left.touch()
+    with open_members(archive) as members:
+        assert members.read(NEEDED[0]) == MEMBERS[NEEDED[0]]
+        (copy,) = list_copies(tmp_path)
+        assert copy.name.endswith(f"train.zip.partial-{platform.node()}-{os.getpid()}")
 
 
 @pytest.mark.parametrize("scheme", ["http", "s3"])

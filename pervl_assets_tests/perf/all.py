@@ -28,6 +28,7 @@ BENCHMARKS = {
     "evaluation": ("--work",),
     "scaling": ("--work",),
     "many_images": ("--work",),
+    "ranged": ("--work",),
     "kills": ("--kit", "--work"),
     "tuning": (),
     "training": (),

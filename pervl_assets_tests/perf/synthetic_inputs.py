@@ -109,3 +109,27 @@ def write_vectors(count: int, target: Path, block: int = 20_000) -> None:
         part = vectors[: count - start]
         array[start : start + len(part)] = np.roll(part, number, axis=1)
     array.flush()
+
+
+def draw_videos(path: Path, scenes: int, needed_scenes: int, scale: int) -> tuple[list[str], int]:
+    """Write a zip of videos laid out like YouTube-VOS, its members `scale` times smaller.
+
+    Returns:
+        The names of the needed members (most of the frames of some scenes, with their masks), and their bytes.
+    """
+    rng = np.random.default_rng(0)
+    noise = rng.bytes(1 << 20)
+    chosen = set(rng.choice(scenes, needed_scenes, replace=False).tolist())
+    lengths = rng.integers(20, 38, scenes).tolist()
+    needed, size = [], 0
+    with zipfile.ZipFile(path, "w") as archive:
+        for folder, extension, smallest, largest in (("M", "png", 5_000, 10_000), ("F", "jpg", 80_000, 150_000)):
+            for scene, length in enumerate(lengths):
+                for frame in range(length):
+                    name = f"{folder}/{scene:04d}/{frame:05d}.{extension}"
+                    data = noise[frame : frame + int(rng.integers(smallest, largest)) // scale]
+                    archive.writestr(name, data)
+                    if scene in chosen and 5 <= frame < 20 and frame not in (8, 9):
+                        needed.append(name)
+                        size += len(data)
+    return needed, size

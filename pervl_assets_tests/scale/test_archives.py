@@ -5,7 +5,6 @@ import zipfile
 from datetime import timedelta
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from pervl_assets.archives import sparse_copies, zip_index
@@ -17,6 +16,7 @@ from pervl_assets.core.errors import ArchiveError
 from pervl_assets.core.workers import map_in_processes
 from pervl_assets.defs.raw import list_specs
 from pervl_assets.testing.runs import explain, run_selection
+from pervl_assets_tests.perf.synthetic_inputs import draw_videos
 from pervl_assets_tests.scale.object_server import Bucket
 
 pytestmark = pytest.mark.scale
@@ -76,29 +76,9 @@ SCALE = 10
 """Members are this many times smaller than those of YouTube-VOS, and so are the limits of a range."""
 
 
-def draw_videos(path: Path, scenes: int, needed_scenes: int) -> tuple[list[str], int]:
-    """Write a zip of videos; return the names of the needed frames and masks, and their bytes."""
-    rng = np.random.default_rng(0)
-    noise = rng.bytes(1 << 20)
-    chosen = set(rng.choice(scenes, needed_scenes, replace=False).tolist())
-    lengths = rng.integers(20, 38, scenes).tolist()
-    needed, size = [], 0
-    with zipfile.ZipFile(path, "w") as archive:
-        for folder, extension, smallest, largest in (("M", "png", 5_000, 10_000), ("F", "jpg", 80_000, 150_000)):
-            for scene, length in enumerate(lengths):
-                for frame in range(length):
-                    name = f"{folder}/{scene:04d}/{frame:05d}.{extension}"
-                    data = noise[frame : frame + int(rng.integers(smallest, largest)) // SCALE]
-                    archive.writestr(name, data)
-                    if scene in chosen and 5 <= frame < 20 and frame not in (8, 9):
-                        needed.append(name)
-                        size += len(data)
-    return needed, size
-
-
 def test_scenes_of_a_large_archive_are_few_requests_and_little_waste(bucket, tmp_path, monkeypatch):
     monkeypatch.setattr(sparse_copies, "_LARGEST_GAP", sparse_copies._LARGEST_GAP // SCALE)
-    needed, size = draw_videos(tmp_path / "a.zip", scenes=400, needed_scenes=31)
+    needed, size = draw_videos(tmp_path / "a.zip", scenes=400, needed_scenes=31, scale=SCALE)
     put(bucket, SPEC.file, tmp_path / "a.zip")
     proxy = bucket.server.proxy
     proxy.reset()
