@@ -21,22 +21,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pervl_assets.archives.remote_files import RemoteReader, Version
-from pervl_assets.archives.zip_directory import Directory, ZipEntry, check_directory, find_directory
+from pervl_assets.archives.zip_directory import MEMBERS, Directory, ZipEntry, check_directory, find_directory
 from pervl_assets.core.addresses import Address, Place
 from pervl_assets.core.errors import WriteError
 from pervl_assets.core.files import hash_bytes
 from pervl_assets.core.tables import write_parquet
 
 _VERSION: Final = 1
-_SCHEMA: Final = {
-    "name": pl.String,
-    "offset": pl.UInt64,
-    "stored": pl.UInt64,
-    "size": pl.UInt64,
-    "crc32": pl.UInt32,
-    "method": pl.UInt16,
-    "encrypted": pl.Boolean,
-}
 _MOST_ENTRIES: Final = 1_000_000
 """Members whose entries are all objects of Python: 350 bytes each, and found in a sixth of the time."""
 
@@ -137,7 +128,7 @@ def _find_index(path: Place, values: list[Any], store: Path | None, find: Callab
     key = json.dumps([_VERSION, *values])
     index = _recent.get((str(path), key)) or (_load(store, key) if store else None)
     if index is None:
-        index = _make_index(check_directory(path, find()))
+        index = _identify(check_directory(path, find()))
         if store:
             with suppress(WriteError, OSError):  # it saves time and nothing else
                 write_parquet(index.frame, store, {"key": key, "sha256": _hash_columns(index.frame)})
@@ -151,12 +142,6 @@ def get_signature(path: Path) -> tuple[int, int, int]:
     """Return size, modification time in nanoseconds, and inode: they change with the file or its content."""
     stat = os.stat(path)  # noqa: PTH116 - a Path's own is slower, and this is called per member
     return stat.st_size, stat.st_mtime_ns, stat.st_ino
-
-
-def _make_index(entries: Mapping[str, ZipEntry]) -> ZipIndex:
-    rows = [*entries.values()]
-    fields = {name: [row[number] for row in rows] for number, name in enumerate(ZipEntry._fields)}
-    return _identify(pl.DataFrame({"name": [*entries], **fields}, schema=_SCHEMA))
 
 
 def _identify(frame: pl.DataFrame) -> ZipIndex:
@@ -174,7 +159,7 @@ def _load(store: Path, key: str) -> ZipIndex | None:
             return None
         frame = pl.read_parquet(io.BytesIO(data))
         return (
-            _identify(frame) if dict(frame.schema) == _SCHEMA and _hash_columns(frame) == metadata["sha256"] else None
+            _identify(frame) if dict(frame.schema) == MEMBERS and _hash_columns(frame) == metadata["sha256"] else None
         )
     except (OSError, KeyError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
         return None
