@@ -2,7 +2,9 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,23 +18,28 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 SLOW = (
-    "test_end_to_end.py",
+    "e2e/test_command_line.py",
+    "e2e/test_browser.py",  # after it: it damages a file of the demo
+    "test_faults.py",  # needs no raw inputs, which another process draws meanwhile
     "defs/test_automation.py",
+    "defs/test_release.py",
     "defs/test_feature_checks.py",
     "defs/test_write_failures.py",
-    "defs/test_secrets.py",
-    "testing/test_page.py",
+    "io_managers/test_io_managers.py",
     "defs/test_inversion.py",
-    "defs/test_release.py",
+    "cli/test_verification.py",
+    "cli/test_status.py",
+    "defs/test_benchmarks.py",
     "tools/test_train_tiny_clip.py",
+    "testing/test_page.py",
+    "defs/test_secrets.py",
+    "cli/test_runs.py",
+    "clip/test_real_models.py",
     "test_docs.py",
-    "perf/test_trees.py",
-    "defs/test_concepts.py",
-    "defs/test_hostile_names.py",
+    "perf/test_inversion.py",
     "defs/test_evaluation.py",
     "training/test_train.py",
-    "perf/test_inversion.py",
-    "clip/test_real_models.py",
+    "perf/test_trees.py",
     "trees/test_kill.py",
 )
 """The slowest modules, slowest first. They start first, so that none of them runs alone at the end."""
@@ -53,13 +60,34 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the browser test, then the slow modules."""
+    """Start with the slow modules."""
 
     def rank(item: pytest.Item) -> int:
         module = item.nodeid.partition("::")[0].removeprefix("pervl_assets_tests/")
-        return -1 if module.startswith("e2e/") else SLOW.index(module) if module in SLOW else len(SLOW)
+        return SLOW.index(module) if module in SLOW else len(SLOW)
 
     items.sort(key=rank)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let one process run the tests below `e2e`, which share a demo; every other module stays whole, too."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "e2e" if "/e2e/" in nodeid else super()._split_scope(nodeid)
+
+    return Scheduling(config, log) if config.option.dist == "loadfile" else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unstamped_databases() -> Iterator[None]:
+    """Dagster's databases in memory get no revision: Alembic's scripts would be run for each of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for storage in ("runs", "event_log"):
+            patch.setattr(f"dagster._core.storage.{storage}.in_memory.stamp_alembic_rev", lambda *_: None)
+        yield
 
 
 @pytest.fixture(scope="session")

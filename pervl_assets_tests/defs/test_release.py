@@ -126,10 +126,16 @@ def test_file_sets_select_the_files_of_the_ledgers(whole):
     assert max(named.values()) == 1  # no file belongs to two sets
 
 
-def test_every_record_set_is_read(whole):
-    """One record per row of tables and features, and one per image."""
+@pytest.fixture(scope="module")
+def records(whole) -> dict[str, list[dict]]:
+    """The records of every record set, as mlcroissant reads them."""
     dataset = mlc.Dataset(jsonld=str(whole.data / "croissant.json"))
-    counts = {node.id: sum(1 for _ in dataset.records(node.id)) for node in dataset.metadata.record_sets}
+    return {node.id: [*dataset.records(node.id)] for node in dataset.metadata.record_sets}
+
+
+def test_every_record_set_is_read(whole, records):
+    """One record per row of tables and features, and one per image."""
+    counts = {name: len(rows) for name, rows in records.items()}
     for name in ("ytvos/concepts", "deep_fashion/captions", "inversion/openimages_matches"):
         assert counts[name] == pl.read_parquet(whole.data / f"assets/{name}.parquet").height > 0
     shards = (whole.data / "assets/inversion/coco_image_features").glob("*.parquet")
@@ -139,7 +145,7 @@ def test_every_record_set_is_read(whole):
         assert counts[f"ytvos/fsl_seg/{rule}"] == ledger.filter(rule=rule, status="written").height > 0
 
 
-def test_images_have_the_labels_of_the_tables(whole):
+def test_images_have_the_labels_of_the_tables(whole, records):
     """Caption, class, concept and split of every image record equal those of the annotation tables."""
     tables = {
         name: pl.read_parquet(whole.data / f"assets/{name}.parquet")
@@ -158,7 +164,6 @@ def test_images_have_the_labels_of_the_tables(whole):
         pair: labels
         for pair, *labels in tables["deep_fashion/few_shot_split"].select("pair_id", "class_name", "split").iter_rows()
     }
-    dataset = mlc.Dataset(jsonld=str(whole.data / "croissant.json"))
     names = ("ytvos/fsl_seg/few_shot_crop", "ytvos/fsl_seg/retrieval_crop", "ytvos/retrieval_set/few_shot_copy")
     for name in (*names, "deep_fashion/personalized/evaluation_copy", "deep_fashion/personalized/few_shot_copy"):
         rows = [
@@ -166,7 +171,7 @@ def test_images_have_the_labels_of_the_tables(whole):
                 field.rpartition("/")[2]: value.decode() if isinstance(value, bytes) else value
                 for field, value in row.items()
             }
-            for row in dataset.records(name)
+            for row in records[name]
         ]
         assert rows
         for row in rows:

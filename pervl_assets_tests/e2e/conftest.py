@@ -1,6 +1,19 @@
-"""Adds a screenshot and the servers' logs to the report of a failed browser test."""
+"""The demo that all tests here share; a failed browser test shows a screenshot and the servers' logs."""
+
+import shutil
 
 import pytest
+
+from pervl_assets_tests.e2e.project import Project
+
+
+@pytest.fixture(scope="session")
+def demo(synthetic_raw, tmp_path_factory) -> Project:
+    """The project after `pervl demo`, which draws the texts; the archives are copies of those of all tests."""
+    project = Project(tmp_path_factory.mktemp("project"))
+    shutil.copytree(synthetic_raw, project.data, ignore=shutil.ignore_patterns("*.txt", "*.csv"))
+    project.first = project.start("demo")
+    return project
 
 
 @pytest.hookimpl(wrapper=True)

@@ -27,7 +27,7 @@ class Servers:
     It leads a process group with its code server and runs, so that ending the group ends all of them.
 
     Attributes:
-        root: Folder of instance and log.
+        root: Folder of instance and log, also of an instance that exists.
         data: Data folder (`PERVL_DATA`).
         home: Folder of the instance (`DAGSTER_HOME`), with the project's own `dagster.yaml`.
         address: Where the web server listens.
@@ -57,7 +57,7 @@ class Servers:
         """Let the daemon check for new runs every second."""
         config = yaml.safe_load((_PROJECT / "dagster.yaml").read_text(encoding="utf-8"))
         config["run_queue"] = {**config.get("run_queue", {}), "dequeue_interval_seconds": 1}
-        self.home.mkdir(parents=True)
+        self.home.mkdir(parents=True, exist_ok=True)
         (self.home / "dagster.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
 
     def _start(self) -> "subprocess.Popen[bytes]":

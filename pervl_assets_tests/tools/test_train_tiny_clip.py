@@ -155,7 +155,7 @@ def test_a_short_training_saves_a_model_that_open_clip_loads(tmp_path, locked):
 
     lines = []
     train(
-        tmp_path, images=24, minutes=0.01, batch=8, seed=0, threads=1, resume=False, locked=False, report=lines.append
+        tmp_path, images=24, minutes=0.01, batch=8, seed=0, threads=1, resume=False, locked=locked, report=lines.append
     )
     assert "saved" in lines[-1]
     model = open_clip.create_model(f"local-dir:{tmp_path}")

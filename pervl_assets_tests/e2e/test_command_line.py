@@ -1,59 +1,18 @@
 """The command line on the demo data, as a user runs it: from nothing to files that the consumer reads."""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import dagster as dg
 import numpy as np
 import polars as pl
 import pytest
 
-from pervl_assets_tests.cli.forked import run_pervl
 from pervl_assets_tests.core.samples import photograph
+from pervl_assets_tests.e2e.project import Project
 
 pytestmark = pytest.mark.timeout(600)
-
-
-class Project:
-    """A data folder and a Dagster home of its own, and `pervl` run in them. Its path is no pattern and no address."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.data = root, root / "run [1] *?%20#"
-        self.env = {name: value for name, value in os.environ.items() if not name.startswith(("PERVL_", "DAGSTER_"))}
-        self.env |= {"PERVL_DATA": str(self.data), "DAGSTER_HOME": str(root / "home"), "PERVL_DEVICE": "cpu"}
-        self.env |= {"PERVL_REPETITIONS": "1"}  # of three
-
-    def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run `pervl` in a process of its own."""
-        return run_pervl(arguments, self.root, self.env | env)
-
-    def start(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run `pervl` from the start of its interpreter."""
-        return subprocess.run(
-            [sys.executable, "-m", "pervl_assets.cli", *arguments],
-            cwd=self.root,
-            env=self.env | env,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    def photograph(self) -> dict[str, tuple[bytes, int]]:
-        return photograph(self.data)
-
-
-@pytest.fixture(scope="module")
-def demo(synthetic_raw, tmp_path_factory):
-    """The project after `pervl demo`, which draws the texts; the archives are copies of those of all tests."""
-    project = Project(tmp_path_factory.mktemp("project"))
-    shutil.copytree(synthetic_raw, project.data, ignore=shutil.ignore_patterns("*.txt", "*.csv"))
-    project.first = project.start("demo")
-    return project
 
 
 def test_demo_ends_well_and_prints_paths(demo):
