@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import runpy
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,7 @@ import dagster as dg
 
 from pervl_assets.core.errors import PervlError
 from pervl_assets.core.text import hide_secrets
+from pervl_assets.core.workers import end_with_parent
 from pervl_assets.dagster_private import fail_step, judge_step
 from pervl_assets.defs.placement import HEAVY
 from pervl_assets.defs.pools import in_process_executor
@@ -61,8 +63,10 @@ def list_variables(settings: Settings) -> dict[str, str]:
     """Return the environment variables of the settings that were set, and of the data root.
 
     A step on another machine gets these and no others: they are shown there in clear text, and no setting is a secret.
+    Every machine has a scratch folder of its own.
     """
-    values = {name: getattr(settings, name) for name in sorted(settings.model_fields_set | {"data"})}
+    names = settings.model_fields_set - {"scratch"} | {"data"}
+    values = {name: getattr(settings, name) for name in sorted(names)}
     return {get_variable(name): str(value) for name, value in values.items() if value is not None}
 
 
@@ -225,6 +229,7 @@ def _run(process: Any) -> None:
 
 def _execute_step(command: Sequence[str]) -> None:
     """Execute one step in this process, as `dagster api execute_step` does: the command without its program."""
+    threading.Thread(target=end_with_parent, daemon=True).start()
     sys.argv = ["dagster", *command[-4:]]
     runpy.run_module("dagster", run_name="__main__")
 

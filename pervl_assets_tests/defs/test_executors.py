@@ -70,7 +70,7 @@ def execute(instance, job) -> list[str]:
 
 def test_settings_travel_and_secrets_do_not(monkeypatch):
     monkeypatch.setattr("pervl_assets.settings._log", SimpleNamespace(warning=lambda *_: None))
-    settings = Settings.from_env({**SETTINGS, **SECRETS, "HOME": "/root"})
+    settings = Settings.from_env({**SETTINGS, **SECRETS, "HOME": "/root", "PERVL_SCRATCH": "/of/this/machine"})
     assert executors.list_variables(settings) == SETTINGS
     assert [*executors.list_variables(Settings())] == ["PERVL_DATA"]  # is relative to the folder of the command
 

@@ -98,7 +98,8 @@ class Cluster:
     def _start(self, name: str, *options: str) -> Node:
         before = {*self._namespace.find()}
         command = [sys.executable, "-c", _START, "start", *options, *_SMALL]
-        done = self._namespace.run(*command, env={**self.env, NODE: name})
+        (home := self._root / "homes" / name).mkdir(parents=True)
+        done = self._namespace.run(*command, env={**self.env, "HOME": str(home), NODE: name})
         assert done.returncode == 0, done.stdout + done.stderr
         processes = [pid for pid in self._namespace.find() if pid not in before]
         (raylet,) = [pid for pid in self._namespace.find("raylet/raylet", "--raylet_socket_name") if pid in processes]

@@ -3,13 +3,17 @@
 Two nodes declare a GPU each, and encode on the processor. Data and Dagster's history are on a folder that all share.
 """
 
+import json
+import os
 import shutil
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from pervl_assets_tests.scale.ray_cluster import CHUNK, Cluster
+from pervl_assets.core.files import hash_bytes
+from pervl_assets_tests.scale.ray_cluster import CHUNK, PROJECT, Cluster
 from pervl_assets_tests.scale.servers import Namespace
 
 pytest.importorskip("dagster_ray", reason="needs the extra ray")
@@ -18,6 +22,26 @@ pytestmark = [pytest.mark.scale, pytest.mark.timeout(900)]
 FEATURES = "assets/inversion/coco_image_features"
 SELECTION = 'key:"inversion/coco_image_features"'
 IMAGES = 110  # of the first shard of the demo data
+
+
+_SERVE = """
+import contextlib, json, pathlib, signal, sys
+from pervl_assets_tests.scale.object_server import start_object_server
+folder = pathlib.Path(sys.argv[1])
+with contextlib.ExitStack() as stack:
+    env = start_object_server(folder, stack).env
+    (folder / "env.partial").write_text(json.dumps(env))
+    (folder / "env.partial").rename(folder / "env.json")
+    signal.pause()
+"""
+
+_HASH = """
+import hashlib, sys
+from pervl_assets.core.addresses import open_address, parse_address
+for address in sys.argv[1:]:
+    store, path = open_address(parse_address(address))
+    print(hashlib.sha256(bytes(store.get(path).bytes())).hexdigest())
+"""
 
 
 class World:
@@ -62,11 +86,25 @@ def namespace():
         yield namespace
 
 
+def start_object_server(namespace: Namespace, folder: Path) -> dict[str, str]:
+    """Start an S3 server in the namespace; return the variables that lead to it."""
+    folder.mkdir()
+    command = [sys.executable, "-c", _SERVE, folder]
+    namespace.start(*command, env={**os.environ, "PYTHONPATH": str(PROJECT)}, log=(log := folder / "start.log"))
+    deadline = time.monotonic() + 120
+    while not (env := folder / "env.json").exists():
+        if time.monotonic() > deadline:
+            pytest.skip(f"needs an S3 server: {log.read_text()}")
+        time.sleep(0.1)
+    return json.loads(env.read_text())
+
+
 @pytest.fixture(scope="module")
 def world(namespace, tmp_path_factory):
-    """Features of one process, and a running cluster."""
+    """Features of one process, and a running cluster, whose machines know an S3 server."""
     # The paths of Ray's sockets must be short.
     world = World(Path(tmp_path_factory.mktemp("ray")), namespace)
+    world.cluster.env |= start_object_server(namespace, world.root / "s3")
     world.materialize(f"+{SELECTION}", executor="in_process")
     world.expected = world.read_features()
     world.head = world.cluster.start_head()
@@ -97,7 +135,18 @@ def test_heavy_and_small_steps_of_one_run_and_no_secret_at_ray(world):
     assert "inversion__coco_class_text_features" in jobs.stdout
     assert "coco_object_classes" not in jobs.stdout
     assert "PERVL_DEVICE" in jobs.stdout
-    assert "Zq7-unmistakable" not in jobs.stdout
+    for secret in ("Zq7-unmistakable", "made-up-secret"):
+        assert secret not in jobs.stdout
+
+
+def test_machines_that_share_a_bucket_and_no_folder(world):
+    address = "s3://pervl/data"
+    world.materialize(f"+{SELECTION}", PERVL_DATA=address, PERVL_DEVICES="2", HOME=str(world.root / "workstation"))
+    files = [f"{address}/{FEATURES}/{name}" for name in world.expected]
+    done = world.namespace.run(sys.executable, "-c", _HASH, *files, env=world.cluster.env)
+    assert done.stdout.split() == [hash_bytes(content) for content in world.expected.values()], done.stderr
+    copies = [*(world.root / "cluster/homes").glob("*/.cache/**/0-of-2.parquet")]
+    assert len(copies) == 1  # each shard is on the machine that encoded it
 
 
 def start(world: World, log: Path):
