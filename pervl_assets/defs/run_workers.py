@@ -6,6 +6,7 @@ events. It ends with the process that started it, however that one ends.
 
 import multiprocessing
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ _WHERE_INTERRUPTED: Final = (DagsterEventType.ENGINE_EVENT, DagsterEventType.STE
 """Events of an executor that is interrupted, before its run ends."""
 
 _SECONDS_TO_END: Final = 60.0
+_REPEAT_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class RunWorkers:
         self._started_with = repository, instance.get_ref()
         self._processes: dict[Connection, Any] = {}
         self._runs: dict[Connection, str] = {}
+        self._interrupted = 0.0
 
     @property
     def run_ids(self) -> set[str]:
@@ -74,10 +77,14 @@ class RunWorkers:
 
     def read(self) -> list[tuple[str, dg.DagsterEvent | RunEnd]]:
         """Wait for events; return each with the id of its run. The last one of every run is its `RunEnd`."""
-        return [(self._runs[pipe], self._receive(pipe)) for pipe in wait([*self._runs]) if isinstance(pipe, Connection)]
+        ready = wait([*self._runs], _REPEAT_SECONDS if self._interrupted else None)
+        if self._interrupted and time.monotonic() - self._interrupted > _REPEAT_SECONDS:
+            self.interrupt()  # Dagster forgets a signal that comes while a run begins
+        return [(self._runs[pipe], self._receive(pipe)) for pipe in ready if isinstance(pipe, Connection)]
 
     def interrupt(self) -> None:
         """End all runs as a termination does. Their `RunEnd` is still to be read."""
+        self._interrupted = time.monotonic()
         for process in self._processes.values():
             process.terminate()
 
