@@ -79,6 +79,7 @@ def test_every_wrong_value_is_named_at_once():
         ("PERVL_DATA", "S3://bucket", "must begin with s3://, gs:// or https://"),
         ("PERVL_DATA", "https://host/data", "must be a path on this machine, or an address of s3:// or gs://"),
         ("PERVL_DATA", "s3://bucket/#otter", "must not hold a user name, a password, ? or #"),
+        ("PERVL_RAW", "http://host/raw", "must begin with s3://, gs:// or https://"),
         ("PERVL_SCRATCH", "s3://bucket", "must be a path on this machine, and no address"),
         ("PERVL_TOP_OBJECTS", "0", "must be greater than or equal to 1"),
         ("PERVL_TOP_OBJECTS", "many", "must be a whole number"),
