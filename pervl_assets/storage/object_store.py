@@ -29,7 +29,7 @@ from pervl_assets.core.addresses import Address, explain_address_errors, open_ad
 from pervl_assets.core.errors import AddressError, BusyError, SchemaError, WriteError
 from pervl_assets.core.files import PARTIAL, VerifyResult, explain_write_errors, hash_file, is_whole, make_folder
 from pervl_assets.core.workers import map_in_threads
-from pervl_assets.storage.store import Listing, Store, StoredFile
+from pervl_assets.storage.store import Listing, Store, StoredFile, locate_below
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -93,6 +93,10 @@ class ObjectStore(Store):
     def show(self, path: Path) -> str:
         """Return the address of a path."""
         return f"{self._address}/{self.name(path)}"
+
+    def refer(self, path: Path) -> str:
+        """Return the name of a path, which is another path on each machine."""
+        return self.name(path)
 
     def list_values(self) -> Listing:
         """Return the ETag of every value and manifest by its name, in one request per 1,000 of them."""
@@ -244,6 +248,17 @@ class ObjectStore(Store):
             file = folder / name.rpartition("/")[2]
             if self.name(file) == name and not (file.is_file() and file.stat().st_size == meta["size"]):
                 self._download(file)
+
+    def pull_folder(self, folder: Path) -> None:
+        """Download all files of a folder, unless the working copy has them."""
+        if folder.is_relative_to(self.folder):
+            names = [name for name, _ in self._list(self.name(folder))]
+            _map(lambda name: self._download(locate_below(self.folder, name)), names)
+
+    def push_folder(self, folder: Path) -> None:
+        """Upload the files of a folder that were not downloaded as they are."""
+        files = [path for path in folder.rglob("*") if path.is_file() and not self._read_note(path)]
+        _map(self.push_file, files)
 
     def push_file(self, path: Path) -> None:
         """Upload a file."""
