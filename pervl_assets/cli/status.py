@@ -69,7 +69,7 @@ class InputState:
 
 def list_inputs(settings: Settings) -> list[InputState]:
     """Search every raw input; nothing is made, read or downloaded."""
-    states, root = [], settings.raw or settings.folder
+    states, root = [], settings.raw or settings.data
     for spec in list_specs():
         if isinstance(root, Address):
             states.append(InputState(spec.name, spec.file, look_for(root / spec.file) is not None))

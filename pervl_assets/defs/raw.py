@@ -43,7 +43,7 @@ def build_raw_asset(spec: ArchiveSpec) -> dg.AssetsDefinition:
     def raw_archive(
         context: dg.AssetExecutionContext, workspace: Workspace, downloads: Downloads
     ) -> dg.MaterializeResult[RawArchive]:
-        is_fetched = workspace.profile == "full" and workspace.raw is None
+        is_fetched = workspace.profile == "full" and workspace.raw is None and not workspace.is_in_bucket(spec)
         fetched = downloads.fetch_input(spec, workspace.root, context.log.info) if is_fetched else None
         if fetched and fetched.stale:
             context.log.warning("%s: the earlier download is used, because %s.", spec.title, fetched.stale)
@@ -86,7 +86,9 @@ def pervl_annotations(
         report = FilesReport(official=(), different=(), missing=())
     else:
         folder /= manifest.commit
+        workspace.store.pull_folder(folder)
         report = downloads.fetch_annotations(folder, manifest, context.log.info)
+        workspace.store.push_folder(folder)
     yield RawArchiveIOManager.describe(
         RawArchive(folder, identify_contents(folder)),
         checks=[_check_official(report, manifest, demo=workspace.profile == "demo" and not workspace.annotations)],

@@ -11,13 +11,14 @@ import dagster as dg
 from pydantic import Field
 
 from pervl_assets.archives.inputs import ArchiveSpec, RawArchive, find_archive
+from pervl_assets.archives.remote_files import look_for
 from pervl_assets.benchmarks.benchmark import SplitMode
 from pervl_assets.clip.checkpoints import parse_encoders
 from pervl_assets.clip.passport import Precision
 from pervl_assets.clip.preprocessing import PreprocessingMode
 from pervl_assets.core.addresses import Address, Place, is_address, parse_address
 from pervl_assets.core.errors import ArchiveError
-from pervl_assets.demo import DEMO_PASSWORD, RAW_NAMES, draw_raw, is_drawn
+from pervl_assets.demo import DEMO_PASSWORD, RAW_NAMES, draw_raw, is_drawn, locate_mark
 from pervl_assets.inversion.open_images import NamesMode
 from pervl_assets.settings import Profile, Settings, get_variable
 from pervl_assets.storage import open_store
@@ -88,9 +89,8 @@ class Workspace(SettingsResource):
     @property
     def raw_inputs(self) -> Place:
         """Folder or address below which raw inputs are."""
-        if self.raw is None:
-            return self.root
-        return parse_address(self.raw) if is_address(self.raw) else Path(self.raw)
+        place = self.raw or self.data
+        return parse_address(place) if is_address(place) else Path(place)
 
     @property
     def annotations_folder(self) -> Path:
@@ -102,17 +102,20 @@ class Workspace(SettingsResource):
     def find_raw(self, spec: ArchiveSpec) -> RawArchive:
         """Find a raw input. In the demo profile draw it first if it is missing and part of the demo data.
 
-        Where `PERVL_RAW` is set, nothing is drawn.
+        Where `PERVL_RAW` is set, nothing is drawn. If the data root is a bucket, what was drawn or downloaded is moved
+        there.
 
         Raises:
             MissingInputError: It is missing. The error names its source, its path and its licence.
             ArchiveError: It is unsafe or unreadable, or is synthetic in the full profile.
             AddressError: Its address cannot be read.
         """
-        if self.profile == "demo" and spec.name in RAW_NAMES and self.raw is None:
-            draw_raw(spec.name, self.root)
+        if self.raw is None and not self.is_in_bucket(spec):
+            if self.profile == "demo" and spec.name in RAW_NAMES:
+                draw_raw(spec.name, self.root)
+            self._move_to_bucket(spec)
         archive = find_archive(spec, self.root, self.raw_inputs)
-        if self.profile == "full" and isinstance(archive.path, Path) and is_drawn(spec.name, archive.path, self.root):
+        if self.profile == "full" and self._is_drawn(spec, archive):
             raise ArchiveError(
                 f"{archive.path} is synthetic: it was made for the demo, and the profile is full.",
                 details=[f"the official one: {spec.homepage}"],
@@ -121,11 +124,36 @@ class Workspace(SettingsResource):
             )
         return archive
 
+    def is_in_bucket(self, spec: ArchiveSpec) -> bool:
+        """Return whether a raw input is found at an address."""
+        return isinstance(self.raw_inputs, Address) and look_for(self.raw_inputs / spec.file) is not None
+
+    def _move_to_bucket(self, spec: ArchiveSpec) -> None:
+        """Upload a raw input from the working copy of a data root in a bucket; its mark first, if it is synthetic."""
+        mark, file = locate_mark(spec.name, self.root), self.root / spec.file
+        if isinstance(self.raw_inputs, Address) and file.is_file():
+            if mark.is_file():
+                self.store.push_file(mark)
+            self.store.push_file(file)
+            file.unlink()
+
+    def _is_drawn(self, spec: ArchiveSpec, archive: RawArchive) -> bool:
+        """Return whether a raw input is synthetic: by its bytes, or in a bucket by its size."""
+        if isinstance(archive.path, Path):
+            return is_drawn(spec.name, archive.path, self.root)
+        mark = locate_mark(spec.name, self.root)
+        return self._is_marked(spec) and mark.read_text().startswith(f"{archive.card.bytes} ")
+
+    def _is_marked(self, spec: ArchiveSpec) -> bool:
+        """Return whether there is a mark of a synthetic input in the bucket of the data root."""
+        is_own = self.raw is None and isinstance(self.raw_inputs, Address)
+        return is_own and self.store.pull_file(locate_mark(spec.name, self.root))
+
     def read_password(self, spec: ArchiveSpec) -> str | None:
         """Return the password of an archive: of a synthetic one its own, else the environment variable's."""
         if spec.password_variable is None:
             return None
-        if self.raw is None and is_drawn(spec.name, self.root / spec.file, self.root):
+        if self.raw is None and (is_drawn(spec.name, self.root / spec.file, self.root) or self._is_marked(spec)):
             return DEMO_PASSWORD
         return os.environ.get(spec.password_variable) or (DEMO_PASSWORD if self.profile == "demo" else None)
 

@@ -39,19 +39,19 @@ def draw_raw(name: str, data_root: Path, seed: int = 0) -> None:
         with replace_atomically(target) as partial:
             raw.draw(partial, seed)
             mark = f"{partial.stat().st_size} {hash_file(partial)}\n"
-            write_bytes_atomically(_locate_mark(name, data_root), mark.encode())  # before the input is in place
+            write_bytes_atomically(locate_mark(name, data_root), mark.encode())  # before the input is in place
 
 
 def is_drawn(name: str, file: Path, data_root: Path) -> bool:
     """Return whether a file is, byte for byte, the raw input that `draw_raw` drew below `data_root`."""
     try:
-        size, sha256 = _locate_mark(name, data_root).read_text().split()
+        size, sha256 = locate_mark(name, data_root).read_text().split()
         return is_whole(file, int(size), sha256)
     except (OSError, ValueError):
         return False
 
 
-def _locate_mark(name: str, data_root: Path) -> Path:
+def locate_mark(name: str, data_root: Path) -> Path:
     """Return the file with size and sha256 of a synthetic input: the input itself must look like the official one."""
     return data_root / "assets" / "raw" / f"{name}.synthetic"
 

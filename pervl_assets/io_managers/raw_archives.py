@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from pervl_assets.archives.inputs import INDEX_EXTENSION, IdentityCard, RawArchive, identify, identify_contents
 from pervl_assets.archives.remote_files import find_version, look_for
-from pervl_assets.core.addresses import Address
+from pervl_assets.core.addresses import Address, Place
 from pervl_assets.core.errors import AddressError, ArchiveError, MissingInputError
 from pervl_assets.core.files import VerifyResult, explain_read_errors, hash_bytes, write_bytes_atomically
 from pervl_assets.io_managers.base import PervlIOManager, mark_changed
@@ -31,13 +31,23 @@ class RawArchiveIOManager(PervlIOManager):
     def write(self, context: dg.OutputContext, value: RawArchive, path: Path) -> None:
         """Write the path and the card; an unchanged card rewrites nothing."""
         card = {name: part for name, part in asdict(value.card).items() if part is not None}
-        plain = {**asdict(value), "path": str(value.path), "card": card}
+        plain = {**asdict(value), "path": self._refer(value.path), "card": card}
         del plain["index"]
         write_bytes_atomically(path, json.dumps(plain, indent=1, sort_keys=True).encode() + b"\n")
 
     def load(self, path: Path) -> RawArchive:
         """Read the card; the input itself is not opened."""
-        return replace(_STORED.validate_json(path.read_bytes()), index=path.with_suffix(INDEX_EXTENSION))
+        archive = _STORED.validate_json(path.read_bytes())
+        place = archive.path if isinstance(archive.path, Address) else self.store.folder / archive.path
+        return replace(archive, path=place, index=path.with_suffix(INDEX_EXTENSION))
+
+    def _pull(self, archive: RawArchive) -> None:
+        """Bring the input to this machine, if it is a folder of the data root."""
+        if isinstance(archive.path, Path):
+            self.store.pull_folder(archive.path)
+
+    def _refer(self, place: Place) -> str:
+        return str(place) if isinstance(place, Address) else self.store.refer(place)
 
     def read(self, key: dg.AssetKey, partition: str | None = None) -> RawArchive:
         """Read the card back, and compare the input with it: by its listing where it was unzipped, when it is opened.
@@ -48,6 +58,7 @@ class RawArchiveIOManager(PervlIOManager):
             ArchiveError: The input cannot be read.
         """
         archive: RawArchive = super().read(key, partition)
+        self._pull(archive)
         name, path = key.to_user_string(), self.locate(key, partition)
         advice = f"""Materialize it again: pervl materialize --select 'key:"{name}"+'"""
         card = _identify_again(archive, is_listed=not archive.prefix)
@@ -105,6 +116,7 @@ class RawArchiveIOManager(PervlIOManager):
     def compare(self, path: Path) -> VerifyResult:
         """Take the identity card again and compare it; of a zip this reads its directory, not its members."""
         archive = self.load(path)
+        self._pull(archive)
         shown = str(archive.path) if isinstance(archive.path, Address) else self.store.name(archive.path)
         try:
             card = _identify_again(archive)

@@ -29,6 +29,10 @@ class FolderStore(Store):
         """Return the path."""
         return str(path)
 
+    def refer(self, path: Path) -> str:
+        """Return the path."""
+        return str(path)
+
     def list_values(self) -> None:
         """List nothing: a look at one file costs no more."""
 
@@ -75,6 +79,12 @@ class FolderStore(Store):
         """Move nothing."""
 
     def push_file(self, path: Path) -> None:
+        """Move nothing."""
+
+    def pull_folder(self, folder: Path) -> None:
+        """Move nothing."""
+
+    def push_folder(self, folder: Path) -> None:
         """Move nothing."""
 
     def pull_file(self, path: Path) -> bool:

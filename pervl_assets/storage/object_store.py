@@ -29,7 +29,7 @@ from pervl_assets.core.addresses import Address, explain_address_errors, open_ad
 from pervl_assets.core.errors import AddressError, BusyError, SchemaError, WriteError
 from pervl_assets.core.files import PARTIAL, VerifyResult, explain_write_errors, hash_file, is_whole, make_folder
 from pervl_assets.core.workers import map_in_threads
-from pervl_assets.storage.store import Listing, Store, StoredFile
+from pervl_assets.storage.store import Listing, Store, StoredFile, locate_below
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -76,7 +76,7 @@ class ObjectStore(Store):
         self._seen: dict[str, ObjectMeta | None] = {}
         self._kept: dict[str, float] = {}
         self._named: dict[str, float] = {}
-        self._renewed: set[str] = set()
+        self._old: set[str] = set()
 
     @cached_property
     def _opened(self) -> "tuple[Bucket, str]":
@@ -93,6 +93,10 @@ class ObjectStore(Store):
     def show(self, path: Path) -> str:
         """Return the address of a path."""
         return f"{self._address}/{self.name(path)}"
+
+    def refer(self, path: Path) -> str:
+        """Return the name of a path, which is another path on each machine."""
+        return self.name(path)
 
     def list_values(self) -> Listing:
         """Return the ETag of every value and manifest by its name, in one request per 1,000 of them."""
@@ -171,10 +175,11 @@ class ObjectStore(Store):
         folders = sorted({_locate_object(sha256).rpartition("/")[0] for sha256 in wanted})
         listed = {name[-64:]: meta for part in _map(self._list, folders) for name, meta in part}
         there = {sha256 for sha256, file in wanted.items() if sha256 in listed and listed[sha256]["size"] == file.bytes}
-        old = {one for one in there if listed[one]["last_modified"] < oldest and not _is_recent(self._named, one)}
-        _map(self._put_object, [file for sha256, file in wanted.items() if sha256 not in there - old])
+        old = {one for one in there if listed[one]["last_modified"] < oldest}
+        safe = there - {one for one in old if not _is_recent(self._named, one)}
+        _map(self._put_object, [file for sha256, file in wanted.items() if sha256 not in safe])
         self._kept.update(dict.fromkeys(wanted, now))
-        self._renewed |= old
+        self._old |= old
 
     def push(self, path: Path, staged: Path, list_files: Callable[[Path], Iterable[StoredFile]]) -> Listing:
         """Upload objects, then the manifest, if it is the one that `begin` saw. A value with equal content is kept."""
@@ -189,11 +194,12 @@ class ObjectStore(Store):
             meta = self._find_equal(name, sha256)
         self._seen[name] = meta = meta or self._put_value(name, staged, seen, sha256)
         self._keep_copy(staged, path, meta, sha256)
-        if renewed := [file for file in files if file.sha256 in self._renewed]:
-            for file in renewed:  # `pervl prune`, which saw them when they were old, may have deleted them meanwhile
+        if old := [file for file in files if file.sha256 in self._old]:
+            for file in old:  # pruning may have deleted them, which began before this manifest named them
                 self._kept.pop(file.sha256, None)
-            self.push_files(renewed)
-            self._renewed.clear()
+            self._named.update(dict.fromkeys((file.sha256 for file in old), time.monotonic()))
+            self.push_files(old)
+            self._old.clear()
         return {name: _get_tag(meta)}
 
     def _put_value(self, name: str, staged: Path, seen: "ObjectMeta | None", sha256: str) -> "ObjectMeta":
@@ -244,6 +250,17 @@ class ObjectStore(Store):
             file = folder / name.rpartition("/")[2]
             if self.name(file) == name and not (file.is_file() and file.stat().st_size == meta["size"]):
                 self._download(file)
+
+    def pull_folder(self, folder: Path) -> None:
+        """Download all files of a folder, unless the working copy has them."""
+        if folder.is_relative_to(self.folder):
+            names = [name for name, _ in self._list(self.name(folder))]
+            _map(lambda name: self._download(locate_below(self.folder, name)), names)
+
+    def push_folder(self, folder: Path) -> None:
+        """Upload the files of a folder that were not downloaded as they are."""
+        files = [path for path in folder.rglob("*") if path.is_file() and not self._read_note(path)]
+        _map(self.push_file, files)
 
     def push_file(self, path: Path) -> None:
         """Upload a file."""

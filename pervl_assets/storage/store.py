@@ -69,6 +69,10 @@ class Store(ABC):
         """Return where a path is kept, for people."""
 
     @abstractmethod
+    def refer(self, path: Path) -> str:
+        """Return how a manifest names a path of this machine, so that others find it: see `locate`."""
+
+    @abstractmethod
     def list_values(self) -> Listing | None:
         """Return what `exists` and `stamp` need to know of all values, or None if that costs nothing."""
 
@@ -147,6 +151,14 @@ class Store(ABC):
     @abstractmethod
     def push_file(self, path: Path) -> None:
         """Keep a file under its name: one of unfinished work, or one that belongs to no value."""
+
+    @abstractmethod
+    def pull_folder(self, folder: Path) -> None:
+        """Bring all files of a folder, kept by `push_folder`, to their paths."""
+
+    @abstractmethod
+    def push_folder(self, folder: Path) -> None:
+        """Keep all files of a folder, which belong to no value, under their names."""
 
     @abstractmethod
     def pull_file(self, path: Path) -> bool:

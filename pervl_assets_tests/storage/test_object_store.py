@@ -7,7 +7,7 @@ import os
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 import dagster as dg
@@ -322,6 +322,35 @@ def test_an_old_object_that_no_manifest_names_is_uploaded_again(bucket, move_to,
     assert write(kind, 0) == ""
     assert bucket.calls.count(("put", f"data/{old}")) == 2
     assert manage(kind).verify(KEY).unchanged
+
+
+def test_an_old_object_of_another_manifest_is_missed_if_it_is_pruned(bucket, move_to, monkeypatch):
+    kind, other = KINDS["trees"], dg.AssetKey("other")
+    assert write(kind, 0) == ""
+    monkeypatch.setattr(object_store, "SAFE", timedelta(hours=1))
+    monkeypatch.setattr(object_store, "datetime", Later)
+    old = [*bucket.list_names("objects")]
+
+    def prune(number: int) -> bool:
+        if bucket.calls[-1] == ("put", "data/assets/other.parquet"):
+            bucket.memory.delete([f"data/{name}" for name in old])
+        return False
+
+    bucket.fails = prune
+    move_to("b")
+    tree = manage(kind).read(KEY)
+    open_store(DATA)._kept.clear()  # as in a process that found the files in its working copy
+    manage(kind).handle_output(dg.build_output_context(asset_key=other), dataclasses.replace(tree, is_saved=False))
+    assert [*bucket.list_names("objects")] == old
+    assert manage(kind).verify(other).unchanged
+
+
+class Later(datetime):
+    """A clock that is two hours ahead."""
+
+    @classmethod
+    def now(cls, tz=None):
+        return super().now(tz) + timedelta(hours=2)
 
 
 def test_parts_of_unfinished_work_are_continued_elsewhere(bucket, move_to, monkeypatch):

@@ -1,0 +1,83 @@
+"""Raw inputs of a data root in a bucket: drawn or downloaded once, and read by all machines."""
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from pervl_assets.archives.inputs import RawArchive, identify_contents
+from pervl_assets.core.addresses import Address
+from pervl_assets.core.errors import ArchiveError
+from pervl_assets.defs.raw import list_specs
+from pervl_assets.defs.resources import Workspace
+from pervl_assets.demo import DEMO_PASSWORD
+from pervl_assets.io_managers.raw_archives import RawArchiveIOManager
+from pervl_assets.storage import open_store
+from pervl_assets.testing.runs import make_settings
+from pervl_assets_tests.storage.buckets import DATA, bucket, move_to
+
+__all__ = ["bucket", "move_to"]
+
+SPECS = {spec.name: spec for spec in list_specs()}
+NAMES = SPECS["openimages_class_descriptions"]
+
+
+def make_workspace(**changes) -> Workspace:
+    return Workspace.from_settings(make_settings(DATA, **changes))
+
+
+def test_the_demo_draws_an_input_once_for_all_machines(bucket, move_to):
+    found = make_workspace().find_raw(NAMES)
+    assert found.path == Address(f"{DATA}/{NAMES.file}")
+    assert not (open_store(DATA).folder / NAMES.file).exists()
+    assert {NAMES.file, f"assets/raw/{NAMES.name}.synthetic"} <= {*bucket.list_names()}
+    move_to("b")
+    bucket.calls.clear()
+    assert make_workspace().find_raw(NAMES) == found
+    assert bucket.count("put") == 0
+
+
+def test_an_input_that_a_user_put_into_the_bucket_is_used(bucket):
+    bucket.memory.put(f"data/{NAMES.file}", b"/m/011k07,Tortoise\n")
+    found = make_workspace(profile="full", fetch="off").find_raw(NAMES)
+    assert (found.path, found.card.bytes) == (Address(f"{DATA}/{NAMES.file}"), 19)
+
+
+def test_a_synthetic_input_in_the_bucket_is_no_official_one(bucket, move_to):
+    make_workspace().find_raw(NAMES)
+    move_to("b")
+    with pytest.raises(ArchiveError, match="is synthetic"):
+        make_workspace(profile="full").find_raw(NAMES)
+
+
+def test_the_password_of_a_synthetic_input_is_its_own_on_every_machine(bucket, move_to, monkeypatch):
+    spec = SPECS["deep_fashion2_train"]
+    make_workspace().find_raw(spec)
+    monkeypatch.setenv(spec.password_variable, "of another archive")
+    move_to("b")
+    assert make_workspace().read_password(spec) == DEMO_PASSWORD
+
+
+def test_fetched_annotations_reach_other_machines(bucket, move_to):
+    key, names = dg.AssetKey(["raw", "pervl_annotations"]), {"ytvos/concepts.csv", "deep_fashion/captions.csv"}
+
+    def locate() -> Path:
+        return open_store(DATA).folder / "assets/annotations/commit"
+
+    for name in names:
+        (file := locate() / name).parent.mkdir(parents=True)
+        file.write_text(name)
+    open_store(DATA).push_folder(locate())
+    stored = RawArchiveIOManager(data=DATA)
+    here = RawArchive(locate(), identify_contents(locate()))
+    stored.handle_output(dg.build_output_context(asset_key=key), here)
+    assert str(open_store(DATA).folder) not in str(bucket.list_names())
+    move_to("verifier")
+    assert stored.verify(key).unchanged
+    move_to("b")
+    there = stored.read(key)
+    assert (there.path, there.card) == (locate(), here.card)
+    assert {file.relative_to(there.path).as_posix() for file in there.path.rglob("*.csv")} == names
+    bucket.calls.clear()
+    open_store(DATA).push_folder(there.path)
+    assert bucket.calls == []
