@@ -74,7 +74,7 @@ class ImageLists:
         with suppress(WriteError, OSError):  # the lists save time and nothing else
             for file, own in zip(files, ids, strict=True):
                 write_hashed(own.to_frame("image_id"), file, {_TABLE: table.sha256})
-            for file in {*files[0].parent.iterdir()}.difference(files):
+            for file in {*files[0].parent.glob("*-of-*.parquet")}.difference(files):
                 file.unlink()  # of another number of shards
         return ids
 

@@ -10,6 +10,7 @@ numpy 2 knows both.
 import io
 import math
 import pickle
+import sys
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -123,15 +124,14 @@ def write_object_sentences(
 def _select_by_class(
     classes: pl.DataFrame, sentences: Iterable[pl.DataFrame], left_out: pl.Series
 ) -> Iterator[tuple[str, pl.DataFrame, pl.DataFrame]]:
-    """Yield name, sentences, and sentences that are not left out, of each class; one class is in memory."""
+    """Yield name, sentences, and sentences that are not left out, of each class, in their order."""
     none = pl.DataFrame(schema=OBJECT_SENTENCES.to_polars())
-    groups = _group_by_class(sentences)
-    of_class, rows = next(groups, (-1, none))
+    groups, of_class, rows = _group_by_class(sentences), -1, none
     for class_row, name in classes.select("class_row", "name").iter_rows():
-        own = rows if class_row == of_class else none
+        while of_class < class_row:
+            of_class, rows = next(groups, (sys.maxsize, none))
+        own = rows if of_class == class_row else none
         yield name, own, own.filter(~own["image_id"].is_in(left_out.implode()))
-        if class_row == of_class:
-            of_class, rows = next(groups, (-1, none))
 
 
 def _group_by_class(parts: Iterable[pl.DataFrame]) -> Iterator[tuple[int, pl.DataFrame]]:

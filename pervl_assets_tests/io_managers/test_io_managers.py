@@ -22,7 +22,7 @@ from pervl_assets.core.errors import ArchiveError, MissingInputError, SchemaErro
 from pervl_assets.core.files import VerifyResult, hash_bytes, write_bytes_atomically
 from pervl_assets.core.tables import CONTENT_SHA256, Column, TableSchema, hash_frame, write_hashed
 from pervl_assets.io_managers import find_io_managers
-from pervl_assets.io_managers.base import PervlIOManager
+from pervl_assets.io_managers.base import Partitions, PervlIOManager
 from pervl_assets.io_managers.features import FeaturesIOManager
 from pervl_assets.io_managers.metadata import STAMP, show_errors
 from pervl_assets.io_managers.tables import TableIOManager, declare_columns
@@ -159,6 +159,14 @@ def test_every_kind_is_found_by_itself_and_tested_here():
     assert set(managers) == {*KINDS, "image_lists"}  # which reads a table, and stores none
     kinds = {manager.kind for manager in managers.values()}
     assert kinds == {"table", "features", "weights", "tree", "raw_archive", "file"}
+
+
+def test_partitions_are_read_when_they_are_asked_for():
+    read = []
+    values = Partitions(["a", "b"], lambda name: read.append(name) or name.upper())
+    assert (len(values), [*values], "c" in values, read) == (2, ["a", "b"], False, [])
+    assert dict(values) == {"a": "A", "b": "B"}
+    assert read == ["a", "b"]
 
 
 def test_round_trip(kind, tmp_path):
