@@ -85,10 +85,10 @@ def test_an_attempt_that_was_given_up_ends_before_its_events(instance, monkeypat
         run_id = context.run.run_id
         (first,) = instance.get_records_for_run(run_id, of_type=retry).records
         instance.report_dagster_event(first.event_log_entry.get_dagster_event(), run_id)  # this one is given up, too
-        if context.has_tag("fails"):
+        if "fails" in context.run.tags:
             raise BusyError("Another run goes on with it.", advice="Wait.")
 
+    monkeypatch.setattr("pervl_assets.io_managers.metadata._is_given_up", bool)  # and put back at the end
     for tags in ({}, {"fails": "yes"}):
         dg.materialize([part], instance=instance, tags=tags, raise_on_error=False)
-        assert left == [0]
-        left.clear()
+    assert left == [0, 1]
