@@ -10,6 +10,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from dagster._config import validate_config
 from dagster._core.instance.config import dagster_instance_config
 
 from pervl_assets.defs.kubernetes import PlannedRunLauncher
@@ -40,9 +41,15 @@ KEYS = {
     "pythonLogs": "pythonLogLevel managedPythonLoggers dagsterHandlerConfig",
     "dagsterWebserver": f"replicaCount image service workspace enableReadOnly readinessProbe livenessProbe {_POD}",
     "dagsterWebserver.service": "annotations type port",
+    "computeLogManager": "type config",
+    "computeLogManager.config": "s3ComputeLogManager gcsComputeLogManager azureBlobComputeLogManager",
+    "computeLogManager.config.s3ComputeLogManager": "bucket prefix localDir useSsl verify verifyCertPath endpointUrl "
+    "skipEmptyFiles uploadInterval uploadExtraArgs showUrlOnly region",
     "telemetry": "enabled",
 }
 """Keys of the chart, by where they are; a place that is not named may have any."""
+
+NAMES_OF_LOGS = {"skipEmptyFiles": "skip_empty_files", "uploadInterval": "upload_interval"}
 
 
 @pytest.fixture
@@ -64,7 +71,7 @@ def list_unknown(values: Any, place: str = "") -> list[str]:
 
 def render_instance(values: Any) -> dict[str, Any]:
     """Return the chart's `dagster.yaml`."""
-    database = values["postgresql"]
+    database, logs = values["postgresql"], values["computeLogManager"]["config"]["s3ComputeLogManager"]
     postgres = {
         "username": database["postgresqlUsername"],
         "password": {"env": "DAGSTER_PG_PASSWORD"},
@@ -77,6 +84,11 @@ def render_instance(values: Any) -> dict[str, Any]:
     return {
         "storage": {"postgres": {"postgres_db": postgres}},
         "run_launcher": values["runLauncher"]["config"]["customRunLauncher"],
+        "compute_logs": {
+            "module": "dagster_aws.s3.compute_log_manager",
+            "class": values["computeLogManager"]["type"],
+            "config": {NAMES_OF_LOGS.get(key, key): one for key, one in logs.items()},
+        },
         "python_logs": {"python_log_level": values["pythonLogs"]["pythonLogLevel"]},
         "telemetry": values["telemetry"],
         **values["additionalInstanceConfig"],
@@ -139,6 +151,14 @@ def test_dagster_accepts_the_instance(values, tmp_path):
     config, custom = dagster_instance_config(str(tmp_path))
     assert custom is None
     assert config["run_launcher"]["class"] == PlannedRunLauncher.__name__
+    assert validate_config(PlannedRunLauncher.config_type(), config["run_launcher"]["config"]).success
+
+
+def test_the_logs_go_into_a_bucket(values):
+    aws = pytest.importorskip("dagster_aws.s3.compute_log_manager", reason="needs the extra postgres")
+    logs = render_instance(values)["compute_logs"]
+    assert logs["module"] == aws.__name__
+    assert validate_config(getattr(aws, logs["class"]).config_type(), logs["config"]).success
 
 
 def test_the_instance_is_that_of_one_machine_but_for_devices_and_pods(values):

@@ -205,7 +205,8 @@ def check_job(job, key, device, gpus):
     assert (pod["restartPolicy"], job["spec"]["backoffLimit"]) == ("Never", 0)  # Dagster tries again, not Kubernetes
     assert pod["securityContext"]["runAsNonRoot"]
     assert container["securityContext"]["allowPrivilegeEscalation"] is False
-    assert {"secretRef": {"name": "pervl-secrets"}} in container["envFrom"]
+    secrets = [one["secretRef"]["name"] for one in container["envFrom"] if "secretRef" in one]
+    assert secrets == ["pervl-bucket", "pervl-archives"]
     variables = {one["name"]: one.get("value") for one in container["env"]}
     assert variables["PERVL_DEVICE"] == device
     assert variables["DAGSTER_PG_PASSWORD"] is None  # a reference to a secret

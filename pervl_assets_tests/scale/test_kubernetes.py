@@ -40,7 +40,7 @@ def pods(tmp_path):
     settings = {"PERVL_DATA": str(tmp_path / "data"), "PERVL_EXECUTOR": "k8s", "PERVL_DEVICE": "cpu"}
     settings |= {"PERVL_DEVICES": "2", "PERVL_WORKERS": "1"}
     (variables,) = CONTEXT["k8s"]["env_config_maps"]
-    contents = {"pervl-secrets": {"DEEPFASHION2_PASSWORD": SECRET}, variables: settings}
+    contents = {"pervl-bucket": {}, "pervl-archives": {"DEEPFASHION2_PASSWORD": SECRET}, variables: settings}
     with Pods(tmp_path / "pods", contents) as server:
         server.settings = settings
         yield server
@@ -48,11 +48,11 @@ def pods(tmp_path):
 
 @pytest.fixture
 def instance(pods, tmp_path, monkeypatch):
-    """The instance of the values, but for its database; its daemon looks for lost runs more often."""
+    """The instance of the values, but for its database and its logs; its daemon looks for lost runs more often."""
     home = tmp_path / "home"
     home.mkdir()
     config = render_instance(VALUES)
-    del config["storage"]
+    del config["storage"], config["compute_logs"]
     config["run_monitoring"]["poll_interval_seconds"] = 5
     config["run_launcher"]["config"] |= {
         "load_incluster_config": False,
