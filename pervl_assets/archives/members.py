@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pervl_assets.archives.inputs import IdentityCard, RawArchive, identify_listing, identify_members, list_folder
-from pervl_assets.archives.remote_files import Version, find_version
+from pervl_assets.archives.remote_files import Version, find_version, report_change
 from pervl_assets.archives.sparse_copies import SparseCopy
 from pervl_assets.archives.zip_directory import LONGEST_LOCAL_HEADER, MAX_MEMBER_BYTES, ZipEntry, require_readable
 from pervl_assets.archives.zip_index import get_signature, read_index, read_remote_index
@@ -97,13 +97,6 @@ class Members(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _changed(path: Path) -> ArchiveError:
-    return ArchiveError(
-        f"{path} was replaced or changed while it was read.",
-        advice="Wait until it is whole, and materialize its raw asset again; finished work is kept.",
-    )
 
 
 class _ZipMembers(Members):
@@ -193,7 +186,7 @@ class _LocalZipMembers(_ZipMembers):
 
     def _require_unchanged(self) -> None:
         if get_signature(self._zip) != self._signature:
-            raise _changed(self._zip)
+            raise report_change(self._zip)
 
     def select(self, names: Collection[str]) -> Self:
         """Return the same archive with these members only."""
@@ -280,7 +273,7 @@ class _FolderMembers(Members):
         """Return a file's bytes."""
         data = self._read_file(name)
         if self._crcs[name] not in (None, zlib.crc32(data)):
-            raise _changed(self.locate(name))
+            raise report_change(self.locate(name))
         return data
 
     def select(self, names: Collection[str]) -> Self:

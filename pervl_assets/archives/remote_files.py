@@ -25,7 +25,7 @@ from pervl_assets.archives.http_get import (
     match_header,
     open_client,
 )
-from pervl_assets.core.addresses import Address, explain_address_errors, open_address
+from pervl_assets.core.addresses import Address, Place, explain_address_errors, open_address
 from pervl_assets.core.errors import AddressError, ArchiveError, MissingInputError
 
 _RANGE: Final = re.compile("bytes ([0-9]{1,15})-([0-9]{1,15})/([0-9]{1,15})")
@@ -90,7 +90,15 @@ def receive_range(
     try:
         receive(address, version, start, end, take)
     except MissingInputError as error:
-        raise _changed(address) from error
+        raise report_change(address) from error
+
+
+def report_change(place: Place) -> ArchiveError:
+    """Return the error of an input that is no longer the one that was opened."""
+    return ArchiveError(
+        f"{place} was replaced or changed while it was read.",
+        advice="Wait until it is whole, and materialize its raw asset again; finished work is kept.",
+    )
 
 
 class RemoteReader:
@@ -120,13 +128,6 @@ class RemoteReader:
         return bytes(data)
 
 
-def _changed(address: Address) -> ArchiveError:
-    return ArchiveError(
-        f"{address} was replaced or changed while it was read.",
-        advice="Wait until it is whole, and materialize its raw asset again; finished work is kept.",
-    )
-
-
 def _wrong_length(address: Address) -> AddressError:
     return AddressError(f"The server of {address} sends more or fewer bytes than it was asked for.", advice=_CHECK)
 
@@ -148,9 +149,9 @@ def _receive_from_bucket(
         try:
             answer = store.get(path, options={"range": (start, end), "if_match": version.etag})
         except PreconditionError:
-            raise _changed(address) from None
+            raise report_change(address) from None
         if (answer.meta["size"], answer.meta["e_tag"]) != version:
-            raise _changed(address)
+            raise report_change(address)
         at = start
         for block in answer.stream(min_chunk_size=_BLOCK):
             if at + len(block) > end:
@@ -183,7 +184,7 @@ def _receive_from_server(
         nonlocal at
         with _get_range(address, at, end, version.etag) as (answer, found):
             if found != version:
-                raise _changed(address)
+                raise report_change(address)
             for block in answer.read_blocks():
                 if at + len(block) > end:
                     raise _wrong_length(address)
@@ -215,7 +216,7 @@ def _get_range(address: Address, start: int, end: int, etag: str = "") -> Iterat
             case 416 if not etag:
                 raise ArchiveError(f"{address} is empty.", advice="Put the whole file there.")
             case 412 | 416:
-                raise _changed(address)
+                raise report_change(address)
             case 404 | 410:
                 raise MissingInputError(
                     f"There is nothing at {address}.", advice="Put it there, or correct the address."
