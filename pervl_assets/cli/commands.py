@@ -18,6 +18,7 @@ from pervl_assets.core.errors import PervlError
 from pervl_assets.core.files import explain_errors, write_bytes_atomically
 from pervl_assets.core.text import escape_terminal
 from pervl_assets.settings import Settings, get_variable, load_env_file
+from pervl_assets.storage import open_store
 
 _NOT_IN_DEMO = ("annotations", "clip_model", "clip_pretrained")
 """Settings that fit other inputs than those of the demo data."""
@@ -97,7 +98,7 @@ def demo() -> None:
         from pervl_assets.cli.report import read_results
 
         settings, console = Settings.from_env(), make_console()
-        print_paths(console, settings.folder)
+        print_paths(console, settings.data)
         print_results(console, read_results(settings.data))
     sys.exit(0 if passed else 1)
 
@@ -155,10 +156,13 @@ def report(encoder: str | None, out: Path | None) -> None:
     from pervl_assets.cli.report import make_report
 
     settings = Settings.from_env()
-    target = out or settings.folder / f"report{f'_{encoder}' if encoder else ''}.html"
+    store = open_store(str(settings.data))
+    target = out or store.folder / f"report{f'_{encoder}' if encoder else ''}.html"
     html = make_report(settings, encoder)
     write_bytes_atomically(target.absolute(), html)
-    click.echo(escape_terminal(str(target)))
+    if out is None:
+        store.push_file(target)
+    click.echo(escape_terminal(str(out or store.show(target))))
 
 
 @main.command()
@@ -201,6 +205,40 @@ def score(
         click.echo(encode_scores(images, scores))
     else:
         print_scores(images, scores)
+
+
+@main.command()
+@click.argument("selection")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--split", metavar="SPLIT", help="Only this partition of the trees: validation or test.")
+def export(selection: str, folder: Path, split: str | None) -> None:
+    """Copy folder trees and training files to FOLDER, as they are below a data folder, for programs that read folders.
+
+    SELECTION is an asset key, e.g. ytvos/retrieval_set, or a selection, e.g. "group:palavra or group:ytvos". Each file
+    is compared with its manifest. What is in FOLDER already is kept.
+    """
+    from pervl_assets.cli.console import make_console
+    from pervl_assets.cli.storage import export_values, plan_exports
+    from pervl_assets.definitions import defs
+
+    exports = plan_exports(defs, Settings.from_env().data, selection, split)
+    export_values(make_console(), exports, folder.absolute())
+
+
+@main.command()
+@click.option("--days", default=1, show_default=True, type=click.IntRange(1, 3650), help="Age of what is removed.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be removed.")
+def prune(days: int, *, dry_run: bool) -> None:
+    """Remove stored objects that no manifest names, and unfinished work of dead runs, if they are a day old or older.
+
+    In a data folder there is only the unfinished work: from it the next run would continue.
+    """
+    from datetime import timedelta
+
+    from pervl_assets.cli import storage
+    from pervl_assets.cli.console import make_console
+
+    storage.prune(make_console(), Settings.from_env().data, timedelta(days=days), dry_run=dry_run)
 
 
 @main.command()

@@ -199,8 +199,8 @@ def _paint(word: str, before: str = "") -> str:
     return f"[{_COLOURS[word]}]{before}{word}[/]"
 
 
-def print_paths(console: Console, data: Path) -> None:
-    """Print what the demo made and where it is."""
+def print_paths(console: Console, data: Path | Address) -> None:
+    """Print what the demo made and where it is; from a bucket, folders are exported first."""
     console.print("\n[bold]The demo data is ready. Where to look:[/]")
     for path, what in (
         ("youtube_vos/ytvos_PerVL/fsl_seg", "few-shot crops and evaluation frames, boxes and masks"),
@@ -209,7 +209,10 @@ def print_paths(console: Console, data: Path) -> None:
         ("inversion_model_train_data", "the training files of the inversion model"),
         ("assets", "typed tables, features, matches and ledgers in Parquet"),
     ):
-        console.print(f"  {escape(str(data / path))}", highlight=False, soft_wrap=True, end="")
+        place = f"{data}/{path}"
+        if isinstance(data, Address) and path != "assets":
+            place = f"FOLDER/{path}, after pervl export '*' FOLDER"
+        console.print(f"  {escape(place)}", highlight=False, soft_wrap=True, end="")
         console.print(f"  [dim]{what}[/]", highlight=False, soft_wrap=True)
     console.print("  [bold]pervl ui[/] shows the same graph in the browser at http://127.0.0.1:3000", highlight=False)
 

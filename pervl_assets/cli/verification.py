@@ -4,14 +4,13 @@ Its results are recorded as evaluations of `sums_hold`. `pervl materialize` read
 even if neither sizes nor mtimes do.
 """
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import dagster as dg
 
 from pervl_assets.core.addresses import Address
-from pervl_assets.core.files import PARTIAL, VerifyResult, is_being_written, is_locked
+from pervl_assets.core.files import VerifyResult
 from pervl_assets.defs.checks import SUMS_HOLD, summarize_sums
 from pervl_assets.defs.release import CROISSANT_KEY
 from pervl_assets.defs.run_results import name_partition
@@ -19,6 +18,7 @@ from pervl_assets.defs.runs import list_values
 from pervl_assets.io_managers import find_io_managers
 from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.storage import open_store
+from pervl_assets.storage.unfinished import find_work
 
 
 def verify_values(defs: dg.Definitions, data: Path | Address) -> Iterator[tuple[str, VerifyResult]]:
@@ -52,7 +52,7 @@ def verify_values(defs: dg.Definitions, data: Path | Address) -> Iterator[tuple[
         if not result.files and is_used(key, partition):
             result = VerifyResult(1, missing=[manager.store.name(manager.locate(key, partition))])
         yield name_partition(key.to_user_string(), partition), result
-    if left := sorted({*_find_unfinished(store.folder), *store.list_work()}):
+    if left := sorted({*find_work(store.folder), *store.list_work()}):
         yield "unfinished work", VerifyResult(len(left), extra=left)
 
 
@@ -74,14 +74,3 @@ def record_results(defs: dg.Definitions, instance: dg.DagsterInstance, results: 
                     description=check.description,
                 )
             )
-
-
-def _find_unfinished(data: Path) -> Iterator[str]:
-    """Return the partial files and folders below the data root, but those of a run that is at work."""
-    for folder, folders, files in os.walk(data):  # unlike rglob, it tolerates folders that vanish meanwhile
-        partial = [name for name in (*folders, *files) if PARTIAL in name]
-        folders[:] = [name for name in folders if PARTIAL not in name]
-        at_work = {name.partition(PARTIAL)[0] for name in partial if is_locked(Path(folder, name))}
-        for name in partial:
-            if name.partition(PARTIAL)[0] not in at_work and not is_being_written(name):
-                yield (Path(folder) / name).relative_to(data).as_posix()

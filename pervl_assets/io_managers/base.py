@@ -7,7 +7,7 @@ The value of `ytvos/concepts` is `<data>/assets/ytvos/concepts.parquet`, that of
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final, get_origin
@@ -135,24 +135,20 @@ class PervlIOManager(dg.ConfigurableIOManager):
             SchemaError: It is damaged.
             ArchiveError: It cannot be read.
         """
-        path, name = self.fetch(key, partition), key.to_user_string()
-        command = f"""pervl materialize --select 'key:"{name}"'"""
-        try:
+        path = self.fetch(key, partition)
+        with _explain_damage(key, path):
             value = self.load(path)
             self.store.pull_files(self.list_files(path))
             return value
-        except FileNotFoundError as error:
-            raise MissingInputError(
-                f"The value of {name} is not on disk: {error.filename or path} does not exist.",
-                advice=f"Materialize it first: {command}",
-            ) from error
-        except OSError:
-            with explain_read_errors(path):
-                raise
-        except _DAMAGE as error:
-            mark_changed(path)
-            problem = error.problem if isinstance(error, PervlError) else f"{path} is damaged: {error!r}."
-            raise SchemaError(problem, advice=f"Materialize {name}, which makes it again: {command}") from error
+
+    def list_stored(self, key: dg.AssetKey, partition: str | None = None) -> tuple[Path, list[StoredFile]]:
+        """Return the root of a tree, or the path of a single file, and all files that the manifest names; none is read.
+
+        Raises as `read` does.
+        """
+        path = self.fetch(key, partition)
+        with _explain_damage(key, path):
+            return self.list_parts(path)[0], [*self.list_files(path)]
 
     def read_previous(self, key: dg.AssetKey, partition: str | None = None) -> Any | None:
         """Read the value of an earlier run; None if there is none, or it is damaged, so that it is made again."""
@@ -274,6 +270,27 @@ def mark_changed(path: Path) -> None:
     """Change the stamp of a value whose manifest is at `path`: it is made again, although size and time were right."""
     with suppress(OSError):
         os.utime(path)
+
+
+@contextmanager
+def _explain_damage(key: dg.AssetKey, path: Path) -> Iterator[None]:
+    """Turn what reading an absent or damaged value raises into errors that advise. A damaged one is outdated then."""
+    name = key.to_user_string()
+    command = f"""pervl materialize --select 'key:"{name}"'"""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise MissingInputError(
+            f"The value of {name} is not on disk: {error.filename or path} does not exist.",
+            advice=f"Materialize it first: {command}",
+        ) from error
+    except OSError:
+        with explain_read_errors(path):
+            raise
+    except _DAMAGE as error:
+        mark_changed(path)
+        problem = error.problem if isinstance(error, PervlError) else f"{path} is damaged: {error!r}."
+        raise SchemaError(problem, advice=f"Materialize {name}, which makes it again: {command}") from error
 
 
 def _read_time(file: Path) -> int | None:

@@ -2,14 +2,26 @@
 
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 
 from pervl_assets.archives.inputs import list_folder
 from pervl_assets.core.errors import PervlError
-from pervl_assets.core.files import PARTIAL, Lock, VerifyResult, hash_bytes
-from pervl_assets.storage.store import Listing, Store, StoredFile
+from pervl_assets.core.files import (
+    PARTIAL,
+    Lock,
+    VerifyResult,
+    explain_write_errors,
+    hash_bytes,
+    is_whole,
+    make_folder,
+)
+from pervl_assets.core.workers import map_in_threads
+from pervl_assets.storage.store import Listing, ManifestKind, Pruned, Store, StoredFile
+from pervl_assets.storage.unfinished import remove_work
 
 
 class FolderStore(Store):
@@ -97,6 +109,24 @@ class FolderStore(Store):
 
     def remove_work(self, folder: Path) -> None:
         """Remove nothing: who made the work removes it."""
+
+    def copy_files(self, files: Sequence[tuple[StoredFile, Path]]) -> list[StoredFile]:
+        """Copy files, so that the copies may be edited, which hard links may not."""
+
+        def copy(pair: tuple[StoredFile, Path]) -> bool:
+            file, target = pair
+            with explain_write_errors(target):
+                make_folder(target.parent)
+                with suppress(FileNotFoundError):
+                    shutil.copyfile(file.path, target)
+                return is_whole(target, file.bytes, file.sha256)
+
+        whole = map_in_threads(copy, files)
+        return [file for (file, _), is_right in zip(files, whole, strict=True) if not is_right]
+
+    def prune(self, kinds: Mapping[str, ManifestKind], age: timedelta, *, dry_run: bool) -> Pruned:
+        """Remove unfinished work: nothing else is kept beside the values."""
+        return remove_work(self.folder, age, dry_run=dry_run)
 
 
 def _show_stat(name: str, stat: os.stat_result) -> str:

@@ -21,15 +21,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, partial
+from itertools import compress
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pervl_assets.core.addresses import Address, explain_address_errors, open_address
-from pervl_assets.core.errors import AddressError, BusyError, SchemaError, WriteError
+from pervl_assets.core.errors import AddressError, BusyError, MissingInputError, PervlError, SchemaError, WriteError
 from pervl_assets.core.files import PARTIAL, VerifyResult, explain_write_errors, hash_file, is_whole, make_folder
 from pervl_assets.core.workers import map_in_threads
-from pervl_assets.storage.store import Listing, Store, StoredFile, locate_below
+from pervl_assets.storage.store import Listing, ManifestKind, Pruned, Store, StoredFile, locate_below
+from pervl_assets.storage.unfinished import remove_work
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -270,12 +272,7 @@ class ObjectStore(Store):
 
     def list_work(self) -> list[str]:
         """Return the folders whose last part is older than an hour: the run was killed, or is on one part for long."""
-        last = dict[str, datetime]()
-        for name, meta in self._list(_VALUES):
-            folder, partial, _ = name.partition(PARTIAL)
-            if partial:
-                last[folder] = max(meta["last_modified"], last.get(folder, meta["last_modified"]))
-        return [folder + PARTIAL for folder, when in last.items() if datetime.now(UTC) - when > _AT_WORK]
+        return [value + PARTIAL for value in _find_left(self._list(_VALUES), datetime.now(UTC) - _AT_WORK)]
 
     def remove_work(self, folder: Path) -> None:
         """Delete the saved parts of finished work. What cannot be deleted stays, and is logged."""
@@ -286,6 +283,85 @@ class ObjectStore(Store):
                     bucket.delete(names)
         except AddressError as error:
             _log.warning("%s", error.problem)
+
+    def copy_files(self, files: Sequence[tuple[StoredFile, Path]]) -> list[StoredFile]:
+        """Download objects to paths outside of the working copy."""
+
+        def copy(pair: tuple[StoredFile, Path]) -> str:
+            file, target = pair
+            with explain_write_errors(target):
+                make_folder(target.parent)
+                target.unlink(missing_ok=True)
+                return self._check_object(file, target)
+
+        states = _map(copy, files)
+        return [file for (file, _), state in zip(files, states, strict=True) if state != "same"]
+
+    def prune(self, kinds: Mapping[str, ManifestKind], age: timedelta, *, dry_run: bool) -> Pruned:
+        """Delete old objects that no manifest names, and unfinished work that is old; here it is in both places.
+
+        Objects are listed before manifests are read: what a commit names meanwhile is young, or is uploaded again.
+        """
+        if age < 2 * SAFE:
+            raise PervlError(f"Objects younger than {2 * SAFE} may be named by a manifest soon.", advice="Wait longer.")
+        oldest = (datetime.now(UTC) if dry_run else self._read_clock()) - age
+        objects = [(name, meta) for name, meta in self._list(_OBJECTS) if _SHA256.fullmatch(name[-64:])]
+        values = self._list(_VALUES)
+        named = {sha256 for part in _map(partial(self._list_named, kinds), values) for sha256 in part}
+        found = {name: meta for name, meta in objects if name[-64:] not in named and meta["last_modified"] < oldest}
+        left = _find_left(values, oldest)
+        found |= {name: meta for name, meta in values if PARTIAL in name and name.partition(PARTIAL)[0] in left}
+        removed = [*found] if dry_run else [*compress(found, _map(partial(self._remove_old, oldest), [*found]))]
+        work = {f"{name.partition(PARTIAL)[0]}{PARTIAL}" for name in removed if PARTIAL in name}
+        here = remove_work(self.folder, age, dry_run=dry_run)
+        return Pruned(
+            sum(PARTIAL not in name for name in removed),
+            sum(found[name]["size"] for name in removed) + here.bytes,
+            sorted({*work, *here.work}),
+        )
+
+    def _read_clock(self) -> datetime:
+        """Return the time of the bucket, by which ages are reckoned."""
+        bucket, root = self._opened
+        with self._explain(name := f"{_OBJECTS}/clock"):
+            bucket.put(root + name, b"")
+            return bucket.head(root + name)["last_modified"]
+
+    def _list_named(self, kinds: Mapping[str, ManifestKind], value: "tuple[str, ObjectMeta]") -> list[str]:
+        """Return the sha256s of the objects that a value names.
+
+        Raises:
+            SchemaError: It is damaged.
+        """
+        (name, meta), (bucket, root) = value, self._opened
+        kind = kinds.get(PurePosixPath(name).suffix)
+        if kind is None or PARTIAL in name:
+            return []
+        with self._make_file() as copy, contextlib.suppress(FileNotFoundError, MissingInputError):
+            if meta["size"] > _BLOCK:
+                with self._explain(name):
+                    end = bucket.get(root + name, options={"range": {"suffix": _BLOCK}}).bytes()
+                if kind.is_other(bytes(end)):
+                    return []
+            self._get(name, copy)
+            try:
+                return [*kind.read(copy)]
+            except Exception as error:
+                raise SchemaError(
+                    f"{self._address}/{name} cannot be read, so nothing was removed: it may name any object.",
+                    advice="Materialize its asset again, or delete it.",
+                ) from error
+        return []
+
+    def _remove_old(self, oldest: datetime, name: str) -> bool:
+        """Delete an object, unless it was uploaded again meanwhile; return whether it is gone."""
+        bucket, root = self._opened
+        meta = self._look_up(name)
+        if meta is None or meta["last_modified"] >= oldest:
+            return False
+        with self._explain(name):
+            bucket.delete(root + name)
+        return True
 
     def _check_object(self, file: StoredFile, target: Path | None = None) -> str:
         """Download an object, to `target` if there is one. Return `same`, `missing` or `changed`."""
@@ -397,6 +473,16 @@ def _locate_object(sha256: str) -> str:
     if not _SHA256.fullmatch(sha256):
         raise SchemaError(f"{sha256!r} is no sha256.", advice="Materialize the asset of this manifest again.")
     return f"{_OBJECTS}/{sha256[:2]}/{sha256}"
+
+
+def _find_left(values: "Iterable[tuple[str, ObjectMeta]]", oldest: datetime) -> dict[str, datetime]:
+    """Return the values whose unfinished work has no part that is younger, with the time of its last part."""
+    last = dict[str, datetime]()
+    for name, meta in values:
+        value = name.partition(PARTIAL)[0]
+        if value != name:
+            last[value] = max(meta["last_modified"], last.get(value, meta["last_modified"]))
+    return {value: when for value, when in last.items() if when < oldest}
 
 
 def _is_recent(times: Mapping[str, float], sha256: str) -> bool:

@@ -5,9 +5,10 @@ keeps it once it was written (*push*). A value is one file below `assets/`, or a
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path, PurePosixPath
 
 from pervl_assets.core.errors import SchemaError
@@ -24,6 +25,34 @@ class StoredFile:
     path: Path
     bytes: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What was removed, or would be.
+
+    Attributes:
+        objects: Number of stored objects that no manifest names.
+        bytes: Their size, and that of unfinished work.
+        work: Unfinished work that dead runs left: names of folders and files.
+    """
+
+    objects: int = 0
+    bytes: int = 0
+    work: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ManifestKind:
+    """What manifests of one extension look like, which a store does not know.
+
+    Attributes:
+        is_other: Returns whether the last megabyte of a large file shows that it is whole, and no manifest.
+        read: Returns the sha256s that a manifest names, none if it is no manifest. Raises any error if it is damaged.
+    """
+
+    is_other: Callable[[bytes], bool]
+    read: Callable[[Path], Iterable[str]]
 
 
 def locate_below(folder: Path, name: str) -> Path:
@@ -171,3 +200,24 @@ class Store(ABC):
     @abstractmethod
     def remove_work(self, folder: Path) -> None:
         """Forget unfinished work, whose result is kept now."""
+
+    @abstractmethod
+    def copy_files(self, files: Sequence[tuple[StoredFile, Path]]) -> list[StoredFile]:
+        """Copy files that a manifest names to paths outside of the store; return those that are missing or damaged.
+
+        Raises:
+            WriteError: No permission, or no space left.
+        """
+
+    @abstractmethod
+    def prune(self, kinds: Mapping[str, ManifestKind], age: timedelta, *, dry_run: bool) -> Pruned:
+        """Remove what no manifest names, and unfinished work of dead runs, if it is older than `age`.
+
+        Args:
+            kinds: Manifests by extension.
+            age: At least a day: a manifest may name younger objects soon.
+            dry_run: Whether nothing is removed.
+
+        Raises:
+            SchemaError: A manifest cannot be read. Nothing was removed.
+        """

@@ -3,7 +3,6 @@
 import functools
 import json
 import os
-import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +12,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pervl_assets.cli.verification import _find_unfinished, record_results, verify_values
-from pervl_assets.core.files import PARTIAL, Lock, VerifyResult
+from pervl_assets.cli.verification import record_results, verify_values
+from pervl_assets.core.files import VerifyResult
 from pervl_assets.core.tables import CONTENT_SHA256, hash_frame
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.run_results import name_partition
@@ -223,27 +222,6 @@ def test_unfinished_work_is_extra(data):
     (data / f"{TREE}.partial.jsonl").write_text("")
     result = verify(data)["unfinished work"]
     assert result.extra == [f"{TREE}.partial", f"{TREE}.partial.jsonl"]
-
-
-def test_the_work_of_a_run_that_is_at_work_is_not_extra(tmp_path):
-    (tmp_path / "a.partial").mkdir()
-    (tmp_path / "a.partial" / "b.partial").touch()
-    (tmp_path / f".c{PARTIAL}-{platform.node()}-{os.getpid()}").touch()
-    with Lock(tmp_path / "a.partial.jsonl", "building a"):
-        assert not list(_find_unfinished(tmp_path))
-    (tmp_path / f".c{PARTIAL}-{platform.node()}-{2**22 + 1}").touch()
-    assert sorted(_find_unfinished(tmp_path)) == [f".c{PARTIAL}-{platform.node()}-{2**22 + 1}", "a.partial"]
-
-
-def test_folders_that_vanish_meanwhile_are_tolerated(tmp_path):
-    """A run beside it makes and removes folders all the time."""
-    for name in ("a.partial", "b", "c"):
-        (tmp_path / name / "d").mkdir(parents=True)
-    found = _find_unfinished(tmp_path)
-    assert next(found) == "a.partial"
-    for name in ("a.partial", "b", "c"):
-        shutil.rmtree(tmp_path / name)
-    assert not list(found)
 
 
 def test_annotations_are_read_again(data, tmp_path):
