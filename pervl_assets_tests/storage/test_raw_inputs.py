@@ -52,8 +52,9 @@ def test_a_synthetic_input_in_the_bucket_is_no_official_one(bucket, move_to):
 
 def test_the_password_of_a_synthetic_input_is_its_own_on_every_machine(bucket, move_to, monkeypatch):
     spec = SPECS["deep_fashion2_train"]
-    make_workspace().find_raw(spec)
     monkeypatch.setenv(spec.password_variable, "of another archive")
+    assert make_workspace().read_password(spec) == "of another archive"
+    bucket.memory.put(f"data/assets/raw/{spec.name}.synthetic", b"3 and its sha256")
     move_to("b")
     assert make_workspace().read_password(spec) == DEMO_PASSWORD
 
