@@ -47,7 +47,7 @@ def take_all(ui: Ui, data: Path) -> None:
     take_group(ui, "ytvos")
     take_asset(ui, "columns", "inversion/openimages_matches", "margin")
     take_metadata(ui, "matches", "inversion/openimages_matches", "highest_margin", 900)
-    take_asset(ui, "image_features", "inversion/coco_image_features", "passport")
+    take_asset(ui, "image_features", "inversion/coco_image_features", "passport", searched="passport")
     take_metadata(ui, "tree_asset", TREE, "contact_sheet", 1100)
     take_report(ui, data)
     take_plots(ui)
@@ -80,7 +80,7 @@ def take_graph(ui: Ui) -> None:
 
 def take_group(ui: Ui, group: str) -> None:
     """Take the graph of one group, large enough to show the state of each asset and its checks."""
-    ui.resize(WIDTH, 900)
+    ui.resize(WIDTH, 1150)
     ui.open(f"/locations/pervl_assets/asset-groups/{group}/lineage")
     expect(ui.page.get_by_text("Materialized").first).to_be_visible()
     save(ui, "group_graph")
@@ -97,24 +97,27 @@ def take_report(ui: Ui, data: Path) -> None:
     ui.resize(1200, round(last["y"] + last["height"]) + MARGIN)
     clip = {"x": 0, "y": first["y"], "width": 1200, "height": last["y"] + last["height"] - first["y"] + MARGIN}
     save(ui, "report", clip)
+    ui.open("/")
 
 
 def take_plots(ui: Ui) -> None:
     """Take the plots of a tree's counts and seconds, after some more materializations."""
     for _ in range(PLOTTED_RUNS):
-        ui.open_launchpad("prepare_ytvos")
-        launch(ui)
+        ui.materialize(TREE)
     ui.resize(WIDTH, 1580)
     ui.open_asset(TREE)
     ui.press("Plots")
     save(ui, "plots")
 
 
-def take_asset(ui: Ui, name: str, asset: str, last: str) -> None:
-    """Take the page of an asset, down to a row of its columns or metadata."""
+def take_asset(ui: Ui, name: str, asset: str, last: str, searched: str = "") -> None:
+    """Take the page of an asset, down to a row of its columns or metadata; of this, show only what is searched for."""
     ui.resize(WIDTH, TALL)
     ui.open_asset(asset)
     ui.settle()
+    if searched:
+        ui.page.get_by_placeholder("Filter metadata keys").fill(searched)
+        ui.settle()
     row = ui.find_row(last).bounding_box()
     ui.resize(WIDTH, round(row["y"] + row["height"]) + 1)
     save(ui, name)

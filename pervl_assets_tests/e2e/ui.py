@@ -114,10 +114,19 @@ class Ui:
         The page of the check also shows the end, but it updates only every 15 seconds.
         """
         self.open(f"/assets/{asset}?view=checks&checkDetail={check}")
-        self.page.get_by_role("button", name="execute Execute", exact=True).click()
+        self._run(re.compile("Execute$"))
+        self.page.go_back()
+
+    def materialize(self, asset: str) -> None:
+        """Press the button of an asset on its page, which makes it even if it is up to date, and watch its run."""
+        self.open_asset(asset)
+        self._run(re.compile("Materialize$"))
+
+    def _run(self, button: re.Pattern[str]) -> None:
+        """Press a button that starts a run, and watch the run to the end."""
+        self.page.get_by_role("button", name=button).click()
         self._notices.get_by_role("link", name="View").click()
         self.wait_for_run(seconds=60)
-        self.page.go_back()
 
     def find_switch(self, automation: str) -> Locator:
         """Return the state of a schedule's or sensor's switch on the open page of automations: a hidden checkbox."""
