@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -73,6 +73,7 @@ class Export:
         partition: Its partition, if it has some.
         root: Its folder, or its one file.
         files: All files of it.
+        manifest: Content of the manifest.
     """
 
     manager: PervlIOManager
@@ -80,6 +81,7 @@ class Export:
     partition: str | None
     root: Path
     files: list[StoredFile]
+    manifest: bytes = field(repr=False)
 
     def copy_to(self, folder: Path) -> Exported:
         """Copy the files and the manifest to a folder, with the names that they have below a data root.
@@ -93,13 +95,12 @@ class Export:
         """
         store, source = self.manager.store, self.manager.locate(self.key, self.partition)
         target = folder / store.name(self.root)
-        content = source.read_bytes()
         with explain_write_errors(target):
             if [file.path for file in self.files] == [self.root]:
                 copied = self._copy_file(store, target)
             else:
                 copied = self._copy_tree(store, target, folder)
-        write_bytes_atomically(folder / store.name(source), content)
+        write_bytes_atomically(folder / store.name(source), self.manifest)
         return Exported(target, len(self.files), sum(file.bytes for file in self.files), copied)
 
     def _copy_file(self, store: Store, target: Path) -> int:
@@ -158,7 +159,8 @@ class Export:
 
 def plan_export(manager: PervlIOManager, key: dg.AssetKey, partition: str | None) -> Export:
     """Read the manifest of a tree or training file. Raises as `PervlIOManager.read` does."""
-    return Export(manager, key, partition, *manager.list_stored(key, partition))
+    root, files = manager.list_stored(key, partition)
+    return Export(manager, key, partition, root, files, manager.locate(key, partition).read_bytes())
 
 
 def _find_whole(files: Mapping[str, StoredFile], root: Path) -> set[str]:

@@ -1,6 +1,7 @@
 """Unfinished work in a folder: what killed runs left beside the values, under names with `.partial` in them."""
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,8 @@ from pervl_assets.storage.store import Pruned
 _LOCKS: Final = (f"{PARTIAL}.jsonl", f"{PARTIAL}.lock")
 """Names of the locks under which unfinished work is changed, behind the name of the value."""
 _RETIRED: Final = f"{PARTIAL}-old"
+_OURS: Final = re.compile(rf"{re.escape(PARTIAL)}(\.jsonl?|\.lock|\.lock-request|-old|-[^/]+-[0-9]+)?")
+"""Ends of names that runs give: a raw input of a user may have `.partial` in its name, too."""
 
 
 def find_work(folder: Path) -> Iterator[str]:
@@ -34,7 +37,8 @@ def find_work(folder: Path) -> Iterator[str]:
 def remove_work(folder: Path, age: timedelta, *, dry_run: bool) -> Pruned:
     """Remove unfinished work below a folder in which nothing was written for a time."""
     removed, total, oldest = list[str](), 0, time.time() - age.total_seconds()
-    for value, group in groupby(sorted(find_work(folder), key=_get_value), key=_get_value):
+    found = (name for name in find_work(folder) if _OURS.fullmatch(name.removeprefix(_get_value(name))))
+    for value, group in groupby(sorted(found, key=_get_value), key=_get_value):
         names = [*group]
         paths = [folder / name for name in names]
         # A killed exchange of two folders may have left the only copy of a tree; the next run puts it back.

@@ -2,28 +2,37 @@
 
 import contextlib
 import itertools
+import math
+import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from pervl_assets.cli.status import list_states
+from pervl_assets.cli.storage import plan_exports
 from pervl_assets.cli.verification import verify_values
 from pervl_assets.core.addresses import open_address, parse_address
-from pervl_assets.core.errors import AddressError, WriteError
+from pervl_assets.core.errors import AddressError, SchemaError, WriteError
 from pervl_assets.core.files import hash_file
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.runs import list_values, select_assets
-from pervl_assets.storage import open_store
+from pervl_assets.io_managers.stored_files import MANIFESTS
+from pervl_assets.io_managers.trees import TreeIOManager
+from pervl_assets.storage import object_store, open_store
 from pervl_assets.storage.store import Store, StoredFile
 from pervl_assets.testing.runs import explain, make_settings, run_selection
-from pervl_assets_tests.scale.object_server import Bucket
+from pervl_assets_tests.core.samples import photograph
+from pervl_assets_tests.io_managers.test_io_managers import make_tree
+from pervl_assets_tests.scale.object_server import Bucket, CountingProxy
 
 pytestmark = pytest.mark.scale
 
 BRANCH = "+group:ytvos"
 MEGABYTE = 1 << 20
+NOW = timedelta(0)
 
 
 @pytest.fixture
@@ -129,6 +138,41 @@ def test_ytvos_in_a_bucket_is_that_of_a_folder(bucket, move_to, tmp_path, instan
     found = dict(verify_values(defs, address))
     assert all(one.unchanged for one in found.values()), found
     assert sum(one.files for one in found.values()) > 100
+    check_export(defs, address, proxy, tmp_path)
+
+
+def check_export(defs: dg.Definitions, address: str, proxy: CountingProxy, tmp_path: Path) -> None:
+    """Check that an export is cut off without harm, goes on where it was, and is as the trees of the folder."""
+    exports = plan_exports(defs, parse_address(address), "group:ytvos", None)
+    proxy.left = 60
+    with pytest.raises((AddressError, SchemaError)):
+        for one in exports:
+            one.copy_to(tmp_path / "out")
+    proxy.is_down, proxy.left = False, math.inf
+    proxy.reset()
+    copied = sum(one.copy_to(tmp_path / "out").copied for one in exports)
+    assert 0 < copied <= proxy.requests["GET"] < sum(len(one.files) for one in exports)  # as far as it was, it is kept
+    for one in exports:
+        tree = one.root.relative_to(open_store(address).folder)
+        made, expected = (
+            {name: content for name, (content, _) in photograph(root / tree).items()}
+            for root in (tmp_path / "out", tmp_path / "folder")
+        )
+        assert made == expected
+
+
+@pytest.mark.usefixtures("move_to")
+def test_a_replaced_tree_is_pruned_from_the_server(bucket, monkeypatch):
+    trees, key = TreeIOManager(data=f"{bucket.address}/data"), dg.AssetKey("tree")
+    monkeypatch.setattr(object_store, "SAFE", NOW)
+    trees.store.folder.mkdir(parents=True)
+    for seed in range(2):
+        trees.handle_output(dg.build_output_context(asset_key=key), make_tree(trees.store.folder, seed))
+    time.sleep(1.1)  # the server's times are whole seconds
+    assert trees.store.prune(MANIFESTS, NOW, dry_run=True).objects == 2
+    assert trees.store.prune(MANIFESTS, NOW, dry_run=False).objects == 2
+    assert trees.store.prune(MANIFESTS, NOW, dry_run=False).objects == 0
+    assert trees.verify(key).unchanged
 
 
 def test_an_answer_that_is_cut_off_is_no_damage(bucket, move_to):

@@ -51,13 +51,15 @@ def test_only_old_work_is_removed(tmp_path):
     old, new, resumed = (leave_tree(tmp_path, name) for name in ("old", "new", "resumed"))
     age(*old, *resumed)
     (resumed[0] / "b.jpg").touch()
-    (tmp_path / "value").write_bytes(b"stays")
+    for name in ("value", "value.partial.zip"):
+        (tmp_path / name).write_bytes(b"stays")
+        age(tmp_path / name)
     seen = remove_work(tmp_path, DAY, dry_run=True)
     assert (seen.work, seen.bytes, seen.objects) == (["old.partial", "old.partial.jsonl"], 8, 0)
     assert all(path.exists() for path in old)
     assert remove_work(tmp_path, DAY, dry_run=False) == seen
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        ["value", *(path.name for path in (*new, *resumed))]
+        ["value", "value.partial.zip", *(path.name for path in (*new, *resumed))]
     )
 
 
