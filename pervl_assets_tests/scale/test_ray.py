@@ -21,15 +21,18 @@ pytestmark = [pytest.mark.scale, pytest.mark.timeout(900)]
 
 FEATURES = "assets/inversion/coco_image_features"
 SELECTION = 'key:"inversion/coco_image_features"'
+BUCKET = "s3://pervl"
 IMAGES = 110  # of the first shard of the demo data
 
 
 _SERVE = """
-import contextlib, json, pathlib, signal, sys
+import contextlib, json, os, pathlib, signal, sys
+from pervl_assets.core.addresses import open_address, parse_address
 from pervl_assets_tests.scale.object_server import start_object_server
 folder = pathlib.Path(sys.argv[1])
 with contextlib.ExitStack() as stack:
-    env = start_object_server(folder, stack).env
+    os.environ.update(env := start_object_server(folder, stack).env)
+    open_address(parse_address(sys.argv[2]))[0].put("makes the bucket", b"")
     (folder / "env.partial").write_text(json.dumps(env))
     (folder / "env.partial").rename(folder / "env.json")
     signal.pause()
@@ -41,6 +44,13 @@ from pervl_assets.core.addresses import open_address, parse_address
 for address in sys.argv[1:]:
     store, path = open_address(parse_address(address))
     print(hashlib.sha256(bytes(store.get(path).bytes())).hexdigest())
+"""
+
+_DELETE = """
+import sys
+from pervl_assets.core.addresses import open_address, parse_address
+store, path = open_address(parse_address(sys.argv[1]))
+store.delete(path)
 """
 
 
@@ -89,7 +99,7 @@ def namespace():
 def start_object_server(namespace: Namespace, folder: Path) -> dict[str, str]:
     """Start an S3 server in the namespace; return the variables that lead to it."""
     folder.mkdir()
-    command = [sys.executable, "-c", _SERVE, folder]
+    command = [sys.executable, "-c", _SERVE, folder, BUCKET]
     namespace.start(*command, env={**os.environ, "PYTHONPATH": str(PROJECT)}, log=(log := folder / "start.log"))
     deadline = time.monotonic() + 120
     while not (env := folder / "env.json").exists():
@@ -139,18 +149,42 @@ def test_heavy_and_small_steps_of_one_run_and_no_secret_at_ray(world):
         assert secret not in jobs.stdout
 
 
-def test_machines_that_share_a_bucket_and_no_folder(world):
-    address = "s3://pervl/data"
-    world.materialize(f"+{SELECTION}", PERVL_DATA=address, PERVL_DEVICES="2", HOME=str(world.root / "workstation"))
-    files = [f"{address}/{FEATURES}/{name}" for name in world.expected]
-    done = world.namespace.run(sys.executable, "-c", _HASH, *files, env=world.cluster.env)
+def list_objects(world: World) -> list[str]:
+    return [f"{BUCKET}/data/{FEATURES}/{name}" for name in world.expected]
+
+
+def assert_objects_are_as_expected(world: World) -> None:
+    done = world.namespace.run(sys.executable, "-c", _HASH, *list_objects(world), env=world.cluster.env)
     assert done.stdout.split() == [hash_bytes(content) for content in world.expected.values()], done.stderr
-    copies = [*(world.root / "cluster/homes").glob("*/.cache/**/0-of-2.parquet")]
+
+
+def test_machines_that_share_a_bucket_and_no_folder(world):
+    settings = {"PERVL_DATA": f"{BUCKET}/data", "HOME": str(world.root / "workstation")}
+    world.materialize(f"+{SELECTION}", PERVL_DEVICES="2", **settings)
+    assert_objects_are_as_expected(world)
+    copies = [*(world.root / "cluster/homes").glob("*/.cache/**/coco_image_features/0-of-2.parquet")]
     assert len(copies) == 1  # each shard is on the machine that encoded it
 
 
-def start(world: World, log: Path):
-    command, env = world.command("materialize", "--select", SELECTION)
+def test_an_orphan_that_shares_a_bucket_and_no_folder(world, tmp_path):
+    settings = {"PERVL_DATA": f"{BUCKET}/data", "HOME": str(world.root / "workstation")}
+    world.materialize(f"+{SELECTION}", PERVL_DEVICES="2", **settings)
+    world.namespace.run(sys.executable, "-c", _DELETE, list_objects(world)[0], env=world.cluster.env)
+    world.cluster.log.unlink()
+    process = start(world, log := tmp_path / "log", **settings)
+    lost = world.cluster.wait_for_batches(1)
+    world.cluster.slow_down(lost, 75)
+    world.nodes[lost].kill_raylet()
+    assert process.wait(500) == 0, log.read_text()
+    assert_objects_are_as_expected(world)
+    encoded = world.cluster.list_encoded()
+    assert len({node for node, _ in encoded}) == 2
+    assert IMAGES <= sum(images for _, images in encoded) <= IMAGES + CHUNK
+    replace_node(world, lost)
+
+
+def start(world: World, log: Path, **settings: str):
+    command, env = world.command("materialize", "--select", SELECTION, **settings)
     return world.namespace.start(*command, env=env, log=log)
 
 
