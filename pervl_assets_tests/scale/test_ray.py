@@ -1,6 +1,7 @@
 """A Ray cluster in a namespace: the bytes of one machine, and what a lost node, an orphan and a lost head cost.
 
-Two nodes declare a GPU each, and encode on the processor. Data and Dagster's history are on a folder that all share.
+Two nodes declare a GPU each, and encode on the processor. Dagster's history is on a folder that all share; so are the
+data, or they are in a bucket, and each machine has a home of its own.
 """
 
 import json
