@@ -107,8 +107,9 @@ class SparseCopy:
 
     def _request(self, number: int) -> None:
         if self._pool is None:
-            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            os.ftruncate(self._file, self._version.bytes + len(self._ranges))
+            with explain_write_errors(self._path):
+                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                os.ftruncate(self._file, self._version.bytes + len(self._ranges))
             self._pool = ThreadPoolExecutor(1 + _AHEAD)
         part = self._received.get(number)
         if part is None or (part.done() and part.exception()):  # another try may succeed
@@ -124,9 +125,10 @@ class SparseCopy:
                 self._write(mark, _THERE)
 
     def _write(self, offset: int, block: bytes) -> None:
-        while block:
-            written = os.pwrite(self._file, block, offset)
-            offset, block = offset + written, block[written:]
+        with explain_write_errors(self._path):
+            while block:
+                written = os.pwrite(self._file, block, offset)
+                offset, block = offset + written, block[written:]
 
     def close(self) -> None:
         """Wait for ranges that are being received, and close the copy; the next `load` opens it again."""

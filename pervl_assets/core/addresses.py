@@ -28,6 +28,10 @@ _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _ENVIRONMENT: Final = ("AWS_", "GOOGLE_")
 _METADATA_SERVER: Final = "169.254.169.254"
 _RETRIES: "Final[RetryConfig]" = {"max_retries": 8, "retry_timeout": timedelta(minutes=2)}
+_ANSWER_SECONDS: Final = 30
+_SLOWEST: Final = 100_000
+"""Bytes a second at which the largest values can still be sent."""
+
 _CODE: Final = re.compile(r"<Code>(\w{1,60})</Code>")
 _STATUS: Final = re.compile(r"status code: ([0-9]{3})")
 _CREDENTIALS: Final = (
@@ -105,10 +109,14 @@ def parse_address(text: str) -> Address:
     return Address(text.rstrip("/"))
 
 
-def open_address(address: Address) -> "tuple[ObjectStore, str]":
+def open_address(address: Address, sent: int = 0) -> "tuple[ObjectStore, str]":
     """Return the bucket of an address as a store of obstore, and the path in it, which is empty for the whole bucket.
 
     Every call of the store must be within `explain_address_errors`.
+
+    Args:
+        address: The address.
+        sent: Bytes of the largest request. Its answer is waited for as long as sending them may take.
 
     Raises:
         AddressError: It is not in a bucket, obstore is not installed, or the variables of the SDK cannot be used.
@@ -118,12 +126,16 @@ def open_address(address: Address) -> "tuple[ObjectStore, str]":
     bucket, _, path = address.text.partition("://")[2].partition("/")
     environment = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith(_ENVIRONMENT)))
     with explain_address_errors(address):
-        return _open_bucket(f"{address.scheme}://{bucket}", environment), path
+        seconds = _ANSWER_SECONDS << (sent // (_ANSWER_SECONDS * _SLOWEST)).bit_length()  # few stores are made
+        return _open_bucket(f"{address.scheme}://{bucket}", environment, seconds), path
 
 
 @lru_cache(maxsize=8)
-def _open_bucket(bucket: str, environment: tuple[tuple[str, str], ...]) -> "ObjectStore":
-    """Open a bucket; `environment` are the variables that obstore reads. A store keeps its connections."""
+def _open_bucket(bucket: str, environment: tuple[tuple[str, str], ...], seconds: int) -> "ObjectStore":
+    """Open a bucket; `environment` are the variables that obstore reads. A store keeps its connections.
+
+    `seconds` are the longest silence of a server. Those in which a request is sent count as silence.
+    """
     from obstore.store import from_url
 
     endpoints = (value for name, value in environment if name.startswith("AWS_ENDPOINT_URL"))
@@ -132,8 +144,8 @@ def _open_bucket(bucket: str, environment: tuple[tuple[str, str], ...]) -> "Obje
         client_options={
             "allow_http": any(value.startswith("http://") for value in endpoints),
             "connect_timeout": timedelta(seconds=10),
-            "read_timeout": timedelta(seconds=30),
-            "timeout": timedelta(minutes=5),
+            "read_timeout": timedelta(seconds=seconds),
+            "timeout": timedelta(days=1),  # of a whole request
         },
         retry_config=_RETRIES,
     )

@@ -19,6 +19,9 @@ _PERIOD: Final = 0.5
 _PATIENCE_SECONDS: Final = 900.0
 """How long a process may take to save a part of its work, and to stop."""
 
+_NAMELESS_SECONDS: Final = 3.0
+"""How long a process may take to write its name into a lock that it holds."""
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -73,16 +76,19 @@ def _locate_request(lock: Path) -> Path:
 
 
 def _wait_for(lock: Path, work: str, claim: Claim | None, request: Path) -> Lock:
-    last = time.monotonic() + _PATIENCE_SECONDS
+    start = time.monotonic()
     while True:
         try:
             return Lock(lock, work)
         except BusyError:
-            holder = _read(lock)
-            if not claim or not holder or time.monotonic() > last or not claim.was_given_up(holder):
+            holder, waited = _read(lock), time.monotonic() - start
+            if not claim or waited > (_PATIENCE_SECONDS if holder else _NAMELESS_SECONDS):
                 raise
-        with explain_write_errors(request):
-            request.write_text(holder)
+            if holder and not claim.was_given_up(holder):
+                raise
+        if holder:
+            with explain_write_errors(request):
+                request.write_text(holder)
         time.sleep(_PERIOD)
 
 

@@ -212,7 +212,7 @@ class ObjectStore(Store):
         """
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
-        bucket, root = self._opened
+        bucket, root = open_address(self._address, staged.stat().st_size)[0], self._opened[1]
         versions: Any = {one: seen[one] for one in ("e_tag", "version") if seen[one]} if seen else {}
         with self._explain(name):
             try:

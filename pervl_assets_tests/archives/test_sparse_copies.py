@@ -1,5 +1,6 @@
 """Which ranges are requested, and that each is received once, by whichever process needs it first."""
 
+import errno
 import gc
 import os
 import platform
@@ -18,7 +19,7 @@ from pervl_assets.archives import inputs, sparse_copies, zip_index
 from pervl_assets.archives.inputs import ArchiveSpec, find_archive, identify, locate_local
 from pervl_assets.archives.members import open_members
 from pervl_assets.archives.sparse_copies import plan_ranges
-from pervl_assets.core.errors import AddressError, ArchiveError, MissingInputError
+from pervl_assets.core.errors import AddressError, ArchiveError, MissingInputError, WriteError
 from pervl_assets.core.workers import map_in_processes
 from pervl_assets_tests.archives.range_server import serve_ranges
 from pervl_assets_tests.core.samples import write_encrypted_zip, write_zip
@@ -208,6 +209,17 @@ def test_a_server_that_is_gone_is_an_error_and_the_next_try_goes_on(server, tmp_
             chosen.read(NEEDED[20])
         server.mode = ""
         assert [chosen.read(name) for name in NEEDED] == [MEMBERS[name] for name in NEEDED]
+
+
+def test_a_full_disk_is_a_fault_of_the_copy_and_not_of_the_bucket(server, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with open_members(serve_zip(server, tmp_path)) as members, members.select(NEEDED) as chosen:
+        monkeypatch.setattr("pervl_assets.archives.sparse_copies.os.pwrite", refuse)
+        with pytest.raises(WriteError, match="the disk is full") as caught:
+            chosen.read(NEEDED[0])
+    assert "s3://" not in str(caught.value)
 
 
 def test_what_is_no_zip_is_named(server, tmp_path):

@@ -3,7 +3,9 @@
 import http.server
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 
 import obstore
 import pytest
@@ -128,3 +130,43 @@ def test_no_connection(monkeypatch: pytest.MonkeyPatch):
     store, path = open_address(Address("s3://pervl/a"))
     with pytest.raises(AddressError, match="no connection"), explain_address_errors(Address("s3://pervl/a")):
         obstore.get(store, path)
+
+
+def test_a_large_request_may_take_longer_than_a_silent_server(monkeypatch: pytest.MonkeyPatch):
+    """The time in which a request is sent counts as silence: values of some hundred MB would never arrive."""
+    monkeypatch.setattr("pervl_assets.core.addresses._RETRIES", {"max_retries": 0})
+    monkeypatch.setattr("pervl_assets.core.addresses._ANSWER_SECONDS", 1)
+    monkeypatch.setattr("pervl_assets.core.addresses._SLOWEST", 1 << 20)
+    with _serve_slowly(0.5) as port:
+        _set_endpoint(monkeypatch, port)
+        value = bytes(6 << 20)
+        for sent in (0, len(value)):
+            store, path = open_address(Address("s3://pervl/a"), sent)
+            expected = nullcontext() if sent else pytest.raises(AddressError, match="no answer in time")
+            with expected, explain_address_errors(Address("s3://pervl/a")):
+                obstore.put(store, path, value, mode="create")
+
+
+@contextmanager
+def _serve_slowly(seconds: float) -> Iterator[int]:
+    """Serve PUT requests, of which every MiB takes this time; yields the port."""
+
+    class Slow(http.server.BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            left = int(self.headers["Content-Length"])
+            while left and (block := self.rfile.read(min(left, 1 << 20))):
+                left -= len(block)
+                time.sleep(seconds)
+            with suppress(OSError):  # the client has given up
+                self.send_response(200)
+                self.send_header("ETag", '"1"')
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()

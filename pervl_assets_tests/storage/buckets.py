@@ -56,7 +56,7 @@ class Bucket:
 def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bucket:
     """An empty bucket, which is what is at `DATA`. The working copy is below `tmp_path / "a"`."""
     made = Bucket()
-    monkeypatch.setattr(object_store, "open_address", lambda address: (made, "data"))
+    monkeypatch.setattr(object_store, "open_address", lambda address, sent=0: (made, "data"))
     monkeypatch.setattr(remote_files, "open_address", lambda address: (made, f"{address}".removeprefix("s3://pervl/")))
     monkeypatch.setenv("PERVL_SCRATCH", str(tmp_path / "a"))
     return made
