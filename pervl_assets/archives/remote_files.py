@@ -1,42 +1,22 @@
 """Files at addresses, read by ranges: nothing is received but what is asked for, and all of it is of one version.
 
-Objects in buckets are read with obstore, files on web servers with `http_get`, whose rules for redirects and slow
-connections apply. Servers are not trusted: what they send is bounded by what was asked for.
+Objects in buckets are read here, with obstore; files on web servers in `remote_servers`. Servers are not trusted: what
+they send is bounded by what was asked for.
 """
 
 import os
-import re
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache
-from typing import Final, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
-import httpx
-
-from pervl_assets.archives.http_get import (
-    DATE,
-    ETAG,
-    Answer,
-    RefusedError,
-    TransientError,
-    choose_pause,
-    get,
-    match_header,
-    open_client,
-)
 from pervl_assets.core.addresses import Address, Place, explain_address_errors, open_address
 from pervl_assets.core.errors import AddressError, ArchiveError, MissingInputError
 
-_RANGE: Final = re.compile("bytes ([0-9]{1,15})-([0-9]{1,15})/([0-9]{1,15})")
 _BLOCK: Final = 1 << 20
 _LEAST: Final = 64 << 10
 """Bytes that a `RemoteReader` asks for at least."""
 
-_ATTEMPTS: Final = 5
-_CHECK: Final = "Check the address and the network, then run again: finished work is kept."
-_DOWNLOAD: Final = "Download the file, and put it where a local one is expected."
-_Result = TypeVar("_Result")
+CHECK: Final = "Check the address and the network, then run again: finished work is kept."
+DOWNLOAD: Final = "Download the file, and put it where a local one is expected."
 
 
 class Version(NamedTuple):
@@ -53,11 +33,13 @@ def find_version(address: Address) -> Version:
         MissingInputError: There is no such file.
         AddressError: No connection, no permission, or a server that states no version or serves no ranges.
     """
-    version = _find_in_bucket(address) if address.is_bucket else _find_on_server(address)
+    from pervl_assets.archives.remote_servers import find_on_server  # httpx takes a tenth of a second
+
+    version = _find_in_bucket(address) if address.is_bucket else find_on_server(address)
     if not version.etag:
         raise AddressError(
             f"The server of {address} states neither an ETag nor a date: a change could not be noticed.",
-            advice=_DOWNLOAD,
+            advice=DOWNLOAD,
         )
     return version
 
@@ -86,7 +68,9 @@ def receive_range(
         ArchiveError: The file is of another version now, or gone.
         AddressError: No connection, no permission, or more or fewer bytes than asked for.
     """
-    receive = _receive_from_bucket if address.is_bucket else _receive_from_server
+    from pervl_assets.archives.remote_servers import receive_from_server
+
+    receive = _receive_from_bucket if address.is_bucket else receive_from_server
     try:
         receive(address, version, start, end, take)
     except MissingInputError as error:
@@ -128,8 +112,9 @@ class RemoteReader:
         return bytes(data)
 
 
-def _wrong_length(address: Address) -> AddressError:
-    return AddressError(f"The server of {address} sends more or fewer bytes than it was asked for.", advice=_CHECK)
+def report_length(address: Address) -> AddressError:
+    """Return the error of a server whose answer is too long or too short."""
+    return AddressError(f"The server of {address} sends more or fewer bytes than it was asked for.", advice=CHECK)
 
 
 def _find_in_bucket(address: Address) -> Version:
@@ -155,86 +140,8 @@ def _receive_from_bucket(
         at = start
         for block in answer.stream(min_chunk_size=_BLOCK):
             if at + len(block) > end:
-                raise _wrong_length(address)
+                raise report_length(address)
             take(at, bytes(block))
             at += len(block)
         if at < end:
-            raise _wrong_length(address)
-
-
-@cache
-def _open_client() -> httpx.Client:
-    return open_client()
-
-
-def _find_on_server(address: Address) -> Version:
-    def find() -> Version:
-        with _get_range(address, 0, 1) as (_, version):
-            return version
-
-    return _retry(address, find)
-
-
-def _receive_from_server(
-    address: Address, version: Version, start: int, end: int, take: Callable[[int, bytes], object]
-) -> None:
-    at = start
-
-    def receive() -> None:
-        nonlocal at
-        with _get_range(address, at, end, version.etag) as (answer, found):
-            if found != version:
-                raise report_change(address)
-            for block in answer.read_blocks():
-                if at + len(block) > end:
-                    raise _wrong_length(address)
-                take(at, block)
-                at += len(block)
-        if at < end:
-            raise TransientError("the connection was cut")
-
-    _retry(address, receive)
-
-
-@contextmanager
-def _get_range(address: Address, start: int, end: int, etag: str = "") -> Iterator[tuple[Answer, Version]]:
-    """Yield the answer to a request for a range, and the version of the whole file that it states."""
-    headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
-    if etag.startswith('"'):  # a weak one matches nothing
-        headers["If-Match"] = etag
-    with get(_open_client(), str(address), headers) as answer:
-        stated = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
-        match answer.status:
-            case 206 if stated and (int(stated[1]), int(stated[2])) == (start, end - 1):
-                tag = match_header(ETAG, answer.headers.get("ETag", ""))
-                yield (
-                    answer,
-                    Version(int(stated[3]), tag or match_header(DATE, answer.headers.get("Last-Modified", ""))),
-                )
-            case 200 | 206:
-                raise AddressError(f"The server of {address} serves no parts of files.", advice=_DOWNLOAD)
-            case 416 if not etag:
-                raise ArchiveError(f"{address} is empty.", advice="Put the whole file there.")
-            case 412 | 416:
-                raise report_change(address)
-            case 404 | 410:
-                raise MissingInputError(
-                    f"There is nothing at {address}.", advice="Put it there, or correct the address."
-                )
-            case _:
-                answer.refuse()
-
-
-def _retry(address: Address, request: Callable[[], _Result]) -> _Result:
-    """Send a request until it succeeds, at most five times."""
-    failures = 0
-    while True:
-        try:
-            return request()
-        except TransientError as error:
-            failures += 1
-            if failures == _ATTEMPTS:
-                raise AddressError(f"{address} cannot be read: {error}.", advice=_CHECK) from error
-            time.sleep(choose_pause(error, failures))
-        except RefusedError as error:
-            raise AddressError(f"{address} cannot be read: {error}.", advice=_CHECK) from error
+            raise report_length(address)

@@ -138,7 +138,7 @@ def serve_ranges(monkeypatch: pytest.MonkeyPatch) -> Iterator[RangeServer]:
     with RangeServer() as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
         monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
-        monkeypatch.setattr("pervl_assets.archives.remote_files.choose_pause", lambda *_: 0.0)
+        monkeypatch.setattr("pervl_assets.archives.remote_servers.choose_pause", lambda *_: 0.0)
         monkeypatch.setattr("pervl_assets.core.addresses._RETRIES", {"max_retries": 3, "backoff": FAST})
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield server

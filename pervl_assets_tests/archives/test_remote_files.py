@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from pervl_assets.archives import remote_files
+from pervl_assets.archives import remote_servers
 from pervl_assets.archives.http_get import open_client
 from pervl_assets.archives.remote_files import RemoteReader, Version, find_version, look_for, receive_range
 from pervl_assets.core.errors import AddressError, ArchiveError, MissingInputError
@@ -122,7 +122,7 @@ def test_wrong_answers_are_errors_and_bounded(server, scheme, mode, error, words
 def test_a_server_that_does_not_answer_is_given_up(server, monkeypatch):
     address = server.address("http", "a.bin")
     version = find_version(address)
-    monkeypatch.setattr(remote_files, "_open_client", lambda: open_client(read_seconds=0.1))
+    monkeypatch.setattr(remote_servers, "_open_client", lambda: open_client(read_seconds=0.1))
     server.delay = 0.5
     server.requests.clear()
     with pytest.raises(AddressError, match=r"a\.bin cannot be read"):
