@@ -136,7 +136,7 @@ class PervlIOManager(dg.ConfigurableIOManager):
             ArchiveError: It cannot be read.
         """
         path = self.fetch(key, partition)
-        with _explain_damage(key, path):
+        with _explain_damage(key, path, self.store):
             value = self.load(path)
             self.store.pull_files(self.list_files(path))
             return value
@@ -147,7 +147,7 @@ class PervlIOManager(dg.ConfigurableIOManager):
         Raises as `read` does.
         """
         path = self.fetch(key, partition)
-        with _explain_damage(key, path):
+        with _explain_damage(key, path, self.store):
             return self.list_parts(path)[0], [*self.list_files(path)]
 
     def read_previous(self, key: dg.AssetKey, partition: str | None = None) -> Any | None:
@@ -273,7 +273,7 @@ def mark_changed(path: Path) -> None:
 
 
 @contextmanager
-def _explain_damage(key: dg.AssetKey, path: Path) -> Iterator[None]:
+def _explain_damage(key: dg.AssetKey, path: Path, store: Store) -> Iterator[None]:
     """Turn what reading an absent or damaged value raises into errors that advise. A damaged one is outdated then."""
     name = key.to_user_string()
     command = f"""pervl materialize --select 'key:"{name}"'"""
@@ -281,7 +281,7 @@ def _explain_damage(key: dg.AssetKey, path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise MissingInputError(
-            f"The value of {name} is not on disk: {error.filename or path} does not exist.",
+            f"The value of {name} is not on disk: {store.show(Path(error.filename or path))} does not exist.",
             advice=f"Materialize it first: {command}",
         ) from error
     except OSError:

@@ -116,7 +116,9 @@ def test_one_export_at_a_time(data, tmp_path):
 
 
 def test_what_is_not_materialized_says_so(data):
-    with pytest.raises(MissingInputError, match="pervl materialize"):
+    with pytest.raises(
+        MissingInputError, match=rf"{data}/assets/group/value.parquet does not exist.\n.*pervl material"
+    ):
         plan(TREE, data)
 
 
