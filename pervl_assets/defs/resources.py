@@ -115,7 +115,7 @@ class Workspace(SettingsResource):
                 draw_raw(spec.name, self.root)
             self._move_to_bucket(spec)
         archive = find_archive(spec, self.root, self.raw_inputs)
-        if self.profile == "full" and self._is_drawn(spec, archive):
+        if self.profile == "full" and self._is_drawn(spec, archive.path):
             raise ArchiveError(
                 f"{archive.path} is synthetic: it was made for the demo, and the profile is full.",
                 details=[f"the official one: {spec.homepage}"],
@@ -137,23 +137,21 @@ class Workspace(SettingsResource):
             self.store.push_file(file)
             file.unlink()
 
-    def _is_drawn(self, spec: ArchiveSpec, archive: RawArchive) -> bool:
+    def _is_drawn(self, spec: ArchiveSpec, place: Place) -> bool:
         """Return whether a raw input is synthetic: by its bytes, or in a bucket by its size."""
-        if isinstance(archive.path, Path):
-            return is_drawn(spec.name, archive.path, self.root)
+        if isinstance(place, Path):
+            return is_drawn(spec.name, place, self.root)
         mark = locate_mark(spec.name, self.root)
-        return self._is_marked(spec) and mark.read_text().startswith(f"{archive.card.bytes} ")
-
-    def _is_marked(self, spec: ArchiveSpec) -> bool:
-        """Return whether there is a mark of a synthetic input in the bucket of the data root."""
-        is_own = self.raw is None and isinstance(self.raw_inputs, Address)
-        return is_own and self.store.pull_file(locate_mark(spec.name, self.root))
+        if self.raw is not None or not self.store.pull_file(mark):
+            return False
+        version = look_for(place)
+        return version is not None and mark.read_text().startswith(f"{version.bytes} ")
 
     def read_password(self, spec: ArchiveSpec) -> str | None:
         """Return the password of an archive: of a synthetic one its own, else the environment variable's."""
         if spec.password_variable is None:
             return None
-        if self.raw is None and (is_drawn(spec.name, self.root / spec.file, self.root) or self._is_marked(spec)):
+        if self.raw is None and self._is_drawn(spec, self.raw_inputs / spec.file):
             return DEMO_PASSWORD
         return os.environ.get(spec.password_variable) or (DEMO_PASSWORD if self.profile == "demo" else None)
 

@@ -5,6 +5,8 @@ Below the root: `assets/…`, the files and manifests of values, with the names 
 write of its manifest, after its objects were put. So readers find the old value or the new one, and of two writers, of
 which one may be an orphan that its run has given up, the second one fails and has changed nothing.
 
+`damaged/<sha256>` is an empty mark: the next writer that names this object uploads it again, on whatever machine.
+
 `folder` is a working copy on this machine. It is never the truth: it may be lost, or be another one in each process.
 """
 
@@ -16,7 +18,8 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -39,8 +42,13 @@ if TYPE_CHECKING:
 
 _VALUES: Final = "assets"
 _OBJECTS: Final = "objects"
+_DAMAGED: Final = "damaged"
 _REQUESTS: Final = 32
 """Requests at the same time."""
+_PAGE: Final = 1000
+"""Objects that one request lists."""
+_LISTED: Final = 100
+"""Objects that are listed at most for each one that is wanted: a request that lists costs as much as ten others."""
 _BLOCK: Final = 1 << 20
 SAFE: Final = timedelta(hours=12)
 """An object that is younger may be named by a manifest soon. Only objects of twice this age may be pruned."""
@@ -157,7 +165,6 @@ class ObjectStore(Store):
             if self._check_object(file, new) == "same":
                 make_folder(file.path.parent)
                 new.replace(file.path)
-                self._kept[file.sha256] = time.monotonic()
             else:
                 file.path.unlink(missing_ok=True)
 
@@ -172,15 +179,16 @@ class ObjectStore(Store):
 
     def push_files(self, files: Iterable[StoredFile]) -> None:
         """Upload the objects that the bucket has not, or that may be pruned before a manifest names them."""
-        now, oldest = time.monotonic(), datetime.now(UTC) - SAFE
-        wanted = {file.sha256: file for file in files if not _is_recent(self._kept, file.sha256)}
-        folders = sorted({_locate_object(sha256).rpartition("/")[0] for sha256 in wanted})
-        listed = {name[-64:]: meta for part in _map(self._list, folders) for name, meta in part}
-        there = {sha256 for sha256, file in wanted.items() if sha256 in listed and listed[sha256]["size"] == file.bytes}
-        old = {one for one in there if listed[one]["last_modified"] < oldest}
-        safe = there - {one for one in old if not _is_recent(self._named, one)}
-        _map(self._put_object, [file for sha256, file in wanted.items() if sha256 not in safe])
-        self._kept.update(dict.fromkeys(wanted, now))
+        files, now, oldest = [*files], time.monotonic(), datetime.now(UTC) - SAFE
+        damaged = {name[-64:] for name, _ in self._list(_DAMAGED)} if files else set()
+        wanted = {f.sha256: f for f in files if f.sha256 in damaged or not _is_recent(self._kept, f.sha256)}
+        found = self._find_objects(wanted.keys() - damaged)
+        there = {sha256: meta for sha256, meta in found.items() if meta["size"] == wanted[sha256].bytes}
+        old = {sha256 for sha256, meta in there.items() if meta["last_modified"] < oldest}
+        named = {sha256 for sha256 in old if _is_recent(self._named, sha256)}
+        _map(self._put_object, [wanted[sha256] for sha256 in wanted.keys() - (there.keys() - old) - named])
+        self._unmark(wanted.keys() & damaged)
+        self._kept.update(dict.fromkeys(wanted.keys() - named, now))  # of others the manifest may be replaced any time
         self._old |= old
 
     def push(self, path: Path, staged: Path, list_files: Callable[[Path], Iterable[StoredFile]]) -> Listing:
@@ -191,9 +199,7 @@ class ObjectStore(Store):
         seen = self._seen[name] if name in self._seen else self._look_up(name)
         known, meta = self._read_note(path), None
         if known and seen and (known.e_tag, known.sha256) == (seen["e_tag"], sha256):
-            # Nothing has changed. Where `pervl verify` found damage, this is the run that repairs it.
-            _map(self._put_object, [file for file in files if self._check_object(file) != "same"])
-            meta = self._find_equal(name, sha256)
+            meta = self._find_equal(name, sha256)  # nothing has changed
         self._seen[name] = meta = meta or self._put_value(name, staged, seen, sha256)
         self._keep_copy(staged, path, meta, sha256)
         if old := [file for file in files if file.sha256 in self._old]:
@@ -201,7 +207,6 @@ class ObjectStore(Store):
                 self._kept.pop(file.sha256, None)
             self._named.update(dict.fromkeys((file.sha256 for file in old), time.monotonic()))
             self.push_files(old)
-            self._old.clear()
         return {name: _get_tag(meta)}
 
     def _put_value(self, name: str, staged: Path, seen: "ObjectMeta | None", sha256: str) -> "ObjectMeta":
@@ -277,12 +282,9 @@ class ObjectStore(Store):
     def remove_work(self, folder: Path) -> None:
         """Delete the saved parts of finished work. What cannot be deleted stays, and is logged."""
         bucket, root = self._opened
-        try:
+        with _log_failure(), self._explain(self.name(folder)):
             if names := [root + name for name, _ in self._list(self.name(folder))]:
-                with self._explain(self.name(folder)):
-                    bucket.delete(names)
-        except AddressError as error:
-            _log.warning("%s", error.problem)
+                bucket.delete(names)
 
     def copy_files(self, files: Sequence[tuple[StoredFile, Path]]) -> list[StoredFile]:
         """Download objects to paths outside of the working copy."""
@@ -305,18 +307,22 @@ class ObjectStore(Store):
         if age < 2 * SAFE:
             raise PervlError(f"Objects younger than {2 * SAFE} may be named by a manifest soon.", advice="Wait longer.")
         oldest = (datetime.now(UTC) if dry_run else self._read_clock()) - age
-        objects = [(name, meta) for name, meta in self._list(_OBJECTS) if _SHA256.fullmatch(name[-64:])]
-        values = self._list(_VALUES)
+        objects = {
+            name: meta["size"]
+            for name, meta in self._list(_OBJECTS)
+            if _SHA256.fullmatch(name[-64:]) and meta["last_modified"] < oldest
+        }
+        values = [*self._list(_VALUES)]
         named = {sha256 for part in _map(partial(self._list_named, kinds), values) for sha256 in part}
-        found = {name: meta for name, meta in objects if name[-64:] not in named and meta["last_modified"] < oldest}
+        found = {name: size for name, size in objects.items() if name[-64:] not in named}
         left = _find_left(values, oldest)
-        found |= {name: meta for name, meta in values if PARTIAL in name and name.partition(PARTIAL)[0] in left}
+        found |= {name: meta["size"] for name, meta in values if name.partition(PARTIAL)[0] in left and PARTIAL in name}
         removed = [*found] if dry_run else [*compress(found, _map(partial(self._remove_old, oldest), [*found]))]
         work = {f"{name.partition(PARTIAL)[0]}{PARTIAL}" for name in removed if PARTIAL in name}
         here = remove_work(self.folder, age, dry_run=dry_run)
         return Pruned(
             sum(PARTIAL not in name for name in removed),
-            sum(found[name]["size"] for name in removed) + here.bytes,
+            sum(found[name] for name in removed) + here.bytes,
             sorted({*work, *here.work}),
         )
 
@@ -369,7 +375,22 @@ class ObjectStore(Store):
             meta, sha256 = self._get(_locate_object(file.sha256), target)
         except FileNotFoundError:
             return "missing"
-        return "same" if (meta and meta["size"], sha256) == (file.bytes, file.sha256) else "changed"
+        if (meta and meta["size"], sha256) == (file.bytes, file.sha256):
+            return "same"
+        self._mark(file.sha256)
+        return "changed"
+
+    def _mark(self, sha256: str) -> None:
+        """Keep in mind for all machines that an object is damaged."""
+        bucket, root = self._opened
+        with _log_failure(), self._explain(name := f"{_DAMAGED}/{sha256}"):
+            bucket.put(root + name, b"")
+
+    def _unmark(self, repaired: Collection[str]) -> None:
+        bucket, root = self._opened
+        if repaired:
+            with _log_failure(), self._explain(_DAMAGED):
+                bucket.delete([f"{root}{_DAMAGED}/{sha256}" for sha256 in repaired])
 
     def _put_object(self, file: StoredFile) -> None:
         """Upload a file under its hash.
@@ -394,12 +415,34 @@ class ObjectStore(Store):
                 _refuse_no_bucket(error)
                 return None
 
-    def _list(self, folder: str) -> "list[tuple[str, ObjectMeta]]":
-        """Return name and state of every object below a folder."""
+    def _list(self, folder: str) -> "Iterator[tuple[str, ObjectMeta]]":
+        """Yield name and state of every object below a folder."""
         bucket, root = self._opened
         with self._explain(folder):
-            found = [meta for batch in bucket.list(prefix=root + folder) for meta in batch]
-        return [(meta["path"].removeprefix(root), meta) for meta in found]
+            for batch in bucket.list(prefix=root + folder):
+                yield from ((meta["path"].removeprefix(root), meta) for meta in batch)
+
+    def _find_objects(self, wanted: Iterable[str]) -> "dict[str, ObjectMeta]":
+        """Return the states of those objects that are there. Requests and memory are bounded by what is wanted."""
+        folders = defaultdict[str, set[str]](set)
+        for sha256 in wanted:
+            folders[_locate_object(sha256).rpartition("/")[0]].add(sha256)
+        found = _map(lambda folder: self._find_in(folder, folders[folder]), sorted(folders))
+        return {sha256: meta for part in found for sha256, meta in part.items()}
+
+    def _find_in(self, folder: str, wanted: set[str]) -> "dict[str, ObjectMeta]":
+        """Return the states of those objects of a folder that are there; list it as far as that is cheap."""
+        found, most = dict[str, "ObjectMeta"](), _LISTED * len(wanted)
+        if most >= _PAGE:
+            for number, (name, meta) in enumerate(self._list(folder), 1):
+                if name[-64:] in wanted:
+                    found[name[-64:]] = meta
+                if number == most:
+                    break
+            else:
+                return found
+        looked = {sha256: self._look_up(_locate_object(sha256)) for sha256 in wanted - found.keys()}
+        return found | {sha256: meta for sha256, meta in looked.items() if meta}
 
     def _get(
         self, name: str, target: Path | None = None, options: Mapping[str, Any] | None = None
@@ -488,6 +531,15 @@ def _find_left(values: "Iterable[tuple[str, ObjectMeta]]", oldest: datetime) -> 
 def _is_recent(times: Mapping[str, float], sha256: str) -> bool:
     """Return whether a time, of `time.monotonic`, is recent enough that nothing was pruned since."""
     return sha256 in times and time.monotonic() - times[sha256] < SAFE.total_seconds() / 2
+
+
+@contextmanager
+def _log_failure() -> Iterator[None]:
+    """Log why a bucket refused what is of use, and no more."""
+    try:
+        yield
+    except AddressError as error:
+        _log.warning("%s", error.problem)
 
 
 def _get_tag(meta: "ObjectMeta") -> str:

@@ -23,6 +23,7 @@ from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.io_managers.tables import TableIOManager
 from pervl_assets.storage import object_store, open_store
 from pervl_assets.storage.folder_store import FolderStore
+from pervl_assets.storage.store import StoredFile
 from pervl_assets.testing.runs import explain
 from pervl_assets_tests.clip.test_encode_images import PHOTOS, encode
 from pervl_assets_tests.inversion.kit import write_coco
@@ -95,6 +96,7 @@ def test_an_unchanged_value_is_not_written_again_and_needs_no_copy(kind, bucket,
     bucket.calls.clear()
     assert write(kind, 0) == ""
     assert bucket.count("put") == 0
+    assert not [path for method, path in bucket.calls if method == "get" and "objects" in path]
     move_to("b")
     assert write(kind, 0) == ""
     assert bucket.list_names() == before
@@ -234,8 +236,8 @@ def copy_all(memory: MemoryStore) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", [KINDS["trees"], KINDS["training_files"]], ids=lambda kind: kind.name)
-@pytest.mark.parametrize("machine", ["a", "b"])
-def test_lost_and_damaged_objects_are_found_and_repaired(kind, machine, bucket, move_to):
+@pytest.mark.parametrize(("machine", "repairer"), [("a", "a"), ("b", "b"), ("b", "c")])
+def test_lost_and_damaged_objects_are_found_and_repaired(kind, machine, repairer, bucket, move_to):
     assert write(kind, 0) == ""
     before = bucket.list_names()
     files = {f"objects/{hash_bytes(data)[:2]}/{hash_bytes(data)}": file for file, data in read_files(kind).items()}
@@ -245,9 +247,21 @@ def test_lost_and_damaged_objects_are_found_and_repaired(kind, machine, bucket, 
         assert files[name] in manage(kind).verify(KEY).missing
         bucket.memory.put(f"data/{name}", bytes(255 - byte for byte in content))
         assert files[name] in manage(kind).verify(KEY).changed
+    move_to(repairer)
     assert write(kind, 0) == ""
     assert manage(kind).verify(KEY).unchanged
     assert bucket.list_names() == before
+
+
+def test_damage_that_a_reader_cannot_mark_is_found_all_the_same(bucket, move_to):
+    """A reader may have no permission to write."""
+    kind = KINDS["training_files"]
+    assert write(kind, 0) == ""
+    [(name, content)] = bucket.list_names("objects").items()
+    bucket.memory.put(f"data/{name}", bytes(255 - byte for byte in content))
+    bucket.fails = lambda number: bucket.calls[-1][0] == "put"
+    move_to("b")
+    assert manage(kind).verify(KEY).changed == ["train/names.npy"]
 
 
 def read_files(kind: Kind) -> dict[str, bytes]:
@@ -298,10 +312,47 @@ def test_equal_files_of_another_tree_take_no_room(bucket, move_to):
     move_to("b")
     tree = manage(kind).read(KEY)
     bucket.calls.clear()
-    again = dataclasses.replace(tree, is_saved=False)
-    manage(kind).handle_output(dg.build_output_context(asset_key=other), again)
+    write_again(tree, other)
     assert [path for method, path in bucket.calls if method == "put"] == ["data/assets/other.parquet"]
-    assert bucket.count("list") == 0  # they were downloaded just now
+
+
+def write_again(tree, key: dg.AssetKey) -> None:
+    """Write a tree as that of another asset."""
+    again = dataclasses.replace(tree, is_saved=False)
+    manage(KINDS["trees"]).handle_output(dg.build_output_context(asset_key=key), again)
+
+
+def test_what_was_downloaded_or_seen_may_be_pruned_before_it_is_named_again(bucket, move_to, monkeypatch):
+    """The only manifest that named it was replaced."""
+    kind = KINDS["trees"]
+    assert write(kind, 0) == ""
+    monkeypatch.setattr(object_store, "SAFE", timedelta(hours=1))
+    monkeypatch.setattr(object_store, "datetime", Later)
+    move_to("b")
+    tree = manage(kind).read(KEY)
+    for name, pruned in zip(["first", "second"], [*bucket.list_names("objects")], strict=True):
+        bucket.memory.delete(f"data/{pruned}")
+        write_again(tree, dg.AssetKey(name))
+        assert manage(kind).verify(dg.AssetKey(name)).unchanged
+
+
+def test_requests_are_bounded_by_the_tree_and_not_by_the_bucket(bucket, move_to, tmp_path, monkeypatch):
+    contents = (f"{number}".encode() for number in itertools.count())
+    files = []
+    for content in itertools.islice((one for one in contents if hash_bytes(one).startswith("00")), 12):
+        (path := tmp_path / hash_bytes(content)).write_bytes(content)
+        files.append(StoredFile(path, len(content), path.name))
+    for number in range(1500):
+        bucket.memory.put(f"data/objects/00/00{number:062x}", b"")
+    listed, list_all = [], object_store.ObjectStore._list
+    monkeypatch.setattr(
+        object_store.ObjectStore, "_list", lambda *args: (listed.append(one) or one for one in list_all(*args))
+    )
+    open_store(DATA).push_files(files[:3])
+    assert (bucket.count("put"), bucket.count("head"), listed) == (3, 3, [])
+    move_to("b").push_files(files)
+    assert (bucket.count("put"), len(listed)) == (12, 1200)
+    assert len(bucket.list_names("objects")) == 1512
 
 
 def test_an_old_object_that_no_manifest_names_is_uploaded_again(bucket, move_to, monkeypatch):
@@ -339,7 +390,6 @@ def test_an_old_object_of_another_manifest_is_missed_if_it_is_pruned(bucket, mov
     bucket.fails = prune
     move_to("b")
     tree = manage(kind).read(KEY)
-    open_store(DATA)._kept.clear()  # as in a process that found the files in its working copy
     manage(kind).handle_output(dg.build_output_context(asset_key=other), dataclasses.replace(tree, is_saved=False))
     assert [*bucket.list_names("objects")] == old
     assert manage(kind).verify(other).unchanged

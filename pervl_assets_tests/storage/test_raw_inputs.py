@@ -55,8 +55,11 @@ def test_the_password_of_a_synthetic_input_is_its_own_on_every_machine(bucket, m
     monkeypatch.setenv(spec.password_variable, "of another archive")
     assert make_workspace().read_password(spec) == "of another archive"
     bucket.memory.put(f"data/assets/raw/{spec.name}.synthetic", b"3 and its sha256")
+    bucket.memory.put(f"data/{spec.file}", b"zip")
     move_to("b")
     assert make_workspace().read_password(spec) == DEMO_PASSWORD
+    bucket.memory.put(f"data/{spec.file}", b"the official zip, put over it")
+    assert make_workspace().read_password(spec) == "of another archive"
 
 
 def test_fetched_annotations_reach_other_machines(bucket, move_to):
