@@ -1,5 +1,6 @@
 """`dagster.yaml` and that of a team: Dagster accepts them, every setting is explained, and has its effect."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from pervl_assets.defs.jobs import JOB_TAG
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "dagster.yaml"
 TEAM = ROOT / "docs/scale/dagster.team.yaml"
+SCALE = ROOT / "docs/scale.md"
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,17 @@ def test_that_of_a_team_differs_by_the_database_and_the_logs(tmp_path, monkeypat
     assert reference.storage_data.module_name == "dagster_postgres"
     assert reference.compute_logs_data.class_name == "S3ComputeLogManager"
     assert "unmistakable" not in serialize_value(reference)  # processes get it as an argument
+
+
+def test_a_node_of_ray_has_the_variables_of_that_file_and_the_head_executes_nothing():
+    (commands,) = [block for block in SCALE.read_text().split("```")[1::2] if "ray start" in block]
+    head, _, node = commands.partition("ray start --head")
+    assert "--num-cpus=0" in node.splitlines()[0]
+    names = set(re.findall(r"env: (\w+)", TEAM.read_text()))
+    assert names == {"PERVL_POSTGRES_URL", "DAGSTER_HOME"}
+    for name in names | {"AWS_SECRET_ACCESS_KEY"}:
+        assert name in node.partition("ray start --address")[0]
+        assert name not in head
 
 
 def test_the_workspace_of_a_team_names_two_code_servers():

@@ -99,8 +99,16 @@ def _create_ray(variables: dict[str, str], context: dg.InitExecutorContext) -> A
             advice="Start the cluster (`ray start --head`), or correct RAY_ADDRESS: http://HEAD:8265.",
         ) from error
     client = executor._step_handler.client
-    client._do_request = partial(client._do_request, timeout=_HTTP_SECONDS)
+    client._do_request = partial(_ask_ray, client._do_request)
     return executor
+
+
+def _ask_ray(ask: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Send a request to Ray's head. An answer of 5xx is no answer: dagster-ray would read it as a job that is gone."""
+    answer = ask(*arguments, **options, timeout=_HTTP_SECONDS)
+    if answer.status_code >= 500:
+        raise ConnectionError(f"status {answer.status_code}: {answer.text}")
+    return answer
 
 
 def _create_k8s(variables: dict[str, str], context: dg.InitExecutorContext) -> Any:
@@ -171,6 +179,8 @@ class _StepHandler:
         self._remote, self._threads = remote, threads
         self._processes: dict[str, Any] = {}
         self._ends: dict[str, Future[None]] = {}
+        self._ended: set[Future[None]] = set()
+        self._refusals: dict[str, str] = {}
         self._silent_since: float | None = None
         self._fork = multiprocessing.get_context("forkserver")
         self._fork.set_forkserver_preload(_PRELOADED)
@@ -181,7 +191,10 @@ class _StepHandler:
         return str(self._remote.name)
 
     def launch_step(self, context: Any) -> Iterator[dg.DagsterEvent]:
-        """Start a step. It fails if the cluster does not take it."""
+        """Start a step. It fails if the cluster refuses it, or has been silent for long.
+
+        Without an answer it may have begun: `check_step_health` finds out.
+        """
         (key,) = context.execute_step_args.step_keys_to_execute
         if HEAVY not in context.step_tags[key]:
             process = self._fork.Process(target=_execute_step, args=(context.execute_step_args.get_command_args(),))
@@ -191,22 +204,41 @@ class _StepHandler:
         try:
             yield from self._remote.launch_step(context)
         except Exception as error:
-            fail_step(context.get_step_context(key), str(_explain_silence(error)))
+            text = str(_explain_silence(error))
+            if not isinstance(error, OSError) or self._is_lost():
+                fail_step(context.get_step_context(key), text)
+                return
+            self._refusals[key] = text
+            context.instance.report_engine_event(text, context.dagster_run, step_key=key)
 
     def check_step_health(self, context: Any) -> Any:
         """Return whether a step goes on, or why it does not."""
         (key,) = context.execute_step_args.step_keys_to_execute
         if process := self._processes.get(key):
-            code = process.exitcode if self._ends[key].done() else None
-            return judge_step(f"Its process ended with exit code {code}." if code else None)
+            return judge_step(self._explain_end(self._ends[key], process))
         try:
             health = self._remote.check_step_health(context)
         except Exception as error:
-            self._silent_since = self._silent_since or time.monotonic()
-            lost = time.monotonic() - self._silent_since > _PATIENCE_SECONDS
-            return judge_step(str(_explain_silence(error)) if lost else None)
+            return judge_step(str(_explain_silence(error)) if self._is_lost() else None)
         self._silent_since = None
-        return health
+        refusal = self._refusals.pop(key, None)
+        return health if health.is_healthy or not refusal else judge_step(refusal)
+
+    def _is_lost(self) -> bool:
+        """Return whether the cluster, which does not answer now, has been silent for too long."""
+        self._silent_since = self._silent_since or time.monotonic()
+        return time.monotonic() - self._silent_since > _PATIENCE_SECONDS
+
+    def _explain_end(self, end: Future[None], process: Any) -> str | None:
+        """Return why a process ended whose step has not. None: it runs, or has just ended, and its events are due."""
+        if not end.done() or end.cancelled():
+            return None
+        if error := end.exception():
+            return f"Its process could not be started: {_shorten(error)}"
+        if process.exitcode == 0 and end not in self._ended:
+            self._ended.add(end)
+            return None
+        return f"Its process ended with exit code {process.exitcode}."
 
     def terminate_step(self, context: Any) -> Iterator[dg.DagsterEvent]:
         """End a step."""

