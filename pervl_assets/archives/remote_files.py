@@ -26,7 +26,7 @@ from pervl_assets.archives.http_get import (
     open_client,
 )
 from pervl_assets.core.addresses import Address, Place, explain_address_errors, open_address
-from pervl_assets.core.errors import AddressError, ArchiveError, MissingInputError
+from pervl_assets.core.errors import AddressError, ArchiveError, MissingInputError, NoAnswerError
 
 _RANGE: Final = re.compile("bytes ([0-9]{1,15})-([0-9]{1,15})/([0-9]{1,15})")
 _BLOCK: Final = 1 << 20
@@ -234,7 +234,7 @@ def _retry(address: Address, request: Callable[[], _Result]) -> _Result:
         except TransientError as error:
             failures += 1
             if failures == _ATTEMPTS:
-                raise AddressError(f"{address} cannot be read: {error}.", advice=_CHECK) from error
+                raise NoAnswerError(f"{address} cannot be read: {error}.", advice=_CHECK) from error
             time.sleep(choose_pause(error, failures))
         except RefusedError as error:
             raise AddressError(f"{address} cannot be read: {error}.", advice=_CHECK) from error

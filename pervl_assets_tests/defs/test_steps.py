@@ -264,6 +264,15 @@ def test_a_step_ends_at_once_on_an_error_after_it_was_given_up(instance, monkeyp
     assert (seen, ended) == ([False, False], [1])
 
 
+def test_an_error_is_shown_although_the_database_does_not_answer(monkeypatch):
+    def ask() -> bool:
+        raise ConnectionError("Postgres is away.")
+
+    monkeypatch.setattr(metadata, "_is_given_up", ask)
+    with pytest.raises(dg.Failure, match="Full"), show_errors():
+        raise WriteError("Full.", advice="Make room.")
+
+
 def test_only_an_error_that_may_pass_is_tried_again(instance, monkeypatch):
     monkeypatch.setattr(metadata, "_is_given_up", bool)  # what the steps set is put back at the end
     policy, tries = dg.RetryPolicy(max_retries=2), []
