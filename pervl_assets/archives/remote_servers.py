@@ -22,7 +22,7 @@ from pervl_assets.archives.http_get import (
 )
 from pervl_assets.archives.remote_files import CHECK, DOWNLOAD, Version, report_change, report_length
 from pervl_assets.core.addresses import Address
-from pervl_assets.core.errors import AddressError, ArchiveError, MissingInputError
+from pervl_assets.core.errors import AddressError, ArchiveError, MissingInputError, NoAnswerError
 
 _RANGE: Final = re.compile("bytes ([0-9]{1,15})-([0-9]{1,15})/([0-9]{1,15})")
 _ATTEMPTS: Final = 5
@@ -104,7 +104,7 @@ def _retry(address: Address, request: Callable[[], _Result]) -> _Result:
         except TransientError as error:
             failures += 1
             if failures == _ATTEMPTS:
-                raise AddressError(f"{address} cannot be read: {error}.", advice=CHECK) from error
+                raise NoAnswerError(f"{address} cannot be read: {error}.", advice=CHECK) from error
             time.sleep(choose_pause(error, failures))
         except RefusedError as error:
             raise AddressError(f"{address} cannot be read: {error}.", advice=CHECK) from error

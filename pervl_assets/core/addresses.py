@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from pervl_assets.core.errors import AddressError, MissingInputError
+from pervl_assets.core.errors import AddressError, MissingInputError, NoAnswerError
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore, RetryConfig
@@ -34,6 +34,9 @@ _SLOWEST: Final = 100_000
 
 _CODE: Final = re.compile(r"<Code>(\w{1,60})</Code>")
 _STATUS: Final = re.compile(r"status code: ([0-9]{3})")
+_BUSY: Final = re.compile(r"408|425|429|5..|400 RequestTimeout$")
+"""Statuses of a server that may obey later."""
+
 _CREDENTIALS: Final = (
     "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (Google: GOOGLE_APPLICATION_CREDENTIALS) in the environment of "
     "this process, or AWS_SKIP_SIGNATURE=true for a public bucket, and check that they may use it. Profiles in ~/.aws "
@@ -159,14 +162,15 @@ def explain_address_errors(address: Address) -> Iterator[None]:
 
     Raises:
         MissingInputError: There is no such object.
-        AddressError: No credentials, no permission, no such bucket, no answer, or obstore is not installed.
+        NoAnswerError: No connection, no answer, or an error of the server's own.
+        AddressError: No credentials, no permission, no such bucket, or obstore is not installed.
     """
     try:
         yield
     except ImportError as error:
         raise AddressError(
             f"{address} cannot be opened: the package obstore is not installed.",
-            advice="Install it with `pip install 'pervl-assets[s3]'`.",
+            advice="Install it with `pip install 'pervl_assets[s3]'`.",
         ) from error
     except FileNotFoundError as error:
         if "NoSuchBucket" in str(error):
@@ -179,26 +183,28 @@ def explain_address_errors(address: Address) -> Iterator[None]:
     except Exception as error:
         if type(error).__module__.partition(".")[0] != "obstore":
             raise
-        reason, advice = _explain(str(error), type(error).__name__)
-        raise AddressError(f"{address} cannot be read or written: {reason}.", advice=advice) from None
+        kind, reason, advice = _explain(str(error), type(error).__name__)
+        raise kind(f"{address} cannot be read or written: {reason}.", advice=advice) from None
 
 
-def _explain(text: str, kind: str) -> tuple[str, str]:
-    """Return the reason in an error's text, without addresses or answers in it, and advice."""
+def _explain(text: str, kind: str) -> tuple[type[AddressError], str, str]:
+    """Return the kind of an error by its text, the reason, without addresses or answers in it, and advice."""
     if _METADATA_SERVER in text:
-        return "no credentials are set, and this machine has no role", _CREDENTIALS
+        return AddressError, "no credentials are set, and this machine has no role", _CREDENTIALS
     code, status = _CODE.search(text), _STATUS.search(text)
     if kind in ("PermissionDeniedError", "UnauthenticatedError") or (status and status[1] in ("401", "403")):
-        return f"the server refuses it{f' ({code[1]})' if code else ''}", _CREDENTIALS
+        return AddressError, f"the server refuses it{f' ({code[1]})' if code else ''}", _CREDENTIALS
     if code or status:
-        return f"the server answers {' '.join(found[1] for found in (status, code) if found)}", _CHECK
+        found = " ".join(one[1] for one in (status, code) if one)
+        return NoAnswerError if _BUSY.match(found) else AddressError, f"the server answers {found}", _CHECK
     reasons = {
-        "kind: Timeout": "no answer in time",
-        "TimedOut": "no answer in time",
-        "kind: Connect": "no connection",
-        "HTTP error": "the connection was cut",
-        "PreconditionError": "it was changed meanwhile",
-        "AlreadyExistsError": "it was made meanwhile",
-        "non-partial response": "the server serves no parts of objects",
+        "kind: Timeout": (NoAnswerError, "no answer in time"),
+        "TimedOut": (NoAnswerError, "no answer in time"),
+        "kind: Connect": (NoAnswerError, "no connection"),
+        "HTTP error": (NoAnswerError, "the connection was cut"),
+        "PreconditionError": (AddressError, "it was changed meanwhile"),
+        "AlreadyExistsError": (AddressError, "it was made meanwhile"),
+        "non-partial response": (AddressError, "the server serves no parts of objects"),
     }
-    return next((reason for sign, reason in reasons.items() if sign in f"{kind} {text}"), f"a {kind}"), _CHECK
+    known = (explained for sign, explained in reasons.items() if sign in f"{kind} {text}")
+    return *next(known, (AddressError, f"a {kind}")), _CHECK

@@ -50,7 +50,13 @@ class ArchiveError(PervlError):
 
 
 class AddressError(PervlError):
-    """A bucket or server cannot be used: no connection, no permission, no credentials."""
+    """A bucket or server cannot be used: no permission, no credentials, an answer that is not understood."""
+
+
+class NoAnswerError(AddressError):
+    """A bucket or server is away: no connection, no answer in time, or an error of its own."""
+
+    is_temporary = True
 
 
 class PasswordError(ArchiveError):

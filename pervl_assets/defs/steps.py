@@ -16,7 +16,7 @@ from pervl_assets.clip.checkpoints import parse_encoders
 from pervl_assets.core.files import hash_bytes
 from pervl_assets.dagster_private import BaseAssetGraph, read_data_versions
 from pervl_assets.defs.placement import is_given_up, leave_if_given_up
-from pervl_assets.io_managers.base import PervlIOManager
+from pervl_assets.io_managers.base import PervlIOManager, begin_with_inputs
 from pervl_assets.io_managers.metadata import SECONDS, end_if_given_up, show_errors
 
 SETTINGS: Final = "settings"
@@ -85,16 +85,43 @@ def record_step(
     return generate if inspect.isgeneratorfunction(compute) else call
 
 
-def _begin() -> dict[dg.AssetKey, dict[str, str]]:
-    """Return the input versions of every asset of the current step; empty outside of assets.
+_begun: tuple[object, dict[dg.AssetKey, dict[str, str]]] = (None, {})
+"""The attempt of a step that has begun in this process, and its input versions."""
 
-    They are read before the body: an input that is replaced meanwhile makes the result outdated. The stores remember
+
+def _begin() -> dict[dg.AssetKey, dict[str, str]]:
+    """Return the input versions of every asset of the current step; empty outside of assets."""
+    context = _find_context()
+    return _begin_attempt(context) if context else {}
+
+
+def _begin_with_input(context: dg.InputContext) -> None:
+    try:
+        step = context.step_context
+    except dg.DagsterInvariantViolationError:  # a value that is read outside of a step
+        return
+    _begin_attempt(dg.AssetExecutionContext(dg.OpExecutionContext(step)))
+
+
+begin_with_inputs(_begin_with_input)
+
+
+def _begin_attempt(context: dg.AssetExecutionContext) -> dict[dg.AssetKey, dict[str, str]]:
+    """Return the input versions of every asset of a step, as they were when this attempt called first.
+
+    That is before the inputs are read: one that is replaced meanwhile makes the result outdated. The stores remember
     the values that the step will replace: they replace no others.
     """
-    context = _find_context()
-    if context is None:
-        return {}
-    end_if_given_up(lambda: is_given_up(context))
+    global _begun  # noqa: PLW0603 - a process executes one step at a time
+    attempt = context.run.run_id, context.op_execution_context.op.name, context.retry_number
+    if _begun[0] != attempt:
+        end_if_given_up(lambda: is_given_up(context))
+        _begun = attempt, _look_at_values(context)
+    return _begun[1]
+
+
+def _look_at_values(context: dg.AssetExecutionContext) -> dict[dg.AssetKey, dict[str, str]]:
+    """Let the stores remember the values of a step, and return its input versions."""
     partition = context.partition_key if context.has_partition_key else None
     for key in context.selected_asset_keys:
         manager = getattr(context.resources, context.assets_def.get_io_manager_key_for_asset_key(key), None)

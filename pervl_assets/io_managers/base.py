@@ -40,6 +40,16 @@ _DAMAGE: Final = (
 """What reading a damaged file raises, or one that is JSON of another kind."""
 
 
+_begin_step: Callable[[dg.InputContext], object] = id
+"""See `begin_with_inputs`."""
+
+
+def begin_with_inputs(begin_step: Callable[[dg.InputContext], object]) -> None:
+    """Let a function be called before an input is read. Reading may take hours, and a step begins before it."""
+    global _begin_step  # noqa: PLW0603 - an IO manager does not know what else belongs to a step
+    _begin_step = begin_step
+
+
 def locate_value(data: Path, key: Sequence[str], extension: str, partition: str | None = None) -> Path:
     """Return the path of an asset's value, or of its manifest: `assets/<key>[/<partition>]<extension>`."""
     path = data.joinpath(_ASSETS_FOLDER, *key, *([partition] if partition is not None else []))
@@ -232,6 +242,11 @@ class PervlIOManager(dg.ConfigurableIOManager):
 
     @show_errors()
     def load_input(self, context: dg.InputContext) -> Any:
+        """Begin the step, and read a value. Raises as `read_input` does."""
+        _begin_step(context)
+        return self.read_input(context)
+
+    def read_input(self, context: dg.InputContext) -> Any:
         """Read a value: of an asset with partitions a mapping from partition to value, if one is declared or needed.
 
         Raises:

@@ -11,7 +11,6 @@ import dagster as dg
 
 from pervl_assets.core.tables import read_in_parts
 from pervl_assets.inversion.image_lists import ImageLists
-from pervl_assets.io_managers.metadata import show_errors
 from pervl_assets.io_managers.tables import TableIOManager
 
 
@@ -24,8 +23,7 @@ class ImageListsIOManager(TableIOManager):
         """Return the table in parts. Raises as `read_in_parts` does."""
         return read_in_parts(path)
 
-    @show_errors()
-    def load_input(self, context: dg.InputContext) -> ImageLists | None:
+    def read_input(self, context: dg.InputContext) -> ImageLists | None:
         """Return the images of a table by shard, or None of a tree, which names its images itself."""
         if context.has_asset_partitions:
             return None

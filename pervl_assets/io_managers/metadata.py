@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import dagster as dg
@@ -87,9 +87,10 @@ def show_errors() -> Iterator[None]:
         with explain_errors():
             yield
     except Exception as error:
-        if _is_given_up():
-            print(f"This step was given up, and ends: {error}", file=sys.stderr, flush=True)  # noqa: T201 - its log
-            os._exit(1)
+        with suppress(Exception):  # without an answer, e.g. of Postgres, the error is this attempt's own
+            if _is_given_up():
+                print(f"This step was given up, and ends: {error}", file=sys.stderr, flush=True)  # noqa: T201 - its log
+                os._exit(1)
         if isinstance(error, PervlError):
             raise make_failure(error) from error
         raise

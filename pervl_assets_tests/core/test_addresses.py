@@ -11,7 +11,7 @@ import obstore
 import pytest
 
 from pervl_assets.core.addresses import Address, explain_address_errors, is_address, open_address, parse_address
-from pervl_assets.core.errors import AddressError, MissingInputError
+from pervl_assets.core.errors import AddressError, MissingInputError, NoAnswerError, PervlError
 
 SECRET = "a-made-up-secret"
 
@@ -107,17 +107,26 @@ def _set_endpoint(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
         (404, "NoSuchBucket", AddressError, ("bucket of s3://pervl/train.zip does not exist",)),
         (404, "NoSuchKey", MissingInputError, ("nothing at s3://pervl/train.zip",)),
         (400, "Odd", AddressError, ("answers 400 Odd", "AWS_REGION")),
+        (503, "SlowDown", NoAnswerError, ("answers 503 SlowDown", "run again")),
+        (400, "RequestTimeout", NoAnswerError, ("answers 400 RequestTimeout",)),
     ],
 )
 def test_errors_name_the_address_and_no_secret(
-    endpoint: type[_Refuses], status: int, code: str, kind: type[Exception], words: tuple[str, ...]
+    endpoint: type[_Refuses],
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    code: str,
+    kind: type[PervlError],
+    words: tuple[str, ...],
 ):
+    monkeypatch.setattr("pervl_assets.core.addresses._RETRIES", {"max_retries": 0})
     endpoint.status, endpoint.code = status, code
     address = Address("s3://pervl/train.zip")
     store, path = open_address(address)
     assert path == "train.zip"
     with pytest.raises(kind) as caught, explain_address_errors(address):
         obstore.get(store, path)
+    assert (type(caught.value), caught.value.is_temporary) == (kind, kind is NoAnswerError)
     assert all(word in str(caught.value) for word in words)
     assert SECRET not in str(caught.value)
     assert caught.value.__cause__ is None
@@ -128,7 +137,7 @@ def test_no_connection(monkeypatch: pytest.MonkeyPatch):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         _set_endpoint(monkeypatch, closed.getsockname()[1])
     store, path = open_address(Address("s3://pervl/a"))
-    with pytest.raises(AddressError, match="no connection"), explain_address_errors(Address("s3://pervl/a")):
+    with pytest.raises(NoAnswerError, match="no connection"), explain_address_errors(Address("s3://pervl/a")):
         obstore.get(store, path)
 
 

@@ -6,11 +6,12 @@ import dagster as dg
 import pytest
 
 from pervl_assets.core.errors import BusyError, MissingInputError, WriteError
+from pervl_assets.dagster_private import DATA_VERSION_TAG
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs import steps
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.run_results import read_run_result
-from pervl_assets.defs.steps import SETTINGS, describe_settings, record_step
+from pervl_assets.defs.steps import INPUTS, SETTINGS, describe_settings, record_step
 from pervl_assets.io_managers import metadata
 from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.io_managers.metadata import SECONDS, make_failure, show_errors
@@ -262,6 +263,56 @@ def test_a_step_ends_at_once_on_an_error_after_it_was_given_up(instance, monkeyp
     dg.materialize([encoded], instance=instance, raise_on_error=False)
     assert "This step was given up, and ends: Another run is encoding it." in capsys.readouterr().err
     assert (seen, ended) == ([False, False], [1])
+
+
+@dg.asset
+@record_step(uses=())
+def source() -> dg.MaterializeResult[str]:
+    return dg.MaterializeResult(value="", data_version=dg.DataVersion("old"))
+
+
+@dg.asset(retry_policy=dg.RetryPolicy(max_retries=1))
+@record_step(uses=())
+def reader(source: str) -> dg.MaterializeResult[str]:
+    return dg.MaterializeResult(value=source)
+
+
+def test_an_attempt_that_was_given_up_while_its_inputs_were_read_ends_at_once(instance, monkeypatch, tmp_path):
+    ended: list[int] = []
+    monkeypatch.setattr(metadata, "_is_given_up", bool)  # and put back at the end
+    monkeypatch.setattr(metadata.os, "_exit", ended.append)
+    monkeypatch.setattr(steps, "is_given_up", lambda step: True)
+    resources = {"io_manager": SlowIOManager(data=str(tmp_path))}
+    dg.materialize([source, reader], instance=instance, resources=resources, selection=[reader], raise_on_error=False)
+    assert ended == [1]
+
+
+def test_an_input_that_is_replaced_while_it_is_read_is_recorded_as_it_was(instance, monkeypatch, tmp_path):
+    """So the result is outdated."""
+
+    def read_inputs(**chosen):
+        resources = {"io_manager": SlowIOManager(data=str(tmp_path))}
+        result = dg.materialize([source, reader], instance=instance, resources=resources, **chosen)
+        (made,) = result.asset_materializations_for_node("reader")
+        return made.metadata[INPUTS].value
+
+    def load(manager, path):
+        instance.report_runless_asset_event(dg.AssetMaterialization("source", tags={DATA_VERSION_TAG: "new"}))
+        return path.read_text()
+
+    old = read_inputs()
+    monkeypatch.setattr(SlowIOManager, "load", load)
+    assert read_inputs(selection=[reader]) == old
+    assert read_inputs(selection=[reader]) != old
+
+
+def test_an_error_is_shown_although_the_database_does_not_answer(monkeypatch):
+    def ask() -> bool:
+        raise ConnectionError("Postgres is away.")
+
+    monkeypatch.setattr(metadata, "_is_given_up", ask)
+    with pytest.raises(dg.Failure, match="Full"), show_errors():
+        raise WriteError("Full.", advice="Make room.")
 
 
 def test_only_an_error_that_may_pass_is_tried_again(instance, monkeypatch):

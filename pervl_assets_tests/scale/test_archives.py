@@ -141,7 +141,7 @@ def test_a_server_that_is_gone_ends_the_run_and_finished_work_is_kept(bucket, da
     proxy, world = bucket.server.proxy, tmp_path / "remote"
     selection = '+key:"ytvos/fsl_seg"'
     proxy.left = 60
-    with pytest.raises(RuntimeError, match=r"AddressError.*/youtube_vos/train\.zip cannot be read") as caught:
+    with pytest.raises(RuntimeError, match=r"NoAnswerError.*/youtube_vos/train\.zip cannot be read") as caught:
         make(world, selection, raw=bucket.address)
     assert "made-up" not in str(caught.value)
     kept = len([*world.rglob("*.partial/**/*.jpg")])

@@ -193,6 +193,32 @@ def test_a_step_replaces_only_the_value_that_it_saw_when_it_began(bucket, move_t
     assert kind.show(manage(kind).read(KEY)) == kind.show(make(kind, 1))
 
 
+def test_a_step_begins_before_its_inputs_are_read(bucket, move_to, monkeypatch):
+    """Reading a tree may take an hour, and hang for longer."""
+    kind, read = KINDS["tables"], TableIOManager.read
+
+    def read_slowly(manager, key, partition=None):
+        move_to("successor")
+        assert write(kind, 1) == ""
+        move_to("a")
+        return read(manager, key, partition)
+
+    @dg.asset(io_manager_key="tables", metadata=kind.metadata)
+    def source() -> dg.MaterializeResult[pl.DataFrame]:
+        return TableIOManager.describe(make(kind, 0))
+
+    @dg.asset(key=KEY, io_manager_key="tables", metadata=kind.metadata)
+    @record_step
+    def orphan(source: pl.DataFrame) -> dg.MaterializeResult[pl.DataFrame]:
+        return TableIOManager.describe(make(kind, 2))
+
+    assert write(kind, 0) == ""
+    monkeypatch.setattr(TableIOManager, "read", read_slowly)
+    result = dg.materialize([source, orphan], resources={"tables": manage(kind)}, raise_on_error=False)
+    assert "Another run has written" in explain(result)
+    assert kind.show(read(manage(kind), KEY)) == kind.show(make(kind, 1))
+
+
 def test_equal_content_is_no_conflict(bucket, move_to):
     kind = KINDS["tables"]
     move_to("b").begin(manage(kind).locate(KEY))
