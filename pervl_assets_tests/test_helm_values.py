@@ -167,6 +167,7 @@ def test_the_instance_is_that_of_one_machine_but_for_devices_and_pods(values):
         values["dagsterDaemon"][name]["enabled"] for name in ("runCoordinator", "runMonitoring", "runRetries")
     )
     here["concurrency"]["pools"]["default_limit"] = 4
+    here["concurrency"]["runs"]["max_concurrent_runs"] += 4
     here["run_monitoring"] |= {"start_timeout_seconds": 600, "max_resume_run_attempts": 0}
     same = here.keys() - {"retention"}  # the ticks of schedules are kept as long as Dagster's default says
     assert {name: there[name] for name in same} == {name: here[name] for name in same}
@@ -188,9 +189,8 @@ def test_every_variable_is_a_setting_or_public(values):
     assert all(isinstance(value, str) for value in deployment["env"].values())  # Kubernetes takes no numbers here
 
 
-def test_pools_have_a_slot_per_device(values):
+def test_pools_have_a_slot_per_device_and_the_queue_has_room_for_others(values):
     (deployment,) = values["dagster-user-deployments"]["deployments"]
-    assert (
-        int(deployment["env"]["PERVL_DEVICES"])
-        == values["additionalInstanceConfig"]["concurrency"]["pools"]["default_limit"]
-    )
+    concurrency, devices = values["additionalInstanceConfig"]["concurrency"], int(deployment["env"]["PERVL_DEVICES"])
+    assert concurrency["pools"]["default_limit"] == devices
+    assert concurrency["runs"]["max_concurrent_runs"] == devices + 3  # `everything` and the runs it started: devices + 1
