@@ -20,7 +20,6 @@ from pervl_assets_tests.tools import write_tables
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXTENDING = ROOT / "docs/extending.md"
-SCALE = ROOT / "docs/scale.md"
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 FILE = re.compile(r"^`(\S+)`\n\n```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -138,22 +137,12 @@ def test_every_variable_is_a_setting(page):
     assert set(VARIABLE.findall(page.read_text())) <= known
 
 
-# ---- commands of clusters
+# ---- what is copied into a shell
 
 
 def test_no_command_installs_the_project_from_an_index(page):
     """Its name is on none, so whatever has that name there is something else."""
     assert re.findall(r"pip install[^\n]*?[\s'\"](pervl[_-]assets[^\s`]*)", page.read_text()) == []
-
-
-def test_every_variable_of_the_team_is_set_before_ray_starts_and_no_step_runs_on_the_head():
-    commands = next(block for _, block in FENCE.findall(SCALE.read_text()) if "ray start --head" in block)
-    before, head, _ = re.split(r"^(ray start --head.*)$", commands, flags=re.MULTILINE)
-    exported = set(re.findall(r"\b([A-Z_]+)=", "".join(re.findall(r"^export .*$", before, re.MULTILINE))))
-    needed = set(re.findall(r"env: ([A-Z_]+)", (ROOT / "docs/scale/dagster.team.yaml").read_text()))
-    assert needed == {"DAGSTER_HOME", POSTGRES_URL}
-    assert needed | {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= exported
-    assert "--num-cpus=0" in head.partition("#")[0]
 
 
 def test_policies_can_be_read(page):
