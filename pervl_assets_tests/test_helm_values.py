@@ -167,6 +167,7 @@ def test_the_instance_is_that_of_one_machine_but_for_devices_and_pods(values):
         values["dagsterDaemon"][name]["enabled"] for name in ("runCoordinator", "runMonitoring", "runRetries")
     )
     here["concurrency"]["pools"]["default_limit"] = 4
+    here["concurrency"]["runs"]["max_concurrent_runs"] += 4
     here["run_monitoring"] |= {"start_timeout_seconds": 600, "max_resume_run_attempts": 0}
     same = here.keys() - {"retention"}  # the ticks of schedules are kept as long as Dagster's default says
     assert {name: there[name] for name in same} == {name: here[name] for name in same}
