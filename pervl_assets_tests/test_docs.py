@@ -48,6 +48,10 @@ def list_anchors(page: Path) -> set[str]:
 # ---- links
 
 
+def test_no_page_installs_the_project_from_an_index_that_does_not_have_it(page):
+    assert re.findall(r"pip install[^\n]*['\" ]pervl[_-]assets", page.read_text(encoding="utf-8")) == []
+
+
 def test_every_relative_link_resolves_to_a_file_and_a_heading(page):
     for target in LINK.findall(FENCE.sub("", page.read_text())):
         if re.match(r"[a-z]+:", target):

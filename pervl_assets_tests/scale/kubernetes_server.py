@@ -70,6 +70,8 @@ class Pods:
         for source in container["envFrom"]:
             env |= self._secrets[next(iter(source.values()))["name"]]
         env |= {one["name"]: one["value"] for one in container["env"] if "value" in one}
+        env |= {"HOME": str(home := self._folder / name), "PERVL_SCRATCH": str(home / "scratch")}  # both empty
+        home.mkdir()
         with (self._folder / f"{name}.log").open("wb") as log:
             self._pods[name] = subprocess.Popen(container["args"], env=env, cwd=self._folder, stdout=log, stderr=log)
         self.jobs[name] = job

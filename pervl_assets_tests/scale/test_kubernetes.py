@@ -1,7 +1,7 @@
 """The job `everything` where each run and each heavy step is a pod: the values of the Helm chart, and real processes.
 
 Only Kubernetes itself is a double. A code server starts as the chart starts it; runs are launched by the launcher of
-the values; manifests, retries and results are real.
+the values; manifests, retries and results are real. Data are in a bucket, and no two pods share a folder.
 """
 
 import json
@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from dagster._cli.api import grpc_health_check_command
 from dagster._cli.job import job_launch_command
 
+from pervl_assets.core.addresses import open_address, parse_address
 from pervl_assets.defs.jobs import JOB_RUN_TAG
 from pervl_assets_tests.scale.kubernetes_server import Pods, wait_until
 from pervl_assets_tests.test_helm_values import FILE, render_context, render_instance
@@ -34,14 +35,15 @@ pytestmark = [pytest.mark.scale, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
-def pods(tmp_path):
-    """The server, with the secrets and the config map that the values name."""
+def pods(bucket, tmp_path):
+    """The server, with the secrets and the config map that the values name, and a data root in a bucket."""
     (tmp_path / "pods").mkdir()
-    settings = {"PERVL_DATA": str(tmp_path / "data"), "PERVL_EXECUTOR": "k8s", "PERVL_DEVICE": "cpu"}
+    open_address(parse_address(bucket.address))[0].put("makes the bucket", b"")
+    settings = {"PERVL_DATA": f"{bucket.address}/data", "PERVL_EXECUTOR": "k8s", "PERVL_DEVICE": "cpu"}
     settings |= {"PERVL_DEVICES": "2", "PERVL_WORKERS": "1"}
     (variables,) = CONTEXT["k8s"]["env_config_maps"]
-    contents = {"pervl-bucket": {}, "pervl-archives": {"DEEPFASHION2_PASSWORD": SECRET}, variables: settings}
-    with Pods(tmp_path / "pods", contents) as server:
+    secrets = {"pervl-bucket": bucket.server.env, "pervl-archives": {"DEEPFASHION2_PASSWORD": SECRET}}
+    with Pods(tmp_path / "pods", {**secrets, variables: settings}) as server:
         server.settings = settings
         yield server
 
@@ -86,6 +88,7 @@ def workspace(pods, instance, tmp_path):
         port = str(free.getsockname()[1])
     env = {
         **pods.settings,
+        "PERVL_SCRATCH": str(tmp_path / "scratch"),
         "DAGSTER_CURRENT_IMAGE": "registry.example.org/pervl:0.1.0",
         "DAGSTER_CLI_API_GRPC_CONTAINER_CONTEXT": json.dumps(CONTEXT),
     }
@@ -113,6 +116,12 @@ def list_runs(instance, **filters):
     return instance.get_runs(dg.RunsFilter(**filters))
 
 
+def list_made(pods, folder):
+    """Return the names of the files in a folder of the data root."""
+    store, path = open_address(parse_address(f"{pods.settings['PERVL_DATA']}/assets/{folder}"))
+    return {one["path"].rpartition("/")[2] for one in store.list_with_delimiter(f"{path}/")["objects"]}
+
+
 def list_steps(pods):
     """Return the steps that pods were started for, by the name of the job."""
     jobs = {name: job["metadata"]["labels"].get("dagster/op") for name, job in pods.jobs.items()}
@@ -134,9 +143,9 @@ def test_everything_runs_in_pods_and_a_lost_one_is_started_again(pods, instance,
     planned = list_runs(instance, tags={JOB_RUN_TAG: everything.run_id})
     events = [event for one in planned for event in instance.all_logs(one.run_id)]
     assert any("more memory than its limit" in event.user_message + str(event.dagster_event) for event in events)
-    made = {file.name for file in (tmp_path / "data/assets/ytvos/retrieval_set").glob("*.parquet")}
-    assert made == {"test.parquet", "validation.parquet"}
-    assert SECRET not in json.dumps(pods.jobs) + "".join(map(pods.read_log, pods.jobs))
+    assert list_made(pods, "ytvos/retrieval_set") == {"test.parquet", "validation.parquet"}
+    for secret in (SECRET, "made-up-secret"):
+        assert secret not in json.dumps(pods.jobs) + "".join(map(pods.read_log, pods.jobs))
 
 
 def test_a_run_whose_pod_is_lost_is_started_again_beside_the_step_that_lives_on(pods, instance, workspace, tmp_path):
@@ -155,4 +164,4 @@ def test_a_run_whose_pod_is_lost_is_started_again_beside_the_step_that_lives_on(
     planned = [one for one in list_runs(instance, tags={JOB_RUN_TAG: first.run_id}) if one.run_id != first.run_id]
     assert any(one.is_failure for one in planned)
     assert list_runs(instance, statuses=[dg.DagsterRunStatus.STARTED]) == []
-    assert (tmp_path / "data/assets/ytvos/fsl_seg.parquet").is_file()
+    assert "fsl_seg.parquet" in list_made(pods, "ytvos")

@@ -3,8 +3,10 @@
 import contextlib
 import itertools
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -53,6 +55,25 @@ def push(store: Store, content: bytes) -> None:
         staged.parent.mkdir(parents=True)
         staged.write_bytes(content)
         store.push(path, staged, lambda path: ())
+
+
+def test_of_many_writers_at_once_the_server_lets_one_win(move_to):
+    stores = [move_to(str(number)) for number in range(12)]
+    for turn in range(10):
+        for store in stores:
+            store.begin(store.folder / "assets/value.bin")
+        start = threading.Barrier(len(stores))
+
+        def write(number: int, turn: int = turn, start: threading.Barrier = start) -> bool:
+            start.wait()
+            try:
+                push(stores[number], b"%d of %d" % (number, turn))
+            except WriteError:
+                return False
+            return True
+
+        with ThreadPoolExecutor(len(stores)) as threads:
+            assert sum(threads.map(write, range(len(stores)))) == 1
 
 
 @pytest.mark.parametrize("size", [10, 12 * MEGABYTE])
