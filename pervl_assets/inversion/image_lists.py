@@ -1,4 +1,7 @@
-"""The images of every shard, kept beside the table that names them: a shard reads its own list, not the table."""
+"""The images of every shard, kept beside the table that names them: a shard reads its own list, not the table.
+
+The table need not be on this machine as long as a list holds.
+"""
 
 import zlib
 from collections.abc import Callable, Iterable
@@ -10,12 +13,12 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from pervl_assets.core.errors import SchemaError, WriteError
-from pervl_assets.core.tables import CONTENT_SHA256, TableParts, read_hashed, write_hashed
+from pervl_assets.core.errors import PervlError, SchemaError
+from pervl_assets.core.tables import TableParts, read_hashed, write_hashed
 from pervl_assets.inversion.sources import locate_image
 
-_TABLE: Final = "pervl_table_sha256"
-"""Key of a list's metadata: content hash of the table that it was made from."""
+_TABLE: Final = "pervl_table"
+"""Key of a list's metadata: version of the table that it was made from."""
 
 _IDS: Final = 100_000
 """Ids that are texts of Python at a time."""
@@ -29,12 +32,18 @@ class ImageLists:
     """The images that a frame of `OBJECT_SENTENCES` names, by shard.
 
     Attributes:
-        table: Path of the frame.
+        folder: Folder of the lists.
+        table: Version of the frame: another one whenever it was written.
         read: Reads the frame in parts, compared with its recorded hash.
+        pull: Brings a list to its path, if another machine has made it.
+        push: Keeps the lists in the folder for other machines.
     """
 
-    table: Path
+    folder: Path
+    table: str
     read: Callable[[], TableParts]
+    pull: Callable[[Path], object]
+    push: Callable[[Path], None]
 
     def list_shard(self, partition: str) -> list[tuple[str, str]]:
         """Return id and archive member of each image of a shard; see `read_ids`."""
@@ -57,25 +66,26 @@ class ImageLists:
             PervlError: As `read`.
         """
         shard, shards = map(int, partition.split("-of-"))
+        self.pull(kept := self._locate(shards, shard))
         with suppress(OSError, SchemaError, pl.exceptions.PolarsError, KeyError):
-            frame, metadata = read_hashed(self._locate(shards, shard))
-            if metadata[_TABLE] == pl.read_parquet_metadata(self.table)[CONTENT_SHA256]:
+            frame, metadata = read_hashed(kept)
+            if metadata[_TABLE] == self.table:
                 return frame["image_id"]
         return self._make(shards)[shard]
 
     def _locate(self, shards: int, shard: int) -> Path:
-        return self.table.with_suffix(".images") / f"{shard}-of-{shards}.parquet"
+        return self.folder / f"{shard}-of-{shards}.parquet"
 
     def _make(self, shards: int) -> list[pl.Series]:
         """Return the ids of all shards, and keep them."""
-        table = self.read()
-        ids = split_images(table, shards)
+        ids = split_images(self.read(), shards)
         files = [self._locate(shards, shard) for shard in range(shards)]
-        with suppress(WriteError, OSError):  # the lists save time and nothing else
+        with suppress(PervlError, OSError):  # the lists save time and nothing else
             for file, own in zip(files, ids, strict=True):
-                write_hashed(own.to_frame("image_id"), file, {_TABLE: table.sha256})
-            for file in {*files[0].parent.glob("*-of-*.parquet")}.difference(files):
+                write_hashed(own.to_frame("image_id"), file, {_TABLE: self.table})
+            for file in {*self.folder.glob("*-of-*.parquet")}.difference(files):
                 file.unlink()  # of another number of shards
+            self.push(self.folder)
         return ids
 
 

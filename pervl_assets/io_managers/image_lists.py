@@ -27,4 +27,6 @@ class ImageListsIOManager(TableIOManager):
         """Return the images of a table by shard, or None of a tree, which names its images itself."""
         if context.has_asset_partitions:
             return None
-        return ImageLists(self.fetch(context.asset_key), partial(self.read, context.asset_key))
+        key, store = context.asset_key, self.store
+        folder = self.locate(key).with_suffix(".images")
+        return ImageLists(folder, self.stamp(key) or "", partial(self.read, key), store.pull_file, store.push_folder)

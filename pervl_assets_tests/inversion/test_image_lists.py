@@ -1,7 +1,9 @@
+from pathlib import Path
+
 import polars as pl
 import pytest
 
-from pervl_assets.core.tables import read_in_parts, write_hashed
+from pervl_assets.core.tables import CONTENT_SHA256, read_in_parts, write_hashed
 from pervl_assets.inversion import image_lists
 from pervl_assets.inversion.image_lists import ImageLists, split_images
 from pervl_assets.inversion.sources import locate_image
@@ -15,7 +17,8 @@ def write_table(path, ids):
         reads.append(path)
         return read_in_parts(path)
 
-    return ImageLists(path, read), reads
+    version = str(pl.read_parquet_metadata(path)[CONTENT_SHA256])
+    return ImageLists(path.with_suffix(".images"), version, read, Path.is_file, lambda folder: None), reads
 
 
 def test_every_image_belongs_to_one_shard_always_the_same(monkeypatch):

@@ -127,7 +127,7 @@ def keep_books(images: str, dimension: str, folder: str) -> dict[str, object]:
     total = max(1, count // SHARD)
     shards = [f"{shard}-of-{total}" for shard in range(total)]
     table, start = root / "sentences.parquet", read_status("VmRSS")
-    lists = ImageLists(table, partial(read_in_parts, table))
+    lists = ImageLists(root / "lists", "1", partial(read_in_parts, table), Path.is_file, bool)
     encoder, classes = SpreadingEncoder(int(dimension)), pl.read_parquet(root / "classes.parquet")
     files = [root / f"{shard}.parquet" for shard in shards]
     with watch(stages, "lists of images"):
