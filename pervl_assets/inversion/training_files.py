@@ -48,7 +48,7 @@ _ROWS: Final = 1 << 16
 """Texts written at a time: of 200 characters, 52 MB."""
 
 _PLACE: Final = b"\xa5" * 256
-"""Stands for the bytes of an array while its pickle is made. No other part of one has the byte A5."""
+"""Is put for the bytes of an array while its pickle is made. No other part of one has the byte A5."""
 
 
 @dataclass(frozen=True)

@@ -188,7 +188,7 @@ def test_a_failed_write_is_reported_and_keeps_the_old_value(made_world, tmp_path
         assert unfinished <= (set(what.leaves) if trouble is full else set())
         assert {name: content for name, content in after.items() if PARTIAL not in name} == before
 
-    results = run(what.asset)  # mended: the same command goes on
+    results = run(what.asset)  # repaired: the same command goes on
     assert all(result.success for result in results), explain(results[-1])
     assert photograph_values(data) != before
     assert not list(data.rglob(f"*{PARTIAL}*"))

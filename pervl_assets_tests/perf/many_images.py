@@ -7,7 +7,7 @@ name; and the encoder, which spreads that checksum over the vector. Real: lists 
 every shard, their check, PALAVRA's training files. So the tables show the cost of everything that is done for an image
 besides reading, decoding and encoding it. Shards have 50,000 images; each size is a process of its own.
 
-Vectors are short (32 numbers) unless told otherwise: 10 million of 512 numbers are 20 GB, and three times as much while
+Vectors are short (32 numbers) unless another width is set: 10 million of 512 numbers are 20 GB, and three times as much while
 the training files are written. 10 million take 25 GB of disk, and a quarter of an hour.
 """
 

@@ -250,7 +250,7 @@ def test_two_commands_at_once_on_an_empty_database_share_the_pool(made, instance
 
 
 def start_encoding(machine: Machine, instance: dg.DagsterInstance) -> "tuple[subprocess.Popen[str], str]":
-    """Start to encode anew; return the command and its run once that holds the pool."""
+    """Start to encode from the beginning; return the command and its run once that holds the pool."""
     shutil.rmtree(machine.features)
     command = machine.materialize(IMAGES)
     holders: list[str] = []
