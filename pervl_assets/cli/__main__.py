@@ -30,7 +30,7 @@ class _Output(io.FileIO):
 
 
 def _open_output(number: int, old: Any) -> io.TextIOWrapper:
-    """Return text output to a file descriptor. Characters that its encoding lacks are escaped."""
+    """Return text output to a file descriptor. Characters that its encoding has not are escaped."""
     raw = _Output(number, "w", closefd=False)
     encoding = old.encoding if old else "utf-8"
     return io.TextIOWrapper(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from pervl_assets.core.errors import AddressError, MissingInputError, NoAnswerError
+from pervl_assets.core.errors import AddressError, MissingInputError, NoAnswerError, WriteError
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore, RetryConfig
@@ -32,6 +32,7 @@ _ANSWER_SECONDS: Final = 30
 _SLOWEST: Final = 100_000
 """Bytes a second at which the largest values can still be sent."""
 
+_NO_NAME: Final = "Could not parse path"
 _CODE: Final = re.compile(r"<Code>(\w{1,60})</Code>")
 _STATUS: Final = re.compile(r"status code: ([0-9]{3})")
 _BUSY: Final = re.compile(r"408|425|429|5..|400 RequestTimeout$")
@@ -162,6 +163,7 @@ def explain_address_errors(address: Address) -> Iterator[None]:
 
     Raises:
         MissingInputError: There is no such object.
+        WriteError: A file of this machine, which is to be uploaded or written, is gone.
         NoAnswerError: No connection, no answer, or an error of the server's own.
         AddressError: No credentials, no permission, no such bucket, or obstore is not installed.
     """
@@ -173,6 +175,9 @@ def explain_address_errors(address: Address) -> Iterator[None]:
             advice="Install it with `pip install 'pervl_assets[s3]'`.",
         ) from error
     except FileNotFoundError as error:
+        if error.errno or "(os error " in str(error):
+            problem = f"{address} cannot be read or written: a file of this machine was removed meanwhile."
+            raise WriteError(problem, advice="Run again: finished work is kept.") from error
         if "NoSuchBucket" in str(error):
             raise AddressError(f"The bucket of {address} does not exist.", advice=_CHECK) from None
         raise MissingInputError(
@@ -181,7 +186,7 @@ def explain_address_errors(address: Address) -> Iterator[None]:
     except (AddressError, MissingInputError):
         raise
     except Exception as error:
-        if type(error).__module__.partition(".")[0] != "obstore":
+        if type(error).__module__.partition(".")[0] != "obstore" and not str(error).startswith(_NO_NAME):
             raise
         kind, reason, advice = _explain(str(error), type(error).__name__)
         raise kind(f"{address} cannot be read or written: {reason}.", advice=advice) from None
@@ -198,6 +203,7 @@ def _explain(text: str, kind: str) -> tuple[type[AddressError], str, str]:
         found = " ".join(one[1] for one in (status, code) if one)
         return NoAnswerError if _BUSY.match(found) else AddressError, f"the server answers {found}", _CHECK
     reasons = {
+        _NO_NAME: (AddressError, "no object can have this name"),
         "kind: Timeout": (NoAnswerError, "no answer in time"),
         "TimedOut": (NoAnswerError, "no answer in time"),
         "kind: Connect": (NoAnswerError, "no connection"),

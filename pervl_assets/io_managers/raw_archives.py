@@ -1,24 +1,26 @@
 """Raw inputs: nothing is copied; the path and the identity card (size, member count, sha256) are kept as JSON."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final
 
 import dagster as dg
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from pervl_assets.archives.inputs import INDEX_EXTENSION, IdentityCard, RawArchive, identify, identify_contents
 from pervl_assets.archives.remote_files import find_version, look_for
-from pervl_assets.core.addresses import Address, Place
-from pervl_assets.core.errors import AddressError, ArchiveError, MissingInputError
+from pervl_assets.core.addresses import Address, Place, is_address
+from pervl_assets.core.errors import AddressError, ArchiveError, MissingInputError, SchemaError
 from pervl_assets.core.files import VerifyResult, explain_read_errors, hash_bytes, write_bytes_atomically
-from pervl_assets.io_managers.base import PervlIOManager, mark_changed
+from pervl_assets.io_managers.base import DAMAGE, PervlIOManager, mark_changed
 from pervl_assets.io_managers.metadata import BYTES, FILES, show_errors
 from pervl_assets.storage.store import Listing
 
 _STORED: Final = TypeAdapter(RawArchive)
+_ANNOTATIONS: Final = Path(__file__).parents[1] / "annotations"
 
 
 class RawArchiveIOManager(PervlIOManager):
@@ -37,8 +39,12 @@ class RawArchiveIOManager(PervlIOManager):
 
     def load(self, path: Path) -> RawArchive:
         """Read the card; the input itself is not opened."""
-        archive = _STORED.validate_json(path.read_bytes())
-        place = archive.path if isinstance(archive.path, Address) else self.store.folder / archive.path
+        try:
+            archive = _STORED.validate_json(path.read_bytes())
+        except ValidationError as error:  # whose text has the values, and an address may hold a password
+            wrong = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_input=False)]
+            raise SchemaError(f"{self.store.show(path)} is damaged: {'; '.join(wrong)}.") from None
+        place = self.store.locate_input(archive.path, _list_places())
         return replace(archive, path=place, index=path.with_suffix(INDEX_EXTENSION))
 
     def _pull(self, archive: RawArchive) -> None:
@@ -107,10 +113,11 @@ class RawArchiveIOManager(PervlIOManager):
 
     def _find_etag(self, key: dg.AssetKey, partition: str | None) -> str | None:
         """Return size and ETag of an input at an address; None if it is gone; empty if it is on this machine."""
-        place = self.load(self.fetch(key, partition)).path
+        path = self.fetch(key, partition)
         try:
+            place = self.load(path).path
             return str(find_version(place)) if isinstance(place, Address) else ""
-        except (MissingInputError, AddressError):
+        except (OSError, *DAMAGE, MissingInputError, AddressError):
             return None
 
     def compare(self, path: Path) -> VerifyResult:
@@ -147,6 +154,15 @@ class RawArchiveIOManager(PervlIOManager):
             },
             check_results=checks,
         )
+
+
+def _list_places() -> list[PurePath]:
+    """Return where inputs may be besides the data root: what this process's settings name, and the demo's annotations.
+
+    They are of this machine, as its scratch folder, so they come from the environment.
+    """
+    named = filter(None, map(os.environ.get, ("PERVL_RAW", "PERVL_ANNOTATIONS")))
+    return [_ANNOTATIONS, *(PurePath(text) if is_address(text) else Path(text).expanduser().absolute() for text in named)]
 
 
 def _identify_again(archive: RawArchive, *, is_listed: bool = True) -> IdentityCard | None:

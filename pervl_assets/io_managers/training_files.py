@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 
+from pervl_assets.core.errors import SchemaError
 from pervl_assets.core.files import PARTIAL, Lock, VerifyResult, hash_bytes, hash_file, write_bytes_atomically
 from pervl_assets.core.workers import map_in_threads
 from pervl_assets.io_managers.base import PervlIOManager
@@ -18,7 +19,7 @@ from pervl_assets.io_managers.metadata import BYTES, FILES, ROWS
 from pervl_assets.release.images import Labeller
 from pervl_assets.release.parts import FilePart, Part
 from pervl_assets.release.validation import list_files, verify_files
-from pervl_assets.storage.store import StoredFile
+from pervl_assets.storage.store import StoredFile, locate_below
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,10 @@ class CroissantIOManager(TrainingFileIOManager):
     def _fetch(self, described: tuple[str, str, int]) -> None:
         """Bring a file that is described to its path: a value, or the file of a manifest."""
         name, sha256, size = described
-        place = self.store.locate(name)
+        try:
+            place = self.store.locate(name)
+        except SchemaError:  # a value, which is no file of a manifest
+            self.store.pull(locate_below(self.store.folder, name))
+            return
         if not self.store.pull_file(place):
             self.store.pull_files([StoredFile(place, size, sha256)])

@@ -6,9 +6,10 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from pervl_assets.archives.inputs import list_folder
+from pervl_assets.core.addresses import Address, Place
 from pervl_assets.core.errors import PervlError
 from pervl_assets.core.files import (
     PARTIAL,
@@ -26,6 +27,13 @@ from pervl_assets.storage.unfinished import remove_work
 
 class FolderStore(Store):
     """Keeps values in a folder. Two runs are kept apart by the locks of those who write."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, folder / "assets")
+
+    def locate_input(self, place: Place, others: Iterable[PurePath]) -> Place:
+        """Return the place: a path below the data root, or wherever its raw asset found it."""
+        return place if isinstance(place, Address) else self.folder / place
 
     def check_sharing(self) -> None:
         """Check that the file system has locks."""
@@ -66,7 +74,7 @@ class FolderStore(Store):
     def begin(self, path: Path) -> None:
         """Remember nothing."""
 
-    def pull(self, path: Path, *, anew: bool = False) -> None:
+    def pull(self, path: Path, *, again: bool = False) -> None:
         """Move nothing."""
 
     def pull_files(self, files: Iterable[StoredFile]) -> None:

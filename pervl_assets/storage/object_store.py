@@ -26,10 +26,10 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from itertools import compress
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from pervl_assets.core.addresses import Address, explain_address_errors, open_address
+from pervl_assets.core.addresses import Address, Place, explain_address_errors, open_address
 from pervl_assets.core.errors import AddressError, BusyError, MissingInputError, PervlError, SchemaError, WriteError
 from pervl_assets.core.files import PARTIAL, VerifyResult, explain_write_errors, hash_file, is_whole, make_folder
 from pervl_assets.core.workers import map_in_threads
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore as Bucket
 
 _VALUES: Final = "assets"
+_RELEASE: Final = "release"
 _OBJECTS: Final = "objects"
 _DAMAGED: Final = "damaged"
 _REQUESTS: Final = 32
@@ -81,7 +82,7 @@ class ObjectStore(Store):
     """
 
     def __init__(self, address: Address, work: Path) -> None:
-        super().__init__(work / "data")
+        super().__init__(work / "data", work)
         self._address, self._notes, self._staged = address, work / "notes", work / "staged"
         self._seen: dict[str, ObjectMeta | None] = {}
         self._kept: dict[str, float] = {}
@@ -96,6 +97,25 @@ class ObjectStore(Store):
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
         bucket, path = open_address(self._address)
         return bucket, f"{path}/" if path else ""
+
+    def locate(self, name: str) -> Path:
+        """Return the path of a file or folder that a manifest names. No manifest names another value."""
+        path = super().locate(name)
+        if path.is_relative_to(self.folder / _VALUES) and not path.is_relative_to(self.folder / _VALUES / _RELEASE):
+            raise SchemaError(f"The name {name!r} is that of a value.", advice="Materialize its asset again.")
+        return path
+
+    def locate_input(self, place: Place, others: Iterable[PurePath]) -> Place:
+        """Return the place, if it is below the data root or one of `others`: a card may name any file or server."""
+        if isinstance(place, Path) and not place.is_absolute():
+            return locate_below(self.folder, str(place))
+        path = PurePath(str(place))
+        if ".." in path.parts or not any(map(path.is_relative_to, (PurePath(str(self._address)), *others))):
+            raise SchemaError(
+                f"The input {place} is neither below the data root nor in a place that the settings name.",
+                advice="Set PERVL_RAW or PERVL_ANNOTATIONS as where its raw asset was materialized, or do that again.",
+            )
+        return place
 
     def check_sharing(self) -> None:
         """Check nothing: every manifest is put on a condition."""
@@ -130,9 +150,9 @@ class ObjectStore(Store):
         """Remember the ETag: a value that is written by others from now on is not replaced."""
         self._seen[self.name(path)] = self._look_up(self.name(path))
 
-    def pull(self, path: Path, *, anew: bool = False) -> None:
+    def pull(self, path: Path, *, again: bool = False) -> None:
         """Download a value's file or manifest, unless the working copy has it."""
-        if not self._download(path, anew=anew):
+        if not self._download(path, again=again):
             with explain_write_errors(path):
                 path.unlink(missing_ok=True)
 
@@ -140,8 +160,8 @@ class ObjectStore(Store):
         """Download a file, unless the working copy has it. Return whether there is one."""
         return self._download(path)
 
-    def _download(self, path: Path, *, anew: bool = False) -> bool:
-        name, known = self.name(path), None if anew else self._read_note(path)
+    def _download(self, path: Path, *, again: bool = False) -> bool:
+        name, known = self.name(path), None if again else self._read_note(path)
         with self._make_file() as new:
             try:
                 meta, sha256 = self._get(name, new, {"if_none_match": known.e_tag} if known else {})

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
+from pervl_assets.core.addresses import Place
 from pervl_assets.core.errors import SchemaError
 from pervl_assets.core.files import VerifyResult
 
@@ -72,10 +73,11 @@ class Store(ABC):
 
     Args:
         folder: Folder in which this machine reads and writes values.
+        own: Folder of this machine for files that are no values, such as Dagster's runs.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, own: Path) -> None:
+        self.folder, self.own = folder, own
 
     def locate(self, name: str) -> Path:
         """Return the path of a name that a manifest holds, e.g. `youtube_vos/fsl_seg`. Raises as `locate_below`."""
@@ -84,6 +86,18 @@ class Store(ABC):
     def name(self, path: Path) -> str:
         """Return a path relative to the data root, with forward slashes, where it is below it."""
         return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else str(path)
+
+    @abstractmethod
+    def locate_input(self, place: Place, others: Iterable[PurePath]) -> Place:
+        """Return where a raw input is, of which a card names the place.
+
+        Args:
+            place: An address, or a path: an absolute one, or one below the data root.
+            others: Where inputs may be besides the data root.
+
+        Raises:
+            SchemaError: It is elsewhere, and others may have written the card.
+        """
 
     @abstractmethod
     def check_sharing(self) -> None:
@@ -128,12 +142,12 @@ class Store(ABC):
         """Remember a value as it is when a step begins that makes it: `push` replaces no other."""
 
     @abstractmethod
-    def pull(self, path: Path, *, anew: bool = False) -> None:
+    def pull(self, path: Path, *, again: bool = False) -> None:
         """Bring a value's file or manifest to its path; if there is none, remove what is at the path.
 
         Args:
             path: The path.
-            anew: Whether to read it even if it was brought before.
+            again: Whether to read it even if it was brought before.
         """
 
     @abstractmethod
@@ -142,7 +156,7 @@ class Store(ABC):
 
     @abstractmethod
     def stage(self, path: Path) -> AbstractContextManager[Path]:
-        """Yield the path at which a value is to be written, beforehand as it is at `path`."""
+        """Yield the path at which a value is to be written: `path` itself, or one in an empty folder."""
 
     @abstractmethod
     def push_files(self, files: Iterable[StoredFile]) -> None:

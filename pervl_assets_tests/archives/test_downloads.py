@@ -183,7 +183,7 @@ def test_cut_connections_are_gone_on_from_where_they_ended(server, fetch, target
     assert list_leftovers(target) == []
 
 
-def test_without_a_version_a_cut_download_begins_anew(server, fetch, target):
+def test_without_a_version_a_cut_download_begins_again(server, fetch, target):
     server.etag = server.date = ""
     server.script = [300_000]
     assert fetch().received == len(CONTENT) + 300_000
