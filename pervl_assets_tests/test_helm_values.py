@@ -193,4 +193,5 @@ def test_pools_have_a_slot_per_device_and_the_queue_has_room_for_others(values):
     (deployment,) = values["dagster-user-deployments"]["deployments"]
     concurrency, devices = values["additionalInstanceConfig"]["concurrency"], int(deployment["env"]["PERVL_DEVICES"])
     assert concurrency["pools"]["default_limit"] == devices
-    assert concurrency["runs"]["max_concurrent_runs"] == devices + 3  # `everything` and the runs it started: devices + 1
+    # `everything` and the runs that it started are devices + 1
+    assert concurrency["runs"]["max_concurrent_runs"] == devices + 3
