@@ -123,7 +123,7 @@ def status(*, check: bool) -> None:
     from pervl_assets.definitions import defs
 
     settings = Settings.from_env()
-    with open_instance(settings.folder) as instance:
+    with open_instance(settings.data) as instance:
         states, healths = list(list_states(defs, instance)), read_health(defs, instance)
         failures = explain_failed_runs(instance, healths)
     healthy = print_status(make_console(), settings, list_inputs(settings), states, healths, failures)
@@ -255,7 +255,7 @@ def ui(host: str, port: int, allow_host: tuple[str, ...], workspace: Path | None
     from pervl_assets.cli.console import make_console
     from pervl_assets.cli.ui import serve
 
-    serve(make_console(), Settings.from_env().folder, host, port, allow_host, workspace, read_only=read_only)
+    serve(make_console(), Settings.from_env().data, host, port, allow_host, workspace, read_only=read_only)
 
 
 def _run_graph(selection: str, *, force: bool = False) -> bool:
@@ -268,7 +268,7 @@ def _run_graph(selection: str, *, force: bool = False) -> bool:
     from pervl_assets.defs.runs import Launch, fail_dead_runs
 
     settings, console, start = Settings.from_env(), make_console(), time.monotonic()
-    with open_instance(settings.folder) as instance:
+    with open_instance(settings.data) as instance:
         for dead in fail_dead_runs(instance):
             console.print(
                 f"[yellow]run {dead} was left by a process that was killed[/]: it is failed now, its pools are free"
@@ -297,9 +297,9 @@ def _run_verification() -> bool:
     with console.status("reading all values"):
         results = dict(verify_values(defs, settings.data))
     passed = print_verification(console, results, settings.data)
-    if (find_dagster_home(settings.folder) / "dagster.yaml").exists():  # else nothing is recorded as materialized
+    if (find_dagster_home(settings.data) / "dagster.yaml").exists():  # else nothing is recorded as materialized
         try:
-            with open_instance(settings.folder) as instance:
+            with open_instance(settings.data) as instance:
                 record_results(defs, instance, results)
         except PervlError as error:
             _print_error("[yellow]warning[/] These results are not recorded for pervl materialize.", error)

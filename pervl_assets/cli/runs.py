@@ -16,10 +16,12 @@ from yaml import YAMLError
 
 from pervl_assets.cli.console import escape
 from pervl_assets.cli.databases import NOT_WRITABLE, check_postgres_url, explain_database_errors
+from pervl_assets.core.addresses import Address
 from pervl_assets.core.errors import PervlError, WriteError
 from pervl_assets.defs.pools import WAITING
 from pervl_assets.defs.run_results import read_materialization
 from pervl_assets.settings import is_trusted
+from pervl_assets.storage import open_store
 
 _log = logging.getLogger(__name__)
 
@@ -33,8 +35,8 @@ _READ_OTHERWISE: Final = re.compile("[?*\\[\ud800-\udfff]|%[0-9A-Fa-f]{2}")
 """Dagster finds `dagster.yaml` by a glob pattern, and its databases by a URL; both are UTF-8."""
 
 
-def find_dagster_home(data: Path) -> Path:
-    """Return where Dagster keeps its runs: `DAGSTER_HOME`, else the project's folder, else below the data root.
+def find_dagster_home(data: Path | Address) -> Path:
+    """Return where Dagster keeps its runs: `DAGSTER_HOME`, else the project's folder, else that of the data root.
 
     The project's folder is the current one or one above it, with `dagster.yaml` and `workspace.yaml`. A `dagster.yaml`
     can run code: one that another user can write is ignored with a warning.
@@ -47,11 +49,11 @@ def find_dagster_home(data: Path) -> Path:
             if all(map(is_trusted, (folder, *files))):
                 return folder
             _log.warning("%s is ignored: other users can write it or its folder. Set DAGSTER_HOME to use it.", files[0])
-    return data / "assets" / "dagster"
+    return open_store(str(data)).home
 
 
 @contextmanager
-def open_instance(data: Path) -> Iterator[DagsterInstance]:
+def open_instance(data: Path | Address) -> Iterator[DagsterInstance]:
     """Open the Dagster instance of `find_dagster_home`.
 
     Raises:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from pervl_assets.cli.door import Door, list_hosts
 from pervl_assets.cli.runs import open_instance
+from pervl_assets.core.addresses import Address
 from pervl_assets.core.errors import PervlError
 from pervl_assets.dagster_private import run_web_server
 
@@ -25,7 +26,7 @@ _END_SECONDS: Final = 5
 
 def serve(
     console: Console,
-    data: Path,
+    data: Path | Address,
     host: str,
     port: int,
     more_hosts: Collection[str] = (),

@@ -26,7 +26,7 @@ from pervl_assets.storage.store import Listing, Store, StoredFile
 
 _ASSETS_FOLDER: Final = "assets"
 
-_DAMAGE: Final = (
+DAMAGE: Final = (
     SchemaError,
     pl.exceptions.PolarsError,
     pl.exceptions.PanicException,
@@ -89,7 +89,7 @@ class PervlIOManager(dg.ConfigurableIOManager):
 
         Raises:
             FileNotFoundError: The file does not exist.
-            SchemaError: It is damaged; so is a file whose reading raises one of `_DAMAGE`.
+            SchemaError: It is damaged; so is a file whose reading raises one of `DAMAGE`.
         """
         raise NotImplementedError
 
@@ -176,7 +176,7 @@ class PervlIOManager(dg.ConfigurableIOManager):
         Files that vanish are missing, unreadable ones changed.
         """
         path = self.locate(key, partition)
-        self.store.pull(path, anew=True)
+        self.store.pull(path, again=True)
         seen = _read_time(path)
         result = self._compare(path)
         if not result.unchanged:
@@ -188,7 +188,7 @@ class PervlIOManager(dg.ConfigurableIOManager):
             return self.compare(path) if path.is_file() else VerifyResult()
         except FileNotFoundError as error:
             return VerifyResult(1, missing=[self.store.name(Path(error.filename or path))])
-        except (OSError, *_DAMAGE, PervlError):
+        except (OSError, *DAMAGE, PervlError):
             return VerifyResult(1, changed=[self.store.name(path)])
 
     def is_there(self, key: dg.AssetKey, partition: str | None = None, listing: Listing | None = None) -> bool:
@@ -200,7 +200,7 @@ class PervlIOManager(dg.ConfigurableIOManager):
         path = self.locate(key, partition)
         try:
             return self.store.exists(path, partial(self.list_parts, path), listing)
-        except (OSError, *_DAMAGE):
+        except (OSError, *DAMAGE):
             return False
 
     def stamp(self, key: dg.AssetKey, partition: str | None = None, listing: Listing | None = None) -> str | None:
@@ -211,7 +211,7 @@ class PervlIOManager(dg.ConfigurableIOManager):
         path = self.locate(key, partition)
         try:
             return self.store.stamp(path, partial(self.list_parts, path), listing)
-        except (OSError, *_DAMAGE):
+        except (OSError, *DAMAGE):
             return None
 
     @show_errors()
@@ -302,7 +302,7 @@ def _explain_damage(key: dg.AssetKey, path: Path, store: Store) -> Iterator[None
     except OSError:
         with explain_read_errors(path):
             raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         mark_changed(path)
         problem = error.problem if isinstance(error, PervlError) else f"{path} is damaged: {error!r}."
         raise SchemaError(problem, advice=f"Materialize {name}, which makes it again: {command}") from error

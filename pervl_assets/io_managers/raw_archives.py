@@ -12,9 +12,9 @@ from pydantic import TypeAdapter
 from pervl_assets.archives.inputs import INDEX_EXTENSION, IdentityCard, RawArchive, identify, identify_contents
 from pervl_assets.archives.remote_files import find_version, look_for
 from pervl_assets.core.addresses import Address, Place
-from pervl_assets.core.errors import AddressError, ArchiveError, MissingInputError
+from pervl_assets.core.errors import AddressError, ArchiveError, MissingInputError, SchemaError
 from pervl_assets.core.files import VerifyResult, explain_read_errors, hash_bytes, write_bytes_atomically
-from pervl_assets.io_managers.base import PervlIOManager, mark_changed
+from pervl_assets.io_managers.base import DAMAGE, PervlIOManager, mark_changed
 from pervl_assets.io_managers.metadata import BYTES, FILES, show_errors
 from pervl_assets.storage.store import Listing
 
@@ -37,8 +37,13 @@ class RawArchiveIOManager(PervlIOManager):
 
     def load(self, path: Path) -> RawArchive:
         """Read the card; the input itself is not opened."""
-        archive = _STORED.validate_json(path.read_bytes())
-        place = archive.path if isinstance(archive.path, Address) else self.store.folder / archive.path
+        try:
+            archive = _STORED.validate_json(path.read_bytes())
+        except ValueError:  # which repeats its input, e.g. an address with a password
+            raise SchemaError(f"{path} is no identity card.", advice="Materialize its raw asset again.") from None
+        place = archive.path
+        if isinstance(place, Path) and not place.is_absolute():
+            place = self.store.locate(str(place))
         return replace(archive, path=place, index=path.with_suffix(INDEX_EXTENSION))
 
     def _pull(self, archive: RawArchive) -> None:
@@ -107,10 +112,11 @@ class RawArchiveIOManager(PervlIOManager):
 
     def _find_etag(self, key: dg.AssetKey, partition: str | None) -> str | None:
         """Return size and ETag of an input at an address; None if it is gone; empty if it is on this machine."""
-        place = self.load(self.fetch(key, partition)).path
+        path = self.fetch(key, partition)
         try:
+            place = self.load(path).path
             return str(find_version(place)) if isinstance(place, Address) else ""
-        except (MissingInputError, AddressError):
+        except (MissingInputError, AddressError, OSError, *DAMAGE):
             return None
 
     def compare(self, path: Path) -> VerifyResult:

@@ -27,6 +27,9 @@ from pervl_assets.storage.unfinished import remove_work
 class FolderStore(Store):
     """Keeps values in a folder. Two runs are kept apart by the locks of those who write."""
 
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, folder / "assets" / "dagster")
+
     def check_sharing(self) -> None:
         """Check that the file system has locks."""
         lock = Lock(self.folder / f"{PARTIAL}-locks-{platform.node()}-{os.getpid()}", "looking for locks")
@@ -66,7 +69,7 @@ class FolderStore(Store):
     def begin(self, path: Path) -> None:
         """Remember nothing."""
 
-    def pull(self, path: Path, *, anew: bool = False) -> None:
+    def pull(self, path: Path, *, again: bool = False) -> None:
         """Move nothing."""
 
     def pull_files(self, files: Iterable[StoredFile]) -> None:

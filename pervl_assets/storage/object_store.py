@@ -81,7 +81,7 @@ class ObjectStore(Store):
     """
 
     def __init__(self, address: Address, work: Path) -> None:
-        super().__init__(work / "data")
+        super().__init__(work / "data", work / "dagster")  # no manifest names a file there
         self._address, self._notes, self._staged = address, work / "notes", work / "staged"
         self._seen: dict[str, ObjectMeta | None] = {}
         self._kept: dict[str, float] = {}
@@ -130,9 +130,9 @@ class ObjectStore(Store):
         """Remember the ETag: a value that is written by others from now on is not replaced."""
         self._seen[self.name(path)] = self._look_up(self.name(path))
 
-    def pull(self, path: Path, *, anew: bool = False) -> None:
+    def pull(self, path: Path, *, again: bool = False) -> None:
         """Download a value's file or manifest, unless the working copy has it."""
-        if not self._download(path, anew=anew):
+        if not self._download(path, again=again):
             with explain_write_errors(path):
                 path.unlink(missing_ok=True)
 
@@ -140,8 +140,8 @@ class ObjectStore(Store):
         """Download a file, unless the working copy has it. Return whether there is one."""
         return self._download(path)
 
-    def _download(self, path: Path, *, anew: bool = False) -> bool:
-        name, known = self.name(path), None if anew else self._read_note(path)
+    def _download(self, path: Path, *, again: bool = False) -> bool:
+        name, known = self.name(path), None if again else self._read_note(path)
         with self._make_file() as new:
             try:
                 meta, sha256 = self._get(name, new, {"if_none_match": known.e_tag} if known else {})

@@ -72,10 +72,11 @@ class Store(ABC):
 
     Args:
         folder: Folder in which this machine reads and writes values.
+        home: Folder of Dagster's runs, where no other is set. What is in it can run code.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, home: Path) -> None:
+        self.folder, self.home = folder, home
 
     def locate(self, name: str) -> Path:
         """Return the path of a name that a manifest holds, e.g. `youtube_vos/fsl_seg`. Raises as `locate_below`."""
@@ -128,12 +129,12 @@ class Store(ABC):
         """Remember a value as it is when a step begins that makes it: `push` replaces no other."""
 
     @abstractmethod
-    def pull(self, path: Path, *, anew: bool = False) -> None:
+    def pull(self, path: Path, *, again: bool = False) -> None:
         """Bring a value's file or manifest to its path; if there is none, remove what is at the path.
 
         Args:
             path: The path.
-            anew: Whether to read it even if it was brought before.
+            again: Whether to read it even if it was brought before.
         """
 
     @abstractmethod
@@ -142,7 +143,7 @@ class Store(ABC):
 
     @abstractmethod
     def stage(self, path: Path) -> AbstractContextManager[Path]:
-        """Yield the path at which a value is to be written, beforehand as it is at `path`."""
+        """Yield the path at which a value is to be written: `path` itself, or one in a folder that may be absent."""
 
     @abstractmethod
     def push_files(self, files: Iterable[StoredFile]) -> None:
