@@ -39,7 +39,6 @@ from pervl_assets.core.errors import PervlError, name_some
 from pervl_assets.core.text import hide_secrets
 from pervl_assets.demo import TINY_CLIP
 from pervl_assets.inversion.open_images import NamesMode
-from pervl_assets.storage import open_store
 from pervl_assets.training.modes import ModeName
 
 Profile = Literal["demo", "full"]
@@ -291,11 +290,6 @@ class Settings(BaseModel):
         values = {name: text for name in cls.model_fields if (text := env.get(get_variable(name), "")).strip()}
         advice = "Correct or unset these variables; docs/operating.md has a table of all of them."
         return check_settings(values, "environment", advice, get_variable)
-
-    @property
-    def folder(self) -> Path:
-        """The data root as a folder of this machine."""
-        return open_store(str(self.data)).folder
 
     def require_encoder(self, name: str | None) -> None:
         """Raise a `PervlError` if there is no further encoder of this name; None is the default one."""

@@ -26,7 +26,7 @@ ARROWS = {
     "training": ("inversion",),
     "demo": ("core", "upstream"),
     "release": ("trees", "upstream"),
-    "settings": ("benchmarks", "training", "demo", "storage"),
+    "settings": ("benchmarks", "training", "demo"),
     "storage": ("archives",),
     "dagster_private": ("core",),
     "io_managers": ("evaluation", "training", "demo", "release", "storage", "dagster_private"),

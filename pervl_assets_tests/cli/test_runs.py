@@ -6,7 +6,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from pervl_assets.cli.runs import find_dagster_home, follow, open_instance
+from pervl_assets.core.addresses import parse_address
 from pervl_assets.core.errors import PervlError
+from pervl_assets.storage import open_store
 
 
 def test_the_home_is_the_one_named_else_the_project_else_below_the_data(tmp_path, monkeypatch):
@@ -22,6 +24,11 @@ def test_the_home_is_the_one_named_else_the_project_else_below_the_data(tmp_path
     assert find_dagster_home(tmp_path) == project
     monkeypatch.chdir(elsewhere)
     assert find_dagster_home(tmp_path / "data") == tmp_path / "data/assets/dagster"
+    bucket = "s3://pervl/data"
+    monkeypatch.setenv("PERVL_SCRATCH", str(tmp_path))
+    home = find_dagster_home(parse_address(bucket))
+    assert tmp_path in home.parents
+    assert not home.is_relative_to(open_store(bucket).folder)  # where manifests name files, and a home can run code
 
 
 @pytest.mark.parametrize("writable", ["dagster.yaml", "workspace.yaml", "."])

@@ -1,5 +1,6 @@
 """Raw inputs of a data root in a bucket: drawn or downloaded once, and read by all machines."""
 
+import json
 from pathlib import Path
 
 import dagster as dg
@@ -7,7 +8,7 @@ import pytest
 
 from pervl_assets.archives.inputs import RawArchive, identify_contents
 from pervl_assets.core.addresses import Address
-from pervl_assets.core.errors import ArchiveError
+from pervl_assets.core.errors import ArchiveError, SchemaError
 from pervl_assets.defs.raw import list_specs
 from pervl_assets.defs.resources import Workspace
 from pervl_assets.demo import DEMO_PASSWORD
@@ -60,6 +61,21 @@ def test_the_password_of_a_synthetic_input_is_its_own_on_every_machine(bucket, m
     assert make_workspace().read_password(spec) == DEMO_PASSWORD
     bucket.memory.put(f"data/{spec.file}", b"the official zip, put over it")
     assert make_workspace().read_password(spec) == "of another archive"
+
+
+@pytest.mark.parametrize(
+    "path", ["../../../etc", "..", "https://a:swordfish@b/x.zip", "file:///etc/passwd", 5, "assets/dagster/\0"]
+)
+def test_a_damaged_card_is_made_again_and_never_repeated(path, bucket):
+    card = {"kind": "folder", "bytes": 1, "members": 1, "sha256": "x", "encrypted": False}
+    bucket.memory.put("data/assets/raw/pets.json", json.dumps({"path": path, "card": card}).encode())
+    stored, key = RawArchiveIOManager(data=DATA), dg.AssetKey(["raw", "pets"])
+    assert not stored.exists(key)
+    assert stored.stamp(key) is None
+    assert stored.verify(key).changed == ["assets/raw/pets.json"]
+    with pytest.raises(SchemaError) as raised:
+        stored.read(key)
+    assert "swordfish" not in str(raised.value)
 
 
 def test_fetched_annotations_reach_other_machines(bucket, move_to):
