@@ -205,9 +205,16 @@ def read_pool_holders(instance: dg.DagsterInstance, pool: str) -> list[str]:
 
 
 def set_pool_limit(instance: dg.DagsterInstance, pool: str, limit: int) -> None:
-    """Set how many steps use a pool at once, instead of the default of `dagster.yaml`, unless it is set already."""
+    """Set how many steps use a pool at once, instead of the default of `dagster.yaml`, unless it is set already.
+
+    In a database that is not Dagster's own file, other machines rely on the limit: there it is raised, never lowered.
+    """
     storage = instance.event_log_storage
-    if (pool, limit) not in {(one.name, one.limit) for one in storage.get_pool_limits() if not one.from_default}:
+    known = next((one.limit for one in storage.get_pool_limits() if one.name == pool and not one.from_default), None)
+    if not type(storage).__module__.startswith("dagster."):
+        known = known or instance.global_op_concurrency_default_limit or 0
+        limit = max(limit, known)
+    if limit != known:
         storage.set_concurrency_slots(pool, limit)
 
 

@@ -167,8 +167,8 @@ def _list_needed(graph: BaseAssetGraph[Any], keys: Iterable[dg.AssetKey]) -> dic
 class Plan:
     """The runs that bring a selection up to date, planned again after each of them.
 
-    A run materializes outdated values only. Downstream values follow in a later run if a data version changed. No value
-    is made twice, even if one of its checks failed.
+    A run materializes outdated values only. Downstream values follow in a later run if a data version changed: these
+    are looked at again after a run, and no others. No value is made twice, even if one of its checks failed.
 
     Attributes:
         todo: The outdated values that were not made yet, each with the reason.
@@ -189,7 +189,7 @@ class Plan:
         self._left, self._begun = list_values(graph, keys), list[PlannedRun]()
         self.todo: dict[Value, str] = {}
         self._needed: dict[tuple[dg.AssetKey, ...], dict[dg.AssetKey, bool]] = {}
-        self._find_todo()
+        self._find_todo(self._left)
 
     def __iter__(self) -> Iterator[PlannedRun]:
         """Yield the runs one by one; each must have been executed before the next is planned."""
@@ -212,7 +212,9 @@ class Plan:
         """Plan again after a run that `begin` returned."""
         self._begun.remove(run)
         self._left = [value for value in self._left if value not in run.values]
-        self._find_todo()
+        begun = {value for other in self._begun for value in other.values}
+        readers = self._list_readers(run)
+        self._find_todo([value for value in self._left if value not in begun and self._follows(value, run, readers)])
 
     def _needs(self, run: PlannedRun, other: PlannedRun) -> bool:
         """Return whether a run is made from values of another, or of what is made from them."""
@@ -221,19 +223,29 @@ class Plan:
         needed = self._needed[run.keys]
         return any(key in needed and (not needed[key] or other.partition == run.partition) for key in other.keys)
 
-    def _find_todo(self) -> None:
-        begun = {value: self.todo[value] for run in self._begun for value in run.values}
-        left = [value for value in self._left if value not in begun]
+    def _list_readers(self, run: PlannedRun) -> set[dg.AssetKey]:
+        """Return the assets with a check that reads another asset of a run."""
+        checks = self._graph.get_check_keys_for_assets({key for key, _ in self._left})
+        made = {*run.keys}
+        return {one.asset_key for one in checks if made & self._graph.get(one).parent_entity_keys - {one.asset_key}}
+
+    def _follows(self, value: Value, run: PlannedRun, readers: Set[dg.AssetKey]) -> bool:
+        return value[0] in readers or self._needs(PlannedRun((value[0],), value[1]), run)
+
+    def _find_todo(self, values: list[Value]) -> None:
+        """Look at values, of which none is being made: which of them are outdated now."""
         if self._force:
-            todo = dict.fromkeys(left, "forced (--force)")
+            todo = dict.fromkeys(values, "forced (--force)")
         else:
-            todo = explain_outdated(self._graph, self._instance, left, self._resources)
-            there = {*left}
+            todo = explain_outdated(self._graph, self._instance, values, self._resources)
+            there = {*self._left}
             for (key, partition), reason in [*todo.items()]:  # outputs of one step are made together
                 for other in self._graph.get(key).execution_set_asset_keys:
                     if (other, partition) in there:
                         todo.setdefault((other, partition), reason)
-        self.todo = begun | todo
+        looked_at = {*values}
+        before = {value: self.todo[value] for value in self._left if value in self.todo and value not in looked_at}
+        self.todo = before | todo
         self.skipped = len(self._left) - len(self.todo)
 
 

@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 
 from pervl_assets.core.files import Lock
+from pervl_assets.dagster_private import set_pool_limit
 from pervl_assets.defs import pools
 from pervl_assets.defs.runs import PROCESS_TAG, _locate_lock, _read_boot
 
@@ -94,3 +95,30 @@ def test_a_run_whose_steps_yield_no_event_ends(home, monkeypatch):
     monkeypatch.setattr(pools, "inner_plan_execution_iterator", lambda *_: iter(()))
     run = home.create_run_for_job(JOB)
     assert list(pools._iterate(SimpleNamespace(instance=home, dagster_run=run), None)) == []
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, 3), (2, 3), (4, 4)])
+def test_a_machine_lowers_no_limit_that_others_share(before, after):
+    limits = {} if before is None else {"gpu": before}
+
+    class Shared:
+        """The events in Postgres."""
+
+        def get_pool_limits(self):
+            return [SimpleNamespace(name=name, limit=limit, from_default=False) for name, limit in limits.items()]
+
+        def set_concurrency_slots(self, pool, limit):
+            limits[pool] = limit
+
+    shared = SimpleNamespace(event_log_storage=Shared(), global_op_concurrency_default_limit=2)
+    set_pool_limit(shared, "gpu", 1)
+    assert limits == ({} if before is None else {"gpu": before})
+    set_pool_limit(shared, "gpu", 3)
+    assert limits == {"gpu": after}
+
+
+def test_the_limit_of_one_machine_follows_its_setting():
+    with dg.instance_for_test() as instance:
+        for limit in (3, 1):
+            set_pool_limit(instance, "gpu", limit)
+            assert instance.event_log_storage.get_concurrency_info("gpu").slot_count == limit

@@ -98,6 +98,30 @@ def test_runs_beside_each_other_need_nothing_of_each_other(graph, instance):
     assert [run.partition for run in begin_all(plan)] == ["1", "2", "3"]
 
 
+def test_after_a_run_only_what_follows_from_it_is_looked_at_again(graph, instance, monkeypatch):
+    looked_at = []
+
+    def explain(graph, instance, values, resources):
+        looked_at.append({*values})
+        return dict.fromkeys(values, "it was never materialized")
+
+    monkeypatch.setattr("pervl_assets.defs.runs.explain_outdated", explain)
+    plan = Plan(graph, instance, select_assets(graph, "*"), {})
+    (first,) = begin_all(plan)
+    plan.end(first)
+    shard = next(run for run in begin_all(plan) if run.partition == "0-of-3")
+    count = len(plan.todo)
+    plan.end(shard)
+    assert len(plan.todo) == count - len(shard.values)
+    assert (dg.AssetKey(["palavra", "object_sentences"]), None) in looked_at[-1]
+    assert not [value for value in looked_at[-1] if "-of-" in str(value[1])]
+    annotations, archive = (dg.AssetKey(["raw", name]) for name in ("pervl_annotations", "youtube_vos_train"))
+    plan = Plan(graph, instance, {annotations, archive}, {})
+    plan._begun.append(run := PlannedRun((annotations,)))
+    plan.end(run)
+    assert looked_at[-1] == {(archive, None)}  # of which a check reads the annotations
+
+
 def test_a_run_waits_for_what_its_inputs_are_made_from_in_another_partition(graph, instance):
     """The features of a split need the trees of that split; what is made from both splits needs both."""
     tree, features = dg.AssetKey(["ytvos", "retrieval_set"]), dg.AssetKey(["evaluation", "ytvos", "image_features"])
