@@ -138,8 +138,6 @@ def build_release_asset(assets: Iterable[dg.AssetsDefinition]) -> dg.AssetsDefin
         """
         release = collect_release(published, workspace)
         write_images(release)
-        if release.trees:
-            workspace.store.push_file(workspace.root / IMAGES_FILE)
         description = build_croissant(release)
         content = encode_croissant(description)
         licences = pl.DataFrame(
@@ -148,7 +146,11 @@ def build_release_asset(assets: Iterable[dg.AssetsDefinition]) -> dg.AssetsDefin
             orient="row",
         )
         yield CroissantIOManager.describe(
-            TrainingFile(FILE, lambda target: write_bytes_atomically(target, content)),
+            TrainingFile(
+                FILE,
+                lambda target: write_bytes_atomically(target, content),
+                others=(IMAGES_FILE,) if release.trees else (),
+            ),
             {"croissant": hash_bytes(content)},
             **{
                 "version": description["version"],

@@ -71,7 +71,7 @@ class Export:
         manager: IO manager of the value.
         key: Its key.
         partition: Its partition, if it has some.
-        root: Its folder, or its one file.
+        root: Its folder, or its file.
         files: All files of it.
         manifest: Content of the manifest.
     """
@@ -96,15 +96,14 @@ class Export:
         store, source = self.manager.store, self.manager.locate(self.key, self.partition)
         target = folder / store.name(self.root)
         with explain_write_errors(target):
-            if [file.path for file in self.files] == [self.root]:
-                copied = self._copy_file(store, target)
+            if any(file.path == self.root for file in self.files):
+                copied = sum(self._copy_file(store, file, folder / store.name(file.path)) for file in self.files)
             else:
                 copied = self._copy_tree(store, target, folder)
         write_bytes_atomically(folder / store.name(source), self.manifest)
         return Exported(target, len(self.files), sum(file.bytes for file in self.files), copied)
 
-    def _copy_file(self, store: Store, target: Path) -> int:
-        (file,) = self.files
+    def _copy_file(self, store: Store, file: StoredFile, target: Path) -> int:
         if is_whole(target, file.bytes, file.sha256):
             return 0
         with replace_atomically(target) as partial:

@@ -5,7 +5,7 @@ Two of them are pickles, and nothing here loads a pickle.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +29,22 @@ class TrainingFile:
     Attributes:
         file: Its path relative to `PERVL_DATA`.
         write: Writes it to a path, whole or not at all.
+        others: Paths of files that are written already, and are kept and replaced together with it.
     """
 
     file: str
     write: Callable[[Path], object]
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """The manifest of a file: its path relative to `PERVL_DATA`, its size and sha256."""
+    """The manifest of a file: its path relative to `PERVL_DATA`, its size and sha256; and of its `others`, if any."""
 
     file: str
     bytes: int
     sha256: str
+    others: "tuple[WrittenFile, ...]" = ()
 
 
 class TrainingFileIOManager(PervlIOManager):
@@ -57,23 +60,29 @@ class TrainingFileIOManager(PervlIOManager):
         place = self.locate(context.asset_key)  # not `path`, which is this run's own in some stores
         with Lock(place.with_name(f"{place.name}{PARTIAL}.lock"), f"writing {target}"):
             value.write(target)
-            size = target.stat().st_size
-            written = WrittenFile(value.file, size, hash_file(target))
-            write_bytes_atomically(path, json.dumps(asdict(written), indent=1, sort_keys=True).encode() + b"\n")
-        context.add_output_metadata({"file": dg.MetadataValue.path(str(target)), BYTES: size, FILES: 1})
+            written = replace(self._measure(value.file), others=tuple(map(self._measure, value.others)))
+            plain = asdict(written, dict_factory=lambda pairs: {name: part for name, part in pairs if part != ()})
+            write_bytes_atomically(path, json.dumps(plain, indent=1, sort_keys=True).encode() + b"\n")
+        context.add_output_metadata({"file": dg.MetadataValue.path(str(target)), BYTES: written.bytes, FILES: 1})
+
+    def _measure(self, name: str) -> WrittenFile:
+        file = self.store.locate(name)
+        return WrittenFile(name, file.stat().st_size, hash_file(file))
 
     def load(self, path: Path) -> WrittenFile:
         """Read the manifest."""
-        return WrittenFile(**json.loads(path.read_bytes()))
+        plain = json.loads(path.read_bytes())
+        return WrittenFile(**{**plain, "others": tuple(WrittenFile(**one) for one in plain.get("others", ()))})
 
     def list_parts(self, path: Path) -> list[Path]:
         """Return the file."""
         return [self.store.locate(self.load(path).file)]
 
     def list_files(self, path: Path) -> Iterator[StoredFile]:
-        """Yield the file."""
+        """Yield the file, and those that are kept with it."""
         written = self.load(path)
-        yield StoredFile(self.store.locate(written.file), written.bytes, written.sha256)
+        for one in (written, *written.others):
+            yield StoredFile(self.store.locate(one.file), one.bytes, one.sha256)
 
     def compare(self, path: Path) -> VerifyResult:
         """Hash the file and compare it with its manifest."""
@@ -122,7 +131,8 @@ class CroissantIOManager(TrainingFileIOManager):
     def list_parts(self, path: Path) -> list[Path]:
         """Return the file and all files that it describes: the release is outdated once one of them is rewritten."""
         (file,) = super().list_parts(path)
-        return [file, *(file.parent / name for name, *_ in list_files(file))]
+        described = list_files(file) if file.is_file() else ()
+        return [file, *(file.parent / name for name, *_ in described)]
 
     def compare(self, path: Path) -> VerifyResult:
         """Hash the file, and every single file that it describes; the files of trees are in the trees' own ledgers.

@@ -252,6 +252,8 @@ def test_verify_covers_the_release(whole, partial, tmp_path):
         assert results["release/croissant"].files > 10  # and the files that it describes
         assert results["ytvos/captions"].unchanged  # not missing where the release leaves it out
     data = whole.copy_to(tmp_path / "data")
+    manifest = json.loads((data / "assets/release/croissant.json").read_text())
+    assert [one["file"] for one in manifest["others"]] == ["assets/release/images.parquet"]
     (data / "croissant.json").write_text("{}")
     assert verify_all(data)["release/croissant"].changed == ["croissant.json"]
 

@@ -95,6 +95,27 @@ def test_the_second_of_two_writers_is_refused_by_the_server(size, move_to):
     push(here, b"c" * size)  # equal content is no conflict
 
 
+def test_of_writers_at_the_same_time_the_server_lets_one_win(move_to):
+    stores, start = [move_to(f"{number}") for number in range(8)], threading.Barrier(8)
+
+    def write(content: bytes, store: Store) -> bool:
+        start.wait()
+        try:
+            push(store, content)
+        except WriteError:
+            return False
+        return True
+
+    for turn in range(5):
+        for store in stores:
+            store.begin(store.folder / "assets/value.bin")
+        with ThreadPoolExecutor(len(stores)) as pool:
+            won = [*pool.map(write, (f"{turn} {number}".encode() for number in range(8)), stores)]
+        assert won.count(True) == 1
+        (reader := move_to("reader")).pull(path := reader.folder / "assets/value.bin")
+        assert path.read_text() == f"{turn} {won.index(True)}"
+
+
 def test_tags_are_the_same_however_they_are_asked_for(bucket, move_to):
     store = move_to("a")
     path = store.folder / "assets/value.bin"

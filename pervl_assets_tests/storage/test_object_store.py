@@ -20,6 +20,7 @@ from pervl_assets.core.files import hash_bytes, make_folder
 from pervl_assets.core.tables import read_hashed, write_hashed
 from pervl_assets.defs.steps import record_step
 from pervl_assets.io_managers.base import PervlIOManager
+from pervl_assets.io_managers.stored_files import MANIFESTS, plan_export
 from pervl_assets.io_managers.tables import TableIOManager
 from pervl_assets.storage import object_store, open_store
 from pervl_assets.storage.folder_store import FolderStore
@@ -483,6 +484,29 @@ def test_a_release_is_compared_with_what_it_describes(bucket, move_to):
     bucket.memory.delete("data/described.csv")
     move_to("c")
     assert manage(kind).verify(KEY).missing == ["described.csv"]
+
+
+def test_a_release_and_its_table_are_replaced_together(bucket, move_to, tmp_path):
+    kind = KINDS["croissant"]
+
+    def write_release(seed: int, table: str) -> None:
+        value = dataclasses.replace(make(kind, seed), others=("described.csv",))
+        (open_store(DATA).folder / "described.csv").write_text(table)
+        manage(kind).handle_output(dg.build_output_context(asset_key=KEY), value)
+
+    write_release(0, "x")
+    move_to("b").begin(manage(kind).locate(KEY))
+    move_to("a")
+    write_release(1, "x")
+    move_to("b")
+    with pytest.raises(dg.Failure, match="Another run has written"):
+        write_release(2, "a table of the loser")
+    move_to("c")
+    assert manage(kind).verify(KEY).unchanged
+    assert hash_bytes(b"x") in MANIFESTS[".json"].read(manage(kind).locate(KEY))  # so it is not pruned
+    move_to("d")
+    assert plan_export(manage(kind), KEY, None).copy_to(tmp_path / "out").copied == 2
+    assert (tmp_path / "out/described.csv").read_text() == "x"
 
 
 def test_what_killed_processes_left_in_the_working_copy_is_removed_after_a_day(bucket):
