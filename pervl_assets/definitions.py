@@ -56,12 +56,12 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         build_sums_check(assets),
     ]
     partial = [CROISSANT_KEY, *(one.key for one in results)]
-    placed = place_assets(complete_pages(assets), settings.device, settings.executor)
+    placed = place_assets(complete_pages(assets), settings)
     graph = add_refreshes(placed, list_specs(), settings, partial)
     resources = build_resources(settings)
     definitions = dg.Definitions(
         assets=graph,
-        asset_checks=place_assets(checks, settings.device, settings.executor),
+        asset_checks=place_assets(checks, settings),
         jobs=build_jobs(resources, settings.devices),
         resources=resources,
         executor=build_executor(settings),

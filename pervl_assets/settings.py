@@ -219,7 +219,8 @@ class Settings(BaseModel):
     )
     workers: int = _setting(
         lambda: os.cpu_count() or 1,
-        "worker processes that read and decode files",
+        "worker processes that read and decode files, and processors that a heavy step asks for on a cluster (2 if "
+        "unset)",
         "the number of processors",
         most=4096,
     )
@@ -277,6 +278,7 @@ class Settings(BaseModel):
         "cluster of `RAY_ADDRESS`, the others on this machine; `k8s`: heavy steps as Kubernetes jobs, the others in "
         "the pod of the run",
     )
+    step_memory: int = _setting(4, "GiB of memory that a heavy step asks for on Kubernetes", most=1 << 20)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> "Settings":

@@ -13,6 +13,7 @@ import dagster as dg
 
 from pervl_assets.core.claims import Claim
 from pervl_assets.dagster_private import change_op
+from pervl_assets.settings import Settings
 
 HEAVY: Final = "pervl/heavy"
 """Tag of an op that is worth a machine of its own."""
@@ -21,8 +22,7 @@ GPU_POOL: Final = "gpu"
 """Pool of the steps that need a device. Every op in it is heavy."""
 
 _CPUS: Final = 2
-_MEMORY: Final = "4Gi"
-"""The least that a heavy step needs. Of a machine with more processors `PERVL_WORKERS` are used."""
+"""Processors of a heavy step, unless `PERVL_WORKERS` is set: by default that is all of a machine."""
 
 _TOLERATION: Final = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
 """Nodes with GPUs have this taint on most clusters, so that no other pods take their place."""
@@ -31,27 +31,28 @@ _RETRIES: Final = dg.RetryPolicy(max_retries=4, delay=10, backoff=dg.Backoff.EXP
 """After 10, 30, 70 and 150 seconds: a process that was given up may go on for minutes."""
 
 
-def cpu_tags() -> dict[str, Any]:
+def cpu_tags(settings: Settings) -> dict[str, Any]:
     """Return the tags of a heavy step that needs no GPU, for the Kubernetes and Ray executors."""
-    requests = {"cpu": str(_CPUS), "memory": _MEMORY}
+    cpus = settings.workers if "workers" in settings.model_fields_set else _CPUS
+    requests = {"cpu": str(cpus), "memory": f"{settings.step_memory}Gi"}
     return {
         HEAVY: "",
         "dagster-k8s/config": {"container_config": {"resources": {"requests": requests}}},
-        "dagster-ray/config": {"num_cpus": _CPUS},
+        "dagster-ray/config": {"num_cpus": cpus},
     }
 
 
-def gpu_tags(device: str) -> dict[str, Any]:
+def gpu_tags(settings: Settings) -> dict[str, Any]:
     """Return the tags of a step that needs the device of `PERVL_DEVICE`: one GPU, but none for `cpu`."""
-    tags = cpu_tags() | {"pervl/device": "cpu" if device == "cpu" else "gpu"}
-    if device != "cpu":
+    tags = cpu_tags(settings) | {"pervl/device": "cpu" if settings.device == "cpu" else "gpu"}
+    if settings.device != "cpu":
         tags["dagster-k8s/config"]["container_config"]["resources"]["limits"] = {"nvidia.com/gpu": "1"}
         tags["dagster-k8s/config"]["pod_spec_config"] = {"tolerations": [_TOLERATION]}
         tags["dagster-ray/config"]["num_gpus"] = 1
     return tags
 
 
-def place_assets(assets: Iterable[dg.AssetsDefinition], device: str, executor: str) -> list[dg.AssetsDefinition]:
+def place_assets(assets: Iterable[dg.AssetsDefinition], settings: Settings) -> list[dg.AssetsDefinition]:
     """Return assets or asset checks with the tags and retries of their heavy ops.
 
     Retries are for processes and machines that are lost. A step in the process of its run has neither: there an
@@ -59,10 +60,9 @@ def place_assets(assets: Iterable[dg.AssetsDefinition], device: str, executor: s
 
     Args:
         assets: Assets or asset checks.
-        device: `PERVL_DEVICE`.
-        executor: `PERVL_EXECUTOR`.
+        settings: Names device, executor, processors and memory.
     """
-    retries = None if executor == "in_process" else _RETRIES
+    retries = None if settings.executor == "in_process" else _RETRIES
     ops: dict[dg.OpDefinition, dg.OpDefinition] = {}  # several assets may share one op, and must go on to share one
 
     def place(asset: dg.AssetsDefinition) -> dg.AssetsDefinition:
@@ -78,7 +78,7 @@ def place_assets(assets: Iterable[dg.AssetsDefinition], device: str, executor: s
                 description=op.description,
                 config_schema=op.config_schema,
                 required_resource_keys=op.required_resource_keys,
-                tags={**op.tags, **(gpu_tags(device) if op.pool == GPU_POOL else cpu_tags())},
+                tags={**op.tags, **(gpu_tags(settings) if op.pool == GPU_POOL else cpu_tags(settings))},
                 retry_policy=op.retry_policy or retries,
                 pool=op.pool,
             )

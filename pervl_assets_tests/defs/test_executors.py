@@ -38,7 +38,7 @@ SETTINGS = {
 def small() -> None: ...
 
 
-@dg.op(tags=gpu_tags("cuda"))
+@dg.op(tags=gpu_tags(Settings(device="cuda")))
 def heavy() -> None: ...
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from pervl_assets.core.errors import BusyError
 from pervl_assets.definitions import build_definitions
-from pervl_assets.defs.placement import GPU_POOL, HEAVY, claim_step
+from pervl_assets.defs.placement import GPU_POOL, HEAVY, claim_step, gpu_tags
 from pervl_assets.defs.steps import record_step
+from pervl_assets.settings import Settings
 from pervl_assets.testing.runs import make_settings
 
 TREES = {"ytvos/fsl_seg", "ytvos/retrieval_set", "ytvos/imagefolder_view", "deep_fashion/personalized"}
@@ -38,6 +39,16 @@ def test_the_resources_of_heavy_steps_follow_the_device(tmp_path, device):
         assert int(resources["requests"]["cpu"]) == ray["num_cpus"] > 0
     small = [op for name, op in ops.items() if name not in heavy]
     assert not any("dagster-ray/config" in op.tags or op.retry_policy for op in small)
+
+
+@pytest.mark.parametrize(
+    ("changes", "requests"),
+    [({}, {"cpu": "2", "memory": "4Gi"}), ({"workers": 16, "step_memory": 48}, {"cpu": "16", "memory": "48Gi"})],
+)
+def test_a_step_asks_for_the_processors_and_the_memory_of_the_settings(tmp_path, changes, requests):
+    tags = gpu_tags(Settings(data=tmp_path, **changes))
+    assert tags["dagster-k8s/config"]["container_config"]["resources"]["requests"] == requests
+    assert tags["dagster-ray/config"] == {"num_cpus": int(requests["cpu"]), "num_gpus": 1}
 
 
 def test_lost_steps_are_tried_again_only_where_steps_can_be_lost(tmp_path):
