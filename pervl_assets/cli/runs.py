@@ -38,8 +38,8 @@ _READ_OTHERWISE: Final = re.compile("[?*\\[\ud800-\udfff]|%[0-9A-Fa-f]{2}")
 def find_dagster_home(data: Place) -> Path:
     """Return where Dagster keeps its runs: `DAGSTER_HOME`, else the project's folder, else a folder of this machine.
 
-    That is `assets/dagster` below the data root, or beside the working copy if it is a bucket: who writes the bucket must
-    not write a `dagster.yaml`.
+    That is `assets/dagster` below the data root, or beside the working copy if it is a bucket: who writes the bucket
+    must not write a `dagster.yaml`.
 
     The project's folder is the current one or one above it, with `dagster.yaml` and `workspace.yaml`. A `dagster.yaml`
     can run code: one that another user can write is ignored with a warning.

@@ -8,6 +8,7 @@ table whose content is unchanged.
 
 import json
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,8 @@ from pervl_assets.defs.downloads import locate_record
 from pervl_assets.defs.pages import list_parents
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW
 from pervl_assets.defs.resources import Workspace
+from pervl_assets.io_managers.base import DAMAGE
+from pervl_assets.io_managers.raw_archives import RawArchiveIOManager
 from pervl_assets.settings import Settings, get_variable
 
 _WARN_BEFORE: Final = timedelta(days=1)
@@ -163,8 +166,10 @@ def _build_input_sensor(specs: Sequence[ArchiveSpec], seconds: int) -> dg.Sensor
         for name in settled:
             key = dg.AssetKey([RAW, name])
             last = context.instance.get_latest_materialization_event(key)
-            time = now[name][1]  # of an input at an address its ETag: materialized, an unchanged one refreshes nothing
-            if last is None or isinstance(time, str) or last.timestamp * 1e9 < time:  # changed after the asset was made
+            time = now[name][1]  # or ETag
+            if last is None or (
+                time != _read_tag(workspace, key) if isinstance(time, str) else last.timestamp * 1e9 < time
+            ):  # changed after the asset was made
                 requests.append(dg.RunRequest(run_key=f"{name} {now[name]}", asset_selection=[key]))
         return dg.SensorResult(
             run_requests=requests,
@@ -173,6 +178,14 @@ def _build_input_sensor(specs: Sequence[ArchiveSpec], seconds: int) -> dg.Sensor
         )
 
     return notice_inputs
+
+
+def _read_tag(workspace: Workspace, key: dg.AssetKey) -> str | None:
+    """Return the ETag of an input at an address when its asset was made; None if that is not known."""
+    stored = RawArchiveIOManager(data=workspace.data)
+    with suppress(OSError, *DAMAGE):
+        return stored.load(stored.fetch(key)).card.etag
+    return None
 
 
 def stat_inputs(specs: Sequence[ArchiveSpec], root: Place) -> dict[str, list[Any]]:

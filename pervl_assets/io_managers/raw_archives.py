@@ -43,7 +43,8 @@ class RawArchiveIOManager(PervlIOManager):
             archive = _STORED.validate_json(path.read_bytes())
         except ValidationError as error:  # whose text has the values, and an address may hold a password
             wrong = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_input=False)]
-            raise SchemaError(f"{self.store.show(path)} is damaged: {'; '.join(wrong)}.") from None
+            problem = f"{self.store.show(path)} is damaged: {'; '.join(wrong)}."
+            raise SchemaError(problem, advice="Materialize its asset again.") from None
         place = self.store.locate_input(archive.path, _list_places())
         return replace(archive, path=place, index=path.with_suffix(INDEX_EXTENSION))
 
@@ -162,7 +163,10 @@ def _list_places() -> list[PurePath]:
     They are of this machine, as its scratch folder, so they come from the environment.
     """
     named = filter(None, map(os.environ.get, ("PERVL_RAW", "PERVL_ANNOTATIONS")))
-    return [_ANNOTATIONS, *(PurePath(text) if is_address(text) else Path(text).expanduser().absolute() for text in named)]
+    return [
+        _ANNOTATIONS,
+        *(PurePath(text) if is_address(text) else Path(text).expanduser().absolute() for text in named),
+    ]
 
 
 def _identify_again(archive: RawArchive, *, is_listed: bool = True) -> IdentityCard | None:

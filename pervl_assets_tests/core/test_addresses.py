@@ -6,12 +6,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 
 import obstore
 import pytest
+from obstore.store import MemoryStore
 
 from pervl_assets.core.addresses import Address, explain_address_errors, is_address, open_address, parse_address
-from pervl_assets.core.errors import AddressError, MissingInputError, NoAnswerError, PervlError
+from pervl_assets.core.errors import AddressError, MissingInputError, NoAnswerError, PervlError, WriteError
 
 SECRET = "a-made-up-secret"
 
@@ -130,6 +132,20 @@ def test_errors_name_the_address_and_no_secret(
     assert all(word in str(caught.value) for word in words)
     assert SECRET not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+def test_a_file_of_this_machine_that_is_gone_is_none_of_the_bucket(tmp_path: Path):
+    with pytest.raises(WriteError, match="a file of this machine was"), explain_address_errors(Address("s3://pervl/a")):
+        MemoryStore().put("a", tmp_path / "gone")
+    with pytest.raises(WriteError), explain_address_errors(Address("s3://pervl/a")):
+        (tmp_path / "gone").read_bytes()
+
+
+def test_a_name_that_no_object_can_have():
+    with pytest.raises(AddressError, match="no object can have this name"), explain_address_errors(Address("s3://p/a")):
+        MemoryStore().get("a\nb")
+    with pytest.raises(ValueError, match="ours"), explain_address_errors(Address("s3://p/a")):
+        raise ValueError("ours")
 
 
 def test_no_connection(monkeypatch: pytest.MonkeyPatch):

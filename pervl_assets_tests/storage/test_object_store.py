@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import operator
 import os
 import re
@@ -15,6 +16,8 @@ import polars as pl
 import pytest
 from obstore.store import MemoryStore
 
+from pervl_assets.cli.runs import find_dagster_home
+from pervl_assets.core.addresses import parse_address
 from pervl_assets.core.errors import AddressError, MissingInputError, SchemaError, WriteError
 from pervl_assets.core.files import hash_bytes, make_folder
 from pervl_assets.core.tables import read_hashed, write_hashed
@@ -118,7 +121,7 @@ def test_objects_are_named_by_their_content_and_put_once(bucket):
 
 
 def test_a_value_that_is_not_there_says_so(kind, bucket):
-    with pytest.raises(MissingInputError, match="is not on disk"):
+    with pytest.raises(MissingInputError, match="is not on disk: s3://pervl/data/assets/group/value"):
         manage(kind).read(KEY)
     assert (manage(kind).read_previous(KEY), manage(kind).stamp(KEY), manage(kind).exists(KEY)) == (None, None, False)
     assert manage(kind).verify(KEY).files == 0
@@ -331,6 +334,26 @@ def test_a_manifest_that_leads_elsewhere_is_refused(root, path, sha256, bucket, 
         manage(kind).read(KEY)
     assert {*tmp_path.rglob("*.jpg")} == before
     assert manage(kind).verify(KEY).changed == ["assets/group/value.parquet"]
+
+
+def test_no_manifest_writes_a_value_or_the_home_of_dagster(bucket, move_to, monkeypatch, tmp_path):
+    """A `dagster.yaml` there would run code."""
+    kind, content = KINDS["training_files"], b"run_launcher: {module: evil, class: Evil}"
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    store, home = open_store(DATA), find_dagster_home(parse_address(DATA))
+    assert home.is_relative_to(tmp_path / "a")
+    assert not home.is_relative_to(store.folder)
+    written = StoredFile(tmp_path / "written", len(content), hash_bytes(content))
+    written.path.write_bytes(content)
+    store.push_files([written])
+    for name in ("assets/dagster/dagster.yaml", "assets/./other.json"):
+        manifest = {"file": name, "bytes": written.bytes, "sha256": written.sha256}
+        bucket.memory.put("data/assets/group/value.json", json.dumps(manifest).encode())
+        with pytest.raises(SchemaError, match="is that of a value"):
+            manage(kind).read(KEY)
+        assert manage(kind).verify(KEY).changed == ["assets/group/value.json"]
+        assert not (store.folder / name).exists()
 
 
 def test_equal_files_of_another_tree_take_no_room(bucket, move_to):

@@ -9,12 +9,13 @@ import pytest
 from pervl_assets.archives.inputs import RawArchive, identify_contents
 from pervl_assets.core.addresses import Address
 from pervl_assets.core.errors import ArchiveError, SchemaError
+from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.raw import list_specs
-from pervl_assets.defs.resources import Workspace
+from pervl_assets.defs.resources import ANNOTATIONS, Workspace
 from pervl_assets.demo import DEMO_PASSWORD
 from pervl_assets.io_managers.raw_archives import RawArchiveIOManager
 from pervl_assets.storage import open_store
-from pervl_assets.testing.runs import make_settings
+from pervl_assets.testing.runs import make_settings, run_assets
 from pervl_assets_tests.storage.buckets import DATA, bucket, move_to
 
 __all__ = ["bucket", "move_to"]
@@ -76,6 +77,67 @@ def test_a_damaged_card_is_made_again_and_never_repeated(path, bucket):
     with pytest.raises(SchemaError) as raised:
         stored.read(key)
     assert "swordfish" not in str(raised.value)
+
+
+KEY = dg.AssetKey(["raw", "photos"])
+
+
+def put_card(bucket, path: str, **changes) -> RawArchiveIOManager:
+    card = {"kind": "folder", "bytes": 1, "members": 1, "sha256": "x", "encrypted": False, **changes}
+    bucket.memory.put("data/assets/raw/photos.json", json.dumps({"path": path, "card": card}).encode())
+    return RawArchiveIOManager(data=DATA)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc",
+        "../../../etc",
+        "a/../../b",
+        "s3://other/raw/a.zip",
+        "https://127.0.0.1/a.zip",
+        "s3://pervl/database/a.zip",
+    ],
+)
+def test_a_card_that_names_an_input_elsewhere_is_refused(path, bucket):
+    stored = put_card(bucket, path)
+    with pytest.raises(SchemaError, match=r"neither below the data root nor|leads out of"):
+        stored.read(KEY)
+    assert (stored.exists(KEY), stored.stamp(KEY)) == (False, None)
+    assert stored.verify(KEY).changed == ["assets/raw/photos.json"]
+
+
+def test_an_input_is_where_the_settings_say(bucket, monkeypatch, tmp_path):
+    monkeypatch.setenv("PERVL_ANNOTATIONS", str(tmp_path / "own"))
+    monkeypatch.setenv("PERVL_RAW", "s3://other/raw/")
+    stored, demo = RawArchiveIOManager(data=DATA), ANNOTATIONS / "demo"
+    for place in (tmp_path / "own", demo, Address("s3://other/raw/a.zip"), Address(f"{DATA}/a.zip")):
+        put_card(bucket, str(place))
+        assert stored.load(stored.fetch(KEY)).path == place
+    for path in ("/etc", f"{tmp_path}/own/../other", f"{tmp_path}/owner"):
+        put_card(bucket, path)
+        with pytest.raises(SchemaError):
+            stored.load(stored.fetch(KEY))
+
+
+def test_an_input_that_the_project_moved_into_the_bucket_is_not_materialized_again(bucket):
+    defs = build_definitions(make_settings(DATA))
+    (sensor,) = (sensor for sensor in defs.sensors if sensor.name == "notice_inputs")
+    key, resources = dg.AssetKey(["raw", NAMES.name]), {"workspace": defs.resources["workspace"]}
+
+    def notice(instance) -> list[dg.AssetKey]:
+        cursor = None
+        for _ in range(2):
+            with dg.build_sensor_context(instance=instance, cursor=cursor, resources=resources) as context:
+                result = sensor(context)
+            cursor = result.cursor
+        return [one for request in result.run_requests for one in request.asset_selection]
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert run_assets(DATA, dg.AssetSelection.assets(key), instance).success
+        assert notice(instance) == []
+        bucket.memory.put(f"data/{NAMES.file}", b"/m/011k07,Tortoise\n")
+        assert notice(instance) == [key]
 
 
 def test_fetched_annotations_reach_other_machines(bucket, move_to):
