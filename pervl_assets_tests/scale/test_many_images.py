@@ -1,4 +1,4 @@
-"""A million images: what is done for each of them besides encoding takes little memory, and all of it is right."""
+"""A million images: what each of them takes besides encoding is little memory and time, and all of it is right."""
 
 import pytest
 
@@ -30,3 +30,8 @@ def test_encoding_takes_no_more_memory_for_more_shards(figures):
     small, large = (figures[images]["stages"]["features by shard"]["peak"] for images in SIZES)
     assert figures[SIZES[1]]["shards"] == 10 * figures[SIZES[0]]["shards"]
     assert large < small + 120e6
+
+
+def test_an_image_takes_no_more_time_among_more(figures):
+    small, large = (sum(stage["cpu"] for stage in figures[images]["stages"].values()) / images for images in SIZES)
+    assert large < 1.5 * small

@@ -54,6 +54,7 @@ class Postgres:
 
     Attributes:
         url: Address of its database, with user and password.
+        socket_url: The same by a socket file, which is there in every network namespace.
     """
 
     def __init__(self, programs: Path, folder: Path) -> None:
@@ -69,6 +70,7 @@ class Postgres:
                 shutil.chown(path, "nobody")
         self._port = find_port()
         self.url = f"postgresql+psycopg2://pervl:{quote(PASSWORD, safe='')}@127.0.0.1:{self._port}/postgres"
+        self.socket_url = f"{self.url}?host={self._data}"
         options = ["--auth=scram-sha-256", f"--pwfile={folder / 'password'}", "--username=pervl", "--no-sync"]
         made = self._call("initdb", f"--pgdata={self._data}", "--locale=C", "--encoding=UTF8", *options)
         if made.wait() != 0:
@@ -81,7 +83,7 @@ class Postgres:
 
     def start(self) -> None:
         """Start the server; return once it answers."""
-        options = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off"]
+        options = ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self._data}", "-c", "fsync=off"]
         self._server = self._call("postgres", "-D", str(self._data), "-p", str(self._port), *options)
         wait_until(self._answers, self._server)
 

@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from pervl_assets.core.files import hash_bytes
+from pervl_assets.settings import POSTGRES_URL
 from pervl_assets_tests.scale.object_server import find_weed
 from pervl_assets_tests.scale.ray_cluster import CHUNK, PROJECT, Cluster
 from pervl_assets_tests.scale.servers import Namespace
+from pervl_assets_tests.scale.test_postgres import SECRET, Machine, postgres  # noqa: F401
 
 pytest.importorskip("dagster_ray", reason="needs the extra ray")
 pytestmark = [pytest.mark.scale, pytest.mark.timeout(900)]
@@ -223,6 +225,23 @@ def test_an_orphan_hands_over_what_it_has_and_damages_nothing(emptied, tmp_path)
     assert len({node for node, _ in encoded}) == 2
     assert sum(images for _, images in encoded) == IMAGES
     replace_node(emptied, lost)
+
+
+@needs_weed
+def test_a_team_with_its_history_in_postgres(emptied, postgres, tmp_path):  # noqa: F811
+    home, cluster = Machine(tmp_path, postgres, bucket="pervl").home, emptied.cluster
+    cluster.env |= {POSTGRES_URL: postgres.socket_url, "DAGSTER_HOME": str(home)}  # as of `ray start` of the docs
+    for name in [*emptied.nodes]:
+        emptied.nodes[name].kill()
+        replace_node(emptied, name)
+    said = emptied.materialize(DAGSTER_HOME=str(home))
+    assert emptied.read_features() == emptied.expected
+    assert {node for node, _ in cluster.list_encoded()} <= {*emptied.nodes}
+    assert any(b"STEP_WORKER_STARTED" in cell for cell in postgres.read_cells())
+    env = {**cluster.env, "RAY_ADDRESS": "http://127.0.0.1:8265"}
+    jobs = emptied.namespace.run("ray", "job", "list", env=env)
+    assert "coco_image_features" in jobs.stdout
+    assert SECRET not in said + jobs.stdout
 
 
 def test_a_lost_head_fails_the_run_and_the_next_one_goes_on(emptied, tmp_path):
