@@ -43,7 +43,9 @@ def build_raw_asset(spec: ArchiveSpec) -> dg.AssetsDefinition:
     def raw_archive(
         context: dg.AssetExecutionContext, workspace: Workspace, downloads: Downloads
     ) -> dg.MaterializeResult[RawArchive]:
-        is_fetched = workspace.profile == "full" and workspace.raw is None and not workspace.is_in_bucket(spec)
+        is_fetched = (
+            workspace.profile == "full" and workspace.raw is None and not workspace.store.holds_input(spec.file)
+        )
         fetched = downloads.fetch_input(spec, workspace.root, context.log.info) if is_fetched else None
         if fetched and fetched.stale:
             context.log.warning("%s: the earlier download is used, because %s.", spec.title, fetched.stale)

@@ -102,18 +102,17 @@ class Workspace(SettingsResource):
     def find_raw(self, spec: ArchiveSpec) -> RawArchive:
         """Find a raw input. In the demo profile draw it first if it is missing and part of the demo data.
 
-        Where `PERVL_RAW` is set, nothing is drawn. If the data root is a bucket, what was drawn or downloaded is moved
-        there.
+        Where `PERVL_RAW` is set, nothing is drawn. The store keeps what was drawn or downloaded.
 
         Raises:
             MissingInputError: It is missing. The error names its source, its path and its licence.
             ArchiveError: It is unsafe or unreadable, or is synthetic in the full profile.
             AddressError: Its address cannot be read.
         """
-        if self.raw is None and not self.is_in_bucket(spec):
+        if self.raw is None and not self.store.holds_input(spec.file):
             if self.profile == "demo" and spec.name in RAW_NAMES:
                 draw_raw(spec.name, self.root)
-            self._move_to_bucket(spec)
+            self.store.keep_input(self.root / spec.file, locate_mark(spec.name, self.root))
         archive = find_archive(spec, self.root, self.raw_inputs)
         if self.profile == "full" and self._is_drawn(spec, archive.path):
             raise ArchiveError(
@@ -123,19 +122,6 @@ class Workspace(SettingsResource):
                 "For the demo, set PERVL_PROFILE=demo.",
             )
         return archive
-
-    def is_in_bucket(self, spec: ArchiveSpec) -> bool:
-        """Return whether a raw input is found at an address."""
-        return isinstance(self.raw_inputs, Address) and look_for(self.raw_inputs / spec.file) is not None
-
-    def _move_to_bucket(self, spec: ArchiveSpec) -> None:
-        """Upload a raw input from the working copy of a data root in a bucket; its mark first, if it is synthetic."""
-        mark, file = locate_mark(spec.name, self.root), self.root / spec.file
-        if isinstance(self.raw_inputs, Address) and file.is_file():
-            if mark.is_file():
-                self.store.push_file(mark)
-            self.store.push_file(file)
-            file.unlink()
 
     def _is_drawn(self, spec: ArchiveSpec, place: Place) -> bool:
         """Return whether a raw input is synthetic: by its bytes, or in a bucket by its size."""

@@ -111,6 +111,13 @@ class FolderStore(Store):
         """Return whether the file exists."""
         return path.is_file()
 
+    def holds_input(self, name: str) -> bool:
+        """Return False: who makes an input looks for it in the folder first."""
+        return False
+
+    def keep_input(self, path: Path, mark: Path) -> None:
+        """Move nothing."""
+
     def list_work(self) -> list[str]:
         """Return nothing: who looks for unfinished work finds it in the folder."""
         return []

@@ -50,6 +50,8 @@ _PAGE: Final = 1000
 """Objects that one request lists."""
 _LISTED: Final = 100
 """Objects that are listed at most for each one that is wanted: a request that lists costs as much as ten others."""
+_PART: Final = 5 << 20
+"""Bytes of the parts in which obstore uploads a file."""
 _BLOCK: Final = 1 << 20
 SAFE: Final = timedelta(hours=12)
 """An object that is younger may be named by a manifest soon. Only objects of twice this age may be pruned."""
@@ -291,9 +293,22 @@ class ObjectStore(Store):
 
     def push_file(self, path: Path) -> None:
         """Upload a file."""
-        bucket, root = self._opened
+        with explain_write_errors(path):
+            bucket, root = self._open_to_put(path.stat().st_size)
         with self._explain(name := self.name(path)):
             bucket.put(root + name, path)
+
+    def holds_input(self, name: str) -> bool:
+        """Return whether the bucket has a raw input."""
+        return self._look_up(name) is not None
+
+    def keep_input(self, path: Path, mark: Path) -> None:
+        """Move a raw input to the bucket, its mark first; it is read there in place."""
+        if path.is_file():
+            if mark.is_file():
+                self.push_file(mark)
+            self.push_file(path)
+            path.unlink()
 
     def list_work(self) -> list[str]:
         """Return the folders whose last part is older than an hour: the run was killed, or is on one part for long."""
@@ -418,13 +433,17 @@ class ObjectStore(Store):
         Raises:
             WriteError: It is not the file of the manifest any more.
         """
-        bucket, root = self._opened
+        bucket, root = self._open_to_put(file.bytes)
         with explain_write_errors(file.path), file.path.open("rb") as data:
             if hashlib.file_digest(data, "sha256").hexdigest() != file.sha256:
                 raise WriteError(f"{file.path} was changed while it was stored.", advice="Run again.")
             data.seek(0)
             with self._explain(name := _locate_object(file.sha256)):
                 bucket.put(root + name, data)
+
+    def _open_to_put(self, size: int) -> "tuple[Bucket, str]":
+        """Open the bucket to upload files of about a size, which obstore cuts into parts, beside each other."""
+        return open_address(self._address, _REQUESTS * min(size, _PART))[0], self._opened[1]
 
     def _look_up(self, name: str) -> "ObjectMeta | None":
         bucket, root = self._opened

@@ -208,6 +208,19 @@ class Store(ABC):
         """Bring a file, kept by `push_file`, to its path. Return whether there is one."""
 
     @abstractmethod
+    def holds_input(self, name: str) -> bool:
+        """Return whether a raw input is kept elsewhere than in `folder`, so that it need not be made there."""
+
+    @abstractmethod
+    def keep_input(self, path: Path, mark: Path) -> None:
+        """Keep a raw input that was downloaded or drawn, if there is one at `path`.
+
+        Args:
+            path: Its path.
+            mark: File that says that it was drawn, if it was.
+        """
+
+    @abstractmethod
     def list_work(self) -> list[str]:
         """Return the names of folders with unfinished work that no run has kept a part of for an hour."""
 
