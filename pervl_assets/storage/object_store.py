@@ -101,10 +101,18 @@ class ObjectStore(Store):
         return bucket, f"{path}/" if path else ""
 
     def locate(self, name: str) -> Path:
-        """Return the path of a file or folder that a manifest names. No manifest names another value."""
+        """Return the path of a file or folder that a manifest names.
+
+        No manifest names another value, or a file at the root: a `dagster.yaml` or `.env` there could run code.
+        """
         path = super().locate(name)
         if path.is_relative_to(self.folder / _VALUES) and not path.is_relative_to(self.folder / _VALUES / _RELEASE):
             raise SchemaError(f"The name {name!r} is that of a value.", advice="Materialize its asset again.")
+        if path.parent == self.folder and "." in path.name:
+            raise SchemaError(
+                f"The name {name!r} is that of a file from which programs read settings.",
+                advice="Materialize its asset again.",
+            )
         return path
 
     def locate_input(self, place: Place, others: Iterable[PurePath]) -> Place:
