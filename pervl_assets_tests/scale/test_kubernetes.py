@@ -9,7 +9,7 @@ import os
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import dagster as dg
@@ -77,6 +77,9 @@ def run(log, *command, **env):
         yield
     finally:
         process.terminate()
+        with suppress(subprocess.TimeoutExpired):  # Dagster's code server may miss a signal
+            process.wait(10)
+        process.kill()
         process.wait()
 
 
