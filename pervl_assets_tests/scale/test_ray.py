@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -115,17 +116,18 @@ def start_object_server(namespace: Namespace, folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def world(namespace, tmp_path_factory):
+def world(namespace):
     """Features of one process, and a running cluster, whose machines know an S3 server, if this one has the program."""
-    # The paths of Ray's sockets must be short.
-    world = World(Path(tmp_path_factory.mktemp("ray")), namespace)
-    if find_weed():
-        world.cluster.env |= start_object_server(namespace, world.root / "s3")
-    world.materialize(f"+{SELECTION}", executor="in_process")
-    world.expected = world.read_features()
-    world.head = world.cluster.start_head()
-    world.nodes = {name: world.cluster.start_node(name) for name in ("one", "two")}
-    return world
+    # The paths of Ray's sockets must be short; those of pytest grow with the number of its runs.
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        world = World(Path(folder), namespace)
+        if find_weed():
+            world.cluster.env |= start_object_server(namespace, world.root / "s3")
+        world.materialize(f"+{SELECTION}", executor="in_process")
+        world.expected = world.read_features()
+        world.head = world.cluster.start_head()
+        world.nodes = {name: world.cluster.start_node(name) for name in ("one", "two")}
+        yield world
 
 
 @pytest.fixture
