@@ -27,7 +27,12 @@ _KINDS: Final = "must begin with s3://, gs:// or https:// (http:// on this machi
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _ENVIRONMENT: Final = ("AWS_", "GOOGLE_")
 _METADATA_SERVER: Final = "169.254.169.254"
-_RETRIES: "Final[RetryConfig]" = {"max_retries": 8, "retry_timeout": timedelta(minutes=2)}
+_RETRIES: "Final[RetryConfig]" = {
+    "max_retries": 8,
+    "retry_timeout": timedelta(minutes=2),
+    # Pauses are drawn by chance, none below the first: a server that is started again is away for seconds.
+    "backoff": {"init_backoff": timedelta(seconds=0.5), "max_backoff": timedelta(seconds=15), "base": 2},
+}
 _ANSWER_SECONDS: Final = 30
 _SLOWEST: Final = 100_000
 """Bytes a second at which the largest values can still be sent."""
