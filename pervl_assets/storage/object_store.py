@@ -50,6 +50,8 @@ _PAGE: Final = 1000
 """Objects that one request lists."""
 _LISTED: Final = 100
 """Objects that are listed at most for each one that is wanted: a request that lists costs as much as ten others."""
+_SETTINGS: Final = (".yaml", ".yml", ".toml", ".cfg", ".ini", ".py")
+"""Extensions of files that programs read from the folder they are started in."""
 _PART: Final = 5 << 20
 """Bytes of the parts in which obstore uploads a file."""
 _BLOCK: Final = 1 << 20
@@ -103,12 +105,13 @@ class ObjectStore(Store):
     def locate(self, name: str) -> Path:
         """Return the path of a file or folder that a manifest names.
 
-        No manifest names another value, or a file at the root: a `dagster.yaml` or `.env` there could run code.
+        No manifest names another value, or a file of settings at the root: a `dagster.yaml` or `.env` there could run
+        code.
         """
         path = super().locate(name)
         if path.is_relative_to(self.folder / _VALUES) and not path.is_relative_to(self.folder / _VALUES / _RELEASE):
             raise SchemaError(f"The name {name!r} is that of a value.", advice="Materialize its asset again.")
-        if path.parent == self.folder and "." in path.name:
+        if path.parent == self.folder and (path.name.startswith(".") or path.suffix in _SETTINGS):
             raise SchemaError(
                 f"The name {name!r} is that of a file from which programs read settings.",
                 advice="Materialize its asset again.",
