@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pervl_assets_tests.scale.servers import Namespace, list_descendants
@@ -42,10 +42,11 @@ class Node:
     name: str
     processes: list[int]
     raylet: int
+    orphans: set[int] = field(default_factory=set)
 
     def kill(self) -> None:
         """Kill everything that runs on it, as a power failure does."""
-        for pid in {one for process in self.processes for one in list_descendants(process)}:
+        for pid in {one for process in self.processes for one in list_descendants(process)} | self.orphans:
             _kill(pid)
 
     def kill_raylet(self) -> None:
@@ -54,7 +55,8 @@ class Node:
         Ray's own watcher of a job would end the job a second later: it is killed first, as the machine whose network
         is gone keeps it from being of use.
         """
-        for pid in list_descendants(self.raylet):
+        self.orphans |= {*list_descendants(self.raylet)}
+        for pid in self.orphans:
             if "while kill -s 0" in Path(f"/proc/{pid}/cmdline").read_text():
                 _kill(pid)
         _kill(self.raylet)

@@ -199,7 +199,7 @@ def start(world: World, log: Path, **settings: str):
 
 
 def replace_node(world: World, name: str) -> None:
-    del world.nodes[name]
+    world.nodes.pop(name).kill()  # an orphan, which would go on into the next test
     new = f"{name}+"
     world.nodes[new] = world.cluster.start_node(new)
 
