@@ -1,4 +1,4 @@
-# One image for everything. docs/scale.md tells how it is used in Kubernetes.
+# One image for everything. docs/scale.md says how it is used in Kubernetes.
 #   CPU:          docker build --tag pervl .
 #   CUDA:         docker build --build-arg TORCH_INDEX=https://pypi.org/simple --tag pervl:cuda .
 #   demo:         docker run --rm --init pervl
@@ -34,7 +34,7 @@ RUN pip install --no-cache-dir --constraint /tmp/constraints.txt "$(echo /tmp/wh
 RUN groupadd --gid 10001 pervl && useradd --uid 10001 --gid 10001 --create-home pervl \
     && mkdir --parents /opt/dagster/dagster_home /data \
     && chown pervl: /opt/dagster/dagster_home /data
-# A number, because Kubernetes cannot tell whether a name is root (runAsNonRoot).
+# A number, because Kubernetes cannot see whether a name is root (runAsNonRoot).
 USER 10001:10001
 WORKDIR /data
 # No entry point: Dagster's chart and launcher give whole commands, e.g. `dagster api execute_step …`.

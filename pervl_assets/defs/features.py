@@ -102,7 +102,7 @@ def encode_images(
 
     def keep(chunk: Path) -> None:
         stored.store.push_file(chunk)
-        leave_if_given_up(context)  # where machines share a bucket, no lock tells
+        leave_if_given_up(context)  # where machines share a bucket, no lock shows it
 
     with open_tree(source) if isinstance(source, FolderTree) else open_members(source) as members:
         wanted = _list_images(source, images, partition)

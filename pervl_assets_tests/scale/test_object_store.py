@@ -57,25 +57,6 @@ def push(store: Store, content: bytes) -> None:
         store.push(path, staged, lambda path: ())
 
 
-def test_of_many_writers_at_once_the_server_lets_one_win(move_to):
-    stores = [move_to(str(number)) for number in range(12)]
-    for turn in range(10):
-        for store in stores:
-            store.begin(store.folder / "assets/value.bin")
-        start = threading.Barrier(len(stores))
-
-        def write(number: int, turn: int = turn, start: threading.Barrier = start) -> bool:
-            start.wait()
-            try:
-                push(stores[number], b"%d of %d" % (number, turn))
-            except WriteError:
-                return False
-            return True
-
-        with ThreadPoolExecutor(len(stores)) as threads:
-            assert sum(threads.map(write, range(len(stores)))) == 1
-
-
 @pytest.mark.parametrize("size", [10, 12 * MEGABYTE])
 def test_the_second_of_two_writers_is_refused_by_the_server(size, move_to):
     here, there = move_to("a"), move_to("b")
@@ -96,7 +77,7 @@ def test_the_second_of_two_writers_is_refused_by_the_server(size, move_to):
 
 
 def test_of_writers_at_the_same_time_the_server_lets_one_win(move_to):
-    stores, start = [move_to(f"{number}") for number in range(8)], threading.Barrier(8)
+    stores, start = [move_to(f"{number}") for number in range(12)], threading.Barrier(12)
 
     def write(content: bytes, store: Store) -> bool:
         start.wait()
@@ -106,11 +87,11 @@ def test_of_writers_at_the_same_time_the_server_lets_one_win(move_to):
             return False
         return True
 
-    for turn in range(5):
+    for turn in range(10):
         for store in stores:
             store.begin(store.folder / "assets/value.bin")
         with ThreadPoolExecutor(len(stores)) as pool:
-            won = [*pool.map(write, (f"{turn} {number}".encode() for number in range(8)), stores)]
+            won = [*pool.map(write, (f"{turn} {number}".encode() for number in range(12)), stores)]
         assert won.count(True) == 1
         (reader := move_to("reader")).pull(path := reader.folder / "assets/value.bin")
         assert path.read_text() == f"{turn} {won.index(True)}"
