@@ -250,7 +250,7 @@ class ObjectStore(Store):
         """
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
-        bucket, root = open_address(self._address, staged.stat().st_size)[0], self._opened[1]
+        bucket, root = self._open_to_put(staged.stat().st_size)
         versions: Any = {one: seen[one] for one in ("e_tag", "version") if seen[one]} if seen else {}
         with self._explain(name):
             try:
@@ -305,7 +305,7 @@ class ObjectStore(Store):
     def push_file(self, path: Path) -> None:
         """Upload a file."""
         with explain_write_errors(path):
-            bucket, root = self._open_to_put(path.stat().st_size)
+            bucket, root = self._open_to_put(_count_in_flight(path.stat().st_size))
         with self._explain(name := self.name(path)):
             bucket.put(root + name, path)
 
@@ -444,7 +444,7 @@ class ObjectStore(Store):
         Raises:
             WriteError: It is not the file of the manifest any more.
         """
-        bucket, root = self._open_to_put(file.bytes)
+        bucket, root = self._open_to_put(_count_in_flight(file.bytes))
         with explain_write_errors(file.path), file.path.open("rb") as data:
             if hashlib.file_digest(data, "sha256").hexdigest() != file.sha256:
                 raise WriteError(f"{file.path} was changed while it was stored.", advice="Run again.")
@@ -452,9 +452,9 @@ class ObjectStore(Store):
             with self._explain(name := _locate_object(file.sha256)):
                 bucket.put(root + name, data)
 
-    def _open_to_put(self, size: int) -> "tuple[Bucket, str]":
-        """Open the bucket to upload files of about a size, which obstore cuts into parts, beside each other."""
-        return open_address(self._address, _REQUESTS * min(size, _PART))[0], self._opened[1]
+    def _open_to_put(self, sent: int) -> "tuple[Bucket, str]":
+        """Open the bucket with the time that sending so many bytes may take."""
+        return open_address(self._address, sent)[0], self._opened[1]
 
     def _look_up(self, name: str) -> "ObjectMeta | None":
         bucket, root = self._opened
@@ -560,6 +560,11 @@ class ObjectStore(Store):
 
     def _locate_note(self, path: Path) -> Path:
         return self._notes / f"{self.name(path)}.json"
+
+
+def _count_in_flight(size: int) -> int:
+    """Return the bytes that may be sent at the same time: obstore cuts files into parts, and several are uploaded."""
+    return _REQUESTS * min(size, _PART)
 
 
 def _locate_object(sha256: str) -> str:
