@@ -4,10 +4,9 @@ The value of `ytvos/concepts` is `<data>/assets/ytvos/concepts.parquet`, that of
 (a tree, so this is its ledger) `<data>/assets/ytvos/retrieval_set/test.parquet`.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final, get_origin
@@ -17,7 +16,14 @@ import polars as pl
 
 from pervl_assets.clip.encode_images import clear_chunks
 from pervl_assets.core.errors import MissingInputError, PervlError, SchemaError
-from pervl_assets.core.files import PARTIAL, VerifyResult, explain_read_errors, explain_write_errors, make_folder
+from pervl_assets.core.files import (
+    PARTIAL,
+    Lock,
+    VerifyResult,
+    explain_read_errors,
+    explain_write_errors,
+    make_folder,
+)
 from pervl_assets.io_managers.metadata import SECONDS, STAMP, show_errors
 from pervl_assets.release.images import Labeller
 from pervl_assets.release.parts import FilePart, Part
@@ -83,6 +89,9 @@ class PervlIOManager(dg.ConfigurableIOManager):
     def write(self, context: dg.OutputContext, value: Any, path: Path) -> None:
         """Write a value whole or not at all; an unchanged one rewrites nothing."""
         raise NotImplementedError
+
+    def drop(self, value: Any) -> None:
+        """Release what a value holds that could not be written, e.g. a lock."""
 
     def load(self, path: Path) -> Any:
         """Read a value from its file, compared with the hash that was recorded with it.
@@ -220,15 +229,21 @@ class PervlIOManager(dg.ConfigurableIOManager):
 
         Raises:
             WriteError: No permission, or no space left.
+            BusyError: Another run is writing the value, or has written it since this step began.
         """
         start = time.perf_counter()
         partition = context.asset_partition_key if context.has_asset_partitions else None
         path = self.locate(context.asset_key, partition)
-        with explain_write_errors(self.store.folder), self.store.stage(path) as staged:
-            make_folder(staged.parent)
-            self.write(context, obj, staged)
-            written = self.store.push(path, staged, self.list_files)
-            self._clear_work(path.with_suffix(PARTIAL))
+        try:
+            lock = Lock(path.with_name(f"{path.name}{PARTIAL}.lock"), f"writing {self.store.show(path)}")
+            with explain_write_errors(self.store.folder), lock, self.store.stage(path) as staged:
+                make_folder(staged.parent)
+                self.write(context, obj, staged)
+                written = self.store.push(path, staged, self.list_files)
+                self._clear_work(path.with_suffix(PARTIAL))
+        except BaseException:
+            self.drop(obj)
+            raise
         stamp, shown = self.stamp(context.asset_key, partition, written), dg.MetadataValue.path(self.store.show(path))
         context.add_output_metadata({"path": shown, **({STAMP: stamp} if stamp else {})})
         if seconds := context.output_metadata.get(SECONDS):
@@ -281,12 +296,6 @@ class Partitions(Mapping[str, Any]):
         return len(self._names)
 
 
-def mark_changed(path: Path) -> None:
-    """Change the stamp of a value whose manifest is at `path`: it is made again, although size and time were right."""
-    with suppress(OSError):
-        os.utime(path)
-
-
 @contextmanager
 def _explain_damage(key: dg.AssetKey, path: Path, store: Store) -> Iterator[None]:
     """Turn what reading an absent or damaged value raises into errors that advise. A damaged one is outdated then."""
@@ -303,7 +312,7 @@ def _explain_damage(key: dg.AssetKey, path: Path, store: Store) -> Iterator[None
         with explain_read_errors(path):
             raise
     except DAMAGE as error:
-        mark_changed(path)
+        store.mark_changed(path)
         problem = error.problem if isinstance(error, PervlError) else f"{store.show(path)} is damaged: {error!r}."
         raise SchemaError(problem, advice=f"Materialize {name}, which makes it again: {command}") from error
 

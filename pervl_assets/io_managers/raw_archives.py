@@ -15,7 +15,7 @@ from pervl_assets.archives.remote_files import find_version, look_for
 from pervl_assets.core.addresses import Address, Place, is_address
 from pervl_assets.core.errors import AddressError, ArchiveError, MissingInputError, SchemaError
 from pervl_assets.core.files import VerifyResult, explain_read_errors, hash_bytes, write_bytes_atomically
-from pervl_assets.io_managers.base import DAMAGE, PervlIOManager, mark_changed
+from pervl_assets.io_managers.base import DAMAGE, PervlIOManager
 from pervl_assets.io_managers.metadata import BYTES, FILES, show_errors
 from pervl_assets.storage.store import Listing
 
@@ -72,7 +72,7 @@ class RawArchiveIOManager(PervlIOManager):
         if card is None:
             raise MissingInputError(f"The input {name} was at {archive.path} and is gone.", advice=advice)
         if card != archive.card:
-            mark_changed(path)
+            self.store.mark_changed(path)
             now = f"{card.bytes:,} bytes now, " if card.kind != "folder" else ""
             raise MissingInputError(
                 f"The input {name} at {archive.path} has changed: {now}{archive.card.bytes:,} bytes when its identity "

@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 
 from pervl_assets.core.errors import SchemaError
-from pervl_assets.core.files import PARTIAL, Lock, VerifyResult, hash_bytes, hash_file, write_bytes_atomically
+from pervl_assets.core.files import VerifyResult, hash_bytes, hash_file, write_bytes_atomically
 from pervl_assets.core.workers import map_in_threads
 from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.io_managers.metadata import BYTES, FILES, ROWS
@@ -57,12 +57,10 @@ class TrainingFileIOManager(PervlIOManager):
     def write(self, context: dg.OutputContext, value: TrainingFile, path: Path) -> None:
         """Write the file, then its manifest; unchanged ones rewrite nothing."""
         target = self.store.locate(value.file)
-        place = self.locate(context.asset_key)  # not `path`, which is this run's own in some stores
-        with Lock(place.with_name(f"{place.name}{PARTIAL}.lock"), f"writing {target}"):
-            value.write(target)
-            written = replace(self._measure(value.file), others=tuple(map(self._measure, value.others)))
-            plain = asdict(written, dict_factory=lambda pairs: {name: part for name, part in pairs if part != ()})
-            write_bytes_atomically(path, json.dumps(plain, indent=1, sort_keys=True).encode() + b"\n")
+        value.write(target)
+        written = replace(self._measure(value.file), others=tuple(map(self._measure, value.others)))
+        plain = asdict(written, dict_factory=lambda pairs: {name: part for name, part in pairs if part != ()})
+        write_bytes_atomically(path, json.dumps(plain, indent=1, sort_keys=True).encode() + b"\n")
         context.add_output_metadata({"file": dg.MetadataValue.path(str(target)), BYTES: written.bytes, FILES: 1})
 
     def _measure(self, name: str) -> WrittenFile:

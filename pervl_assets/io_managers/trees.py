@@ -31,14 +31,14 @@ class TreeIOManager(PervlIOManager):
 
     def write(self, context: dg.OutputContext, value: FolderTree, path: Path) -> None:
         """Swap the staged files in, then write the ledger; an unchanged tree writes nothing."""
-        try:
-            self.store.push_files(_list_files(replace(value, root=value.staged or value.root)))
-        except BaseException:
-            if value.lock:
-                value.lock.release()
-            raise
+        self.store.push_files(_list_files(replace(value, root=value.staged or value.root)))
         value = replace(value, is_saved=value.is_saved and path.is_file())
         commit_tree(value, path, {_ROOT: value.root.relative_to(self.store.folder).as_posix()})
+
+    def drop(self, value: FolderTree) -> None:
+        """Release the lock of the tree; what is staged stays for the next run."""
+        if value.lock:
+            value.lock.release()
 
     def load(self, path: Path) -> FolderTree:
         """Read the ledger; no file of the tree is opened."""

@@ -1,4 +1,8 @@
-"""The store of a data root that is a folder: values are where they are written, and nothing is moved."""
+"""The store of a data root that is a folder: values are where they are written, and nothing is moved.
+
+A step writes under the lock of its value, and only over the value that was there when it began. So a step that was
+given up, and was paused on its way to the lock, writes nothing over what its successor wrote meanwhile.
+"""
 
 import os
 import platform
@@ -10,7 +14,7 @@ from pathlib import Path, PurePath
 
 from pervl_assets.archives.inputs import list_folder
 from pervl_assets.core.addresses import Address, Place
-from pervl_assets.core.errors import PervlError
+from pervl_assets.core.errors import BusyError, PervlError
 from pervl_assets.core.files import (
     PARTIAL,
     Lock,
@@ -25,11 +29,16 @@ from pervl_assets.storage.store import Listing, ManifestKind, Pruned, Store, Sto
 from pervl_assets.storage.unfinished import remove_work
 
 
+_State = tuple[int, int, int] | None
+"""Inode, size and modification time of a file, which is replaced by another file whenever it changes; or none."""
+
+
 class FolderStore(Store):
-    """Keeps values in a folder. Two runs are kept apart by the locks of those who write."""
+    """Keeps values in a folder."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, folder / "assets")
+        self._seen: dict[Path, _State] = {}
 
     def locate_input(self, place: Place, others: Iterable[PurePath]) -> Place:
         """Return the place: a path below the data root, or wherever its raw asset found it."""
@@ -72,7 +81,15 @@ class FolderStore(Store):
         return hash_bytes("\n".join(stats).encode(errors="surrogateescape"))
 
     def begin(self, path: Path) -> None:
-        """Remember nothing."""
+        """Remember which file it is: `stage` lets no other be replaced."""
+        self._seen[path] = _look_at(path)
+
+    def mark_changed(self, path: Path) -> None:
+        """Change its modification time, which is still the file that `begin` saw."""
+        before = _look_at(path)
+        super().mark_changed(path)
+        if before and self._seen.get(path) == before and (now := _look_at(path)):
+            self._seen[path] = *before[:2], now[2]
 
     def pull(self, path: Path, *, again: bool = False) -> None:
         """Move nothing."""
@@ -82,8 +99,18 @@ class FolderStore(Store):
 
     @contextmanager
     def stage(self, path: Path) -> Iterator[Path]:
-        """Yield the path itself."""
+        """Yield the path itself, if it is the value that `begin` saw.
+
+        Raises:
+            BusyError: It is another one now.
+        """
+        if path in self._seen and self._seen[path] != _look_at(path):
+            raise BusyError(
+                f"Another run has written {path} since this one began.",
+                advice="Its value stays, and that of this run is dropped. Run again.",
+            )
         yield path
+        self._seen[path] = _look_at(path)
 
     def push_files(self, files: Iterable[StoredFile]) -> None:
         """Move nothing."""
@@ -142,6 +169,14 @@ class FolderStore(Store):
     def prune(self, kinds: Mapping[str, ManifestKind], age: timedelta, *, dry_run: bool) -> Pruned:
         """Remove unfinished work: nothing else is kept beside the values."""
         return remove_work(self.folder, age, dry_run=dry_run)
+
+
+def _look_at(path: Path) -> _State:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _show_stat(name: str, stat: os.stat_result) -> str:

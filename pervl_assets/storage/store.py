@@ -4,9 +4,10 @@ All other code works with paths below `Store.folder`. A store brings a value the
 keeps it once it was written (*push*). A value is one file below `assets/`, or a manifest there and the files it names.
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path, PurePath, PurePosixPath
@@ -139,7 +140,12 @@ class Store(ABC):
 
     @abstractmethod
     def begin(self, path: Path) -> None:
-        """Remember a value as it is when a step begins that makes it: `push` replaces no other."""
+        """Remember a value as it is when a step begins that makes it: `stage` or `push` replaces no other."""
+
+    def mark_changed(self, path: Path) -> None:
+        """Change the stamp of a damaged value: it is made again, although size and time were right."""
+        with suppress(OSError):
+            os.utime(path)
 
     @abstractmethod
     def pull(self, path: Path, *, again: bool = False) -> None:
@@ -156,7 +162,13 @@ class Store(ABC):
 
     @abstractmethod
     def stage(self, path: Path) -> AbstractContextManager[Path]:
-        """Yield the path at which a value is to be written: `path` itself, or one in an empty folder."""
+        """Yield the path at which a value is to be written: `path` itself, or one in an empty folder.
+
+        The caller holds a lock of the value.
+
+        Raises:
+            BusyError: Another run has written another value since `begin`, if that is known before writing.
+        """
 
     @abstractmethod
     def push_files(self, files: Iterable[StoredFile]) -> None:
@@ -175,7 +187,7 @@ class Store(ABC):
             What `stamp` needs to know of what was written.
 
         Raises:
-            WriteError: Another run has written another value since `begin`. That one stays.
+            BusyError: Another run has written another value since `begin`. That one stays.
         """
 
     @abstractmethod
