@@ -13,7 +13,6 @@ import dagster as dg
 import pytest
 
 from pervl_assets.benchmarks import find_benchmarks
-from pervl_assets.core.errors import PervlError
 from pervl_assets.dagster_private import ReconstructableRepository
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs import jobs
