@@ -34,6 +34,7 @@ Value = tuple[dg.AssetKey, str | None]
 NOT_ON_DISK: Final = "it is not in this data folder"
 """Reason of a value that was materialized, and whose file or manifest does not exist."""
 
+_FILES_SHOWN: Final = 3
 _HISTORY: Final = 4
 """Evaluations of a check that are read, per partition of its asset."""
 
@@ -172,12 +173,18 @@ class _Reader:
 
 
 def list_changes(old: Any, new: Any, name: str = "") -> list[str]:
-    """Name the entries in which two nested mappings differ: `top_objects 30 → 50`."""
+    """Name the entries in which two nested mappings differ: `top_objects 30 → 50`, and of files only those: `weights a`.
+
+    Files are lists of name, size and time, as of `describe_settings`.
+    """
     if old == new:
         return []
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         names = dict.fromkeys([*old, *new])
         return [change for one in names for change in list_changes(old.get(one), new.get(one), one)]
+    if isinstance(old, list) and isinstance(new, list):
+        files = dict.fromkeys(str(file) for file, *stat in [*old, *new] if [file, *stat] not in old or [file, *stat] not in new)
+        return [f"{name} {name_some(files, _FILES_SHOWN)}"]
     return [f"{name} {old} → {new}" if name else "none were recorded"]
 
 
