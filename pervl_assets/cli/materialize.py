@@ -1,8 +1,9 @@
 """`pervl materialize`: the planned runs of a selection, followed on the terminal."""
 
 import time
+from functools import partial
 
-from pervl_assets.cli.console import make_console, show_progress
+from pervl_assets.cli.console import RunDisplay, make_console
 from pervl_assets.cli.printing import print_outdated_inputs, print_reasons, print_run_result
 from pervl_assets.cli.runs import follow, open_instance
 from pervl_assets.dagster_private import ReconstructableRepository
@@ -26,7 +27,7 @@ def run_graph(selection: str, *, force: bool = False) -> bool:
         print_outdated_inputs(console, launch.explain_inputs(selection, defs.resources or {}))
         if plan.skipped:
             print_reasons(console, plan.todo)
-        with show_progress(console) as progress:
-            result = launch.execute(plan, lambda _, result: follow(instance, result.runs[-1], result.total, progress))
+        with RunDisplay(console) as display:
+            result = launch.execute(plan, partial(follow, instance, display))
     print_run_result(console, result, time.monotonic() - start)
     return result.passed
