@@ -183,7 +183,9 @@ def list_changes(old: Any, new: Any, name: str = "") -> list[str]:
         names = dict.fromkeys([*old, *new])
         return [change for one in names for change in list_changes(old.get(one), new.get(one), one)]
     if isinstance(old, list) and isinstance(new, list):
-        files = dict.fromkeys(str(file) for file, *stat in [*old, *new] if [file, *stat] not in old or [file, *stat] not in new)
+        files = dict.fromkeys(
+            str(file) for file, *stat in [*old, *new] if [file, *stat] not in old or [file, *stat] not in new
+        )
         return [f"{name} {name_some(files, _FILES_SHOWN)}"]
     return [f"{name} {old} → {new}" if name else "none were recorded"]
 
