@@ -249,3 +249,5 @@ def new(name: str, folder: Path) -> None:
     from pervl_assets.cli.console import make_console
     from pervl_assets.cli.new import create_benchmark, print_benchmark
     from pervl_assets.definitions import defs
+
+    print_benchmark(make_console(), name, create_benchmark(name, folder, defs), folder)
