@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 _POLL_SECONDS: Final = 0.3
 _SHOWN: Final = 300
-_INSTANCE: Final = "telemetry: {enabled: false}\npython_logs: {python_log_level: INFO}\n"
+_INSTANCE: Final = "telemetry: {enabled: false}\nnux: {enabled: false}\npython_logs: {python_log_level: INFO}\n"
 """For a Dagster home that has no `dagster.yaml`; the project's own sets more."""
 
 
