@@ -55,7 +55,7 @@ def make_gallery(
         if split in (None, source.split)
     ]
     if not sources:
-        trees = " or ".join(f"key:{one.name}/{tree.name}" for one, _, tree in searched)
+        trees = " or ".join(f'+key:"{one.name}/{tree.name}"' for one, _, tree in searched)
         raise MissingInputError(
             "No images are materialized that a gallery could show.",
             advice=f"Materialize them first: pervl materialize --select '{trees}'",

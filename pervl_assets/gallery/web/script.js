@@ -2,8 +2,9 @@
 "use strict";
 const { collections, notes } = JSON.parse(document.getElementById("data").textContent);
 const PART = 40;  // concepts that are drawn at a time
+const STEPS = { ArrowLeft: -1, ArrowRight: 1 };
 const get = (id) => document.getElementById(id);
-let current, shown = [], drawn = 0, visible = new Set(), here = null, view = "concepts";
+let current, shown, drawn, visible, here;
 
 function make(tag, properties, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
@@ -13,28 +14,32 @@ function make(tag, properties, ...children) {
 
 for (const collection of collections) {
   collection.concepts = collection.concepts.map(([name, of]) => ({ name, of, images: [], captions: [], place: 0 }));
-  collection.images.forEach((image, number) => {
+  collection.images.forEach((image) => {
     const concept = collection.concepts[image.concept];
-    concept.images.push(Object.assign(image, { number, concept }));
+    concept.images.push(Object.assign(image, { concept }));
     for (const [kind, text, places] of image.captions ?? []) {
       concept.captions.push([kind, text]);
-      if (places.length) concept.place = Math.max(concept.place, places.at(-1)[1]);
+      if (places.length) [concept.method, concept.place] = [places.at(-1)[0], Math.max(concept.place, places.at(-1)[1])];
     }
   });
   for (const concept of collection.concepts) {
     concept.words = [concept.name, concept.of, ...concept.captions.map(([, text]) => text)].join("\n").toLowerCase();
   }
+  collection.gallery = collection.images.filter((image) => image.role === "evaluation" && image.point).length;
   collection.classes = [...new Set(collection.concepts.map((concept) => concept.of))].sort();
 }
 
 const colour = (of) => `hsl(${(current.classes.indexOf(of) * 137.5) % 360} 70% 50%)`;
 const describe = (image) => `${image.concept.name}, ${image.role}`;
+const count = (number, what) => `${number.toLocaleString("en")} ${what}${number === 1 ? "" : "s"}`;
 
 function draw(image) {
   if (!image.file) return make("span", { className: "nothing", textContent: image.fault });
   const [width, height] = image.size;
   const source = { src: `images/${image.file}`, alt: describe(image), width, height, loading: "lazy" };
   const picture = make("span", { className: "picture" }, make("img", source));
+  picture.style.setProperty("--width", width);
+  picture.style.setProperty("--ratio", width / height);
   if (image.mask) picture.append(make("img", { className: "over mask", src: `images/${image.mask}`, alt: "" }));
   if (image.box) {
     const box = make("span", { className: "over box" });
@@ -57,11 +62,10 @@ function filter() {
     .filter((concept) => (!of || concept.of === of) && words.every((word) => concept.words.includes(word)))
     .map((concept) => [concept, concept.images.filter((image) => !role || image.role === role)])
     .filter(([, images]) => images.length);
-  if (order !== "name") shown.sort(([a], [b]) => (order === "worst" ? b.place - a.place : a.place - b.place));
+  if (order !== "name") shown.sort(([a], [b]) => (order === "hard" ? b.place - a.place : a.place - b.place));
   visible = new Set(shown.flatMap(([, images]) => images));
-  const count = (number, what) => `${number.toLocaleString("en")} ${what}${number === 1 ? "" : "s"}`;
-  get("count").textContent = `${count(shown.length, "concept")} of ${current.concepts.length.toLocaleString("en")}, ` +
-    count(visible.size, "image");
+  get("count").textContent = `${shown.length} of ${count(current.concepts.length, "concept")}, ${count(visible.size, "image")}`;
+  for (const button of get("legend").children) button.ariaPressed = button.textContent === of;
   drawn = 0;
   get("concepts").replaceChildren();
   extend();
@@ -71,11 +75,11 @@ function filter() {
 function extend() {
   get("more")?.remove();
   const cards = shown.slice(drawn, (drawn += PART)).map(([concept, images]) => {
-    const captions = concept.captions.map(([kind, text]) => make("p", { textContent: text, title: `${kind} caption` }));
-    const place = concept.place ? `, worst place ${concept.place.toLocaleString("en")}` : "";
+    const captions = concept.captions.filter(([kind]) => kind === concept.captions[0][0]).map(([, text]) => make("p", {}, text));
+    const place = concept.place ? `, worst place ${concept.place.toLocaleString("en")} by ${concept.method}` : "";
     return make("article", {},
       make("h2", { textContent: concept.name }), make("p", { className: "dim", textContent: concept.of + place }),
-      ...captions.slice(0, 4), make("div", { className: "strip" }, ...images.map((image) => press(image))));
+      ...captions, make("div", { className: "strip" }, ...images.map((image) => press(image))));
   });
   get("concepts").append(...cards);
   if (drawn >= shown.length) return;
@@ -85,10 +89,10 @@ function extend() {
   new IntersectionObserver(([entry]) => entry.isIntersecting && extend()).observe(more);
 }
 
-function open(image) {
+function open(image, focus = 0) {
   const step = (by) => {
     const images = [...visible], at = images.indexOf(image);
-    open(images[(at + by + images.length) % images.length]);
+    open(images[(at + by + images.length) % images.length], by > 0 ? 1 : 0);
   };
   const dialog = get("detail");
   const act = (textContent, work) => {
@@ -96,10 +100,10 @@ function open(image) {
     button.addEventListener("click", work);
     return button;
   };
-  const facts = [["image", image.path], ["class", image.concept.of], ["is", image.role]];
+  const facts = [["image", image.path], ["class", image.concept.of], ["role", image.role]];
   for (const [kind, text, places] of image.captions ?? []) {
     facts.push([`${kind} caption`, text]);
-    if (places.length) facts.push(["found at place", places.map(([method, place]) => `${place} by ${method}`).join(", ")]);
+    if (places.length) facts.push([`place of ${current.gallery}`, places.map(([method, place]) => `${place} by ${method}`).join("; ")]);
   }
   const near = (image.near ?? []).map(([number, cosine]) => {
     const other = current.images[number];
@@ -114,8 +118,9 @@ function open(image) {
     make("div", { className: "large" }, draw(image)),
     make("dl", {}, ...facts.flatMap(([term, text]) => [make("dt", { textContent: term }), make("dd", { textContent: text })])),
     ...(near.length ? [make("h2", { textContent: "Nearest by cosine" }), make("div", { className: "near" }, ...near)] : []));
-  dialog.onkeydown = ({ key }) => key === "ArrowLeft" ? step(-1) : key === "ArrowRight" && step(1);
+  dialog.onkeydown = ({ key }) => { if (key in STEPS) step(STEPS[key]); };
   if (!dialog.open) dialog.showModal();
+  dialog.querySelectorAll("button")[focus].focus();
   dialog.scrollTop = 0;
 }
 
@@ -132,6 +137,7 @@ function place(image) {
 }
 
 function drawMap() {
+  if (get("map").hidden) return;
   const canvas = get("canvas"), scale = devicePixelRatio, pen = canvas.getContext("2d");
   canvas.width = canvas.clientWidth * scale;
   canvas.height = canvas.clientHeight * scale;
@@ -172,9 +178,9 @@ function findNearest(x, y, weigh = (dx, dy) => Math.hypot(dx, dy)) {
 
 function go(event) {
   const [ax, ay] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key] ?? [0, 0];
-  if (event.key === "Enter" && here) open(here);
-  if (!ax && !ay) return;
-  event.preventDefault();
+  if (!ax && !ay && event.key !== "Enter") return;
+  event.preventDefault();  // else the page scrolls, or the button that gets the focus is pressed
+  if (!ax && !ay) return here && open(here);
   const [x, y] = here ? place(here) : [event.target.clientWidth / 2, event.target.clientHeight / 2];
   const ahead = (dx, dy) => (dx * ax + dy * ay > 0 ? dx * ax + dy * ay + 3 * Math.abs(dx * ay + dy * ax) : Infinity);
   const [, found] = findNearest(x, y, ahead);
@@ -191,11 +197,13 @@ function choose() {
     button.addEventListener("click", () => {
       get("class").value = get("class").value === of ? "" : of;
       filter();
-      for (const other of get("legend").children) other.ariaPressed = other === button && Boolean(get("class").value);
     });
     return button;
   }));
   const share = `${(100 * current.variance).toFixed(0)} % of the variance`;
+  document.querySelector("[data-boxes]").hidden = !current.images.some((image) => image.box);
+  get("role").lastElementChild.hidden = !current.images.some((image) => image.role === "frame");
+  get("order").parentElement.hidden = !current.concepts.some((concept) => concept.place);
   get("axes").textContent = current.model
     ? `Image features of ${current.model}: their two main components, which hold ${share}. Large dots are evaluation images.`
     : "There is no map: the image features of this split are not materialized.";
@@ -204,8 +212,7 @@ function choose() {
   filter();
 }
 
-function turn(to) {
-  view = to;
+function turn(view) {
   get("concepts").hidden = view !== "concepts";
   get("map").hidden = view !== "map";
   document.querySelectorAll("[data-view]").forEach((button) => { button.ariaPressed = button.dataset.view === view; });
@@ -222,11 +229,12 @@ document.querySelector("[data-boxes]").addEventListener("click", toggle);
 document.querySelector("[data-boxes]").ariaPressed = false;
 get("canvas").addEventListener("keydown", go);
 get("canvas").addEventListener("pointerleave", () => point(null));
-get("canvas").addEventListener("pointermove", ({ offsetX, offsetY }) => {
-  const [distance, image] = findNearest(offsetX, offsetY);
-  if ((distance < 30 ? image : null) !== here) point(distance < 30 ? image : null);
-});
-get("canvas").addEventListener("click", () => here && open(here));
+const touch = ({ offsetX, offsetY }) => {
+  const [distance, image] = findNearest(offsetX, offsetY), found = distance < 30 ? image : null;
+  if (found !== here) point(found);
+};
+get("canvas").addEventListener("pointermove", touch);
+get("canvas").addEventListener("click", (event) => { touch(event); if (here) open(here); });
 addEventListener("resize", drawMap);
 choose();
 turn("concepts");
