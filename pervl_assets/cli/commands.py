@@ -222,8 +222,12 @@ def gallery(benchmark: str | None, split: str | None, encoder: str | None, out: 
 
     settings, console = Settings.from_env(), Console(stderr=True, emoji=False)
     folder = out or open_store(str(settings.data)).folder / "gallery"
-    with console.status("reading images"):
-        written = make_gallery(settings, folder.absolute(), benchmark, split, encoder)
+    with console.status("reading values") as shown:
+
+        def show(done: int, total: int) -> None:
+            shown.update(f"{done:,} of {total:,} images")
+
+        written = make_gallery(settings, folder.absolute(), benchmark, split, encoder, show)
     console.print(f"{written.images:,} images, {decimal(written.bytes)}")
     click.echo(escape_terminal(str(written.page)))
 

@@ -3,7 +3,7 @@
 Nothing is materialized or changed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ def make_gallery(
     benchmark: str | None = None,
     split: str | None = None,
     encoder: str | None = None,
+    on_progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Written:
     """Write the gallery of everything that is materialized to a folder.
 
@@ -37,6 +38,7 @@ def make_gallery(
         benchmark: Name of the only benchmark to show; None: all.
         split: The only split to show; None: all.
         encoder: Name of a further encoder, of which map, neighbours and places are; None: the default one.
+        on_progress: Called for each image with the number of those that are done and of all.
 
     Raises:
         MissingInputError: Nothing is materialized.
@@ -65,7 +67,7 @@ def make_gallery(
     notes = ["The images are synthetic, made by pervl demo."]
     if settings.profile != "demo":
         notes = ["The images keep the licences of their data sets. Do not publish this folder.", *licences]
-    return write_gallery([collect(source) for source in sources], notes, folder)
+    return write_gallery([collect(source) for source in sources], notes, folder, on_progress)
 
 
 def _find_sources(

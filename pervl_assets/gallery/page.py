@@ -9,8 +9,9 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
+from itertools import count
 from pathlib import Path
 from string import Template
 from typing import Any, Final, NamedTuple
@@ -26,7 +27,6 @@ from pervl_assets.core.workers import map_in_threads
 from pervl_assets.gallery.collection import Collection, Outline, Picture, Role
 
 _PAGE: Final = "index.html"
-_IMAGES: Final = "images"
 _MARK: Final = b"<!-- pervl gallery -->"
 _COPY: Final = re.compile(r"[0-9a-f]{24}\.(jpg|png)")
 
@@ -46,37 +46,69 @@ class Written(NamedTuple):
     bytes: int
 
 
-def write_gallery(collections: Sequence[Collection], notes: Sequence[str], folder: Path) -> Written:
+class _Copies:
+    """The small copies of images in a folder: sizes in bytes by name. A name is made of the bytes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.sizes = folder, dict[str, int]()
+
+    def save(self, image: Image.Image, kind: str, **how: Any) -> str:
+        """Write a small copy, `jpg` or `png`, and return its name."""
+        buffer = io.BytesIO()
+        image.save(buffer, {"jpg": "JPEG", "png": "PNG"}[kind], optimize=True, **how)
+        name = f"{hash_bytes(buffer.getvalue())[:24]}.{kind}"
+        (self.folder / name).write_bytes(buffer.getvalue())
+        self.sizes[name] = buffer.tell()
+        return name
+
+    def remove_others(self) -> None:
+        """Remove the small copies of an earlier gallery."""
+        for file in self.folder.iterdir():
+            if file.name not in self.sizes and _COPY.fullmatch(file.name):
+                file.unlink()
+
+
+def write_gallery(
+    collections: Sequence[Collection],
+    notes: Sequence[str],
+    folder: Path,
+    on_progress: Callable[[int, int], object] = lambda done, total: None,
+) -> Written:
     """Write the gallery to a folder; equal input gives equal bytes. The page is written last, whole or not at all.
 
     Args:
         collections: What is shown.
         notes: Lines at the end of the page, e.g. licences.
         folder: Where to. Small copies of an earlier gallery that are not shown any more are removed.
+        on_progress: Called for each image with the number of those that are done and of all.
 
     Raises:
         PervlError: The folder has a page of another kind.
         WriteError: No permission, or no space left.
     """
-    page, images = folder / _PAGE, folder / _IMAGES
+    page, copies = folder / _PAGE, _Copies(folder / "images")
+    total, done = sum(len(one.pictures) for one in collections), count(1)
     with explain_write_errors(folder):
         if page.exists() and not page.read_bytes().startswith(_MARK):
             raise PervlError(f"{page} is no gallery.", advice="Choose another folder: --out FOLDER.")
-        make_folder(images)
-        copies: dict[str, int] = {}
-        shown = [_encode_collection(one, images, copies) for one in collections]
+        make_folder(copies.folder)
+        shown = [_encode_collection(one, copies, lambda: on_progress(next(done), total)) for one in collections]
         html = _fill_page({"collections": shown, "notes": [escape_terminal(note) for note in notes]})
         write_bytes_atomically(page, html)
-        for file in images.iterdir():
-            if file.name not in copies and _COPY.fullmatch(file.name):
-                file.unlink()
-    pictures = sum(picture.file is not None for one in collections for picture in one.pictures)
-    return Written(page, pictures, len(html) + sum(copies.values()))
+        copies.remove_others()
+    images = sum("file" in image for one in shown for image in one["images"])
+    return Written(page, images, len(html) + sum(copies.sizes.values()))
 
 
-def _encode_collection(collection: Collection, images: Path, copies: dict[str, int]) -> dict[str, Any]:
-    """Write the small copies of the images, add their names and sizes to `copies`, and return what the page shows."""
-    drawn = map_in_threads(lambda picture: dict(_draw_copies(picture, images, copies)), collection.pictures)
+def _encode_collection(collection: Collection, copies: _Copies, on_drawn: Callable[[], object]) -> dict[str, Any]:
+    """Write the small copies of the images, and return what the page shows."""
+
+    def draw(picture: Picture) -> dict[str, Any]:
+        drawn = dict(_draw_copies(picture, copies))
+        on_drawn()
+        return drawn
+
+    drawn = map_in_threads(draw, collection.pictures)
     names = {name: number for number, name in enumerate(collection.classes)}
     return {
         "title": collection.title,
@@ -97,11 +129,11 @@ def _list_facts(picture: Picture) -> Iterator[tuple[str, Any]]:
     if picture.captions:
         yield "captions", [[one.kind, escape_terminal(one.text), list(one.places.items())] for one in picture.captions]
     if picture.point:
-        yield "point", [round(value, 3) for value in picture.point]
+        yield "point", [round(value, 4) for value in picture.point]
         yield "near", [[number, round(cosine, 3)] for number, cosine in picture.nearest]
 
 
-def _draw_copies(picture: Picture, images: Path, copies: dict[str, int]) -> Iterator[tuple[str, Any]]:
+def _draw_copies(picture: Picture, copies: _Copies) -> Iterator[tuple[str, Any]]:
     """Yield name and size of the small copy of an image, and the outline of its object; or why there is none."""
     try:
         if picture.file is None:
@@ -110,10 +142,10 @@ def _draw_copies(picture: Picture, images: Path, copies: dict[str, int]) -> Iter
     except ImageError as error:
         yield "fault", escape_terminal(str(error))
         return
-    yield "file", _save(image, images, copies, "jpg", quality=_QUALITY, optimize=True)
+    yield "file", copies.save(image, "jpg", quality=_QUALITY)
     yield "size", image.size
     if picture.outline and _measure(picture.file) == picture.outline.frame:
-        yield from _draw_outline(picture.outline, image.size, images, copies)
+        yield from _draw_outline(picture.outline, image.size, copies)
 
 
 def _measure(file: Path) -> tuple[int, int]:
@@ -122,9 +154,7 @@ def _measure(file: Path) -> tuple[int, int]:
         return image.size
 
 
-def _draw_outline(
-    outline: Outline, size: tuple[int, int], images: Path, copies: dict[str, int]
-) -> Iterator[tuple[str, Any]]:
+def _draw_outline(outline: Outline, size: tuple[int, int], copies: _Copies) -> Iterator[tuple[str, Any]]:
     """Yield a box in percent of the frame, and the name of a tinted copy of the mask."""
     (x0, y0, x1, y1), (width, height) = outline.box, outline.frame
     ends = (x0 / width, y0 / height, (x1 + 1 - x0) / width, (y1 + 1 - y0) / height)
@@ -136,17 +166,7 @@ def _draw_outline(
             return
         small = mask.resize(size, Image.Resampling.NEAREST)
         small.putpalette((0, 0, 0, 0, *_TINT), "RGBA")
-        yield "mask", _save(small, images, copies, "png", optimize=True)
-
-
-def _save(image: Image.Image, images: Path, copies: dict[str, int], kind: str, **how: Any) -> str:
-    """Write a small copy under a name made of its bytes, and return the name."""
-    buffer = io.BytesIO()
-    image.save(buffer, {"jpg": "JPEG", "png": "PNG"}[kind], **how)
-    name = f"{hash_bytes(buffer.getvalue())[:24]}.{kind}"
-    copies[name] = buffer.tell()
-    (images / name).write_bytes(buffer.getvalue())
-    return name
+        yield "mask", copies.save(small, "png")
 
 
 def _fill_page(shown: dict[str, Any]) -> bytes:

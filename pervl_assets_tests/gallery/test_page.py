@@ -79,6 +79,19 @@ def test_a_box_of_another_frame_is_not_drawn(tmp_path):
     assert not frame.keys() & {"box", "mask"}
 
 
+def test_a_damaged_image_is_shown_as_its_reason(tmp_path):
+    source, seen = make_source(tmp_path), []
+    (tmp_path / "tree/eval/test/anna_red.jpg").write_bytes(b"no image")
+    (tmp_path / "frames/mask.png").write_bytes(b"no mask")
+    written = write_gallery([collect(source)], [], tmp_path / "out", lambda *counts: seen.append(counts))
+    images = read_data(written.page)["collections"][0]["images"]
+    assert images[0]["fault"].startswith("the image cannot be decoded")
+    assert images[1].keys() >= {"file", "box"}
+    assert "mask" not in images[1]
+    assert written.images == 9
+    assert sorted(seen) == [(number, 11) for number in range(1, 12)]
+
+
 def test_names_and_captions_are_data_and_only_the_script_of_the_package_may_run(written):
     html = written.page.read_text()
     page = Page(html)

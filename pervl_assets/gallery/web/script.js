@@ -4,7 +4,7 @@ const { collections, notes } = JSON.parse(document.getElementById("data").textCo
 const PART = 40;  // concepts that are drawn at a time
 const STEPS = { ArrowLeft: -1, ArrowRight: 1 };
 const get = (id) => document.getElementById(id);
-let current, shown, drawn, visible, here;
+let current, shown, drawn, visible, ends, here;
 
 function make(tag, properties, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
@@ -29,7 +29,11 @@ for (const collection of collections) {
   collection.classes = [...new Set(collection.concepts.map((concept) => concept.of))].sort();
 }
 
-const colour = (of) => `hsl(${(current.classes.indexOf(of) * 137.5) % 360} 70% 50%)`;
+function colour(of) {
+  const number = current.classes.indexOf(of);
+  return `hsl(${(number * 137.5) % 360} 70% ${number % 2 ? 65 : 43}%)`;
+}
+
 const describe = (image) => `${image.concept.name}, ${image.role}`;
 const count = (number, what) => `${number.toLocaleString("en")} ${what}${number === 1 ? "" : "s"}`;
 
@@ -69,6 +73,7 @@ function filter() {
   drawn = 0;
   get("concepts").replaceChildren();
   extend();
+  fit();
   drawMap();
 }
 
@@ -131,9 +136,15 @@ function toggle() {
 }
 
 const points = () => current.images.filter((image) => image.point);
+function fit() {  // the map to what is visible
+  const front = points().filter((image) => visible.has(image));
+  ends = [0, 1].map((axis) => front.map((image) => image.point[axis])).map((all) => [Math.min(...all), Math.max(...all)]);
+}
+
 function place(image) {
   const { clientWidth: width, clientHeight: height } = get("canvas");
-  return [width / 2 + image.point[0] * (width / 2 - 12), height / 2 - image.point[1] * (height / 2 - 12)];
+  const [x, y] = image.point.map((value, axis) => (value - ends[axis][0]) / (ends[axis][1] - ends[axis][0] || 1));
+  return [12 + x * (width - 24), height - 12 - y * (height - 24)];
 }
 
 function drawMap() {
