@@ -23,6 +23,7 @@ _NOT_IN_DEMO = ("annotations", "clip_model", "clip_pretrained")
 """Settings that fit other inputs than those of the demo data."""
 
 _FILE: Final = click.Path(path_type=Path, exists=True, dir_okay=False)
+_FOLDER: Final = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
 @click.group(cls=PervlGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -238,3 +239,20 @@ def ui(host: str, port: int, allow_host: tuple[str, ...], workspace: Path | None
     from pervl_assets.cli.ui import serve
 
     serve(make_console(), Settings.from_env().data, host, port, allow_host, workspace, read_only=read_only)
+
+
+@main.command()
+@click.argument("kind", type=click.Choice(["benchmark"]), expose_value=False)
+@click.argument("name")
+@click.option("--folder", default=".", show_default=True, type=_FOLDER, help="Checkout of this project to add it to.")
+def new(name: str, folder: Path) -> None:
+    """Begin a benchmark of your own: write a module, demo data and a test that work, for you to change.
+
+    NAME is that of its module, and of the group and prefix of its assets: small letters, digits and underscores.
+    Nothing is overwritten.
+    """
+    from pervl_assets.cli.console import make_console
+    from pervl_assets.cli.new import create_benchmark, print_benchmark
+    from pervl_assets.definitions import defs
+
+    print_benchmark(make_console(), name, create_benchmark(name, folder, defs), folder)
