@@ -44,15 +44,20 @@ def main() -> None:
 @main.command()
 @select_option
 @click.option("--force", is_flag=True, help="Materialize up-to-date values too.")
-def materialize(words: tuple[str, ...], *, force: bool) -> None:
+@click.option("--dry-run", is_flag=True, help="Only print what would be made, in which runs, and why.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan of --dry-run as JSON.")
+def materialize(words: tuple[str, ...], *, force: bool, dry_run: bool, as_json: bool) -> None:
     """Materialize what is not up to date in the graph or in a part of it, every partition of what is selected.
 
     Up to date means: inputs, code version and settings are those of the last materialization, its files have the sizes
     and times they had, and none of its checks failed (pervl verify evaluates sums_hold). Exits with 0 only if every
     asset is materialized and every check of error severity passed.
     """
-    from pervl_assets.cli.materialize import run_graph
+    from pervl_assets.cli.materialize import run_graph, show_plan
 
+    if dry_run:
+        show_plan(join_words(words), force=force, as_json=as_json)
+        return
     sys.exit(0 if run_graph(join_words(words), force=force) else 1)
 
 

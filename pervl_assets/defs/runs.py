@@ -168,6 +168,16 @@ class Plan:
             yield run
             self.end(run)
 
+    def list_runs(self) -> list[PlannedRun]:
+        """Return the runs that make the values that are outdated now, in their order; none is begun."""
+        return plan_runs(self._graph, self.todo.keys())
+
+    def list_followers(self) -> list[Value]:
+        """Return the values that may be outdated after these runs, because they are made from what these make."""
+        runs = self.list_runs()
+        others = [value for value in self._left if value not in self.todo]
+        return [value for value in others if any(self._needs(PlannedRun((value[0],), value[1]), run) for run in runs)]
+
     def begin(self) -> PlannedRun | None:
         """Return the next run, which needs nothing of a run that has begun and not ended; None if there is none now."""
         begun = {value for run in self._begun for value in run.values}
