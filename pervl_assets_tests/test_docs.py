@@ -7,18 +7,22 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.cli.commands import main
+from pervl_assets.evaluation.published import read_published
 from pervl_assets.settings import POSTGRES_URL, Settings, get_variable
 from pervl_assets_tests.tools import write_tables
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+README = ROOT / "README.md"
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 EXTENDING = ROOT / "docs/extending.md"
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -63,7 +67,7 @@ def test_every_relative_link_resolves_to_a_file_and_a_heading(page):
 
 
 def test_every_page_can_be_reached_from_the_readme():
-    reached, open_pages = set(), [ROOT / "README.md"]
+    reached, open_pages = set(), [README]
     while open_pages:
         page = open_pages.pop()
         reached.add(page)
@@ -104,6 +108,29 @@ def test_every_asset_is_on_the_page_of_its_group(graph):
         group, name = graph.get(key).group_name, key.to_user_string()
         if group not in {benchmark.name for benchmark in undocumented} and name not in optional:
             assert name in documented[group], name
+
+
+def test_every_command_has_a_section_of_its_page():
+    text = (ROOT / "docs/commands.md").read_text()
+    commands = write_tables.list_commands()
+    assert [name for kind, name in write_tables.list_parts(text) if kind == "command"] == commands
+    assert re.findall("^## (.+)$", text, re.MULTILINE) == [name.replace("-", " ") for name in commands]
+
+
+def test_the_published_numbers_of_the_readme_are_those_of_the_evaluation():
+    number = r"([\d.]+) ± ([\d.]+)"
+    rows = re.findall(rf"^\| ([\w +]+) \| {number} \| {number} \|", README.read_text(), re.MULTILINE)
+    published = read_published().filter(query_set="rich", split="test", protocol="palavra")
+    assert len(rows) == 6
+    for method, *numbers in rows:
+        of_both = published.filter(method=method).sort("benchmark").select(pl.col("mrr", "error") * 100)
+        assert [float(number) for number in numbers] == pytest.approx([one for row in of_both.rows() for one in row])
+
+
+def test_the_citation_has_the_version_of_the_project():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"to be {citation['version']}" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_every_rule_that_code_cites_is_explained():
