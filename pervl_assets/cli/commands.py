@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -260,7 +261,7 @@ def ui(host: str, port: int, allow_host: tuple[str, ...], workspace: Path | None
 
 def _run_graph(selection: str, *, force: bool = False) -> bool:
     """Materialize what is not up to date in a selection; return whether all of it and every error check passed."""
-    from pervl_assets.cli.console import make_console, show_progress
+    from pervl_assets.cli.console import RunDisplay, make_console
     from pervl_assets.cli.printing import print_outdated_inputs, print_reasons, print_run_result
     from pervl_assets.cli.runs import follow, open_instance
     from pervl_assets.dagster_private import ReconstructableRepository
@@ -279,8 +280,8 @@ def _run_graph(selection: str, *, force: bool = False) -> bool:
         print_outdated_inputs(console, launch.explain_inputs(selection, defs.resources or {}))
         if plan.skipped:
             print_reasons(console, plan.todo)
-        with show_progress(console) as progress:
-            result = launch.execute(plan, lambda _, result: follow(instance, result.runs[-1], result.total, progress))
+        with RunDisplay(console) as display:
+            result = launch.execute(plan, partial(follow, instance, display))
     print_run_result(console, result, time.monotonic() - start)
     return result.passed
 

@@ -23,7 +23,7 @@ from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.runs import list_values, select_assets
 from pervl_assets.io_managers.stored_files import MANIFESTS
 from pervl_assets.io_managers.trees import TreeIOManager
-from pervl_assets.storage import object_store, open_store
+from pervl_assets.storage import open_store, pruning
 from pervl_assets.storage.store import Store, StoredFile
 from pervl_assets.testing.runs import explain, make_settings, run_selection
 from pervl_assets_tests.core.samples import photograph
@@ -187,7 +187,7 @@ def check_export(defs: dg.Definitions, address: str, proxy: CountingProxy, tmp_p
 @pytest.mark.usefixtures("move_to")
 def test_a_replaced_tree_is_pruned_from_the_server(bucket, monkeypatch):
     trees, key = TreeIOManager(data=f"{bucket.address}/data"), dg.AssetKey("tree")
-    monkeypatch.setattr(object_store, "SAFE", NOW)
+    monkeypatch.setattr(pruning, "SAFE", NOW)
     trees.store.folder.mkdir(parents=True)
     for seed in range(2):
         trees.handle_output(dg.build_output_context(asset_key=key), make_tree(trees.store.folder, seed))
