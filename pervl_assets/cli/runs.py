@@ -33,7 +33,7 @@ _ENDS: Final = {
     DagsterEventType.STEP_UP_FOR_RETRY,
     DagsterEventType.STEP_SKIPPED,
 }
-_INSTANCE: Final = "telemetry: {enabled: false}\npython_logs: {python_log_level: INFO}\n"
+_INSTANCE: Final = "telemetry: {enabled: false}\nnux: {enabled: false}\npython_logs: {python_log_level: INFO}\n"
 """For a Dagster home that has no `dagster.yaml`; the project's own sets more."""
 
 

@@ -2,8 +2,8 @@
 
 Example: the lines between `<!-- from the definitions: asset ytvos/concepts -->` and the next `<!-- end -->` become the
 asset's description, inputs, path, columns and checks. Other markers are `checks above` (all checks of the assets on the
-page), `columns MODULE:SCHEMA`, `settings all` and `command NAME` (its `--help`; `NAME-SUBCOMMAND` for a group). A test
-compares the pages with the output of this module.
+page), `columns MODULE:SCHEMA`, `settings all` and `command NAME` (its `--help`). A test compares the pages with the
+output of this module.
 """
 
 import importlib
@@ -158,26 +158,11 @@ def describe_settings() -> Iterable[str]:
     return make_table(["variable", "meaning", "default"], rows)
 
 
-def list_commands(group: click.Group = main, *names: str) -> list[str]:
-    """Return the names of all commands, sorted, those of a group as `GROUP-COMMAND`."""
-    return sorted(
-        found
-        for name, command in group.commands.items()
-        for found in (
-            list_commands(command, *names, name) if isinstance(command, click.Group) else ["-".join((*names, name))]
-        )
-    )
-
-
-def describe_command(name: str) -> Iterable[str]:
+def describe_command(name: str) -> list[str]:
     """Return the help of a command as `--help` prints it, as a block of text."""
-    command: click.Command = main
-    context = click.Context(command, info_name="pervl", terminal_width=_HELP_WIDTH, **main.context_settings)
-    for word in name.split("-"):
-        assert isinstance(command, click.Group)
-        command = command.commands[word]
-        context = click.Context(command, info_name=word, parent=context)
-    return ["```text", *command.get_help(context).splitlines(), "```"]
+    context = click.Context(main, info_name="pervl", terminal_width=_HELP_WIDTH, **main.context_settings)
+    command = main.commands[name]
+    return ["```text", *command.get_help(click.Context(command, context, name)).splitlines(), "```"]
 
 
 def list_folders(key: dg.AssetKey) -> list[str]:
