@@ -46,8 +46,15 @@ def print_outdated_inputs(console: Console, reasons: Mapping[Value, str]) -> Non
         print_cause(console, "stale", "outdated input", name_partition(name, partition), text)
 
 
-def print_run_result(console: Console, result: RunResult, seconds: float) -> None:
-    """Print what was materialized, what was skipped, the findings, and the sum of it; `seconds` is the wall time."""
+def print_run_result(console: Console, result: RunResult, seconds: float, *, quiet: bool = False) -> None:
+    """Print what was materialized, what was skipped, the findings, and the sum of it.
+
+    Args:
+        console: Where it is printed.
+        result: The result of all runs.
+        seconds: The wall time.
+        quiet: Whether only findings and the sum are printed.
+    """
     if not result.total:
         console.print(
             f"[bold green]{result.skipped} up to date, nothing to do[/]  [dim]({seconds:,.1f} s)[/]", highlight=False
@@ -72,7 +79,8 @@ def print_run_result(console: Console, result: RunResult, seconds: float) -> Non
         f"[bold]{format_bytes(sum(made.bytes or 0 for made in result.made))}[/]",
         f"{sum(made.quarantined for made in result.made):,}",
     )
-    console.print(table)
+    if not quiet:
+        console.print(table)
     print_findings(console, result.findings)
     console.print(
         "[bold green]all materialized, no check of error severity failed[/]"

@@ -173,21 +173,21 @@ class _Reader:
 
 
 def list_changes(old: Any, new: Any, name: str = "") -> list[str]:
-    """Name the entries in which two nested mappings differ: `top_objects 30 → 50`, and of files only those: `weights a`.
+    """Name the entries in which two nested mappings differ: `top_objects 30 → 50`.
 
-    Files are lists of name, size and time, as of `describe_settings`.
+    Of lists of files, with name, size and time, only the files that differ are named: `weights model.safetensors`.
     """
     if old == new:
         return []
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         names = dict.fromkeys([*old, *new])
         return [change for one in names for change in list_changes(old.get(one), new.get(one), one)]
-    if isinstance(old, list) and isinstance(new, list):
-        files = dict.fromkeys(
-            str(file) for file, *stat in [*old, *new] if [file, *stat] not in old or [file, *stat] not in new
-        )
+    if isinstance(old or new, list):
+        both = old or [], new or []
+        files = dict.fromkeys(file[0] for files in both for file in files if file not in both[0] or file not in both[1])
         return [f"{name} {name_some(files, _FILES_SHOWN)}"]
-    return [f"{name} {old} → {new}" if name else "none were recorded"]
+    before, after = ("unset" if value in (None, "") else value for value in (old, new))
+    return [f"{name} {before} → {after}" if name else "none were recorded"]
 
 
 @dataclass(frozen=True)
