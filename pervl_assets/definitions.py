@@ -24,7 +24,7 @@ from pervl_assets.defs.jobs import build_jobs
 from pervl_assets.defs.pages import complete_pages
 from pervl_assets.defs.placement import place_assets
 from pervl_assets.defs.raw import list_specs, pervl_annotations
-from pervl_assets.defs.release import CROISSANT_KEY, build_release_asset, valid_croissant
+from pervl_assets.defs.release import RELEASE_KEYS, build_release_assets, valid_croissant
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.set_encoder import build_set_encoder
 from pervl_assets.defs.training_files import PALAVRA_ASSETS
@@ -48,14 +48,14 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         *(asset for encoder in learners for asset in build_concept_assets(settings.repetitions, encoder)),
         *(results := [build_results(encoder, learns=encoder in learners) for encoder in every]),
     ]
-    assets.append(build_release_asset(assets))
+    assets += build_release_assets(assets)
     checks = [
         *build_archive_checks(),
         *(check for encoder in every for check in build_feature_checks(settings.feature_shards, encoder)),
         valid_croissant,
         build_sums_check(assets),
     ]
-    partial = [CROISSANT_KEY, *(one.key for one in results)]
+    partial = [*RELEASE_KEYS, *(one.key for one in results)]
     placed = place_assets(complete_pages(assets), settings)
     graph = add_refreshes(placed, list_specs(), settings, partial)
     resources = build_resources(settings)

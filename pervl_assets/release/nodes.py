@@ -49,7 +49,7 @@ _TYPES: Final = {pl.String: "sc:Text", pl.Null: "sc:Text", pl.Boolean: "sc:Boole
 
 _SPLITS: Final = "splits"
 _SPLIT: Final = "split"
-_KINDS_OF_SPLIT: Final = {"train": "TrainingSplit", "validation": "ValidationSplit", "test": "TestSplit"}
+KINDS_OF_SPLIT: Final = {"train": "TrainingSplit", "validation": "ValidationSplit", "test": "TestSplit"}
 _PASSPORTS: Final = "embedding_passports"
 _FEATURES: Final = {
     "id": "COCO image id as text, path of the image below its tree, or the text that was encoded",
@@ -252,7 +252,7 @@ def _describe_splits(release: Release) -> Iterator[Node]:
                 _describe_field(_SPLITS, "url", "kind of the split", dataType="sc:URL"),
             ],
             data=[
-                {"name": name, "url": f"http://mlcommons.org/croissant/{_KINDS_OF_SPLIT.get(name, 'Split')}"}
+                {"name": name, "url": f"http://mlcommons.org/croissant/{KINDS_OF_SPLIT.get(name, 'Split')}"}
                 for name in splits
             ],
             dataType="cr:Split",
