@@ -62,7 +62,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
     definitions = dg.Definitions(
         assets=graph,
         asset_checks=place_assets(checks, settings),
-        jobs=build_jobs(resources, settings.devices),
+        jobs=build_jobs(resources, settings),
         resources=resources,
         executor=build_executor(settings),
     )

@@ -34,6 +34,7 @@ ARROWS = {
     "definitions": ("defs",),
     "cli": ("definitions",),
     "testing": ("cli",),  # tools for tests: nothing in the package imports them
+    "templates": ("testing",),  # copied by `pervl new`, imported by nothing
 }
 """Rooms of the package, each with the rooms below it. It may import these, and all rooms that these may import."""
 

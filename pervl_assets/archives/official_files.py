@@ -113,11 +113,12 @@ def fetch_files(
     client: httpx.Client,
     *,
     attempts: int = ATTEMPTS,
-    on_progress: Callable[[str], None] = lambda line: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> FilesReport:
     """Bring `folder` to exactly the manifest's files: right ones stay, the rest is downloaded and its sha256 checked.
 
-    The records of downloads are stored beside the folder. `on_progress` is called with one line per downloaded file.
+    The records of downloads are stored beside the folder. `on_progress` is called with the number of files that were
+    asked for, and their total.
 
     Raises:
         MissingInputError: The server cannot be reached, does not have a file, or sends another one; all are named.
@@ -125,7 +126,7 @@ def fetch_files(
     found = compare_folder(folder, manifest)
     wanted = [file for file in manifest.files if file.path not in found.official]
     failures: list[str] = []
-    for file in wanted:
+    for number, file in enumerate(wanted, 1):
         target, record = folder / file.path, folder.with_name(f"{folder.name}.downloads") / f"{file.path}.json"
         target.unlink(missing_ok=True)
         try:
@@ -140,8 +141,7 @@ def fetch_files(
             )
         except MissingInputError as error:
             failures.append(f"{file.path}: {error.problem}")
-            continue
-        on_progress(f"downloaded {file.path} ({file.bytes:,} bytes, {file.rows:,} rows)")
+        on_progress(number, len(wanted))
     if failures:
         raise MissingInputError(
             f"{len(failures)} of {len(wanted)} annotation files could not be downloaded from "

@@ -8,11 +8,10 @@ that it holds itself.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final, Literal
+from typing import Any, Final, get_args
 
 import dagster as dg
 from dagster import DagsterEventType
-from pydantic import Field
 
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.benchmarks.benchmark import SplitMode
@@ -20,7 +19,7 @@ from pervl_assets.clip.passport import Precision
 from pervl_assets.clip.preprocessing import PreprocessingMode
 from pervl_assets.core.errors import PervlError
 from pervl_assets.core.text import escape_markdown, escape_terminal
-from pervl_assets.dagster_private import recon_repository_from_origin
+from pervl_assets.dagster_private import ConfigShape, recon_repository_from_origin
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.run_results import Finding, RunResult, read_finding, read_materialization
 from pervl_assets.defs.runs import Launch, PlannedRun, fail_dead_runs
@@ -28,9 +27,6 @@ from pervl_assets.inversion.open_images import NamesMode
 from pervl_assets.io_managers.metadata import make_failure, show_errors
 from pervl_assets.settings import Settings, check_settings, get_variable
 from pervl_assets.training.modes import ModeName
-
-_AS_SET: Final = "environment"
-"""Value of the launchpad: the value of the environment variable."""
 
 JOB_TAG: Final = "pervl/job"
 """Name of the job, on its own runs: `dagster.yaml` lets one of them run at a time."""
@@ -44,56 +40,80 @@ _BASELINES: Final = '+key:"evaluation/*baseline_scores" or key:"evaluation/*resu
 """The results are made from the scores that there are."""
 
 
-def _override(name: str, unset: str | None = None) -> Any:
-    """Return the field of the launchpad that overrides a setting for one run."""
-    text = Settings.model_fields[name].description
-    return Field(default=unset, description=f"{text}. {unset or 'null'}: {get_variable(name)}.")
+_AUTO: Final = "auto"
+"""Choice of the launchpad that is made where the run is executed."""
+
+_GPUS: Final = 8
+"""GPUs of one machine that the launchpad offers by number."""
+
+_OVERRIDES: Final[dict[str, tuple[str, ...]]] = {
+    "top_objects": (),
+    "openimages_names": get_args(NamesMode),
+    "splits": get_args(SplitMode),
+    "workers": (),
+    "preprocessing": get_args(PreprocessingMode),
+    "precision": (_AUTO, *get_args(Precision)),
+    "device": (_AUTO, "cpu", "cuda", *(f"cuda:{number}" for number in range(_GPUS))),
+    "batch_size": (),
+    "training_mode": get_args(ModeName),
+    "training_epochs": (),
+    "set_encoder_width": (),
+}
+"""The settings that the launchpad overrides for one run, and what it offers; the others are whole numbers."""
 
 
-class JobConfig(dg.Config):
-    """Per-run overrides. Unset fields use the environment variables."""
+class _Config(ConfigShape):
+    """Config schema of the jobs. Dagster calls `post_process` before it records a run, and again in the run."""
 
-    selection: str = Field(
-        description='What to materialize, in Dagster\'s selection syntax: `group:ytvos`, `+key:"palavra/object_names"` '
-        "(with + also everything that it needs), `*`. Every partition is materialized."
-    )
-    top_objects: int | None = _override("top_objects")
-    openimages_names: Literal["environment", NamesMode] = _override("openimages_names", _AS_SET)
-    splits: Literal["environment", SplitMode] = _override("splits", _AS_SET)
-    workers: int | None = _override("workers")
-    preprocessing: Literal["environment", PreprocessingMode] = _override("preprocessing", _AS_SET)
-    precision: Literal["environment", Precision] = _override("precision", _AS_SET)
-    device: str = _override("device", _AS_SET)
-    batch_size: int | None = _override("batch_size")
-    training_mode: Literal["environment", ModeName] = _override("training_mode", _AS_SET)
-    training_epochs: int | None = _override("training_epochs")
-    set_encoder_width: int | None = _override("set_encoder_width")
-
-    def check(self) -> None:
-        """Check what the launchpad itself does not.
+    def post_process(self, value: dict[str, Any]) -> dict[str, Any]:
+        """Return the config.
 
         Raises:
-            PervlError: Values cannot be used. Every such value is named.
+            dagster.Failure: Settings have values that cannot be used. All of them are named.
         """
-        check_settings(self.list_changes(), "launchpad", "Correct or remove these values, and launch again.")
-
-    def configure(self, workspace: Workspace, clip: Clip) -> dict[str, Any]:
-        """Return the run config of the resources that have fields set here. It must contain their other fields, too."""
-        return {
-            name: {"config": resource.model_dump(exclude_none=True) | changes}
-            for name, resource in (("workspace", workspace), ("clip", clip))
-            if (changes := {k: v for k, v in self.list_changes().items() if k in type(resource).model_fields})
-        }
-
-    def list_changes(self) -> dict[str, Any]:
-        """Return the settings that have a value here."""
-        return {k: v for k, v in self.model_dump(exclude={"selection"}).items() if v not in (None, _AS_SET)}
+        with show_errors():
+            advice = "Correct these values, and launch again. No run was started."
+            check_settings(_read_overrides(value), "launchpad", advice)
+        return value
 
 
-def build_jobs(resources: Iterable[str], devices: int | None = None) -> list[dg.JobDefinition]:
+def _build_schema(settings: Settings) -> _Config:
+    """Return the schema of a selection, and of the settings with their values as defaults."""
+    fields = {
+        "selection": dg.Field(
+            str,
+            description="What to materialize, in Dagster's selection syntax: `group:ytvos`, "
+            '`+key:"palavra/object_names"` (with + also everything that it needs), `*`. Every partition is '
+            "materialized.",
+        )
+    }
+    for name, value in _list_values(settings).items():
+        field, choices = Settings.model_fields[name], dict.fromkeys([*_OVERRIDES[name], value])
+        kind: Any = dg.Noneable(int) if field.default is None else int
+        if _OVERRIDES[name]:
+            kind = dg.Enum(" | ".join(choices), [dg.EnumValue(choice) for choice in choices])
+        unset = f". {'null' if value is None else _AUTO}: {field.title}" if field.default is None else ""
+        text = f"{field.description}{unset} ({get_variable(name)})"
+        fields[name] = dg.Field(kind, default_value=value, description=text)
+    return _Config(fields)
+
+
+def _list_values(settings: Settings) -> dict[str, Any]:
+    """Return the values of the settings as the launchpad shows them."""
+    values = {name: getattr(settings, name) for name in _OVERRIDES}
+    return values | {"precision": values["precision"] or _AUTO}
+
+
+def _read_overrides(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings in the config of a job; None for those that are decided where the run is executed."""
+    values = {name: config[name] for name in _OVERRIDES if name in config}
+    return values | ({"precision": None} if values.get("precision") == _AUTO else {})
+
+
+def build_jobs(resources: Iterable[str], settings: Settings) -> list[dg.JobDefinition]:
     """Return a job for every benchmark, the training files, the evaluation, and everything.
 
-    `resources` are all resource keys; for `devices` see `Launch`.
+    `resources` are all resource keys.
     """
     training = "PALAVRA's training files, with all that they are made from: triplets, classes, CLIP features, matches."
     scores = "Scores of the retrieval on every benchmark"
@@ -107,11 +127,14 @@ def build_jobs(resources: Iterable[str], devices: int | None = None) -> list[dg.
         "evaluate": ("+group:evaluation", f"{scores} of all methods, with the training they need, and the results."),
         "everything": ("*", "Every asset of the graph, every partition."),
     }
-    op = _build_op(frozenset(resources), devices)
-    return [_build_job(name, *selected, op) for name, selected in selections.items()]
+    op = _build_op(frozenset(resources), settings)
+    shown = _list_values(settings)
+    return [_build_job(name, *selected, shown, op) for name, selected in selections.items()]
 
 
-def _build_job(name: str, selection: str, description: str, op: dg.OpDefinition) -> dg.JobDefinition:
+def _build_job(
+    name: str, selection: str, description: str, shown: Mapping[str, Any], op: dg.OpDefinition
+) -> dg.JobDefinition:
     """Return a job that materializes a selection, unless the launchpad has another."""
 
     @dg.job(
@@ -119,7 +142,7 @@ def _build_job(name: str, selection: str, description: str, op: dg.OpDefinition)
         description=f"{description}\n\nIt starts several runs, tagged `{JOB_RUN_TAG}`. Up-to-date assets are "
         "skipped. After a failure, launch it again: finished work is kept.",
         executor_def=dg.in_process_executor,
-        config={"ops": {_OP: {"config": JobConfig(selection=selection).model_dump()}}},
+        config={"ops": {_OP: {"config": {"selection": selection, **shown}}}},
         tags={JOB_TAG: name},
     )
     def job() -> None:
@@ -128,22 +151,38 @@ def _build_job(name: str, selection: str, description: str, op: dg.OpDefinition)
     return job
 
 
-def _build_op(resources: frozenset[str], devices: int | None) -> dg.OpDefinition:
+def _build_op(resources: frozenset[str], settings: Settings) -> dg.OpDefinition:
     """Return the op of the jobs. It needs all resources, because up to date depends on their settings and files."""
+    as_set = _read_overrides(_list_values(settings))
 
-    @dg.op(name=_OP, out=dg.Out(dg.Nothing), required_resource_keys=set(resources))
-    def materialize(context: dg.OpExecutionContext, config: JobConfig) -> None:
+    @dg.op(
+        name=_OP,
+        out=dg.Out(dg.Nothing),
+        required_resource_keys=set(resources),
+        config_schema=_build_schema(settings),
+    )
+    def materialize(context: dg.OpExecutionContext) -> None:
         """Materialize what is not up to date in a selection, in planned runs."""
         with show_errors():
-            config.check()
+            config: Mapping[str, Any] = context.op_config
+            changes = {name: value for name, value in _read_overrides(config).items() if value != as_set[name]}
             known = {key: getattr(context.resources, key) for key in resources}
-            changed = config.configure(known["workspace"], known["clip"])
+            changed = _configure(known["workspace"], known["clip"], changes)
             known |= {key: type(known[key])(**change["config"]) for key, change in changed.items()}
             chosen: Any = context.run.run_config.get("resources") or {}
-            launch = _open_launch(context, {"resources": {**chosen, **changed}}, devices)
-            _materialize_selection(context, launch, config.selection, known)
+            launch = _open_launch(context, {"resources": {**chosen, **changed}}, settings.devices)
+            _materialize_selection(context, launch, config["selection"], known)
 
     return materialize
+
+
+def _configure(workspace: Workspace, clip: Clip, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the run config of the resources that have changed fields. It must contain their other fields, too."""
+    return {
+        name: {"config": {k: v for k, v in (resource.model_dump() | own).items() if v is not None}}
+        for name, resource in (("workspace", workspace), ("clip", clip))
+        if (own := {k: v for k, v in changes.items() if k in type(resource).model_fields})
+    }
 
 
 def _open_launch(context: dg.OpExecutionContext, run_config: Mapping[str, Any], devices: int | None) -> Launch:

@@ -28,7 +28,6 @@ from pervl_assets.core.workers import map_in_threads
 from pervl_assets.storage.store import Listing, ManifestKind, Pruned, Store, StoredFile
 from pervl_assets.storage.unfinished import remove_work
 
-
 _State = tuple[int, int, int] | None
 """Inode, size and modification time of a file, which is replaced by another file whenever it changes; or none."""
 

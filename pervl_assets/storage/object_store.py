@@ -13,58 +13,41 @@ which one may be an orphan that its run has given up, the second one fails and h
 import contextlib
 import hashlib
 import json
-import logging
-import re
 import shutil
 import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cached_property, partial
-from itertools import compress
-from pathlib import Path, PurePath, PurePosixPath
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from functools import cached_property
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Final
 
-from pervl_assets.core.addresses import Address, Place, explain_address_errors, open_address
-from pervl_assets.core.errors import AddressError, BusyError, MissingInputError, PervlError, SchemaError, WriteError
+from pervl_assets.core.addresses import Address, Place
+from pervl_assets.core.errors import BusyError, SchemaError, WriteError
 from pervl_assets.core.files import PARTIAL, VerifyResult, explain_write_errors, hash_file, is_whole, make_folder
 from pervl_assets.core.workers import map_in_threads
+from pervl_assets.storage import pruning
+from pervl_assets.storage.bucket_client import BucketClient, log_failure, map_requests
+from pervl_assets.storage.pruning import VALUES, find_left, locate_object, prune_bucket
 from pervl_assets.storage.store import Listing, ManifestKind, Pruned, Store, StoredFile, locate_below
 from pervl_assets.storage.unfinished import remove_work
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
-    from obstore.store import ObjectStore as Bucket
 
-_VALUES: Final = "assets"
 _RELEASE: Final = "release"
-_OBJECTS: Final = "objects"
 _DAMAGED: Final = "damaged"
-_REQUESTS: Final = 32
-"""Requests at the same time."""
 _PAGE: Final = 1000
 """Objects that one request lists."""
 _LISTED: Final = 100
 """Objects that are listed at most for each one that is wanted: a request that lists costs as much as ten others."""
 _SETTINGS: Final = (".yaml", ".yml", ".toml", ".cfg", ".ini", ".py")
 """Extensions of files that programs read from the folder they are started in."""
-_PART: Final = 5 << 20
-"""Bytes of the parts in which obstore uploads a file."""
-_BLOCK: Final = 1 << 20
-SAFE: Final = timedelta(hours=12)
-"""An object that is younger may be named by a manifest soon. Only objects of twice this age may be pruned."""
 _AT_WORK: Final = timedelta(hours=1)
 _LEFT_SECONDS: Final = 86_400.0
-_SHA256: Final = re.compile("[0-9a-f]{64}")
-
-_log = logging.getLogger(__name__)
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -87,20 +70,21 @@ class ObjectStore(Store):
 
     def __init__(self, address: Address, work: Path) -> None:
         super().__init__(work / "data", work)
-        self._address, self._notes, self._staged = address, work / "notes", work / "staged"
+        self._address, self._client, self._notes = address, BucketClient(address), work / "notes"
         self._seen: dict[str, ObjectMeta | None] = {}
         self._kept: dict[str, float] = {}
         self._named: dict[str, float] = {}
         self._old: set[str] = set()
 
     @cached_property
-    def _opened(self) -> "tuple[Bucket, str]":
-        for left in self._staged.glob("*"):  # of processes that were killed
+    def _staged(self) -> Path:
+        """The folder of files that are not moved to their places yet, without those of processes that were killed."""
+        folder = self.own / "staged"
+        for left in folder.glob("*"):
             with contextlib.suppress(OSError):
                 if time.time() - left.stat().st_mtime > _LEFT_SECONDS:
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
-        bucket, path = open_address(self._address)
-        return bucket, f"{path}/" if path else ""
+        return folder
 
     def locate(self, name: str) -> Path:
         """Return the path of a file or folder that a manifest names.
@@ -109,7 +93,7 @@ class ObjectStore(Store):
         code.
         """
         path = super().locate(name)
-        if path.is_relative_to(self.folder / _VALUES) and not path.is_relative_to(self.folder / _VALUES / _RELEASE):
+        if path.is_relative_to(self.folder / VALUES) and not path.is_relative_to(self.folder / VALUES / _RELEASE):
             raise SchemaError(f"The name {name!r} is that of a value.", advice="Materialize its asset again.")
         if path.parent == self.folder and (path.name.startswith(".") or path.suffix in _SETTINGS):
             raise SchemaError(
@@ -135,7 +119,7 @@ class ObjectStore(Store):
 
     def show(self, path: Path) -> str:
         """Return the address of a path."""
-        return f"{self._address}/{self.name(path)}"
+        return self._client.show(self.name(path))
 
     def refer(self, path: Path) -> str:
         """Return the name of a path, which is another path on each machine."""
@@ -143,25 +127,25 @@ class ObjectStore(Store):
 
     def list_values(self) -> Listing:
         """Return the ETag of every value and manifest by its name, in one request per 1,000 of them."""
-        return {name: _get_tag(meta) for name, meta in self._list(_VALUES) if PARTIAL not in name}
+        return {name: _get_tag(meta) for name, meta in self._client.list(VALUES) if PARTIAL not in name}
 
     def exists(self, path: Path, parts: Callable[[], Iterable[Path]], listing: Listing | None = None) -> bool:
         """Return whether a file or manifest exists: its objects were put before it."""
         name = self.name(path)
-        return name in listing if listing is not None else self._look_up(name) is not None
+        return name in listing if listing is not None else self._client.look_up(name) is not None
 
     def stamp(self, path: Path, parts: Callable[[], Iterable[Path]], listing: Listing | None = None) -> str:
         """Return the ETag of a file or manifest, which holds the hashes of its objects."""
         if listing is not None and (e_tag := listing.get(self.name(path))):
             return e_tag
-        meta = self._look_up(self.name(path)) if listing is None else None
+        meta = self._client.look_up(self.name(path)) if listing is None else None
         if meta is None:
             raise FileNotFoundError(2, "No such object", self.show(path))
         return _get_tag(meta)
 
     def begin(self, path: Path) -> None:
         """Remember the ETag: a value that is written by others from now on is not replaced."""
-        self._seen[self.name(path)] = self._look_up(self.name(path))
+        self._seen[self.name(path)] = self._client.look_up(self.name(path))
 
     def pull(self, path: Path, *, again: bool = False) -> None:
         """Download a value's file or manifest, unless the working copy has it."""
@@ -177,7 +161,7 @@ class ObjectStore(Store):
         name, known = self.name(path), None if again else self._read_note(path)
         with self._make_file() as new:
             try:
-                meta, sha256 = self._get(name, new, {"if_none_match": known.e_tag} if known else {})
+                meta, sha256 = self._client.get(name, new, known.e_tag if known else None)
             except FileNotFoundError:
                 self._seen.setdefault(name, None)
                 return False
@@ -191,7 +175,7 @@ class ObjectStore(Store):
         files = [*files]
         self._named.update(dict.fromkeys((file.sha256 for file in files), time.monotonic()))
         whole = map_in_threads(lambda file: is_whole(file.path, file.bytes, file.sha256), files)
-        _map(self._pull_object, [file for file, is_there in zip(files, whole, strict=True) if not is_there])
+        map_requests(self._pull_object, [file for file, is_there in zip(files, whole, strict=True) if not is_there])
 
     def _pull_object(self, file: StoredFile) -> None:
         with self._make_file() as new, explain_write_errors(file.path):
@@ -212,14 +196,14 @@ class ObjectStore(Store):
 
     def push_files(self, files: Iterable[StoredFile]) -> None:
         """Upload the objects that the bucket has not, or that may be pruned before a manifest names them."""
-        files, now, oldest = [*files], time.monotonic(), datetime.now(UTC) - SAFE
-        damaged = {name[-64:] for name, _ in self._list(_DAMAGED)} if files else set()
+        files, now, oldest = [*files], time.monotonic(), datetime.now(UTC) - pruning.SAFE
+        damaged = {name[-64:] for name, _ in self._client.list(_DAMAGED)} if files else set()
         wanted = {f.sha256: f for f in files if f.sha256 in damaged or not _is_recent(self._kept, f.sha256)}
         found = self._find_objects(wanted.keys() - damaged)
         there = {sha256: meta for sha256, meta in found.items() if meta["size"] == wanted[sha256].bytes}
         old = {sha256 for sha256, meta in there.items() if meta["last_modified"] < oldest}
         named = {sha256 for sha256 in old if _is_recent(self._named, sha256)}
-        _map(self._put_object, [wanted[sha256] for sha256 in wanted.keys() - (there.keys() - old) - named])
+        map_requests(self._put_object, [wanted[sha256] for sha256 in wanted.keys() - (there.keys() - old) - named])
         self._unmark(wanted.keys() & damaged)
         self._kept.update(dict.fromkeys(wanted.keys() - named, now))  # of others the manifest may be replaced any time
         self._old |= old
@@ -229,7 +213,7 @@ class ObjectStore(Store):
         files = [*list_files(staged)]
         self.push_files(files)
         name, sha256 = self.name(path), hash_file(staged)
-        seen = self._seen[name] if name in self._seen else self._look_up(name)
+        seen = self._seen[name] if name in self._seen else self._client.look_up(name)
         known, meta = self._read_note(path), None
         if known and seen and (known.e_tag, known.sha256) == (seen["e_tag"], sha256):
             meta = self._find_equal(name, sha256)  # nothing has changed
@@ -248,36 +232,25 @@ class ObjectStore(Store):
         Raises:
             BusyError: It is another one now.
         """
-        from obstore.exceptions import AlreadyExistsError, PreconditionError
-
-        bucket, root = self._open_to_put(staged.stat().st_size)
-        versions: Any = {one: seen[one] for one in ("e_tag", "version") if seen[one]} if seen else {}
-        with self._explain(name):
-            try:
-                put = bucket.put(root + name, staged, mode=versions or "create")
-            except (AlreadyExistsError, PreconditionError, FileNotFoundError):
-                pass
-            else:
-                meta: Any = {**put, "size": staged.stat().st_size}
-                return meta  # type: ignore[no-any-return]
-        if (found := self._find_equal(name, sha256)) is None:
+        meta = self._client.replace(name, staged, seen) or self._find_equal(name, sha256)
+        if meta is None:
             raise BusyError(
-                f"Another run has written {self._address}/{name} since this one began.",
+                f"Another run has written {self._client.show(name)} since this one began.",
                 advice="Its value stays, and that of this run is dropped. Run again.",
             )
-        return found
+        return meta
 
     def _find_equal(self, name: str, sha256: str) -> "ObjectMeta | None":
         """Return the state of an object with this content; None if it has another, or there is none."""
         with contextlib.suppress(FileNotFoundError):
-            meta, found = self._get(name)
+            meta, found = self._client.get(name)
             return meta if found == sha256 else None
         return None
 
     def compare(self, files: Iterable[StoredFile], look: Callable[[], VerifyResult]) -> VerifyResult:
         """Download and hash every object, and keep none."""
         files = [*files]
-        states = _map(self._check_object, files)
+        states = map_requests(self._check_object, files)
         missing, changed = (
             [self.name(file.path) for file, state in zip(files, states, strict=True) if state == bad]
             for bad in ("missing", "changed")
@@ -286,7 +259,7 @@ class ObjectStore(Store):
 
     def pull_work(self, folder: Path) -> None:
         """Download the saved parts of unfinished work."""
-        for name, meta in self._list(self.name(folder)):
+        for name, meta in self._client.list(self.name(folder)):
             file = folder / name.rpartition("/")[2]
             if self.name(file) == name and not (file.is_file() and file.stat().st_size == meta["size"]):
                 self._download(file)
@@ -294,24 +267,23 @@ class ObjectStore(Store):
     def pull_folder(self, folder: Path) -> None:
         """Download all files of a folder, unless the working copy has them."""
         if folder.is_relative_to(self.folder):
-            names = [name for name, _ in self._list(self.name(folder))]
-            _map(lambda name: self._download(locate_below(self.folder, name)), names)
+            names = [name for name, _ in self._client.list(self.name(folder))]
+            map_requests(lambda name: self._download(locate_below(self.folder, name)), names)
 
     def push_folder(self, folder: Path) -> None:
         """Upload the files of a folder that were not downloaded as they are."""
         files = [path for path in folder.rglob("*") if path.is_file() and not self._read_note(path)]
-        _map(self.push_file, files)
+        map_requests(self.push_file, files)
 
     def push_file(self, path: Path) -> None:
         """Upload a file."""
         with explain_write_errors(path):
-            bucket, root = self._open_to_put(_count_in_flight(path.stat().st_size))
-        with self._explain(name := self.name(path)):
-            bucket.put(root + name, path)
+            size = path.stat().st_size
+        self._client.put(self.name(path), path, size)
 
     def holds_input(self, name: str) -> bool:
         """Return whether the bucket has a raw input."""
-        return self._look_up(name) is not None
+        return self._client.look_up(name) is not None
 
     def keep_input(self, path: Path, mark: Path) -> None:
         """Move a raw input to the bucket, its mark first; it is read there in place."""
@@ -323,14 +295,12 @@ class ObjectStore(Store):
 
     def list_work(self) -> list[str]:
         """Return the folders whose last part is older than an hour: the run was killed, or is on one part for long."""
-        return [value + PARTIAL for value in _find_left(self._list(_VALUES), datetime.now(UTC) - _AT_WORK)]
+        return [value + PARTIAL for value in find_left(self._client.list(VALUES), datetime.now(UTC) - _AT_WORK)]
 
     def remove_work(self, folder: Path) -> None:
         """Delete the saved parts of finished work. What cannot be deleted stays, and is logged."""
-        bucket, root = self._opened
-        with _log_failure(), self._explain(self.name(folder)):
-            if names := [root + name for name, _ in self._list(self.name(folder))]:
-                bucket.delete(names)
+        with log_failure():
+            self._client.delete([name for name, _ in self._client.list(self.name(folder))])
 
     def copy_files(self, files: Sequence[tuple[StoredFile, Path]]) -> list[StoredFile]:
         """Download objects to paths outside of the working copy."""
@@ -342,83 +312,19 @@ class ObjectStore(Store):
                 target.unlink(missing_ok=True)
                 return self._check_object(file, target)
 
-        states = _map(copy, files)
+        states = map_requests(copy, files)
         return [file for (file, _), state in zip(files, states, strict=True) if state != "same"]
 
     def prune(self, kinds: Mapping[str, ManifestKind], age: timedelta, *, dry_run: bool) -> Pruned:
-        """Delete old objects that no manifest names, and unfinished work that is old; here it is in both places.
-
-        Objects are listed before manifests are read: what a commit names meanwhile is young, or is uploaded again.
-        """
-        if age < 2 * SAFE:
-            raise PervlError(f"Objects younger than {2 * SAFE} may be named by a manifest soon.", advice="Wait longer.")
-        oldest = (datetime.now(UTC) if dry_run else self._read_clock()) - age
-        objects = {
-            name: meta["size"]
-            for name, meta in self._list(_OBJECTS)
-            if _SHA256.fullmatch(name[-64:]) and meta["last_modified"] < oldest
-        }
-        values = [*self._list(_VALUES)]
-        named = {sha256 for part in _map(partial(self._list_named, kinds), values) for sha256 in part}
-        found = {name: size for name, size in objects.items() if name[-64:] not in named}
-        left = _find_left(values, oldest)
-        found |= {name: meta["size"] for name, meta in values if name.partition(PARTIAL)[0] in left and PARTIAL in name}
-        removed = [*found] if dry_run else [*compress(found, _map(partial(self._remove_old, oldest), [*found]))]
-        work = {f"{name.partition(PARTIAL)[0]}{PARTIAL}" for name in removed if PARTIAL in name}
+        """Delete old objects that no manifest names, and unfinished work that is old; here it is in both places."""
+        there = prune_bucket(self._client, kinds, age, self._make_file, dry_run=dry_run)
         here = remove_work(self.folder, age, dry_run=dry_run)
-        return Pruned(
-            sum(PARTIAL not in name for name in removed),
-            sum(found[name] for name in removed) + here.bytes,
-            sorted({*work, *here.work}),
-        )
-
-    def _read_clock(self) -> datetime:
-        """Return the time of the bucket, by which ages are reckoned."""
-        bucket, root = self._opened
-        with self._explain(name := f"{_OBJECTS}/clock"):
-            bucket.put(root + name, b"")
-            return bucket.head(root + name)["last_modified"]
-
-    def _list_named(self, kinds: Mapping[str, ManifestKind], value: "tuple[str, ObjectMeta]") -> list[str]:
-        """Return the sha256s of the objects that a value names.
-
-        Raises:
-            SchemaError: It is damaged.
-        """
-        (name, meta), (bucket, root) = value, self._opened
-        kind = kinds.get(PurePosixPath(name).suffix)
-        if kind is None or PARTIAL in name:
-            return []
-        with self._make_file() as copy, contextlib.suppress(FileNotFoundError, MissingInputError):
-            if meta["size"] > _BLOCK:
-                with self._explain(name):
-                    end = bucket.get(root + name, options={"range": {"suffix": _BLOCK}}).bytes()
-                if kind.is_other(bytes(end)):
-                    return []
-            self._get(name, copy)
-            try:
-                return [*kind.read(copy)]
-            except Exception as error:
-                raise SchemaError(
-                    f"{self._address}/{name} cannot be read, so nothing was removed: it may name any object.",
-                    advice="Materialize its asset again, or delete it.",
-                ) from error
-        return []
-
-    def _remove_old(self, oldest: datetime, name: str) -> bool:
-        """Delete an object, unless it was uploaded again meanwhile; return whether it is gone."""
-        bucket, root = self._opened
-        meta = self._look_up(name)
-        if meta is None or meta["last_modified"] >= oldest:
-            return False
-        with self._explain(name):
-            bucket.delete(root + name)
-        return True
+        return Pruned(there.objects, there.bytes + here.bytes, sorted({*there.work, *here.work}))
 
     def _check_object(self, file: StoredFile, target: Path | None = None) -> str:
         """Download an object, to `target` if there is one. Return `same`, `missing` or `changed`."""
         try:
-            meta, sha256 = self._get(_locate_object(file.sha256), target)
+            meta, sha256 = self._client.get(locate_object(file.sha256), target)
         except FileNotFoundError:
             return "missing"
         if (meta and meta["size"], sha256) == (file.bytes, file.sha256):
@@ -428,15 +334,12 @@ class ObjectStore(Store):
 
     def _mark(self, sha256: str) -> None:
         """Keep in mind for all machines that an object is damaged."""
-        bucket, root = self._opened
-        with _log_failure(), self._explain(name := f"{_DAMAGED}/{sha256}"):
-            bucket.put(root + name, b"")
+        with log_failure():
+            self._client.put(f"{_DAMAGED}/{sha256}", b"")
 
     def _unmark(self, repaired: Collection[str]) -> None:
-        bucket, root = self._opened
-        if repaired:
-            with _log_failure(), self._explain(_DAMAGED):
-                bucket.delete([f"{root}{_DAMAGED}/{sha256}" for sha256 in repaired])
+        with log_failure():
+            self._client.delete(f"{_DAMAGED}/{sha256}" for sha256 in repaired)
 
     def _put_object(self, file: StoredFile) -> None:
         """Upload a file under its hash.
@@ -444,88 +347,33 @@ class ObjectStore(Store):
         Raises:
             WriteError: It is not the file of the manifest any more.
         """
-        bucket, root = self._open_to_put(_count_in_flight(file.bytes))
         with explain_write_errors(file.path), file.path.open("rb") as data:
             if hashlib.file_digest(data, "sha256").hexdigest() != file.sha256:
                 raise WriteError(f"{file.path} was changed while it was stored.", advice="Run again.")
             data.seek(0)
-            with self._explain(name := _locate_object(file.sha256)):
-                bucket.put(root + name, data)
-
-    def _open_to_put(self, sent: int) -> "tuple[Bucket, str]":
-        """Open the bucket with the time that sending so many bytes may take."""
-        return open_address(self._address, sent)[0], self._opened[1]
-
-    def _look_up(self, name: str) -> "ObjectMeta | None":
-        bucket, root = self._opened
-        with self._explain(name):
-            try:
-                return bucket.head(root + name)
-            except FileNotFoundError as error:
-                _refuse_no_bucket(error)
-                return None
-
-    def _list(self, folder: str) -> "Iterator[tuple[str, ObjectMeta]]":
-        """Yield name and state of every object below a folder."""
-        bucket, root = self._opened
-        with self._explain(folder):
-            for batch in bucket.list(prefix=root + folder):
-                yield from ((meta["path"].removeprefix(root), meta) for meta in batch)
+            self._client.put(locate_object(file.sha256), data, file.bytes)
 
     def _find_objects(self, wanted: Iterable[str]) -> "dict[str, ObjectMeta]":
         """Return the states of those objects that are there. Requests and memory are bounded by what is wanted."""
         folders = defaultdict[str, set[str]](set)
         for sha256 in wanted:
-            folders[_locate_object(sha256).rpartition("/")[0]].add(sha256)
-        found = _map(lambda folder: self._find_in(folder, folders[folder]), sorted(folders))
+            folders[locate_object(sha256).rpartition("/")[0]].add(sha256)
+        found = map_requests(lambda folder: self._find_in(folder, folders[folder]), sorted(folders))
         return {sha256: meta for part in found for sha256, meta in part.items()}
 
     def _find_in(self, folder: str, wanted: set[str]) -> "dict[str, ObjectMeta]":
         """Return the states of those objects of a folder that are there; list it as far as that is cheap."""
         found, most = dict[str, "ObjectMeta"](), _LISTED * len(wanted)
         if most >= _PAGE:
-            for number, (name, meta) in enumerate(self._list(folder), 1):
+            for number, (name, meta) in enumerate(self._client.list(folder), 1):
                 if name[-64:] in wanted:
                     found[name[-64:]] = meta
                 if number == most:
                     break
             else:
                 return found
-        looked = {sha256: self._look_up(_locate_object(sha256)) for sha256 in wanted - found.keys()}
+        looked = {sha256: self._client.look_up(locate_object(sha256)) for sha256 in wanted - found.keys()}
         return found | {sha256: meta for sha256, meta in looked.items() if meta}
-
-    def _get(
-        self, name: str, target: Path | None = None, options: Mapping[str, Any] | None = None
-    ) -> "tuple[ObjectMeta | None, str]":
-        """Download an object, to `target` if there is one. Return its state, or None if it is unchanged, and its hash.
-
-        Raises:
-            FileNotFoundError: There is none.
-        """
-        from obstore.exceptions import NotModifiedError
-
-        bucket, root = self._opened
-        digest, missing = hashlib.sha256(), None
-        with self._explain(name), contextlib.ExitStack() as opened:
-            try:
-                result = bucket.get(root + name, options=dict(options or {}))  # type: ignore[arg-type]
-            except NotModifiedError:
-                return None, ""
-            except FileNotFoundError as error:
-                _refuse_no_bucket(error)
-                missing = error
-            else:
-                file = opened.enter_context(target.open("wb")) if target else None
-                for block in result.stream(_BLOCK):
-                    digest.update(block)
-                    if file:
-                        with explain_write_errors(self.folder):
-                            file.write(block)
-                return result.meta, digest.hexdigest()
-        raise FileNotFoundError(2, "No such object", f"{self._address}/{name}") from missing
-
-    def _explain(self, name: str) -> contextlib.AbstractContextManager[None]:
-        return explain_address_errors(Address(f"{self._address}/{name}"))
 
     @contextmanager
     def _make_file(self) -> Iterator[Path]:
@@ -562,53 +410,10 @@ class ObjectStore(Store):
         return self._notes / f"{self.name(path)}.json"
 
 
-def _count_in_flight(size: int) -> int:
-    """Return the bytes that may be sent at the same time: obstore cuts files into parts, and several are uploaded."""
-    return _REQUESTS * min(size, _PART)
-
-
-def _locate_object(sha256: str) -> str:
-    if not _SHA256.fullmatch(sha256):
-        raise SchemaError(f"{sha256!r} is no sha256.", advice="Materialize the asset of this manifest again.")
-    return f"{_OBJECTS}/{sha256[:2]}/{sha256}"
-
-
-def _find_left(values: "Iterable[tuple[str, ObjectMeta]]", oldest: datetime) -> dict[str, datetime]:
-    """Return the values whose unfinished work has no part that is younger, with the time of its last part."""
-    last = dict[str, datetime]()
-    for name, meta in values:
-        value = name.partition(PARTIAL)[0]
-        if value != name:
-            last[value] = max(meta["last_modified"], last.get(value, meta["last_modified"]))
-    return {value: when for value, when in last.items() if when < oldest}
-
-
 def _is_recent(times: Mapping[str, float], sha256: str) -> bool:
     """Return whether a time, of `time.monotonic`, is recent enough that nothing was pruned since."""
-    return sha256 in times and time.monotonic() - times[sha256] < SAFE.total_seconds() / 2
-
-
-@contextmanager
-def _log_failure() -> Iterator[None]:
-    """Log why a bucket refused what is of use, and no more."""
-    try:
-        yield
-    except AddressError as error:
-        _log.warning("%s", error.problem)
+    return sha256 in times and time.monotonic() - times[sha256] < pruning.SAFE.total_seconds() / 2
 
 
 def _get_tag(meta: "ObjectMeta") -> str:
     return (meta["e_tag"] or "").strip('"')
-
-
-def _refuse_no_bucket(error: FileNotFoundError) -> None:
-    if "NoSuchBucket" in str(error):
-        raise error
-
-
-def _map(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """Return `function(item)` for all items, in their order, with many requests at the same time."""
-    if not items:
-        return []
-    with ThreadPoolExecutor(min(_REQUESTS, len(items))) as pool:
-        return [*pool.map(function, items)]

@@ -13,13 +13,11 @@ import dagster as dg
 import pytest
 
 from pervl_assets.benchmarks import find_benchmarks
-from pervl_assets.core.errors import PervlError
 from pervl_assets.dagster_private import ReconstructableRepository
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs import jobs
-from pervl_assets.defs.jobs import JOB_RUN_TAG, JOB_TAG, JobConfig, build_jobs
-from pervl_assets.defs.resources import Clip, Workspace
-from pervl_assets.defs.runs import select_assets
+from pervl_assets.defs.jobs import JOB_RUN_TAG, JOB_TAG, build_jobs
+from pervl_assets.defs.selections import select_assets
 from pervl_assets.settings import Settings
 from pervl_assets.testing.runs import make_settings
 
@@ -88,8 +86,8 @@ class Project:
         self.repository = ReconstructableRepository.for_file(str(folder / "location.py"), "defs")
 
     def launch(self, job, **config):
-        config = {"ops": {"materialize": {"config": config}}} if config else None
-        return dg.execute_job(self.repository.get_reconstructable_job(job), self.instance, run_config=config)
+        run_config = configure(**config) if config else None
+        return dg.execute_job(self.repository.get_reconstructable_job(job), self.instance, run_config=run_config)
 
     def list_runs(self, run_id):
         runs = self.instance.get_runs(dg.RunsFilter(tags={JOB_RUN_TAG: run_id}))
@@ -135,7 +133,7 @@ def test_there_is_a_job_for_every_benchmark_the_training_files_and_everything():
 def test_a_further_benchmark_gets_its_job_by_itself(monkeypatch):
     pets = SimpleNamespace(name="pets", title="PerVL-Pets")
     monkeypatch.setattr(jobs, "find_benchmarks", lambda: [*find_benchmarks(), pets])
-    (job,) = (job for job in build_jobs(["workspace", "clip"]) if job.name == "prepare_pets")
+    (job,) = (job for job in build_jobs(["workspace", "clip"], make_settings("nowhere")) if job.name == "prepare_pets")
     assert job.run_config["ops"]["materialize"]["config"]["selection"] == "+group:pets"
     assert "PerVL-Pets" in job.description
 
@@ -147,7 +145,7 @@ def test_every_job_selects_the_assets_in_its_name():
             key.to_user_string()
             for key in select_assets(graph, job.run_config["ops"]["materialize"]["config"]["selection"])
         }
-        for job in build_jobs(["workspace", "clip"])
+        for job in build_jobs(["workspace", "clip"], make_settings("nowhere"))
     }
     assert chosen["everything"] == {key.to_user_string() for key in graph.materializable_asset_keys}
     assert {"raw/youtube_vos_train", "ytvos/fsl_seg", "ytvos/imagefolder_view"} <= chosen["prepare_ytvos"]
@@ -162,48 +160,47 @@ def test_every_job_selects_the_assets_in_its_name():
 # ---- what the launchpad takes
 
 
-def test_the_launchpad_shows_every_value_and_describes_it():
-    job = next(job for job in build_jobs(["workspace", "clip"]) if job.name == "everything")
+def get_job(settings):
+    return next(job for job in build_jobs(["workspace", "clip"], settings) if job.name == "everything")
+
+
+def configure(**config):
+    return {"ops": {"materialize": {"config": config}}}
+
+
+def test_the_launchpad_shows_the_values_of_the_settings_and_describes_them():
+    settings = Settings.from_env({"PERVL_PRECISION": "bf16", "PERVL_DEVICE": "cuda:9", "PERVL_WORKERS": "3"})
+    job = get_job(settings)
     shown = job.run_config["ops"]["materialize"]["config"]
     assert shown["selection"] == "*"
-    assert set(shown) == set(JobConfig.model_fields)
-    assert {value for name, value in shown.items() if name != "selection"} == {None, "environment"}
-    assert all(field.description for field in JobConfig.model_fields.values())
+    assert {name: getattr(settings, name) for name in shown if name != "selection"} | {"selection": "*"} == shown
+    assert dg.validate_run_config(job, configure(selection="*"))["ops"]["materialize"]["config"] == shown
+    fields = job.get_node_named("materialize").definition.config_schema.config_type.fields
+    assert all(field.description for field in fields.values())
+    assert "32 on a CPU, 64 on CUDA (PERVL_BATCH_SIZE)" in fields["batch_size"].description
+    shown = get_job(make_settings("nowhere")).run_config["ops"]["materialize"]["config"]
+    assert (shown["precision"], shown["batch_size"]) == ("auto", None)  # decided where the run is executed
 
 
-def test_only_the_fields_that_are_set_change():
-    settings = Settings.from_env({"PERVL_PRECISION": "bf16", "PERVL_DATA": "/data", "PERVL_SPLITS": "scene_disjoint"})
-    workspace, clip = Workspace.from_settings(settings), Clip.from_settings(settings)
-    assert JobConfig(selection="*").configure(workspace, clip) == {}
-    config = JobConfig(selection="*", top_objects=7).configure(workspace, clip)
-    assert set(config) == {"workspace"}
-    assert Workspace(**config["workspace"]["config"]) == workspace.model_copy(update={"top_objects": 7})
-    training = {"training_mode": "paper", "training_epochs": 3, "set_encoder_width": 8}
-    config = JobConfig(selection="*", **training).configure(workspace, clip)
-    assert Workspace(**config["workspace"]["config"]) == workspace.model_copy(update=training)
-    config = JobConfig(selection="*", batch_size=3, preprocessing="model").configure(workspace, clip)
-    assert set(config) == {"clip"}
-    changed = {"batch_size": 3, "preprocessing": "model"}
-    assert Clip(**config["clip"]["config"]) == clip.model_copy(update=changed)
-
-
-def test_all_wrong_values_are_named():
-    with pytest.raises(PervlError) as caught:
-        JobConfig(selection="*", top_objects=0, workers=-1, device="gpu").check()
+def test_all_wrong_values_are_named_before_there_is_a_run():
+    """Dagster processes the config for the plan of a run, which it makes before it records one."""
+    job = get_job(make_settings("nowhere"))
+    with pytest.raises(dg.Failure) as caught:
+        dg.validate_run_config(job, configure(selection="*", top_objects=-3, workers=0, batch_size=0))
     text = str(caught.value)
     assert "3 settings of the launchpad cannot be used." in text
-    assert "top_objects=0: must be greater than or equal to 1" in text
-    assert "workers=-1" in text
-    assert "device='gpu': must be auto, cpu, cuda or cuda:<number>" in text
-    JobConfig(selection="*", top_objects=1, workers=1, batch_size=1, device="cuda:1").check()
+    assert "top_objects=-3: must be greater than or equal to 1" in text
+    assert "workers=0" in text
+    dg.validate_run_config(job, configure(selection="*", top_objects=1, workers=1, batch_size=1, device="cuda:1"))
 
 
-@pytest.mark.parametrize("wrong", [{"precision": "fp8"}, {"splits": "mine"}, {"top_objects": "many"}, {"data": "/x"}])
+@pytest.mark.parametrize(
+    "wrong", [{"precision": "fp8"}, {"splits": "mine"}, {"top_objects": "many"}, {"device": "gpu"}, {"data": "/x"}]
+)
 def test_the_launchpad_refuses_values_that_it_does_not_offer(wrong):
-    job = next(job for job in build_jobs(["workspace", "clip"]) if job.name == "everything")
     (name, value), *_ = wrong.items()
     with pytest.raises(dg.DagsterInvalidConfigError, match=f"{name}.*{value}|unexpected config entry .{name}"):
-        dg.validate_run_config(job, {"ops": {"materialize": {"config": {"selection": "*", **wrong}}}})
+        dg.validate_run_config(get_job(make_settings("nowhere")), configure(selection="*", **wrong))
 
 
 # ---- what a run does
@@ -217,6 +214,9 @@ def test_a_job_starts_runs_and_reports_their_results(project):
     assert {run.status for run in runs} == {dg.DagsterRunStatus.SUCCESS}
     assert {run.tags["dagster/max_retries"] for run in runs} == {"0"}
     assert [{key.to_user_string() for key in run.asset_selection} for run in runs[1:]] == [{"parts"}, {"parts"}]
+    made_with = runs[0].run_config["resources"]
+    assert (made_with["workspace"]["config"]["top_objects"], made_with["clip"]["config"]["batch_size"]) == (1234, 5)
+    assert (made_with["workspace"]["config"]["profile"], made_with["clip"]["config"]["device"]) == ("demo", "cpu")
     metadata = get_metadata(result)
     assert (metadata["materialized"], metadata["not_materialized"], metadata["errors"], metadata["warnings"]) == (
         3,
@@ -251,6 +251,7 @@ def test_a_job_that_fails_has_reasons_and_advice(project):
     assert "- **error** broken: No zip." in metadata["found"].value
     (run,) = project.list_runs(result.run_id)  # those behind it were not begun
     assert run.status == dg.DagsterRunStatus.FAILURE
+    assert run.run_config["resources"] == {}  # no value of the launchpad was changed
 
 
 def test_a_check_of_error_severity_fails_a_job_that_made_all(tmp_path, instance):

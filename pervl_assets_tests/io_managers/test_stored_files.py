@@ -11,7 +11,7 @@ import pytest
 from pervl_assets.core.errors import BusyError, MissingInputError, PervlError, SchemaError, WriteError
 from pervl_assets.core.files import PARTIAL
 from pervl_assets.io_managers.stored_files import MANIFESTS, Export, plan_export
-from pervl_assets.storage import object_store, open_store
+from pervl_assets.storage import bucket_client, open_store, pruning
 from pervl_assets.trees.staging import Staging
 from pervl_assets_tests.core.samples import photograph
 from pervl_assets_tests.io_managers.test_io_managers import KEY, KINDS
@@ -125,7 +125,7 @@ def test_what_is_not_materialized_says_so(data):
 @pytest.fixture
 def prune(bucket, monkeypatch):
     """Prune whatever is older than this moment."""
-    monkeypatch.setattr(object_store, "SAFE", NOW)
+    monkeypatch.setattr(pruning, "SAFE", NOW)
     return partial(open_store(DATA).prune, MANIFESTS, NOW, dry_run=False)
 
 
@@ -168,16 +168,16 @@ def test_a_commit_while_it_prunes_loses_nothing(bucket, prune, move_to, monkeypa
     write(TREE, DATA)
     write(TREE, DATA, 1)
     first = list_objects(bucket) - list_named(TREE)
-    remove_old = object_store.ObjectStore._remove_old
+    remove_old = pruning._remove_old
 
     def commit_first(store, *arguments):
-        monkeypatch.setattr(object_store.ObjectStore, "_remove_old", remove_old)
+        monkeypatch.setattr(pruning, "_remove_old", remove_old)
         move_to("b")
         write(TREE, DATA, 0, dg.AssetKey("other"))
         return remove_old(store, *arguments)
 
-    monkeypatch.setattr(object_store.ObjectStore, "_remove_old", commit_first)
-    monkeypatch.setattr(object_store, "_REQUESTS", 1)
+    monkeypatch.setattr(pruning, "_remove_old", commit_first)
+    monkeypatch.setattr(bucket_client, "REQUESTS", 1)
     assert prune().objects == 0
     assert first == list_named(TREE, dg.AssetKey("other")) < list_objects(bucket)
 
@@ -187,7 +187,7 @@ def test_nothing_is_removed_if_a_manifest_is_damaged(kind, bucket, prune, monkey
     write(kind, DATA)
     write(kind, DATA, 1)
     name = f"assets/group/value{kind.manage(DATA).extension}"
-    monkeypatch.setattr(object_store, "_BLOCK", 1000)  # so that a look at its end is no look at all of it
+    monkeypatch.setattr(pruning, "_END", 1000)  # so that a look at its end is no look at all of it
     bucket.memory.put(f"data/{name}", bucket.list_names("assets")[name][:-9])
     before = list_objects(bucket)
     with pytest.raises(SchemaError, match=f"{name} cannot be read, so nothing was removed"):
@@ -200,7 +200,7 @@ def test_large_tables_are_not_downloaded(bucket, prune, monkeypatch):
     (ledger,) = bucket.list_names("assets").values()
     pl.DataFrame({"sha256": range(len(ledger))}).write_parquet(table := io.BytesIO())
     bucket.memory.put("data/assets/table.parquet", table.getvalue())
-    monkeypatch.setattr(object_store, "_BLOCK", len(ledger) - 1)
+    monkeypatch.setattr(pruning, "_END", len(ledger) - 1)
     bucket.calls.clear()
     assert prune().objects == 0
     read = [path for method, path in bucket.calls if method == "get"]
@@ -208,7 +208,7 @@ def test_large_tables_are_not_downloaded(bucket, prune, monkeypatch):
     assert read.count("data/assets/table.parquet") == 1
 
 
-def test_old_parts_of_unfinished_work_are_pruned(bucket, prune):
+def test_old_parts_of_unfinished_work_are_pruned(bucket, prune, monkeypatch):
     store = open_store(DATA)
     for name in ("a", "b"):
         (work := store.folder / f"assets/{name}.partial").mkdir(parents=True)
@@ -217,16 +217,13 @@ def test_old_parts_of_unfinished_work_are_pruned(bucket, prune):
     left = prune(dry_run=True)
     assert left.work == ["assets/a.partial", "assets/b.partial"]
     (store.folder / "assets/b.partial/1").write_bytes(b"chunk")
-    list_all, begun = store._list, []
+    list_all, begun = bucket_client.BucketClient.list, []
 
-    def go_on_first(folder):  # the run goes on while it prunes
+    def go_on_first(client, folder):  # the run goes on while it prunes
         if folder == "assets" and not begun:
             begun.append(store.push_file(store.folder / "assets/b.partial/1"))
-        return list_all(folder)
+        return list_all(client, folder)
 
-    store._list = go_on_first
-    try:
-        assert prune().objects == 0
-    finally:
-        del store._list
+    monkeypatch.setattr(bucket_client.BucketClient, "list", go_on_first)
+    assert prune().objects == 0
     assert list(bucket.list_names("assets")) == ["assets/b.partial/0", "assets/b.partial/1"]

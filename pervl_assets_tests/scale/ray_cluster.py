@@ -10,10 +10,10 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from pervl_assets_tests.scale.servers import Namespace, list_descendants
+from pervl_assets_tests.scale.servers import Namespace, read_variable
 
 PROJECT = Path(__file__).parents[2]
 CHUNK = 32
@@ -35,19 +35,21 @@ _SMALL = ("--disable-usage-stats", "--object-store-memory=80000000")
 _ADDRESS = "127.0.0.1:6379"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Node:
-    """A head or a node of the cluster, as the processes that `ray start` left behind."""
+    """A head or a node of the cluster: all processes that inherited its name."""
 
     name: str
-    processes: list[int]
-    raylet: int
-    orphans: set[int] = field(default_factory=set)
+    namespace: Namespace
+
+    def _find(self, *words: str) -> list[int]:
+        return [pid for pid in self.namespace.find(*words) if read_variable(pid, NODE) == self.name]
 
     def kill(self) -> None:
-        """Kill everything that runs on it, as a power failure does."""
-        for pid in {one for process in self.processes for one in list_descendants(process)} | self.orphans:
-            _kill(pid)
+        """Kill everything that runs on it, orphans included, as a power failure does."""
+        while found := self._find():
+            for pid in found:
+                _kill(pid)
 
     def kill_raylet(self) -> None:
         """Kill what Ray watches it by, and leave alive what it executes.
@@ -55,11 +57,8 @@ class Node:
         Ray's own watcher of a job would end the job a second later: it is killed first, as the machine whose network
         is gone keeps it from being of use.
         """
-        self.orphans |= {*list_descendants(self.raylet)}
-        for pid in self.orphans:
-            if "while kill -s 0" in Path(f"/proc/{pid}/cmdline").read_text():
-                _kill(pid)
-        _kill(self.raylet)
+        for pid in (*self._find("while kill -s 0"), *self._find("raylet/raylet", "--raylet_socket_name")):
+            _kill(pid)
 
 
 def _kill(pid: int) -> None:
@@ -98,14 +97,11 @@ class Cluster:
         return self._start(name, f"--address={_ADDRESS}", "--num-cpus=2", "--num-gpus=1")
 
     def _start(self, name: str, *options: str) -> Node:
-        before = {*self._namespace.find()}
         command = [sys.executable, "-c", _START, "start", *options, *_SMALL]
         (home := self._root / "homes" / name).mkdir(parents=True)
         done = self._namespace.run(*command, env={**self.env, "HOME": str(home), NODE: name})
         assert done.returncode == 0, done.stdout + done.stderr
-        processes = [pid for pid in self._namespace.find() if pid not in before]
-        (raylet,) = [pid for pid in self._namespace.find("raylet/raylet", "--raylet_socket_name") if pid in processes]
-        return Node(name, processes, raylet)
+        return Node(name, self._namespace)
 
     def slow_down(self, name: str, seconds: float) -> None:
         """Let a node pause for so long before every batch."""

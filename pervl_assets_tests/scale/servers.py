@@ -83,12 +83,13 @@ def _list_children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def list_descendants(pid: int) -> list[int]:
-    """Return a process and everything that it started, the process first."""
+def read_variable(pid: int, name: str) -> str | None:
+    """Return an environment variable of a process, as it was when it was started; None if it has none, or has ended."""
     try:
-        return [pid, *(below for child in _list_children(pid) for below in list_descendants(child))]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    return next((one.partition(b"=")[2].decode() for one in variables if one.startswith(f"{name}=".encode())), None)
 
 
 def _read_kind(pid: int) -> str:

@@ -9,7 +9,7 @@ from obstore.exceptions import GenericError
 from obstore.store import MemoryStore
 
 from pervl_assets.archives import remote_files
-from pervl_assets.storage import object_store, open_store
+from pervl_assets.storage import bucket_client, open_store
 from pervl_assets.storage.store import Store
 
 DATA = "s3://pervl/data"
@@ -56,7 +56,7 @@ class Bucket:
 def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bucket:
     """An empty bucket, which is what is at `DATA`. The working copy is below `tmp_path / "a"`."""
     made = Bucket()
-    monkeypatch.setattr(object_store, "open_address", lambda address, sent=0: (made, "data"))
+    monkeypatch.setattr(bucket_client, "open_address", lambda address, sent=0: (made, "data"))
     monkeypatch.setattr(remote_files, "open_address", lambda address: (made, f"{address}".removeprefix("s3://pervl/")))
     monkeypatch.setenv("PERVL_SCRATCH", str(tmp_path / "a"))
     return made

@@ -25,7 +25,7 @@ from pervl_assets.defs.steps import record_step
 from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.io_managers.stored_files import MANIFESTS, plan_export
 from pervl_assets.io_managers.tables import TableIOManager
-from pervl_assets.storage import object_store, open_store
+from pervl_assets.storage import bucket_client, object_store, open_store, pruning
 from pervl_assets.storage.folder_store import FolderStore
 from pervl_assets.storage.store import StoredFile
 from pervl_assets.testing.runs import explain
@@ -86,7 +86,7 @@ def test_a_value_is_read_on_another_machine(kind, bucket, move_to):
 def test_what_is_recorded_is_the_address_and_the_tag(kind, bucket, move_to):
     _, result = store_and_load(kind, make(kind, 0), DATA)
     (made,) = result.asset_materializations_for_node("group__value")
-    assert made.metadata["path"].value == f"{DATA}/assets/group/value{manage(kind).extension}"
+    assert made.metadata[manage(kind).label].value == f"{DATA}/assets/group/value{manage(kind).extension}"
     stamp = made.metadata["stamp"].value
     move_to("b")
     assert stamp == manage(kind).stamp(KEY) == manage(kind).stamp(KEY, None, open_store(DATA).list_values())
@@ -376,7 +376,7 @@ def test_what_was_downloaded_or_seen_may_be_pruned_before_it_is_named_again(buck
     """The only manifest that named it was replaced."""
     kind = KINDS["trees"]
     assert write(kind, 0) == ""
-    monkeypatch.setattr(object_store, "SAFE", timedelta(hours=1))
+    monkeypatch.setattr(pruning, "SAFE", timedelta(hours=1))
     monkeypatch.setattr(object_store, "datetime", Later)
     move_to("b")
     tree = manage(kind).read(KEY)
@@ -394,9 +394,9 @@ def test_requests_are_bounded_by_the_tree_and_not_by_the_bucket(bucket, move_to,
         files.append(StoredFile(path, len(content), path.name))
     for number in range(1500):
         bucket.memory.put(f"data/objects/00/00{number:062x}", b"")
-    listed, list_all = [], object_store.ObjectStore._list
+    listed, list_all = [], bucket_client.BucketClient.list
     monkeypatch.setattr(
-        object_store.ObjectStore, "_list", lambda *args: (listed.append(one) or one for one in list_all(*args))
+        bucket_client.BucketClient, "list", lambda *args: (listed.append(one) or one for one in list_all(*args))
     )
     open_store(DATA).push_files(files[:3])
     assert (bucket.count("put"), bucket.count("head"), listed) == (3, 3, [])
@@ -410,7 +410,7 @@ def test_an_old_object_that_no_manifest_names_is_uploaded_again(bucket, move_to,
     assert write(kind, 0) == ""
     (old,) = bucket.list_names("objects")
     assert write(kind, 1) == ""
-    monkeypatch.setattr(object_store, "SAFE", timedelta(0))  # all objects are old
+    monkeypatch.setattr(pruning, "SAFE", timedelta(0))  # all objects are old
 
     def prune(number: int) -> bool:
         if bucket.calls[-1] == ("put", "data/assets/group/value.json"):
@@ -428,7 +428,7 @@ def test_an_old_object_that_no_manifest_names_is_uploaded_again(bucket, move_to,
 def test_an_old_object_of_another_manifest_is_missed_if_it_is_pruned(bucket, move_to, monkeypatch):
     kind, other = KINDS["trees"], dg.AssetKey("other")
     assert write(kind, 0) == ""
-    monkeypatch.setattr(object_store, "SAFE", timedelta(hours=1))
+    monkeypatch.setattr(pruning, "SAFE", timedelta(hours=1))
     monkeypatch.setattr(object_store, "datetime", Later)
     old = [*bucket.list_names("objects")]
 
@@ -534,13 +534,11 @@ def test_a_release_and_its_table_are_replaced_together(bucket, move_to, tmp_path
 
 def test_what_killed_processes_left_in_the_working_copy_is_removed_after_a_day(bucket):
     store = open_store(DATA)
+    for name in ("old", "young"):
+        (store.own / "staged" / name).mkdir(parents=True)
+    os.utime(store.own / "staged/old", (1, 1))
     with store.stage(store.folder / "value") as staged:
-        staged.parent.mkdir(parents=True)
-        (old := staged.parents[1] / "old").mkdir()
-        os.utime(old, (1, 1))
-        store.list_values()
-        assert staged.parent.exists()
-        assert not old.exists()
+        assert [path.name for path in staged.parents[1].iterdir()] == ["young"]
 
 
 def test_many_values_are_looked_at_in_one_request(bucket):
