@@ -20,7 +20,7 @@ import yaml
 from pervl_assets.core.errors import WriteError
 from pervl_assets.release.croissant import CITATION, FILE, describe_release
 from pervl_assets.release.nodes import KINDS_OF_SPLIT, unbox
-from pervl_assets.release.parts import FeaturesPart, FilePart, Part, Release, TablePart, TreePart
+from pervl_assets.release.parts import FeaturesPart, Part, Release, TablePart, TreePart
 from pervl_assets.trees.views import METADATA_FILE, SUBSETS
 
 CARD: Final = "README.md"
@@ -161,15 +161,9 @@ def _count_rows(file: Path) -> int:
 
 def _describe_part(part: Part, root: Path, rows: int | None) -> str:
     """Return a part as a row of a table. Files are counted where there are no rows."""
-    match part:
-        case TreePart():
-            count, size = part.written.height, int(part.written["bytes"].sum())
-        case FilePart() | TablePart() | FeaturesPart():
-            count = len(part.files) if rows is None else rows
-            size = sum((root / file).stat().st_size for file in part.files)
-        case _:
-            raise TypeError(type(part).__name__)
-    licences = ", ".join(dict.fromkeys(one.licence if one.is_spdx else f"that of `{one.name}`" for one in part.sources))
+    files, size = part.measure(root)
+    count = files if rows is None else rows
+    licences = ", ".join(dict.fromkeys(source.short_licence for source in part.sources))
     text = " ".join(_FIRST_SENTENCE.split(part.description.strip(), 1)[0].split()).replace("|", r"\|")
     return f"| `{part.name}` | {text} | {count:,} | {rich.filesize.decimal(size)} | {licences} |"
 
@@ -178,11 +172,11 @@ def _describe_barred(release: Release) -> list[str]:
     """Return the section about the trees that were left out, and how to make them."""
     if not release.barred:
         return []
-    rows = [
-        f"| `{part.name}` | {part.written.height:,} | {rich.filesize.decimal(int(part.written['bytes'].sum()))} "
-        f"| {', '.join(f'[{source.title}]({source.homepage})' for source in part.barred_by)} |"
-        for part in release.barred
-    ]
+    rows = []
+    for part in release.barred:
+        files, size = part.measure(release.root)
+        owners = ", ".join(f"[{source.title}]({source.homepage})" for source in part.barred_by)
+        rows.append(f"| `{part.name}` | {files:,} | {rich.filesize.decimal(size)} | {owners} |")
     return [
         "## Left out",
         "",

@@ -85,8 +85,6 @@ def describe_files_and_records(release: Release) -> tuple[list[Node], list[Node]
 def _describe_part(part: Part, root: Path) -> Iterator[Node]:
     origin = describe_origin(part)
     match part:
-        case FilePart():
-            yield from (_describe_file(part, origin, *_measure(root, file)) for file in part.files)
         case TablePart() | FeaturesPart():
             for file in part.files:
                 yield _describe_file(part, origin, *_measure(root, file))
@@ -101,6 +99,8 @@ def _describe_part(part: Part, root: Path) -> Iterator[Node]:
             else:
                 text = f"{origin} {_describe_encoders(part)}"
                 yield _describe_rows(part.name, text, root, part.files[0], _FEATURES, source)
+        case FilePart():
+            yield from (_describe_file(part, origin, *_measure(root, file)) for file in part.files)
         case TreePart():
             yield from _describe_trees(part, origin, root)
 

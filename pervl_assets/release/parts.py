@@ -46,6 +46,11 @@ class Source:
         return f"https://spdx.org/licenses/{self.licence}" if self.is_spdx else self.licence
 
     @property
+    def short_licence(self) -> str:
+        """The SPDX identifier, or whose terms they are."""
+        return self.licence if self.is_spdx else f"terms of {self.name}"
+
+    @property
     def licence_address(self) -> str:
         """The address of the licence, or of the input where only its page has the terms."""
         return self.licence_reference if self.is_spdx else self.homepage
@@ -64,6 +69,15 @@ class Part:
         """The raw inputs because of which it may not be passed on. None where it has values computed from them only."""
         return ()
 
+    def list_files(self) -> list[str]:
+        """Return the paths of all its files, with the ledgers of a tree."""
+        raise NotImplementedError
+
+    def measure(self, root: Path) -> tuple[int, int]:
+        """Return the number of its files that exist below the data root, without ledgers, and their bytes."""
+        sizes = [path.stat().st_size for file in self.list_files() if (path := root / file).is_file()]
+        return len(sizes), sum(sizes)
+
 
 @dataclass(frozen=True)
 class FilePart(Part):
@@ -71,20 +85,22 @@ class FilePart(Part):
 
     files: tuple[str, ...]
 
+    def list_files(self) -> list[str]:
+        """Return its files."""
+        return [*self.files]
+
 
 @dataclass(frozen=True)
-class TablePart(Part):
+class TablePart(FilePart):
     """A table in Parquet, in one file or one per partition, with the description of each column by name."""
 
-    files: tuple[str, ...]
     columns: Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class FeaturesPart(Part):
+class FeaturesPart(FilePart):
     """Feature vectors in Parquet, in one file or in shards, with their embedding passports: one, if all agree."""
 
-    files: tuple[str, ...]
     passports: tuple[Mapping[str, Any], ...]
 
 
@@ -110,10 +126,15 @@ class TreePart(Part):
         """Those that are not redistributable: images of a tree are copies or crops of theirs."""
         return tuple(source for source in self.sources if not source.redistributable)
 
-    @property
-    def written(self) -> pl.DataFrame:
-        """Its files: the rows of all ledgers whose status is written."""
-        return pl.concat([tree.rows for tree in self.trees]).filter(status="written")
+    def list_files(self) -> list[str]:
+        """Return its files and ledgers."""
+        files = [f"{tree.root}/{path}" for tree in self.trees for path in tree.rows.filter(status="written")["path"]]
+        return [*(tree.ledger for tree in self.trees), *files]
+
+    def measure(self, root: Path) -> tuple[int, int]:
+        """Return the number of files and their bytes, as recorded in the ledgers."""
+        written = [tree.rows.filter(status="written")["bytes"] for tree in self.trees]
+        return sum(map(len, written)), sum(int(sizes.sum()) for sizes in written)
 
 
 @dataclass(frozen=True)
