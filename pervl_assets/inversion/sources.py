@@ -35,7 +35,7 @@ COCO_SVO_TRIPLETS: Final = ArchiveSpec(
     check=read_triplets,
     licence="CC-BY-4.0",
     redistributable=True,
-    disk="about 45 MB",
+    disk="45 MB",
 )
 
 _OPENIMAGES_CLASS_DESCRIPTIONS: Final = ArchiveSpec(
