@@ -1,9 +1,12 @@
 """Tables and features, as other libraries read them: a line each in docs/assets/README.md."""
 
+import re
 from pathlib import Path
 
 import polars as pl
 import pytest
+
+PAGE = Path(__file__).parents[2] / "docs/assets/README.md"
 
 
 @pytest.fixture
@@ -31,3 +34,13 @@ def test_duckdb_reads_every_table(tables):
         rows = duckdb.read_parquet(str(file)).fetchall()
         expected = [tuple(row) for row in table.rows()]
         assert [tuple(list(v) if isinstance(v, tuple) else v for v in row) for row in rows] == expected, file
+
+
+def test_the_lines_of_the_page_read_tables_and_shards(made_world):
+    for library in ("pandas", "pyarrow", "duckdb"):
+        pytest.importorskip(library)
+    (block,) = re.findall(r"```python\n(import duckdb.*?)```", PAGE.read_text(), re.DOTALL)
+    for line in block.splitlines():
+        if line.startswith("duckdb.sql"):
+            block = block.replace(line, f"assert {line}.fetchall()")
+    exec(block, {"PERVL_DATA": made_world.data})  # noqa: S102 - the page's own code
