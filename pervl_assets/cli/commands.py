@@ -254,6 +254,23 @@ def prune(days: int, *, dry_run: bool) -> None:
 
 
 @main.command()
+@select_option
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--dry-run", is_flag=True, help="Only print what would be in FOLDER.")
+def publish(words: tuple[str, ...], folder: Path, *, dry_run: bool) -> None:
+    """Prepare FOLDER for an upload to the Hugging Face Hub, without what licences do not let you pass on.
+
+    Tables, features, weights and training files are copied, with a data card, croissant.json and LICENSE.md. Images of
+    YouTube-VOS and DeepFashion2 are left out: their ledgers, and the commands that make them, are there. Nothing is
+    uploaded: the command for that is printed.
+    """
+    from pervl_assets.cli.console import make_console
+    from pervl_assets.cli.publish import publish as prepare
+
+    prepare(make_console(), Settings.from_env(), words, folder.absolute(), dry_run=dry_run)
+
+
+@main.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option("--port", default=3000, show_default=True, type=click.IntRange(0, 65535), help="0: any that is free.")
 @click.option("--allow-host", multiple=True, metavar="NAME", help="Further name of this server, e.g. of a proxy.")
