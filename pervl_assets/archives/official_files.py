@@ -89,7 +89,7 @@ def compare_folder(folder: Path, manifest: OfficialFiles) -> FilesReport:
     return FilesReport(tuple(official), tuple(present), tuple(path for path in others if path not in present))
 
 
-def require_files(folder: Path, manifest: OfficialFiles) -> FilesReport:
+def require_files(folder: Path, manifest: OfficialFiles, variable: str) -> FilesReport:
     """Compare your own folder with the manifest: every file must exist, its content may differ.
 
     Raises:
@@ -102,7 +102,7 @@ def require_files(folder: Path, manifest: OfficialFiles) -> FilesReport:
             f"{len(found.missing)} of {len(manifest.files)} annotation files are not in {folder}: "
             f"{name_some(found.missing)}.",
             advice=f"Copy the folder annotations/ of {manifest.repository} at commit {manifest.commit[:7]} "
-            "there whole, or unset PERVL_ANNOTATIONS to have the official files downloaded.",
+            "there whole, or unset {variable} to have the official files downloaded.",
         )
     return found
 

@@ -44,15 +44,20 @@ def main() -> None:
 @main.command()
 @select_option
 @click.option("--force", is_flag=True, help="Materialize up-to-date values too.")
-def materialize(words: tuple[str, ...], *, force: bool) -> None:
+@click.option("--dry-run", is_flag=True, help="Only print what would be made, in which runs, and why.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan of --dry-run as JSON.")
+def materialize(words: tuple[str, ...], *, force: bool, dry_run: bool, as_json: bool) -> None:
     """Materialize what is not up to date in the graph or in a part of it, every partition of what is selected.
 
     Up to date means: inputs, code version and settings are those of the last materialization, its files have the sizes
     and times they had, and none of its checks failed (pervl verify evaluates sums_hold). Exits with 0 only if every
     asset is materialized and every check of error severity passed.
     """
-    from pervl_assets.cli.materialize import run_graph
+    from pervl_assets.cli.materialize import run_graph, show_plan
 
+    if dry_run:
+        show_plan(join_words(words), force=force, as_json=as_json)
+        return
     sys.exit(0 if run_graph(join_words(words), force=force) else 1)
 
 
@@ -201,6 +206,35 @@ def export(words: tuple[str, ...], folder: Path, split: str | None) -> None:
     if not words:
         raise click.UsageError("Name what to export: SELECTION FOLDER. Everything is '*'.")
     export_values(make_console(), plan_exports(defs, Settings.from_env().data, words, split), folder.absolute())
+
+
+@main.command()
+@click.option("--benchmark", metavar="NAME", help="Only this benchmark: ytvos or deep_fashion.")
+@click.option("--split", metavar="SPLIT", help="Only this split: validation or test.")
+@click.option("--encoder", help="Name of a further encoder, as in its keys: ViT-L-14-quickgelu_openai.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder.  [default: gallery in PERVL_DATA]"
+)
+def gallery(benchmark: str | None, split: str | None, encoder: str | None, out: Path | None) -> None:
+    """Write a web page to browse concepts, images, boxes and captions, with a map of the embeddings.
+
+    It opens from the disk and loads nothing from the network: index.html, and small copies of the images beside it.
+    What is not materialized is left out; the images alone are enough.
+    """
+    from rich.filesize import decimal
+
+    from pervl_assets.cli.gallery import make_gallery
+
+    settings, console = Settings.from_env(), Console(stderr=True, emoji=False)
+    folder = out or open_store(str(settings.data)).folder / "gallery"
+    with console.status("reading values") as shown:
+
+        def show(done: int, total: int) -> None:
+            shown.update(f"{done:,} of {total:,} images")
+
+        written = make_gallery(settings, folder.absolute(), benchmark, split, encoder, show)
+    console.print(f"{written.images:,} images, {decimal(written.bytes)}")
+    click.echo(escape_terminal(str(written.page)))
 
 
 @main.command()

@@ -55,8 +55,8 @@ class RunDisplay:
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", table_column=Column(no_wrap=True), markup=False),
-            BarColumn(bar_width=max(min(console.width // 6, _LONGEST_BAR), 1)),
-            _StateColumn(table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
+            BarColumn(bar_width=max(min(console.width // 8, _LONGEST_BAR), 1)),
+            _StateColumn(table_column=Column(overflow="fold", ratio=1)),
             console=console,
             disable=not self._is_live or console.quiet,
             transient=True,

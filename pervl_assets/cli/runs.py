@@ -20,7 +20,7 @@ from pervl_assets.core.errors import PervlError, WriteError
 from pervl_assets.defs.pools import WAITING
 from pervl_assets.defs.run_results import RunResult, name_partition, read_materialization
 from pervl_assets.defs.runs import PlannedRun
-from pervl_assets.settings import is_trusted
+from pervl_assets.settings import POSTGRES_URL, is_trusted
 from pervl_assets.storage import open_store
 
 _log = logging.getLogger(__name__)
@@ -93,6 +93,22 @@ def open_instance(data: Place) -> Iterator[DagsterInstance]:
                 advice="Correct it, or set DAGSTER_HOME to another folder.",
             ) from error
         yield instance
+
+
+@contextmanager
+def read_instance(data: Place) -> Iterator[DagsterInstance]:
+    """Open the Dagster instance of `find_dagster_home` to read from it; an empty one in memory if there is none yet.
+
+    Raises as `open_instance` does.
+    """
+    home = find_dagster_home(data)
+    config, own = home / "dagster.yaml", home / "history"
+    if own.exists() or (config.is_file() and POSTGRES_URL in config.read_text(encoding="utf-8", errors="replace")):
+        with open_instance(data) as instance:
+            yield instance
+    else:
+        with DagsterInstance.ephemeral() as instance:
+            yield instance
 
 
 def _check_home(home: Path) -> None:

@@ -30,7 +30,7 @@ _ROUGH: Final = 10
 class Progress:
     """Writes lines about how much is done: the first after ten seconds, then one in ten seconds, and a last one.
 
-    Example: `15%, 12 min left: 12,384 of 82,783 images, 94.2 images/s; decoding 80%, device 20%`. Of work that takes
+    Example: `15%, 12 min left: 12,384 of 82,783 images, 94.2/s; decoding 80%, device 20%`. Of work that takes
     less than ten seconds nothing is written. Work of an earlier run counts as done, and not in the rate.
 
     Args:
@@ -61,13 +61,13 @@ class Progress:
         self._written = now
         self._marks.append((now, done))
         if is_over:
-            line = f"100%: {self._show(done)} in {_show_seconds(now - self._begun)}"
+            line = f"100%: {self._show(done)} after {_show_seconds(now - self._begun)}"
         elif total:
             left = f", {_show_seconds((total - done) / rate)} left" if rate > 0 else ""
             line = f"{100 * done // total}%{left}: {self._show(done, total)}"
         else:
             line = f"{self._show(done)} done"
-        speed = f", {self._show_rate(rate)}" if rate > 0 else ""
+        speed = f", {self._show_rate(rate)}" if rate > 0 and not is_over else ""
         self._write(f"{line}{speed}{f'; {note}' if note else ''}")
 
     def _show(self, done: int, total: int = 0) -> str:
@@ -77,7 +77,7 @@ class Progress:
     def _show_rate(self, rate: float) -> str:
         if self._unit == BYTES:
             return f"{decimal(int(rate))}/s"
-        return f"{rate:,.1f} {self._unit}/s" if rate >= 1 else f"{_show_seconds(1 / rate)} each"
+        return f"{rate:,.1f}/s" if rate >= 1 else f"{_show_seconds(1 / rate)} each"
 
 
 def _show_seconds(seconds: float) -> str:

@@ -16,6 +16,7 @@ from pervl_assets.archives.zip_index import read_index
 from pervl_assets.core.errors import MissingInputError
 from pervl_assets.core.progress import BYTES, Progress
 from pervl_assets.defs.resources import SettingsResource, from_setting
+from pervl_assets.settings import get_variable
 
 _OFFICIAL: Final = "official"
 _OFF: Final = "off"
@@ -46,7 +47,7 @@ class Downloads(SettingsResource):
             MissingInputError: Files are missing and cannot be downloaded, or downloads are off.
         """
         if self.source == _OFF:
-            return require_files(folder, manifest)
+            return require_files(folder, manifest, get_variable("fetch"))
         if self.source != _OFFICIAL:
             manifest = replace(manifest, base_url=f"{self.source.rstrip('/')}/annotations/")
         with self.open_client() as client:
@@ -85,7 +86,7 @@ class Downloads(SettingsResource):
                 )
             except MissingInputError as error:
                 raise MissingInputError(
-                    f"{spec.title} is missing and could not be downloaded: {error.problem}",
+                    f"Input not found, and its download failed: {spec.title}. {error.problem}",
                     details=[*error.details, f"size: {spec.disk}", f"licence: {spec.licence}"],
                     advice=error.advice,
                 ) from error

@@ -35,8 +35,8 @@ from pervl_assets.defs.run_workers import INTERRUPTIONS, RunEnd, RunWorkers, exe
 from pervl_assets.defs.selections import select_assets
 from pervl_assets.defs.up_to_date import Value, explain_outdated
 
-PROCESS_TAG: Final = "pervl/process"
-"""Host, process id and boot id of the process that started a run: of `pervl`, or of a job."""
+PROCESS_TAG: Final = ".dagster/pervl_process"
+"""Host, process id and boot id of the process that started a run: of `pervl`, or of a job. The UI hides such tags."""
 
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 
@@ -167,6 +167,16 @@ class Plan:
         while run := self.begin():
             yield run
             self.end(run)
+
+    def list_runs(self) -> list[PlannedRun]:
+        """Return the runs that make the values that are outdated now, in their order; none is begun."""
+        return plan_runs(self._graph, self.todo.keys())
+
+    def list_followers(self) -> list[Value]:
+        """Return the values that may be outdated after these runs, because they are made from what these make."""
+        runs = self.list_runs()
+        others = [value for value in self._left if value not in self.todo]
+        return [value for value in others if any(self._needs(PlannedRun((value[0],), value[1]), run) for run in runs)]
 
     def begin(self) -> PlannedRun | None:
         """Return the next run, which needs nothing of a run that has begun and not ended; None if there is none now."""

@@ -16,7 +16,7 @@ import polars as pl
 
 from pervl_assets.clip.encoder import TEXT_BATCH, ClipEncoder
 from pervl_assets.clip.features import Features, normalise
-from pervl_assets.clip.passport import EmbeddingPassport
+from pervl_assets.clip.passport import EmbeddingPassport, advise_on_precision
 from pervl_assets.clip.token_texts import TokenTexts
 from pervl_assets.core.checks import CheckResult
 from pervl_assets.core.errors import PervlError, SchemaError, name_some
@@ -243,7 +243,7 @@ def _require_finite(losses: npt.NDArray[np.float64], task: _Task, method: str) -
         raise PervlError(
             f"The loss of {len(broken):,} of {len(task.shots):,} concepts is not finite (seed {task.seed}, {method}): "
             f"{name_some(broken)}.",
-            advice="Set PERVL_PRECISION=fp32 and run again; if it still is not, the CLIP's weights are damaged.",
+            advice=advise_on_precision(task.trained.passport.encoder.precision),
         )
 
 

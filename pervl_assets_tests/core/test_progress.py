@@ -28,8 +28,8 @@ def test_work_of_less_than_ten_seconds_writes_nothing(clock):
 def test_lines_are_ten_seconds_apart_and_the_last_is_at_the_end(clock):
     steps = [(0, 0, 1000), *((second, 10 * second, 1000) for second in range(1, 101))]
     lines = run(clock, steps, note="decoding 80%")
-    assert lines[0] == "10%, 1 min 30 s left: 100 of 1,000 images, 10.0 images/s; decoding 80%"
-    assert lines[-1] == "100%: 1,000 images in 1 min 40 s, 10.0 images/s; decoding 80%"
+    assert lines[0] == "10%, 1 min 30 s left: 100 of 1,000 images, 10.0/s; decoding 80%"
+    assert lines[-1] == "100%: 1,000 images after 1 min 40 s; decoding 80%"
     assert len(lines) == 10
     assert [read_progress(line) for line in lines] == [*range(10, 101, 10)]
 
@@ -54,7 +54,7 @@ def test_an_unknown_rate_or_total_is_left_out(clock):
 def test_the_rate_is_that_of_the_last_minute(clock):
     links = [(second, 1000 * second, 100_000) for second in range(0, 11)]
     slow = [(second, 10_000 + (second - 10), 100_000) for second in range(11, 200)]
-    assert "1.0 files/s" in run(clock, [*links, *slow], "files")[-1]
+    assert ", 1.0/s" in run(clock, [*links, *slow], "files")[-1]
 
 
 @pytest.mark.parametrize(
