@@ -7,18 +7,24 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+import dagster as dg
 import polars as pl
 import pytest
+import yaml
 
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.cli.commands import main
+from pervl_assets.cli.new import create_benchmark
+from pervl_assets.evaluation.published import read_published
 from pervl_assets.settings import POSTGRES_URL, Settings, get_variable
 from pervl_assets_tests.tools import write_tables
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+README = ROOT / "README.md"
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 EXTENDING = ROOT / "docs/extending.md"
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -63,7 +69,7 @@ def test_every_relative_link_resolves_to_a_file_and_a_heading(page):
 
 
 def test_every_page_can_be_reached_from_the_readme():
-    reached, open_pages = set(), [ROOT / "README.md"]
+    reached, open_pages = set(), [README]
     while open_pages:
         page = open_pages.pop()
         reached.add(page)
@@ -106,6 +112,28 @@ def test_every_asset_is_on_the_page_of_its_group(graph):
             assert name in documented[group], name
 
 
+def test_every_command_has_a_section_of_its_page():
+    text = (ROOT / "docs/commands.md").read_text()
+    assert [name for kind, name in write_tables.list_parts(text) if kind == "command"] == sorted(main.commands)
+    assert re.findall("^## (.+)$", text, re.MULTILINE) == sorted(main.commands)
+
+
+def test_the_published_numbers_of_the_readme_are_those_of_the_evaluation():
+    number = r"([\d.]+) ± ([\d.]+)"
+    rows = re.findall(rf"^\| ([\w +]+) \| {number} \| {number} \|", README.read_text(), re.MULTILINE)
+    published = read_published().filter(query_set="rich", split="test", protocol="palavra")
+    assert len(rows) == 6
+    for method, *numbers in rows:
+        of_both = published.filter(method=method).sort("benchmark").select(pl.col("mrr", "error") * 100)
+        assert [float(number) for number in numbers] == pytest.approx([one for row in of_both.rows() for one in row])
+
+
+def test_the_citation_has_the_version_of_the_project():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"to be {citation['version']}" in (ROOT / "CHANGELOG.md").read_text()
+
+
 def test_every_rule_that_code_cites_is_explained():
     explained = set(re.findall(r"^\| ([A-F]\d+) \|", (ROOT / "docs/fidelity.md").read_text(), re.MULTILINE))
     sources = [file for package in ("pervl_assets", "pervl_assets_tests") for file in (ROOT / package).rglob("*.py")]
@@ -131,7 +159,7 @@ def test_every_command_exists(page):
             assert name in main.commands, name
             options = {option for parameter in main.commands[name].params for option in parameter.opts}
             assert set(re.findall(r"(?<=\s)--[a-z-]+", rest)) <= {*options, "--help"}, rest
-        assert set(re.findall(r"(?:^|\s)make ([a-z]+)", passage)) <= targets, passage
+        assert set(re.findall(r"(?:^|&& )make ([a-z]+)", passage, re.MULTILINE)) <= targets, passage
         for module in re.findall(r"python -m (pervl_assets[\w.]+)", passage):
             assert importlib.util.find_spec(module), module
 
@@ -155,7 +183,7 @@ def test_policies_can_be_read(page):
             assert json.loads(block)
 
 
-# ---- the example of a third benchmark
+# ---- the examples of extending.md
 
 
 def read_files(page: Path) -> dict[str, str]:
@@ -176,24 +204,35 @@ def link_project(target: Path, *more: str) -> None:
                 (target / folder / entry.name).symlink_to(entry)
 
 
-def test_the_third_benchmark_of_the_page_needs_only_its_own_files(tmp_path):
+def test_the_new_benchmark_of_the_page_works_as_it_is(tmp_path):
     link_project(tmp_path)
-    files = {path: text for path, text in read_files(EXTENDING).items() if "/io_managers/" not in path}
-    assert len(files) == 3
-    for path, text in files.items():
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text(text)
+    text = EXTENDING.read_text()
+    (name,) = re.findall(r"^pervl new benchmark (\w+)$", text, re.MULTILINE)
+    created = [path.relative_to(tmp_path).as_posix() for path in create_benchmark(name, tmp_path, dg.Definitions())]
+    assert sorted(re.findall(r"^\| `(\S+)` \| .* \| .* \|$", text, re.MULTILINE)) == sorted(created)
+    annotations = tmp_path / f"annotations/demo/{name}/photos.csv"
+    written = annotations.read_bytes()
+    annotations.unlink()
+    (write,) = re.findall(r"^python -c .*$", text, re.MULTILINE)
+    (test,) = re.findall(r"^pytest (.*)$", text, re.MULTILINE)
+    commands = [
+        write.replace("python", sys.executable, 1),
+        f"{sys.executable} -m pytest -q -p no:cacheprovider --basetemp run {test}",
+    ]
     plain = {"PYTHONPATH": str(tmp_path), "PERVL_PROFILE": "demo", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    env = {**os.environ, **plain}
-    (write,) = re.findall(r"^python -c .*$", EXTENDING.read_text(), re.MULTILINE)
-    subprocess.run(["bash", "-c", write.replace("python", sys.executable, 1)], cwd=tmp_path, env=env, check=True)
-    rows = pl.read_csv(tmp_path / "annotations/demo/mugs/photos.csv")
-    assert rows.height == 18
-    (test,) = (path for path in files if path.startswith("pervl_assets_tests/"))
-    run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--basetemp", tmp_path / "run", test]
-    done = subprocess.run(run, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+    run = {"cwd": tmp_path, "env": {**os.environ, **plain}, "capture_output": True, "text": True}
+    done = subprocess.run(["bash", "-ec", "\n".join(commands)], **run, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
+    assert annotations.read_bytes() == written
+
+
+def test_what_the_page_says_to_change_is_in_the_template():
+    changes = EXTENDING.read_text().partition("### 2.")[2].partition("\n\nThen")[0]
+    named = re.findall(r"`(_?[A-Z]+|[a-z]+_[a-z_]+)`", changes)
+    template = (ROOT / "pervl_assets/templates/benchmark.py").read_text()
+    assert len(named) > 6
+    assert [name for name in named if name not in template and name != "render_frame"] == []
 
 
 def run_block(name: str) -> dict[str, object]:
@@ -208,11 +247,11 @@ def run_block(name: str) -> dict[str, object]:
 
 def test_the_check_of_the_page_works():
     check = run_block("ENOUGH_SHOTS")["ENOUGH_SHOTS"]
-    photos = pl.DataFrame({"mug": ["anna"] * 5 + ["ben"] * 4, "role": ["few_shot"] * 9})
+    photos = pl.DataFrame({"concept": ["anna"] * 5 + ["ben"] * 4, "role": ["few_shot"] * 9})
     found = check.evaluate(photos)
     assert not found.passed
     assert found.rows.rows() == [("ben", 4)]
-    assert check.evaluate(photos.filter(mug="anna")).passed
+    assert check.evaluate(photos.filter(concept="anna")).passed
 
 
 def test_the_io_manager_of_the_page_is_found_and_does_all_that_others_do(tmp_path):

@@ -17,7 +17,7 @@ from pervl_assets.dagster_private import ReconstructableRepository
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs import jobs
 from pervl_assets.defs.jobs import JOB_RUN_TAG, JOB_TAG, build_jobs
-from pervl_assets.defs.runs import select_assets
+from pervl_assets.defs.selections import select_assets
 from pervl_assets.settings import Settings
 from pervl_assets.testing.runs import make_settings
 
