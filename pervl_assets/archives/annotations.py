@@ -70,9 +70,9 @@ def read_text(file: Path) -> str:
                 data = opened.read(_LARGEST + 1)
         except FileNotFoundError as error:
             raise MissingInputError(
-                f"The annotation file {file} is missing.",
-                advice="Set PERVL_ANNOTATIONS to the folder that holds ytvos/ and deep_fashion/ as upstream lays them "
-                "out.",
+                f"The annotation file {file} does not exist.",
+                advice="Materialize raw/pervl_annotations again: it fetches the official files, or names all that a "
+                "folder of your own (PERVL_ANNOTATIONS) needs.",
             ) from error
     if kind := recognize(data):
         raise AnnotationError(f"{file} is not an annotation file: it is {kind.name}.", advice=kind.advice)

@@ -137,7 +137,7 @@ def find_archive(spec: ArchiveSpec, data_root: Path, raw: Place | None = None) -
 
 def _missing(spec: ArchiveSpec, places: Sequence[Place], details: Sequence[str] = ()) -> MissingInputError:
     return MissingInputError(
-        f"{spec.title} is missing: looked for {' and '.join(map(str, places))}.",
+        f"Input not found: {spec.title}. Looked for {' and '.join(map(str, places))}.",
         details=[f"from: {spec.homepage}", f"size: {spec.disk}", f"licence: {spec.licence}", *details],
         advice=f"{spec.how_to_get} Put it at {places[0]}; no need to unpack it.",
     )

@@ -89,7 +89,7 @@ def compare_folder(folder: Path, manifest: OfficialFiles) -> FilesReport:
     return FilesReport(tuple(official), tuple(present), tuple(path for path in others if path not in present))
 
 
-def require_files(folder: Path, manifest: OfficialFiles) -> FilesReport:
+def require_files(folder: Path, manifest: OfficialFiles, variable: str) -> FilesReport:
     """Compare your own folder with the manifest: every file must exist, its content may differ.
 
     Raises:
@@ -102,7 +102,7 @@ def require_files(folder: Path, manifest: OfficialFiles) -> FilesReport:
             f"{len(found.missing)} of {len(manifest.files)} annotation files are not in {folder}: "
             f"{name_some(found.missing)}.",
             advice=f"Copy the folder annotations/ of {manifest.repository} at commit {manifest.commit[:7]} "
-            "there whole, or unset PERVL_ANNOTATIONS to have the official files downloaded.",
+            "there whole, or unset {variable} to have the official files downloaded.",
         )
     return found
 
@@ -113,11 +113,12 @@ def fetch_files(
     client: httpx.Client,
     *,
     attempts: int = ATTEMPTS,
-    on_progress: Callable[[str], None] = lambda line: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> FilesReport:
     """Bring `folder` to exactly the manifest's files: right ones stay, the rest is downloaded and its sha256 checked.
 
-    The records of downloads are stored beside the folder. `on_progress` is called with one line per downloaded file.
+    The records of downloads are stored beside the folder. `on_progress` is called with the number of files that were
+    asked for, and their total.
 
     Raises:
         MissingInputError: The server cannot be reached, does not have a file, or sends another one; all are named.
@@ -125,7 +126,7 @@ def fetch_files(
     found = compare_folder(folder, manifest)
     wanted = [file for file in manifest.files if file.path not in found.official]
     failures: list[str] = []
-    for file in wanted:
+    for number, file in enumerate(wanted, 1):
         target, record = folder / file.path, folder.with_name(f"{folder.name}.downloads") / f"{file.path}.json"
         target.unlink(missing_ok=True)
         try:
@@ -140,8 +141,7 @@ def fetch_files(
             )
         except MissingInputError as error:
             failures.append(f"{file.path}: {error.problem}")
-            continue
-        on_progress(f"downloaded {file.path} ({file.bytes:,} bytes, {file.rows:,} rows)")
+        on_progress(number, len(wanted))
     if failures:
         raise MissingInputError(
             f"{len(failures)} of {len(wanted)} annotation files could not be downloaded from "

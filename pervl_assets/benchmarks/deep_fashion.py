@@ -273,7 +273,7 @@ BENCHMARK: Final = Benchmark(
             homepage="https://github.com/switchablenorms/DeepFashion2",
             how_to_get="Fill in the form on that page to get the address and the password, and download train.zip.",
             licence="see the official site: non-commercial research",
-            disk="about 13 GB, as downloaded",
+            disk="about 10 GB",
             password_variable="DEEPFASHION2_PASSWORD",  # noqa: S106 - the name of the variable
         ),
     ),

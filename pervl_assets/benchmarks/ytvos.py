@@ -183,7 +183,7 @@ BENCHMARK: Final = Benchmark(
             homepage="https://youtube-vos.org/dataset/vos/",
             how_to_get="Register there and download train.zip of the 2019 version.",
             licence="annotations CC-BY-4.0; for the videos see the official site",
-            disk="several GB, as downloaded",
+            disk="several GB",
         ),
     ),
     tables=(

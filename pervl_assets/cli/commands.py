@@ -6,16 +6,15 @@ Dagster is imported inside the commands, so that `--help` is printed at once.
 import logging
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Final
 
 import click
 from rich.console import Console
-from rich.markup import escape
 
-from pervl_assets.core.errors import PervlError
-from pervl_assets.core.files import explain_errors, write_bytes_atomically
+from pervl_assets.cli.group import PervlGroup, TerminalFormatter
+from pervl_assets.cli.selections import join_words, select_option
+from pervl_assets.core.files import write_bytes_atomically
 from pervl_assets.core.text import escape_terminal
 from pervl_assets.settings import Settings, get_variable, load_env_file
 from pervl_assets.storage import open_store
@@ -27,37 +26,7 @@ _FILE: Final = click.Path(path_type=Path, exists=True, dir_okay=False)
 _FOLDER: Final = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
-class _TerminalFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return escape_terminal(super().format(record))
-
-
-class _PervlGroup(click.Group):
-    """Prints a `PervlError` without a stack."""
-
-    def __call__(self, *_: object, **__: object) -> None:
-        """Run the command as a script of an earlier installation does, which calls this group."""
-        from pervl_assets.cli.__main__ import run
-
-        run()
-
-    def invoke(self, ctx: click.Context) -> object:
-        """Run the command; exit with 1 after a `PervlError`."""
-        try:
-            with explain_errors():
-                return super().invoke(ctx)
-        except KeyboardInterrupt:
-            ctx.exit(1)  # without click's own message; the exit code is set where the command was started
-        except PervlError as error:
-            _print_error("[bold red]error[/]", error)
-            ctx.exit(1)
-
-
-def _print_error(kind: str, error: PervlError) -> None:
-    Console(stderr=True, emoji=False).print(f"{kind} {escape(str(error))}", highlight=False, soft_wrap=True)
-
-
-@click.group(cls=_PervlGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=PervlGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="pervl_assets")
 def main() -> None:
     """The PerVL benchmark as Dagster assets: from raw archives to a score beside the published ones.
@@ -68,21 +37,28 @@ def main() -> None:
     # Else Python processes that this one starts would import modules that others put into the current folder.
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     if logging.lastResort:  # prints warnings
-        logging.lastResort.setFormatter(_TerminalFormatter())
+        logging.lastResort.setFormatter(TerminalFormatter())
     load_env_file(Path.cwd())
 
 
 @main.command()
-@click.option("--select", default="*", show_default=True, help="""Dagster selection: group:ytvos, +key:"palavra/…" """)
+@select_option
 @click.option("--force", is_flag=True, help="Materialize up-to-date values too.")
-def materialize(select: str, *, force: bool) -> None:
+@click.option("--dry-run", is_flag=True, help="Only print what would be made, in which runs, and why.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan of --dry-run as JSON.")
+def materialize(words: tuple[str, ...], *, force: bool, dry_run: bool, as_json: bool) -> None:
     """Materialize what is not up to date in the graph or in a part of it, every partition of what is selected.
 
     Up to date means: inputs, code version and settings are those of the last materialization, its files have the sizes
     and times they had, and none of its checks failed (pervl verify evaluates sums_hold). Exits with 0 only if every
     asset is materialized and every check of error severity passed.
     """
-    sys.exit(0 if _run_graph(select, force=force) else 1)
+    from pervl_assets.cli.materialize import run_graph, show_plan
+
+    if dry_run:
+        show_plan(join_words(words), force=force, as_json=as_json)
+        return
+    sys.exit(0 if run_graph(join_words(words), force=force) else 1)
 
 
 @main.command()
@@ -92,10 +68,13 @@ def demo() -> None:
         if os.environ.pop(get_variable(name), None):
             Console(stderr=True).print(f"{get_variable(name)} is ignored: the demo has its own.", soft_wrap=True)
     os.environ["PERVL_PROFILE"] = "demo"
-    passed = _run_graph("*") and _run_verification()
+    from pervl_assets.cli.console import make_console
+    from pervl_assets.cli.materialize import run_graph
+    from pervl_assets.cli.printing import print_paths, print_results
+    from pervl_assets.cli.verification import run_verification
+
+    passed = run_graph("*") and run_verification()
     if passed:
-        from pervl_assets.cli.console import make_console
-        from pervl_assets.cli.printing import print_paths, print_results
         from pervl_assets.cli.report import read_results
 
         settings, console = Settings.from_env(), make_console()
@@ -107,7 +86,9 @@ def demo() -> None:
 @main.command()
 def verify() -> None:
     """Read all values again and compare them with their manifests: missing, changed, extra files."""
-    sys.exit(0 if _run_verification() else 1)
+    from pervl_assets.cli.verification import run_verification
+
+    sys.exit(0 if run_verification() else 1)
 
 
 @main.command()
@@ -209,21 +190,51 @@ def score(
 
 
 @main.command()
-@click.argument("selection")
+@select_option
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--split", metavar="SPLIT", help="Only this partition of the trees: validation or test.")
-def export(selection: str, folder: Path, split: str | None) -> None:
+def export(words: tuple[str, ...], folder: Path, split: str | None) -> None:
     """Copy folder trees and training files to FOLDER, as they are below a data folder, for programs that read folders.
 
-    SELECTION is an asset key, e.g. ytvos/retrieval_set, or a selection, e.g. "group:palavra or group:ytvos". Each file
-    is compared with its manifest. What is in FOLDER already is kept.
+    SELECTION is for example ytvos/retrieval_set, or palavra, or both. Each file is compared with its manifest. What is
+    in FOLDER already is kept.
     """
     from pervl_assets.cli.console import make_console
     from pervl_assets.cli.storage import export_values, plan_exports
     from pervl_assets.definitions import defs
 
-    exports = plan_exports(defs, Settings.from_env().data, selection, split)
-    export_values(make_console(), exports, folder.absolute())
+    if not words:
+        raise click.UsageError("Name what to export: SELECTION FOLDER. Everything is '*'.")
+    export_values(make_console(), plan_exports(defs, Settings.from_env().data, words, split), folder.absolute())
+
+
+@main.command()
+@click.option("--benchmark", metavar="NAME", help="Only this benchmark: ytvos or deep_fashion.")
+@click.option("--split", metavar="SPLIT", help="Only this split: validation or test.")
+@click.option("--encoder", help="Name of a further encoder, as in its keys: ViT-L-14-quickgelu_openai.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder.  [default: gallery in PERVL_DATA]"
+)
+def gallery(benchmark: str | None, split: str | None, encoder: str | None, out: Path | None) -> None:
+    """Write a web page to browse concepts, images, boxes and captions, with a map of the embeddings.
+
+    It opens from the disk and loads nothing from the network: index.html, and small copies of the images beside it.
+    What is not materialized is left out; the images alone are enough.
+    """
+    from rich.filesize import decimal
+
+    from pervl_assets.cli.gallery import make_gallery
+
+    settings, console = Settings.from_env(), Console(stderr=True, emoji=False)
+    folder = out or open_store(str(settings.data)).folder / "gallery"
+    with console.status("reading values") as shown:
+
+        def show(done: int, total: int) -> None:
+            shown.update(f"{done:,} of {total:,} images")
+
+        written = make_gallery(settings, folder.absolute(), benchmark, split, encoder, show)
+    console.print(f"{written.images:,} images, {decimal(written.bytes)}")
+    click.echo(escape_terminal(str(written.page)))
 
 
 @main.command()
@@ -274,51 +285,3 @@ def new(name: str, folder: Path) -> None:
     from pervl_assets.definitions import defs
 
     print_benchmark(make_console(), name, create_benchmark(name, folder, defs), folder)
-
-
-def _run_graph(selection: str, *, force: bool = False) -> bool:
-    """Materialize what is not up to date in a selection; return whether all of it and every error check passed."""
-    from pervl_assets.cli.console import make_console, show_progress
-    from pervl_assets.cli.printing import print_outdated_inputs, print_reasons, print_run_result
-    from pervl_assets.cli.runs import follow, open_instance
-    from pervl_assets.dagster_private import ReconstructableRepository
-    from pervl_assets.definitions import defs
-    from pervl_assets.defs.runs import Launch, fail_dead_runs
-
-    settings, console, start = Settings.from_env(), make_console(), time.monotonic()
-    with open_instance(settings.data) as instance:
-        for dead in fail_dead_runs(instance):
-            console.print(
-                f"[yellow]run {dead} was left by a process that was killed[/]: it is failed now, its pools are free"
-            )
-        repository = ReconstructableRepository.for_module("pervl_assets.definitions", "defs")
-        launch = Launch(repository, instance, devices=settings.devices)
-        plan = launch.plan(selection, defs.resources or {}, force=force)
-        print_outdated_inputs(console, launch.explain_inputs(selection, defs.resources or {}))
-        if plan.skipped:
-            print_reasons(console, plan.todo)
-        with show_progress(console) as progress:
-            result = launch.execute(plan, lambda _, result: follow(instance, result.runs[-1], result.total, progress))
-    print_run_result(console, result, time.monotonic() - start)
-    return result.passed
-
-
-def _run_verification() -> bool:
-    """Verify all values, print and record the results; return whether all of them match their manifests."""
-    from pervl_assets.cli.console import make_console
-    from pervl_assets.cli.printing import print_verification
-    from pervl_assets.cli.runs import find_dagster_home, open_instance
-    from pervl_assets.cli.verification import record_results, verify_values
-    from pervl_assets.definitions import defs
-
-    settings, console = Settings.from_env(), make_console()
-    with console.status("reading all values"):
-        results = dict(verify_values(defs, settings.data))
-    passed = print_verification(console, results, settings.data)
-    if (find_dagster_home(settings.data) / "dagster.yaml").exists():  # else nothing is recorded as materialized
-        try:
-            with open_instance(settings.data) as instance:
-                record_results(defs, instance, results)
-        except PervlError as error:
-            _print_error("[yellow]warning[/] These results are not recorded for pervl materialize.", error)
-    return passed

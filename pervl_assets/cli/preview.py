@@ -1,7 +1,6 @@
 """`pervl preview`: find one concept of a materialized tree and draw it. Nothing is materialized or changed."""
 
-from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
+from collections.abc import Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -9,7 +8,7 @@ import dagster as dg
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.benchmarks.benchmark import Benchmark, TreeAsset
 from pervl_assets.core.addresses import Address
-from pervl_assets.core.errors import MissingInputError, PervlError, name_some
+from pervl_assets.core.errors import MissingInputError, PervlError, suggest
 from pervl_assets.defs.run_results import name_partition
 from pervl_assets.io_managers.tables import TableIOManager
 from pervl_assets.io_managers.trees import TreeIOManager
@@ -57,7 +56,7 @@ def preview_concept(data: Path | Address, asset: str, concept: str, split: str |
     names = sorted({name for value in present.values() for name in value.ledger["concept"] if name})
     raise PervlError(
         f"{where} has no concept {concept!r}; it has {len(names):,}.",
-        advice=_suggest(concept, names) + (f" Not materialized: {', '.join(absent)}." if absent else ""),
+        advice=suggest(concept, names) + (f" Not materialized: {', '.join(absent)}." if absent else ""),
     )
 
 
@@ -69,11 +68,5 @@ def _find_tree(asset: str) -> tuple[Benchmark, TreeAsset]:
         for tree in benchmark.trees
     }
     if asset not in trees:
-        raise PervlError(f"There is no folder tree {asset!r}.", advice=_suggest(asset, trees))
+        raise PervlError(f"There is no folder tree {asset!r}.", advice=suggest(asset, trees))
     return trees[asset]
-
-
-def _suggest(name: str, names: Iterable[str]) -> str:
-    known = list(names)
-    similar = get_close_matches(name, known, n=5, cutoff=0.4) or [other for other in known if name.casefold() in other]
-    return f"Did you mean {name_some(similar, 5)}?" if similar else f"Choose one of these: {name_some(known)}."

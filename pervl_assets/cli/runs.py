@@ -10,24 +10,30 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from dagster import DagsterError, DagsterEvent, DagsterEventType, DagsterInstance
-from rich.progress import Progress
+from dagster import DagsterError, DagsterEvent, DagsterEventType, DagsterInstance, EventLogEntry
 from yaml import YAMLError
 
-from pervl_assets.cli.console import escape
+from pervl_assets.cli.console import RunDisplay, escape
 from pervl_assets.cli.databases import NOT_WRITABLE, check_postgres_url, explain_database_errors
 from pervl_assets.core.addresses import Place
 from pervl_assets.core.errors import PervlError, WriteError
 from pervl_assets.defs.pools import WAITING
-from pervl_assets.defs.run_results import read_materialization
-from pervl_assets.settings import is_trusted
+from pervl_assets.defs.run_results import RunResult, name_partition, read_materialization
+from pervl_assets.defs.runs import PlannedRun
+from pervl_assets.settings import POSTGRES_URL, is_trusted
 from pervl_assets.storage import open_store
 
 _log = logging.getLogger(__name__)
 
 _POLL_SECONDS: Final = 0.3
 _SHOWN: Final = 300
-_INSTANCE: Final = "telemetry: {enabled: false}\npython_logs: {python_log_level: INFO}\n"
+_ENDS: Final = {
+    DagsterEventType.STEP_SUCCESS,
+    DagsterEventType.STEP_FAILURE,
+    DagsterEventType.STEP_UP_FOR_RETRY,
+    DagsterEventType.STEP_SKIPPED,
+}
+_INSTANCE: Final = "telemetry: {enabled: false}\nnux: {enabled: false}\npython_logs: {python_log_level: INFO}\n"
 """For a Dagster home that has no `dagster.yaml`; the project's own sets more."""
 
 
@@ -89,6 +95,22 @@ def open_instance(data: Place) -> Iterator[DagsterInstance]:
         yield instance
 
 
+@contextmanager
+def read_instance(data: Place) -> Iterator[DagsterInstance]:
+    """Open the Dagster instance of `find_dagster_home` to read from it; an empty one in memory if there is none yet.
+
+    Raises as `open_instance` does.
+    """
+    home = find_dagster_home(data)
+    config, own = home / "dagster.yaml", home / "history"
+    if own.exists() or (config.is_file() and POSTGRES_URL in config.read_text(encoding="utf-8", errors="replace")):
+        with open_instance(data) as instance:
+            yield instance
+    else:
+        with DagsterInstance.ephemeral() as instance:
+            yield instance
+
+
 def _check_home(home: Path) -> None:
     """Check a Dagster home before it is used.
 
@@ -117,11 +139,15 @@ def _hold(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def follow(
-    instance: DagsterInstance, run_id: str, total: int, progress: Progress
+    instance: DagsterInstance, display: RunDisplay, planned: PlannedRun, result: RunResult
 ) -> Iterator[Callable[[DagsterEvent], None]]:
-    """Update the bar from the events and logs of a run while it executes, those of its worker processes included."""
-    over, task = threading.Event(), progress.tasks[0].id
-    progress.update(task, total=total)
+    """Show the events and logs of a run while it executes, those of its worker processes included.
+
+    The run is the last one of `result`.
+    """
+    over, run_id = threading.Event(), result.runs[-1]
+    running = set[str]()
+    display.set_total(result.total)
 
     def watch() -> None:
         cursor, last = None, False
@@ -134,19 +160,9 @@ def follow(
                 continue
             cursor = connection.cursor
             for record in connection.records:
-                entry = record.event_log_entry
-                message = entry.message
-                is_retry = entry.is_dagster_event and entry.dagster_event_type == DagsterEventType.STEP_UP_FOR_RETRY
-                if is_retry or message.startswith(WAITING):
-                    progress.console.print(f"[yellow]{escape(message)}[/]", highlight=False, soft_wrap=True)
-                elif not entry.is_dagster_event:
-                    step = (entry.step_key or "").replace("__", "/")
-                    progress.update(task, news=escape(f"{step}: {message}"))
-                elif entry.get_dagster_event().event_type == DagsterEventType.ASSET_MATERIALIZATION:
-                    name = escape(read_materialization(entry.get_dagster_event()).name)
-                    progress.update(task, advance=1, news=name)
-                    if progress.disable:
-                        progress.console.print(f"  {name}", highlight=False)
+                _show_entry(display, record.event_log_entry, planned.partition, running)
+        for step in running:
+            display.end(step)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -155,3 +171,22 @@ def follow(
     finally:
         over.set()
         watcher.join()
+
+
+def _show_entry(display: RunDisplay, entry: EventLogEntry, partition: str | None, running: set[str]) -> None:
+    """Show an entry of the log of a run; `running` are its steps that are shown."""
+    step = name_partition((entry.step_key or "").replace("__", "/"), partition)
+    kind = entry.dagster_event_type
+    if kind == DagsterEventType.STEP_UP_FOR_RETRY or entry.message.startswith(WAITING):
+        display.note(f"[yellow]{escape(entry.message)}[/]")
+    if kind is None:
+        display.report(step, entry.message)
+    elif kind in (DagsterEventType.STEP_START, DagsterEventType.STEP_RESTARTED):
+        running.add(step)
+        display.begin(step)
+    elif kind in _ENDS:
+        running.discard(step)
+        display.end(step)
+    elif kind == DagsterEventType.ASSET_MATERIALIZATION:
+        made = read_materialization(entry.get_dagster_event())
+        display.add(made.name, made.summary)

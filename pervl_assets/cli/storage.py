@@ -1,6 +1,6 @@
 """`pervl export` and `pervl prune`: folders for programs that read folders, and room in a bucket."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,10 +9,11 @@ import rich.filesize
 from rich.console import Console
 
 from pervl_assets.cli.console import escape
+from pervl_assets.cli.selections import choose_assets, join_words
 from pervl_assets.core.addresses import Address
 from pervl_assets.core.errors import PervlError, list_some
 from pervl_assets.defs.run_results import name_partition
-from pervl_assets.defs.runs import list_values, select_assets
+from pervl_assets.defs.runs import list_values
 from pervl_assets.io_managers import find_io_managers
 from pervl_assets.io_managers.stored_files import MANIFESTS, Export, plan_export
 from pervl_assets.io_managers.training_files import TrainingFileIOManager
@@ -22,13 +23,13 @@ from pervl_assets.storage import open_store
 _SHOWN = 20
 
 
-def plan_exports(defs: dg.Definitions, data: Path | Address, selection: str, split: str | None) -> list[Export]:
+def plan_exports(defs: dg.Definitions, data: Path | Address, words: Sequence[str], split: str | None) -> list[Export]:
     """Read the manifests of all folder trees and training files of a selection.
 
     Args:
         defs: The graph.
         data: The data root.
-        selection: An asset key, or a selection of Dagster.
+        words: The words of the selection.
         split: Partition of the trees; None: all of them.
 
     Raises:
@@ -36,19 +37,18 @@ def plan_exports(defs: dg.Definitions, data: Path | Address, selection: str, spl
         MissingInputError: One of them is not materialized.
     """
     graph = defs.resolve_asset_graph()
-    is_key = dg.AssetKey.from_user_string(selection) in graph.materializable_asset_keys
-    keys = select_assets(graph, f'key:"{selection}"' if is_key else selection)
     managers = {key: manager(data=str(data)) for key, manager in find_io_managers().items()}
     values = [
         (manager, key, partition)
-        for key, partition in list_values(graph, keys)
+        for key, partition in list_values(graph, {*choose_assets(defs, words)})
         for manager in [managers.get(graph.get(key).assets_def.get_io_manager_key_for_asset_key(key))]
         if isinstance(manager, TreeIOManager | TrainingFileIOManager) and split in (None, partition)
     ]
     if not values:
+        partition = f" with the split {split}" if split else ""
         raise PervlError(
-            f"{selection} has no folder tree and no training file{f' with the split {split}' if split else ''}.",
-            advice="Name one, e.g. ytvos/retrieval_set, or a group, e.g. group:palavra. Tables are Parquet files.",
+            f"{join_words(words)} has no folder tree and no training file{partition}.",
+            advice="Name one, e.g. ytvos/retrieval_set, or a group, e.g. palavra. Tables are Parquet files.",
         )
     return [plan_export(*value) for value in values]
 

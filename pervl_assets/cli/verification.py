@@ -9,7 +9,12 @@ from pathlib import Path
 
 import dagster as dg
 
+from pervl_assets.cli.console import make_console
+from pervl_assets.cli.group import print_error
+from pervl_assets.cli.printing import print_verification
+from pervl_assets.cli.runs import find_dagster_home, open_instance
 from pervl_assets.core.addresses import Address
+from pervl_assets.core.errors import PervlError
 from pervl_assets.core.files import VerifyResult
 from pervl_assets.defs.checks import SUMS_HOLD, summarize_sums
 from pervl_assets.defs.release import CROISSANT_KEY
@@ -17,6 +22,7 @@ from pervl_assets.defs.run_results import name_partition
 from pervl_assets.defs.runs import list_values
 from pervl_assets.io_managers import find_io_managers
 from pervl_assets.io_managers.base import PervlIOManager
+from pervl_assets.settings import Settings
 from pervl_assets.storage import open_store
 from pervl_assets.storage.unfinished import find_work
 
@@ -74,3 +80,20 @@ def record_results(defs: dg.Definitions, instance: dg.DagsterInstance, results: 
                     description=check.description,
                 )
             )
+
+
+def run_verification() -> bool:
+    """Verify all values, print and record the results; return whether all of them match their manifests."""
+    from pervl_assets.definitions import defs
+
+    settings, console = Settings.from_env(), make_console()
+    with console.status("reading all values"):
+        results = dict(verify_values(defs, settings.data))
+    passed = print_verification(console, results, settings.data)
+    if (find_dagster_home(settings.data) / "dagster.yaml").exists():  # else nothing is recorded as materialized
+        try:
+            with open_instance(settings.data) as instance:
+                record_results(defs, instance, results)
+        except PervlError as error:
+            print_error("[yellow]warning[/] These results are not recorded for pervl materialize.", error)
+    return passed

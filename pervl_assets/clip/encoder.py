@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pervl_assets.clip.checkpoints import Checkpoint, fill_model, find_checkpoint, read_weights
-from pervl_assets.clip.passport import EmbeddingPassport, Precision
+from pervl_assets.clip.passport import EmbeddingPassport, Precision, advise_on_precision
 from pervl_assets.clip.preprocessing import UPSTREAM, Preprocessing, PreprocessingMode, choose_preprocessing
 from pervl_assets.core.errors import CheckpointError, PervlError
 
@@ -405,8 +405,8 @@ class ClipEncoder:
                 if len(part) == 1:
                     raise PervlError(
                         f"The memory of {self._device} does not hold {self.passport.model} and a single input: {error}",
-                        advice="End other processes on the device, choose another one with PERVL_DEVICE, or set "
-                        "PERVL_PRECISION=fp16.",
+                        advice="End other processes on the device, or choose another one with PERVL_DEVICE"
+                        + (", or set PERVL_PRECISION=fp16." if self.passport.precision == "fp32" else "."),
                     ) from error
                 self._largest_batch = (len(part) + 1) // 2
             else:
@@ -420,7 +420,7 @@ class ClipEncoder:
             raise PervlError(
                 f"{wrong} of {len(result)} vectors of {self.passport.model} in {self.passport.precision} "
                 "are not finite.",
-                advice="Set PERVL_PRECISION=fp32; if they still are not finite, the checkpoint is damaged.",
+                advice=advise_on_precision(self.passport.precision),
             )
         return result
 

@@ -18,6 +18,13 @@ def is_device(name: str) -> bool:
     return re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", name) is not None
 
 
+def advise_on_precision(precision: str) -> str:
+    """Return what to do about numbers that are not finite in this precision."""
+    if precision == "fp32":
+        return "The CLIP's weights are damaged: fetch them again, or set PERVL_CLIP_PRETRAINED to another checkpoint."
+    return "Set PERVL_PRECISION=fp32 and run again; if it still happens, the CLIP's weights are damaged."
+
+
 @dataclass(frozen=True)
 class EmbeddingPassport:
     """Everything a feature vector depends on, except its image or text. Vectors of different passports are not mixed.

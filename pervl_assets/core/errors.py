@@ -1,11 +1,13 @@
 """The project's exceptions, and how many names fit into one message."""
 
 from collections.abc import Collection, Iterable
+from difflib import get_close_matches
 from typing import ClassVar
 
 from pervl_assets.core.text import escape_terminal
 
 _SHOWN = 10
+_SUGGESTED = 5
 
 
 class PervlError(Exception):
@@ -103,3 +105,13 @@ def list_some(lines: Collection[str], shown: int = _SHOWN) -> list[str]:
     head = [line for _, line in zip(range(shown), lines, strict=False)]
     rest = len(lines) - len(head)
     return [*head, f"and {rest:,} more"] if rest else head
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return the known names that are like a mistaken one, as a question; all of them if there are none."""
+    names = list(known)
+    inside = [one for one in names if name.casefold() in one.casefold()]
+    for cutoff in (0.8, 0.4):
+        if similar := dict.fromkeys(inside + get_close_matches(name, names, n=_SUGGESTED, cutoff=cutoff)):
+            return f"Did you mean {name_some(similar, _SUGGESTED)}?"
+    return f"Choose one of these: {name_some(names)}."

@@ -45,3 +45,11 @@ def escape_markdown(text: str) -> str:
 def unescape_markdown(text: str) -> str:
     """Return the text that `escape_markdown` was called with, but for newlines and control characters."""
     return html.unescape(text)
+
+
+def count_of(count: int, what: str) -> str:
+    """Return a number with what is counted, in the singular: `1 file`, `1,234 files`, `0 copies`."""
+    if count == 1:
+        return f"1 {what}"
+    plural = f"{what[:-1]}ies" if what.endswith("y") and what[-2:-1] not in "aeiou" else f"{what}s"
+    return f"{count:,} {plural}"

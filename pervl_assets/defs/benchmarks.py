@@ -1,7 +1,6 @@
 """The benchmarks as assets: for every `BENCHMARK` its raw archives, annotation tables and folder trees."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -13,6 +12,7 @@ from pervl_assets.archives.members import open_members
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.benchmarks.benchmark import Benchmark, TableAsset, TreeAsset
 from pervl_assets.core.files import hash_bytes
+from pervl_assets.core.progress import Progress
 from pervl_assets.defs.checks import declare_benchmark_checks, evaluate_checks, evaluate_counts
 from pervl_assets.defs.metadata import OWNERS, embed_image
 from pervl_assets.defs.placement import HEAVY
@@ -31,8 +31,6 @@ from pervl_assets.trees.summary import count_classes, tabulate_sizes
 
 _CLASSES: Final = 50
 """Classes shown of a tree; PerVL-YTVOS has 43."""
-
-_LOG_SECONDS: Final = 3.0
 
 
 def build_benchmark_assets() -> list[dg.AssetsDefinition]:
@@ -162,18 +160,5 @@ def _build_from_source(
             previous=previous.ledger if previous else None,
             workers=workspace.workers,
             max_lost=workspace.max_quarantined_share,
-            on_progress=_log_progress(context),
+            on_progress=Progress(context.log.info, "files"),
         )
-
-
-def _log_progress(context: dg.AssetExecutionContext) -> Callable[[int, int], None]:
-    """Return a function that logs the progress every few seconds. Each line is a commit to Dagster's database."""
-    due = time.monotonic() + _LOG_SECONDS
-
-    def on_progress(done: int, total: int) -> None:
-        nonlocal due
-        if (now := time.monotonic()) >= due:
-            due = now + _LOG_SECONDS
-            context.log.info(f"{done:,} of {total:,} files done")
-
-    return on_progress

@@ -13,11 +13,12 @@ from pervl_assets.benchmarks.benchmark import TreeAsset
 from pervl_assets.clip.features import Features, list_feature_columns
 from pervl_assets.core.files import hash_bytes
 from pervl_assets.core.plots import draw_curves
+from pervl_assets.core.progress import Progress
 from pervl_assets.core.tables import TableSchema
 from pervl_assets.defs.checks import to_check_result
 from pervl_assets.defs.evaluation import declare_made_from, find_columns
 from pervl_assets.defs.evaluation_tables import EVALUATION
-from pervl_assets.defs.features import EncodingReport, name_key
+from pervl_assets.defs.features import name_key
 from pervl_assets.defs.metadata import OWNERS, embed_image
 from pervl_assets.defs.placement import GPU_POOL
 from pervl_assets.defs.resources import Clip, Workspace
@@ -160,7 +161,7 @@ def _build_tokens(benchmark: str, tree: TreeAsset, repetitions: int, encoder: st
             _TUNING["negative"],
             {name: value for name, value in _TUNING.items() if name != "negative"},
             TableIOManager(data=workspace.data).resume_work(key, context.partition_key),
-            context.log.info,
+            Progress(context.log.info, "tokens"),
             workspace.store.push_file,
         )
         yield TableIOManager.describe(
@@ -197,7 +198,7 @@ def _build_features(benchmark: str, tree: TreeAsset, encoder: str | None) -> dg.
         context: dg.AssetExecutionContext, clip: Clip, queries: pl.DataFrame, tokens: pl.DataFrame
     ) -> Iterator[dg.MaterializeResult[Features]]:
         asked = queries.filter(protocol=PALAVRA.name, form="token")
-        progress = EncodingReport(context.log.info, key.path[-1]).count_names
+        progress = Progress(context.log.info, "texts")
         features = encode_with_tokens(asked, tokens, clip.as_published().load(encoder), progress)
         found = check_queries(features, asked, tokens)
         yield FeaturesIOManager.describe(features, checks=[to_check_result(_QUERIES_WHOLE, found, "warning")])

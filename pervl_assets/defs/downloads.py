@@ -14,12 +14,12 @@ from pervl_assets.archives.inputs import ArchiveSpec
 from pervl_assets.archives.official_files import FilesReport, OfficialFiles, fetch_files, require_files
 from pervl_assets.archives.zip_index import read_index
 from pervl_assets.core.errors import MissingInputError
+from pervl_assets.core.progress import BYTES, Progress
 from pervl_assets.defs.resources import SettingsResource, from_setting
+from pervl_assets.settings import get_variable
 
 _OFFICIAL: Final = "official"
 _OFF: Final = "off"
-
-_REPORT_BYTES: Final = 256 << 20
 
 
 class Downloads(SettingsResource):
@@ -47,11 +47,11 @@ class Downloads(SettingsResource):
             MissingInputError: Files are missing and cannot be downloaded, or downloads are off.
         """
         if self.source == _OFF:
-            return require_files(folder, manifest)
+            return require_files(folder, manifest, get_variable("fetch"))
         if self.source != _OFFICIAL:
             manifest = replace(manifest, base_url=f"{self.source.rstrip('/')}/annotations/")
         with self.open_client() as client:
-            return fetch_files(folder, manifest, client, attempts=self.attempts, on_progress=log)
+            return fetch_files(folder, manifest, client, attempts=self.attempts, on_progress=Progress(log, "files"))
 
     def fetch_input(self, spec: ArchiveSpec, root: Path, log: Callable[[str], None]) -> Fetched | None:
         """Download a public input. None if it is not public, downloads are off, or it exists unzipped.
@@ -82,11 +82,11 @@ class Downloads(SettingsResource):
                     most_bytes=spec.most_bytes,
                     check=check,
                     attempts=self.attempts,
-                    on_progress=_build_report(spec.title, log),
+                    on_progress=Progress(log, BYTES),
                 )
             except MissingInputError as error:
                 raise MissingInputError(
-                    f"{spec.title} is missing and could not be downloaded: {error.problem}",
+                    f"Input not found, and its download failed: {spec.title}. {error.problem}",
                     details=[*error.details, f"size: {spec.disk}", f"licence: {spec.licence}"],
                     advice=error.advice,
                 ) from error
@@ -95,16 +95,3 @@ class Downloads(SettingsResource):
 def locate_record(spec: ArchiveSpec, root: Path) -> Path:
     """Return the path of the record of an input's download."""
     return root / "assets" / "downloads" / f"{spec.name}.json"
-
-
-def _build_report(title: str, log: Callable[[str], None]) -> Callable[[int, int | None], None]:
-    """Return a function that logs the progress of a large download, every 256 MB."""
-    logged = 0
-
-    def on_progress(done: int, total: int | None) -> None:
-        nonlocal logged
-        if done >= logged + _REPORT_BYTES:
-            logged = done
-            log(f"{title}: {done / 1e6:,.0f}{f' of {total / 1e6:,.0f}' if total else ''} MB")
-
-    return on_progress

@@ -1,6 +1,5 @@
 """CLIP features as assets: the op `encode_images`, and the text features of both sets of names."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +13,7 @@ from pervl_assets.clip.drift import compare_vectors, take_sample
 from pervl_assets.clip.encode_images import EncodeProgress, encode_image_shard
 from pervl_assets.clip.encoder import PROMPT
 from pervl_assets.clip.features import Features, list_feature_columns, update_names
+from pervl_assets.core.progress import Progress
 from pervl_assets.defs.checks import to_check_result
 from pervl_assets.defs.metadata import OWNERS
 from pervl_assets.defs.placement import GPU_POOL, claim_step, leave_if_given_up
@@ -40,8 +40,6 @@ _NAMES_AND_VECTORS: Final = "names_and_vectors"
 
 _EVALUATED: Final = f"^({FEW_SHOT_FOLDER}|{GALLERY_FOLDER})/"
 """Few-shot images and gallery of the tree that PALAVRA reads."""
-
-_REPORT_SECONDS: Final = 2.0
 
 _IMAGE_FEATURES: Final = """\
 CLIP features of the images of the object classes: id text, vector (D float32, not normalised).
@@ -98,7 +96,12 @@ def encode_images(
     key, partition = context.asset_key, context.partition_key
     encoder, model = find_encoder(key), _choose_clip(clip, key)
     stored, passport = FeaturesIOManager(data=workspace.data), model.describe(encoder)
-    progress = EncodingReport(context.log.info, f"{key.to_user_string()} [{partition}]")
+    progress, rates = Progress(context.log.info, "images"), dict[str, Any]()
+
+    def report(now: EncodeProgress) -> None:
+        shares = {"decode_share": now.decode_share, "device_share": now.device_share}
+        rates.update(images_per_second=round(now.images_per_second, 1), **shares)
+        progress(now.done, now.total, f"decoding {now.decode_share:.0%}, device {now.device_share:.0%}")
 
     def keep(chunk: Path) -> None:
         stored.store.push_file(chunk)
@@ -119,10 +122,10 @@ def encode_images(
             workers=workspace.workers,
             max_lost=workspace.max_quarantined_share,
             claim=claim_step(context),
-            on_progress=progress,
+            on_progress=report,
             on_saved=keep,
         )
-    return FeaturesIOManager.describe(features, **progress.rates, **_describe_change(previous, features))
+    return FeaturesIOManager.describe(features, **rates, **_describe_change(previous, features))
 
 
 def _list_images(source: Any, images: ImageLists, partition: str) -> list[tuple[str, str]]:
@@ -142,29 +145,6 @@ def _describe_change(previous: Features | None, features: Features) -> dict[str,
     result, _ = compare_vectors(sample, features)
     names = ("largest_relative_difference", "smallest_cosine")
     return {"replaced_vectors": result.text, **{name: result.numbers[name] for name in names}}
-
-
-class EncodingReport:
-    """Logs the progress of encoding at most once in two seconds and at its end, and keeps the last rates."""
-
-    def __init__(self, log: Callable[[str], None], title: str) -> None:
-        self._log, self._title, self._last = log, title, 0.0
-        self.rates: dict[str, Any] = {}
-
-    def __call__(self, now: EncodeProgress) -> None:
-        """Log the progress of images."""
-        rate, decode, device = now.images_per_second, now.decode_share, now.device_share
-        self.rates = {"images_per_second": round(rate, 1), "decode_share": decode, "device_share": device}
-        self._report(now.done, now.total, f"images, {rate:,.1f} images/s (decoding {decode:.0%}, device {device:.0%})")
-
-    def count_names(self, done: int, total: int) -> None:
-        """Log the progress of names."""
-        self._report(done, total, "names")
-
-    def _report(self, done: int, total: int, rest: str) -> None:
-        if done == total or time.monotonic() - self._last > _REPORT_SECONDS:
-            self._last = time.monotonic()
-            self._log(f"{self._title}: {done:,} of {total:,} {rest}")
 
 
 def build_features(shards: int, encoder: str | None = None) -> list[dg.AssetsDefinition]:
@@ -289,7 +269,7 @@ def build_text_features(
         partition = context.partition_key if partitions else None
         encoder, model = find_encoder(key), _choose_clip(clip, key)
         previous: Features | None = FeaturesIOManager(data=workspace.data).read_previous(key, partition)
-        texts, progress = list_texts(names), EncodingReport(context.log.info, key.path[-1]).count_names
+        texts, progress = list_texts(names), Progress(context.log.info, "texts")
         features = update_names(texts, model.describe(encoder), lambda: model.load(encoder), previous, progress, prompt)
         checks = [to_check_result(_NAMES_AND_VECTORS, check_names(features, texts), "error")]
         yield FeaturesIOManager.describe(features, checks=checks, **_describe_change(previous, features))

@@ -45,7 +45,7 @@ def complete_pages(assets: Iterable[dg.AssetsDefinition]) -> list[dg.AssetsDefin
                 "licence": dg.MetadataValue.md(_link_licence(inputs[0])),
             }
         else:
-            metadata = {"inputs": _tabulate_inputs(inputs)}
+            metadata = {"raw_inputs": _tabulate_inputs(inputs)}
             tags |= {f"pervl/from_{one.name}": "" for one in inputs}
         completed = spec.merge_attributes(tags=tags, metadata={**metadata, **_show_columns(spec.metadata)})
         if key not in notes:

@@ -8,6 +8,7 @@ import dagster as dg
 from pervl_assets.archives.inputs import ArchiveSpec, RawArchive, identify_contents, list_texts
 from pervl_assets.archives.official_files import FilesReport, OfficialFiles, count_entries, load_manifest, require_files
 from pervl_assets.benchmarks import find_benchmarks
+from pervl_assets.core.errors import MissingInputError
 from pervl_assets.core.files import hash_file
 from pervl_assets.defs.downloads import Downloads
 from pervl_assets.defs.metadata import OWNERS, describe_download, make_check_result
@@ -15,6 +16,7 @@ from pervl_assets.defs.resources import ANNOTATIONS, Workspace
 from pervl_assets.defs.steps import record_step
 from pervl_assets.inversion.sources import ARCHIVES
 from pervl_assets.io_managers.raw_archives import RawArchiveIOManager
+from pervl_assets.settings import get_variable
 
 RAW = "raw"
 ANNOTATIONS_KEY = dg.AssetKey([RAW, "pervl_annotations"])
@@ -49,9 +51,29 @@ def build_raw_asset(spec: ArchiveSpec) -> dg.AssetsDefinition:
         fetched = downloads.fetch_input(spec, workspace.root, context.log.info) if is_fetched else None
         if fetched and fetched.stale:
             context.log.warning("%s: the earlier download is used, because %s.", spec.title, fetched.stale)
-        return RawArchiveIOManager.describe(workspace.find_raw(spec), **describe_download(fetched))
+        try:
+            found = workspace.find_raw(spec)
+        except MissingInputError as error:
+            raise _say_why_not_fetched(error, spec, workspace, downloads) from error
+        return RawArchiveIOManager.describe(found, **describe_download(fetched))
 
     return raw_archive
+
+
+def _say_why_not_fetched(
+    error: MissingInputError, spec: ArchiveSpec, workspace: Workspace, downloads: Downloads
+) -> MissingInputError:
+    """Return the error of a missing input, with the setting because of which it was not downloaded, if one is."""
+    if workspace.raw is not None:
+        reason = f"nothing is downloaded or drawn, because {get_variable('raw')} is set"
+        return MissingInputError(error.problem, details=[*error.details, reason], advice=error.advice)
+    if spec.url is None or downloads.locate(spec) is not None or workspace.profile == "demo":
+        return error
+    off = get_variable("fetch")
+    details = [*error.details, f"not downloaded, because {off}=off"]
+    return MissingInputError(
+        error.problem, details=details, advice=f"Unset {off} to have it downloaded. Or: {error.advice}"
+    )
 
 
 @dg.asset(
@@ -83,7 +105,7 @@ def pervl_annotations(
     manifest = load_manifest(ANNOTATIONS / "manifest.yaml")
     folder = workspace.annotations_folder
     if workspace.annotations:
-        report = require_files(folder, manifest)
+        report = require_files(folder, manifest, get_variable("annotations"))
     elif workspace.profile == "demo":
         report = FilesReport(official=(), different=(), missing=())
     else:

@@ -5,11 +5,12 @@ from typing import Any
 
 import dagster as dg
 from dagster import DagsterEventType, DagsterInstance
+from rich.filesize import decimal
 
 from pervl_assets.core.checks import Severity
-from pervl_assets.core.text import unescape_markdown
+from pervl_assets.core.text import count_of, unescape_markdown
 from pervl_assets.dagster_private import RunFailureReason
-from pervl_assets.io_managers.metadata import BYTES, FILES, MISSING, QUARANTINED, ROWS
+from pervl_assets.io_managers.metadata import BYTES, FILES, MISSING, QUARANTINED, ROWS, SECONDS
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,17 @@ class Materialized:
     def bytes(self) -> int | None:
         """Its size, None if not recorded."""
         return self.metadata.get(BYTES)
+
+    @property
+    def summary(self) -> str:
+        """Its counts, size and duration as far as they are known: `1,234 files, 12.3 MB, 4.2 s`."""
+        unit, number = "row" if ROWS in self.metadata else "file", self.files_or_rows
+        count = None if number is None else count_of(number, unit)
+        size = None if self.bytes is None else decimal(int(self.bytes))
+        seconds = self.metadata.get(SECONDS)
+        lost = f"{self.quarantined:,} quarantined" if self.quarantined else None
+        missing = f"{self.missing:,} missing" if self.missing else None
+        return ", ".join(filter(None, (count, lost, missing, size, None if seconds is None else f"{seconds:,.1f} s")))
 
     @property
     def quarantined(self) -> int:

@@ -9,7 +9,6 @@ import os
 import socket
 import sys
 import uuid
-import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from typing import Any, Final
 import dagster as dg
 from dagster import DagsterInstance, RunsFilter
 
-from pervl_assets.core.errors import PervlError, name_some
+from pervl_assets.core.errors import name_some
 from pervl_assets.core.files import Lock
 from pervl_assets.core.signals import list_stops
 from pervl_assets.dagster_private import (
@@ -33,10 +32,11 @@ from pervl_assets.defs.checks import SUMS_HOLD
 from pervl_assets.defs.placement import GPU_POOL
 from pervl_assets.defs.run_results import RunResult, read_run_result
 from pervl_assets.defs.run_workers import INTERRUPTIONS, RunEnd, RunWorkers, execute_run
+from pervl_assets.defs.selections import select_assets
 from pervl_assets.defs.up_to_date import Value, explain_outdated
 
-PROCESS_TAG: Final = "pervl/process"
-"""Host, process id and boot id of the process that started a run: of `pervl`, or of a job."""
+PROCESS_TAG: Final = ".dagster/pervl_process"
+"""Host, process id and boot id of the process that started a run: of `pervl`, or of a job. The UI hides such tags."""
 
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 
@@ -76,35 +76,6 @@ class PlannedRun:
         count = f"{len(self.keys)} asset{'s' if len(self.keys) > 1 else ''}"
         names = name_some([key.to_user_string() for key in self.keys], _NAMES_SHOWN)
         return f"{count}{f' of {self.partition}' if self.partition else ''}: {names}"
-
-
-def select_assets(graph: BaseAssetGraph[Any], selection: str) -> frozenset[dg.AssetKey]:
-    """Return the keys that a selection string names.
-
-    Raises:
-        PervlError: The string is no selection, or names nothing; the groups are listed.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", dg.BetaWarning)  # of Dagster about itself; a user can do nothing about it
-            chosen = dg.AssetSelection.from_string(selection).required_multi_asset_neighbors()
-            keys = frozenset(chosen.resolve(graph))
-    except (dg.DagsterError, ValueError) as error:
-        raise PervlError(
-            f"The selection {selection!r} is not valid: {str(error).splitlines()[0]}",
-            advice=_selection_help(graph),
-        ) from error
-    if not keys:
-        raise PervlError(f"The selection {selection!r} names no asset.", advice=_selection_help(graph))
-    return keys
-
-
-def _selection_help(graph: BaseAssetGraph[Any]) -> str:
-    groups = sorted({graph.get(key).group_name for key in graph.materializable_asset_keys})
-    return (
-        f"""Name a group ({", ".join(groups)}) as group:NAME or an asset as key:"ytvos/fsl_seg"; +X adds """
-        "upstream assets, X+ downstream assets."
-    )
 
 
 def list_values(graph: BaseAssetGraph[Any], keys: Set[dg.AssetKey]) -> list[Value]:
@@ -196,6 +167,16 @@ class Plan:
         while run := self.begin():
             yield run
             self.end(run)
+
+    def list_runs(self) -> list[PlannedRun]:
+        """Return the runs that make the values that are outdated now, in their order; none is begun."""
+        return plan_runs(self._graph, self.todo.keys())
+
+    def list_followers(self) -> list[Value]:
+        """Return the values that may be outdated after these runs, because they are made from what these make."""
+        runs = self.list_runs()
+        others = [value for value in self._left if value not in self.todo]
+        return [value for value in others if any(self._needs(PlannedRun((value[0],), value[1]), run) for run in runs)]
 
     def begin(self) -> PlannedRun | None:
         """Return the next run, which needs nothing of a run that has begun and not ended; None if there is none now."""

@@ -13,6 +13,7 @@ from pervl_assets.clip.features import Features
 from pervl_assets.clip.merge import merge_features
 from pervl_assets.clip.passport import EmbeddingPassport
 from pervl_assets.core.plots import draw_curves
+from pervl_assets.core.progress import Progress
 from pervl_assets.defs.checks import to_check_result
 from pervl_assets.defs.features import IMAGE_FEATURES, INVERSION, name_key
 from pervl_assets.defs.metadata import OWNERS, embed_image
@@ -47,7 +48,6 @@ encoded. In an epoch every class is drawn once as a set of images and once as a 
 `PERVL_TRAINING_MODE` chooses between upstream's code with all its quirks and the text of the paper. Each repetition has
 a seed of its own. After a kill only the epoch that had begun is repeated."""
 
-_LOG_SECONDS: Final = 3.0
 _PUSH_SECONDS: Final = 60.0
 """Between two uploads of a saved epoch, which has 1.1 GB at width 4,096."""
 
@@ -97,8 +97,8 @@ def build_set_encoder(repetitions: int, encoder: str | None = None) -> dg.Assets
             stored.resume_work(key, repetition),
             stored.read_previous(key, repetition),
             read_prompts(Path(workspace.training_prompts)) if workspace.training_prompts else PROMPTS,
-            _log_progress(context, workspace.training_epochs),
-            lambda done, total: context.log.info(f"{done:,} of {total:,} sentences encoded"),
+            _report_epochs(context, workspace.training_epochs),
+            Progress(context.log.info, "sentences"),
             _limit(stored.store.push_file),
             claim_step(context),
         )
@@ -160,17 +160,12 @@ def _draw(curves: pl.DataFrame, loss: str) -> dg.MetadataValue:
     return embed_image(tostring(draw_curves(values, "epoch")), f"{loss} loss", "image/svg+xml")
 
 
-def _log_progress(context: dg.AssetExecutionContext, epochs: int) -> Callable[[pl.DataFrame], None]:
-    """Return a function that logs the losses every few seconds. Each line is a commit to Dagster's database."""
-    start = due = time.monotonic()
-    done = 0
+def _report_epochs(context: dg.AssetExecutionContext, epochs: int) -> Callable[[pl.DataFrame], None]:
+    """Return a function that reports an epoch and its losses."""
+    progress = Progress(context.log.info, "epochs")
 
     def on_progress(curves: pl.DataFrame) -> None:
-        nonlocal due, done
-        done, epoch, now = done + 1, int(curves["epoch"][-1]), time.monotonic()
-        if now >= due or epoch == epochs:
-            due = now + _LOG_SECONDS
-            losses = ", ".join(f"{phase} {loss:.3f}" for phase, loss in curves.tail(3).select("phase", "cycle").rows())
-            context.log.info(f"epoch {epoch:,} of {epochs:,}, {(now - start) / done:.1f} s each; cycle loss: {losses}")
+        losses = ", ".join(f"{phase} {loss:.3f}" for phase, loss in curves.tail(3).select("phase", "cycle").rows())
+        progress(int(curves["epoch"][-1]), epochs, f"cycle loss: {losses}")
 
     return on_progress

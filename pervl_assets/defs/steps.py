@@ -17,7 +17,7 @@ from pervl_assets.core.files import hash_bytes
 from pervl_assets.dagster_private import BaseAssetGraph, read_data_versions
 from pervl_assets.defs.placement import is_given_up, leave_if_given_up
 from pervl_assets.io_managers.base import PervlIOManager, begin_with_inputs
-from pervl_assets.io_managers.metadata import SECONDS, end_if_given_up, show_errors
+from pervl_assets.io_managers.metadata import SECONDS, end_if_given_up, order_metadata, show_errors
 
 SETTINGS: Final = "settings"
 """Metadata of a materialization: the settings it was made with, see `describe_settings`."""
@@ -66,7 +66,7 @@ def record_step(
         recorded: dict[str, Any] = {SECONDS: round(time.perf_counter() - start, 3), SETTINGS: settings}
         if key is not None and key in inputs:
             recorded[INPUTS] = dg.MetadataValue.json(inputs[key])
-        return result._replace(metadata={**recorded, **(result.metadata or {})})
+        return result._replace(metadata=order_metadata({**(result.metadata or {}), **recorded}))
 
     @functools.wraps(compute)
     def call(*args: Any, **named: Any) -> Any:

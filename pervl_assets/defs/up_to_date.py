@@ -34,6 +34,7 @@ Value = tuple[dg.AssetKey, str | None]
 NOT_ON_DISK: Final = "it is not in this data folder"
 """Reason of a value that was materialized, and whose file or manifest does not exist."""
 
+_FILES_SHOWN: Final = 3
 _HISTORY: Final = 4
 """Evaluations of a check that are read, per partition of its asset."""
 
@@ -172,13 +173,21 @@ class _Reader:
 
 
 def list_changes(old: Any, new: Any, name: str = "") -> list[str]:
-    """Name the entries in which two nested mappings differ: `top_objects 30 → 50`."""
+    """Name the entries in which two nested mappings differ: `top_objects 30 → 50`.
+
+    Of lists of files, with name, size and time, only the files that differ are named: `weights model.safetensors`.
+    """
     if old == new:
         return []
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         names = dict.fromkeys([*old, *new])
         return [change for one in names for change in list_changes(old.get(one), new.get(one), one)]
-    return [f"{name} {old} → {new}" if name else "none were recorded"]
+    if isinstance(old or new, list):
+        both = old or [], new or []
+        files = dict.fromkeys(file[0] for files in both for file in files if file not in both[0] or file not in both[1])
+        return [f"{name} {name_some(files, _FILES_SHOWN)}"]
+    before, after = ("unset" if value in (None, "") else value for value in (old, new))
+    return [f"{name} {before} → {after}" if name else "none were recorded"]
 
 
 @dataclass(frozen=True)

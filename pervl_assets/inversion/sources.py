@@ -34,7 +34,7 @@ COCO_SVO_TRIPLETS: Final = ArchiveSpec(
     most_bytes=500_000_000,
     check=read_triplets,
     licence="CC-BY-4.0",
-    disk="about 45 MB",
+    disk="45 MB",
 )
 
 _OPENIMAGES_CLASS_DESCRIPTIONS: Final = ArchiveSpec(

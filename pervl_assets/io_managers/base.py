@@ -74,12 +74,14 @@ class PervlIOManager(dg.ConfigurableIOManager):
         key: Resource key, e.g. `tables`.
         kind: Kind of value in the tag `pervl/value`, e.g. `table`.
         extension: Extension of the value's file or manifest.
+        label: Name of that file's path in the metadata; `manifest` if the value has further files.
     """
 
     data: str
     key: ClassVar[str]
     kind: ClassVar[str]
     extension: ClassVar[str]
+    label: ClassVar[str] = "path"
 
     @property
     def store(self) -> Store:
@@ -245,7 +247,7 @@ class PervlIOManager(dg.ConfigurableIOManager):
             self.drop(obj)
             raise
         stamp, shown = self.stamp(context.asset_key, partition, written), dg.MetadataValue.path(self.store.show(path))
-        context.add_output_metadata({"path": shown, **({STAMP: stamp} if stamp else {})})
+        context.add_output_metadata({self.label: shown, **({STAMP: stamp} if stamp else {})})
         if seconds := context.output_metadata.get(SECONDS):
             context.add_output_metadata({SECONDS: round(seconds.value + time.perf_counter() - start, 3)})
 

@@ -10,7 +10,7 @@ import dagster as dg
 
 from pervl_assets.clip.features import Features, list_feature_columns, read_features, read_passport, write_features
 from pervl_assets.io_managers.base import PervlIOManager
-from pervl_assets.io_managers.metadata import BYTES, MISSING, QUARANTINED, ROWS, preview_table
+from pervl_assets.io_managers.metadata import MISSING, QUARANTINED, ROWS, describe_size, preview_table
 from pervl_assets.io_managers.tables import declare_columns
 from pervl_assets.release.images import Labeller
 from pervl_assets.release.parts import FeaturesPart, Part
@@ -45,7 +45,7 @@ class FeaturesIOManager(PervlIOManager):
             metadata={
                 **declare_columns(list_feature_columns(dimension=features.passport.dimension)),
                 ROWS: len(features.ids),
-                BYTES: features.vectors.nbytes,
+                **describe_size(features.vectors.nbytes),
                 QUARANTINED: int((rejected["status"] == "quarantined").sum()),
                 MISSING: int((rejected["status"] == "missing").sum()),
                 "rejected": preview_table(rejected, rows=_REJECTED_ROWS),

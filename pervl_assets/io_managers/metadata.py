@@ -2,12 +2,13 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import dagster as dg
 import polars as pl
+from rich.filesize import decimal
 
 from pervl_assets.core.errors import PervlError
 from pervl_assets.core.files import explain_errors
@@ -28,6 +29,29 @@ STAMP: Final = "stamp"
 
 _PREVIEW_ROWS: Final = 8
 _LONGEST_CELL: Final = 80
+
+
+def describe_size(size: int, files: int | None = None) -> dict[str, Any]:
+    """Return the metadata of a size in bytes, and of a number of files: in words, and as the numbers that are plotted.
+
+    Example: `{"size": "1.7 GB in 82,783 files", "files": 82783, "bytes": 1700000000}`.
+    """
+    words = decimal(size) if files in (None, 1) else f"{decimal(size)} in {files:,} files"
+    return {"size": words, **({} if files is None else {FILES: files}), BYTES: size}
+
+
+def order_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metadata in the order of a page: images and tables, then numbers and paths, then JSON for programs.
+
+    Dagster keeps the order. What an IO manager adds comes last.
+    """
+
+    def rank(name: str) -> int:
+        value = metadata[name]
+        is_json = isinstance(value, dg.JsonMetadataValue | dict | list)
+        return 2 if is_json else 0 if isinstance(value, dg.MarkdownMetadataValue) else 1
+
+    return {name: metadata[name] for name in sorted(metadata, key=rank)}
 
 
 def preview_table(frame: pl.DataFrame, rows: int = _PREVIEW_ROWS, *, markup: bool = False) -> dg.MetadataValue:

@@ -16,7 +16,7 @@ from pervl_assets.core.addresses import Address, Place, is_address
 from pervl_assets.core.errors import AddressError, ArchiveError, MissingInputError, SchemaError
 from pervl_assets.core.files import VerifyResult, explain_read_errors, hash_bytes, write_bytes_atomically
 from pervl_assets.io_managers.base import DAMAGE, PervlIOManager
-from pervl_assets.io_managers.metadata import BYTES, FILES, show_errors
+from pervl_assets.io_managers.metadata import describe_size, show_errors
 from pervl_assets.storage.store import Listing
 
 _STORED: Final = TypeAdapter(RawArchive)
@@ -29,6 +29,7 @@ class RawArchiveIOManager(PervlIOManager):
     key = "raw_archives"
     kind = "raw_archive"
     extension = ".json"
+    label = "manifest"
 
     def write(self, context: dg.OutputContext, value: RawArchive, path: Path) -> None:
         """Write the path and the card; an unchanged card rewrites nothing."""
@@ -145,8 +146,7 @@ class RawArchiveIOManager(PervlIOManager):
             value=archive,
             data_version=dg.DataVersion(card.sha256[:16]),
             metadata={
-                BYTES: card.bytes,
-                FILES: card.members,
+                **describe_size(card.bytes, card.members),
                 "kind": card.kind,
                 "encrypted": card.encrypted,
                 "identity_sha256": card.sha256,

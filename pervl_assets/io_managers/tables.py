@@ -10,7 +10,7 @@ import polars as pl
 from pervl_assets.core.errors import SchemaError
 from pervl_assets.core.tables import TableSchema, hash_frame, read_hashed, validate_columns, write_hashed
 from pervl_assets.io_managers.base import PervlIOManager
-from pervl_assets.io_managers.metadata import BYTES, ROWS, preview_table
+from pervl_assets.io_managers.metadata import ROWS, describe_size, preview_table
 from pervl_assets.release.images import Labeller
 from pervl_assets.release.parts import Part, TablePart
 
@@ -60,7 +60,7 @@ class TableIOManager(PervlIOManager):
         schema: dg.TableSchema = getattr(declared, "schema", declared)  # Dagster may have wrapped it
         validate_columns(value, {column.name: column.type for column in schema.columns}, table)
         write_hashed(value, path)
-        context.add_output_metadata({BYTES: path.stat().st_size})
+        context.add_output_metadata(describe_size(path.stat().st_size))
 
     def load(self, path: Path) -> pl.DataFrame:
         """Read the frame. Raises as `read_hashed` does."""
@@ -79,7 +79,7 @@ class TableIOManager(PervlIOManager):
             asset_key=asset_key,
             value=frame,
             data_version=dg.DataVersion(hash_frame(frame)[:16]),
-            metadata={ROWS: frame.height, "preview": preview_table(frame), **more},
+            metadata={**more, "preview": preview_table(frame), ROWS: frame.height},
             check_results=checks,
         )
 

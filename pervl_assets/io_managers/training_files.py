@@ -15,7 +15,7 @@ from pervl_assets.core.errors import SchemaError
 from pervl_assets.core.files import VerifyResult, hash_bytes, hash_file, write_bytes_atomically
 from pervl_assets.core.workers import map_in_threads
 from pervl_assets.io_managers.base import PervlIOManager
-from pervl_assets.io_managers.metadata import BYTES, FILES, ROWS
+from pervl_assets.io_managers.metadata import ROWS, describe_size
 from pervl_assets.release.images import Labeller
 from pervl_assets.release.parts import FilePart, Part
 from pervl_assets.release.validation import list_files, verify_files
@@ -53,6 +53,7 @@ class TrainingFileIOManager(PervlIOManager):
     key = "training_files"
     kind = "file"
     extension = ".json"
+    label = "manifest"
 
     def write(self, context: dg.OutputContext, value: TrainingFile, path: Path) -> None:
         """Write the file, then its manifest; unchanged ones rewrite nothing."""
@@ -61,7 +62,8 @@ class TrainingFileIOManager(PervlIOManager):
         written = replace(self._measure(value.file), others=tuple(map(self._measure, value.others)))
         plain = asdict(written, dict_factory=lambda pairs: {name: part for name, part in pairs if part != ()})
         write_bytes_atomically(path, json.dumps(plain, indent=1, sort_keys=True).encode() + b"\n")
-        context.add_output_metadata({"file": dg.MetadataValue.path(str(target)), BYTES: written.bytes, FILES: 1})
+        shown = dg.MetadataValue.path(self.store.show(target))
+        context.add_output_metadata({"file": shown, **describe_size(written.bytes, 1)})
 
     def _measure(self, name: str) -> WrittenFile:
         file = self.store.locate(name)

@@ -11,7 +11,7 @@ import polars as pl
 from pervl_assets.core.files import VerifyResult
 from pervl_assets.core.tables import read_hashed
 from pervl_assets.io_managers.base import PervlIOManager
-from pervl_assets.io_managers.metadata import BYTES, FILES, MISSING, QUARANTINED
+from pervl_assets.io_managers.metadata import MISSING, QUARANTINED, describe_size
 from pervl_assets.release.images import Labeller, label_images
 from pervl_assets.release.parts import Part, Tree, TreePart
 from pervl_assets.storage.store import StoredFile, locate_below
@@ -28,12 +28,14 @@ class TreeIOManager(PervlIOManager):
     key = "trees"
     kind = "tree"
     extension = ".parquet"
+    label = "manifest"
 
     def write(self, context: dg.OutputContext, value: FolderTree, path: Path) -> None:
         """Swap the staged files in, then write the ledger; an unchanged tree writes nothing."""
         self.store.push_files(_list_files(replace(value, root=value.staged or value.root)))
         value = replace(value, is_saved=value.is_saved and path.is_file())
         commit_tree(value, path, {_ROOT: value.root.relative_to(self.store.folder).as_posix()})
+        context.add_output_metadata({"folder": dg.MetadataValue.path(self.store.show(value.root))})
 
     def drop(self, value: FolderTree) -> None:
         """Release the lock of the tree; what is staged stays for the next run."""
@@ -75,12 +77,10 @@ class TreeIOManager(PervlIOManager):
             value=tree,
             data_version=dg.DataVersion(tree.content_hash[:16]),
             metadata={
-                FILES: tree.written,
-                BYTES: tree.bytes,
+                **more,
+                **describe_size(tree.bytes, tree.written),
                 QUARANTINED: tree.quarantined,
                 MISSING: tree.missing,
-                "folder": dg.MetadataValue.path(str(tree.root)),
-                **more,
             },
             check_results=checks,
         )

@@ -9,7 +9,7 @@ import dagster as dg
 import polars as pl
 
 from pervl_assets.io_managers.base import PervlIOManager
-from pervl_assets.io_managers.metadata import BYTES, FILES, preview_table
+from pervl_assets.io_managers.metadata import describe_size, preview_table
 from pervl_assets.training.set_encoder import TrainedSetEncoder, read_set_encoder, write_set_encoder
 
 
@@ -39,8 +39,7 @@ class WeightsIOManager(PervlIOManager):
             data_version=dg.DataVersion(trained.hash()[:16]),
             metadata={
                 "parameters": sum(array.size for array in trained.weights.values()),
-                FILES: 1,
-                BYTES: sum(array.nbytes for array in trained.weights.values()),
+                **describe_size(sum(array.nbytes for array in trained.weights.values()), 1),
                 "last_epoch": preview_table(last),
                 "passport": dg.MetadataValue.json(json.loads(trained.passport.to_json())),
                 **more,

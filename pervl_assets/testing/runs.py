@@ -14,7 +14,8 @@ import dagster as dg
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.definitions import build_definitions, build_resources
 from pervl_assets.defs.resources import Workspace
-from pervl_assets.defs.runs import list_values, plan_runs, select_assets
+from pervl_assets.defs.runs import list_values, plan_runs
+from pervl_assets.defs.selections import select_assets
 from pervl_assets.settings import Settings
 
 _QUIET: Final = {"loggers": {"console": {"config": {"log_level": "WARNING"}}}}

@@ -16,7 +16,7 @@ import polars as pl
 
 from pervl_assets.clip.encoder import TEXT_BATCH, ClipEncoder
 from pervl_assets.clip.features import Features, normalise
-from pervl_assets.clip.passport import EmbeddingPassport
+from pervl_assets.clip.passport import EmbeddingPassport, advise_on_precision
 from pervl_assets.clip.token_texts import TokenTexts
 from pervl_assets.core.checks import CheckResult
 from pervl_assets.core.errors import PervlError, SchemaError, name_some
@@ -128,7 +128,7 @@ def learn_concepts(
     negative: str,
     tuning: Mapping[str, Any],
     work: Path,
-    on_progress: Callable[[str], None] = lambda done: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_saved: Callable[[Path], object] = lambda file: None,
 ) -> Learned:
     """Learn the concepts of a split by every method and seed.
@@ -148,13 +148,13 @@ def learn_concepts(
             of the mode `paper` it is the concept's class, as the paper says.
         tuning: Keyword arguments of `learn_tokens`.
         work: Folder of the saved parts. Remove it once the result is stored.
-        on_progress: Called with a line for every method of a seed.
+        on_progress: Called after every method of a seed with the number of tokens that are learned, and their total.
         on_saved: Called with every file of `work` that is saved.
 
     Raises:
         PervlError: Images or set encoders are of another CLIP, or a loss is not finite.
     """
-    parts = []
+    parts, total = [], len(_METHODS) * draws.select("seed", "concept").n_unique()
     _require_encoder("The images were encoded", images.passport, passport)
     for seed, trained in set_encoders:
         _require_encoder(f"The inversion model of repetition {seed} was trained", trained.passport.encoder, passport)
@@ -166,7 +166,8 @@ def learn_concepts(
         inputs = [VERSION, trained.hash(), images.hash(), hash_frame(drawn), negatives, dict(tuning)]
         for method in _METHODS:
             digest = hash_bytes(json.dumps([method, seed, *inputs]).encode())
-            parts.append(_resume(work / f"{digest[:16]}.parquet", method, task, on_progress, on_saved))
+            parts.append(_resume(work / f"{digest[:16]}.parquet", method, task, on_saved))
+            on_progress(sum(part.tokens.height for part in parts), total)
     losses = {
         method: np.mean([part.losses[method] for part in parts if method in part.losses], axis=0).tolist()
         for method in dict.fromkeys(method for part in parts for method in part.losses)
@@ -202,9 +203,7 @@ def _gather_shots(draws: pl.DataFrame, images: Features) -> dict[str, _Vectors]:
     return {concept: normalise(images.vectors[rows]) for concept, rows in shots.iter_rows()}
 
 
-def _resume(
-    file: Path, method: str, task: _Task, on_progress: Callable[[str], None], on_saved: Callable[[Path], object]
-) -> Learned:
+def _resume(file: Path, method: str, task: _Task, on_saved: Callable[[Path], object]) -> Learned:
     """Learn all concepts by one method, or read what was saved before."""
     with suppress(OSError, SchemaError):
         tokens, metadata = read_hashed(file)
@@ -212,9 +211,6 @@ def _resume(
     learned = _learn(method, task)
     write_hashed(learned.tokens, file, {_LOSSES: json.dumps(learned.losses)})
     on_saved(file)
-    curve = learned.losses.get(method)
-    shown = f", loss {curve[0]:.4f} to {curve[-1]:.4f}" if curve else ""
-    on_progress(f"seed {task.seed}, {method}: {len(task.shots):,} concepts{shown}")
     return learned
 
 
@@ -247,7 +243,7 @@ def _require_finite(losses: npt.NDArray[np.float64], task: _Task, method: str) -
         raise PervlError(
             f"The loss of {len(broken):,} of {len(task.shots):,} concepts is not finite (seed {task.seed}, {method}): "
             f"{name_some(broken)}.",
-            advice="Set PERVL_PRECISION=fp32 and run again; if it still is not, the CLIP's weights are damaged.",
+            advice=advise_on_precision(task.trained.passport.encoder.precision),
         )
 
 

@@ -19,6 +19,7 @@ import polars as pl
 
 from pervl_assets.clip.encoder import ClipEncoder
 from pervl_assets.clip.features import Features, read_features, write_features
+from pervl_assets.clip.passport import advise_on_precision
 from pervl_assets.clip.token_texts import TokenTexts
 from pervl_assets.core.claims import Claim, claim_work
 from pervl_assets.core.errors import PervlError, SchemaError
@@ -225,7 +226,7 @@ class _Trainer:
         if not math.isfinite(cycle + ground_truth):
             raise PervlError(
                 f"The loss of epoch {self.epochs + 1} ({phase}) of repetition {self._passport.seed} is not finite.",
-                advice="Set PERVL_PRECISION=fp32 and train again; if it still is not, the CLIP's weights are damaged.",
+                advice=advise_on_precision(self._passport.encoder.precision),
             )
         return cycle, ground_truth, float(np.mean(alignments)) if alignments else None, losses[0][2]
 

@@ -72,14 +72,14 @@ def client():
 
 
 def test_fetches_what_is_missing_or_different_and_only_that(server, manifest, tmp_path, client):
-    folder, lines = tmp_path / "out", []
+    folder, calls = tmp_path / "out", []
     (folder / "ytvos").mkdir(parents=True)
     (folder / "ytvos/a.csv").write_bytes(FILES["ytvos/a.csv"])
     (folder / "ytvos/b.yaml").write_bytes(b"other")
-    report = fetch_files(folder, manifest, client, on_progress=lines.append)
+    report = fetch_files(folder, manifest, client, on_progress=lambda *numbers: calls.append(numbers))
     assert sorted(report.official) == sorted(FILES)
     assert sorted(server.RequestHandlerClass.asked) == ["/deep/c.txt", "/ytvos/b.yaml"]
-    assert len(lines) == 2
+    assert calls == [(1, 2), (2, 2)]
     fetch_files(folder, manifest, client)
     assert len(server.RequestHandlerClass.asked) == 2
 

@@ -3,11 +3,13 @@ import io
 import dagster as dg
 import pytest
 from rich.console import Console
-from rich.progress import Progress
 
+from pervl_assets.cli.console import RunDisplay
 from pervl_assets.cli.runs import find_dagster_home, follow, open_instance
 from pervl_assets.core.addresses import parse_address
 from pervl_assets.core.errors import PervlError
+from pervl_assets.defs.run_results import RunResult
+from pervl_assets.defs.runs import PlannedRun
 from pervl_assets.storage import open_store
 
 
@@ -87,17 +89,43 @@ def test_telemetry_is_off_in_a_home_without_dagster_yaml(tmp_path, monkeypatch):
         assert instance.root_directory == str(tmp_path / "home")
 
 
-def test_progress_is_logged_lines_and_materializations(instance):
+@pytest.fixture
+def shown(instance):
+    """Run an asset that logs two lines; return the calls of a display, and what it prints without a terminal."""
+
     @dg.asset(key_prefix="raw")
-    def archive(context) -> None:
-        context.log.info("half of it")
+    def archive(context) -> dg.MaterializeResult:
+        context.log.info("[b]half[/] of it\x1b[2J")
+        context.log.info("50%, 1 min left: 5 of 10 files")
+        return dg.MaterializeResult(metadata={"files": 1, "bytes": 1234, "seconds": 65.0})
 
     run = dg.materialize([archive], instance=instance).run_id
-    updates: list[dict] = []
-    progress = Progress(console=Console(file=io.StringIO()), disable=True)
-    progress.add_task("materializing")
-    progress.update = lambda _, **update: updates.append(update)
-    with follow(instance, run, 1, progress):
-        pass
-    assert updates == [{"total": 1}, {"news": "raw/archive: half of it"}, {"advance": 1, "news": "raw/archive"}]
-    assert progress.console.file.getvalue() == "  raw/archive\n"
+
+    def show(*, verbose: bool = False) -> tuple[list, str]:
+        calls, console = [], Console(file=io.StringIO(), width=60)
+        display = RunDisplay(console, verbose=verbose)
+        for name in ("begin", "end", "report"):
+            method = getattr(display, name)
+            setattr(display, name, lambda *given, call=method: (calls.append(given), call(*given)))
+        planned, result = PlannedRun((dg.AssetKey(["raw", "archive"]),)), RunResult(runs=[run], total=3)
+        with display, follow(instance, display, planned, result):
+            pass
+        return calls, console.file.getvalue()
+
+    return show
+
+
+def test_a_step_is_shown_while_it_is_executed(shown):
+    calls, _ = shown()
+    assert [call[0] for call in calls] == ["raw/archive"] * 4
+    assert calls[2] == ("raw/archive", "50%, 1 min left: 5 of 10 files")
+
+
+def test_a_file_gets_a_line_for_each_asset_and_for_how_far_it_is(shown):
+    _, text = shown()
+    assert text == (
+        "  raw/archive: 50%, 1 min left: 5 of 10 files\n"  # the others with --verbose
+        "1/3 raw/archive: 1 file, 1.2 kB, 65.0 s\n"
+    )
+    _, verbose = shown(verbose=True)
+    assert verbose.splitlines()[0] == r"  raw/archive: [b]half[/] of it\x1b[2J"

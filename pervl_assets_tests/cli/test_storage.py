@@ -50,7 +50,7 @@ def test_a_selection_exports_trees_and_training_files_only(run, made_world, tmp_
     [
         ("ytvos/concepts", (), "ytvos/concepts has no folder tree and no training file"),
         ("deep_fashion/personalized", ("--split", "train"), "with the split train"),
-        ("nothing/of/this", (), "is not valid|names no asset"),
+        ("nothing/of/this", (), "no group is named"),
         ("ytvos/fsl_seg", (), "pervl materialize"),
     ],
 )

@@ -17,7 +17,8 @@ from pervl_assets.core.files import VerifyResult
 from pervl_assets.core.tables import CONTENT_SHA256, hash_frame
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.run_results import name_partition
-from pervl_assets.defs.runs import Plan, select_assets
+from pervl_assets.defs.runs import Plan
+from pervl_assets.defs.selections import select_assets
 from pervl_assets.testing.runs import explain, make_settings, run_assets, run_selection
 from pervl_assets_tests.core.samples import photograph
 

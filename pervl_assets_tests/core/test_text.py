@@ -2,7 +2,7 @@
 
 import pytest
 
-from pervl_assets.core.text import escape_markdown, escape_terminal, hide_secrets, unescape_markdown
+from pervl_assets.core.text import count_of, escape_markdown, escape_terminal, hide_secrets, unescape_markdown
 
 IMAGE = '![](/graphql?query=mutation{setConcurrencyLimit(concurrencyKey:"gpu",limit:0)})'
 MARKUP = [IMAGE, "<img src=x onerror=alert(1)>", "[x](javascript:alert(1))", "`code`", "a|b", "*b* _c_ ~~d~~", "&lt;"]
@@ -42,3 +42,11 @@ def test_a_terminal_shows_control_characters(text, shown):
 def test_log_ins_and_queries_of_addresses_are_hidden():
     assert hide_secrets("at https://anna:p@w@host:8/x?key=1 now") == "at https://host:8/x? now"
     assert hide_secrets("https://host/x, mail anna@host") == "https://host/x, mail anna@host"
+
+
+@pytest.mark.parametrize(
+    ("count", "what", "shown"),
+    [(1, "file", "1 file"), (0, "file", "0 files"), (1234, "copy", "1,234 copies"), (2, "key", "2 keys")],
+)
+def test_numbers_and_what_is_counted_agree(count, what, shown):
+    assert count_of(count, what) == shown

@@ -17,7 +17,7 @@ from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.evaluation import describe_conditions, version_known
 from pervl_assets.defs.raw import ANNOTATIONS_KEY
 from pervl_assets.defs.resources import ANNOTATIONS, Workspace
-from pervl_assets.defs.runs import select_assets
+from pervl_assets.defs.selections import select_assets
 from pervl_assets.evaluation import published
 from pervl_assets.evaluation.results import RESULTS
 from pervl_assets.io_managers.base import locate_value

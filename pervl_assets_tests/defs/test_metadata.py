@@ -1,12 +1,13 @@
 """Metadata of materializations and check results: seconds of own work, previews, numbers, escaped names."""
 
+import dagster as dg
 import numpy as np
 import polars as pl
 
 from pervl_assets.clip.features import Features
 from pervl_assets.defs.metadata import embed_image, make_check_result
 from pervl_assets.io_managers.features import FeaturesIOManager
-from pervl_assets.io_managers.metadata import preview_table
+from pervl_assets.io_managers.metadata import describe_size, order_metadata, preview_table
 from pervl_assets.io_managers.tables import COLUMN_SCHEMA
 from pervl_assets.testing.fake_clip import issue_fake_passport
 
@@ -18,6 +19,21 @@ def test_a_preview_is_short():
     assert first == "| a&#124;b | 1 | 159.1 |"
     assert second == f"| {'x' * 79}… | 20000 | 4.7e-12 |"
     assert preview_table(frame.clear()).value == "*no rows*"
+
+
+def test_a_size_is_in_words_and_as_the_numbers_that_are_plotted():
+    assert describe_size(1_700_000_000, 82_783) == {
+        "size": "1.7 GB in 82,783 files",
+        "files": 82_783,
+        "bytes": 1_700_000_000,
+    }
+    assert describe_size(12) == {"size": "12 bytes", "bytes": 12}
+
+
+def test_what_people_look_at_comes_before_what_programs_read():
+    shown, words = dg.MetadataValue.md("![]()"), {"json": dg.MetadataValue.json({}), "rows": {}, "seconds": 1.5}
+    ordered = order_metadata({**words, "contact_sheet": shown, "size": "1 kB", "classes": shown})
+    assert [*ordered] == ["contact_sheet", "classes", "seconds", "size", "json", "rows"]
 
 
 def test_a_check_shows_rows_where_there_are_any():

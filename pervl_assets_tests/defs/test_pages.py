@@ -82,7 +82,7 @@ def test_every_asset_has_tags_of_its_kind_and_its_sources(nodes):
         assert node.tags["pervl/value"] in kinds, key
         origins = [tag for tag in node.tags if tag.startswith("pervl/from_")]
         assert bool(origins) == (key.path[0] != "raw"), key
-        assert ("inputs" in node.metadata) == bool(origins), key
+        assert ("raw_inputs" in node.metadata) == bool(origins), key
         assert ("licence" in node.metadata) == ("homepage" in node.metadata) == (not origins), key
     crops, matches = find(nodes, "ytvos/fsl_seg"), find(nodes, "inversion/openimages_matches")
     assert dict(crops.tags) == {
@@ -99,10 +99,10 @@ def test_every_asset_has_tags_of_its_kind_and_its_sources(nodes):
 
 
 def test_licences_are_shown_with_their_addresses(nodes):
-    shown = find(nodes, "inversion/coco_triplets").metadata["inputs"].value
+    shown = find(nodes, "inversion/coco_triplets").metadata["raw_inputs"].value
     assert "[coco_svo_triplets](/assets/raw/coco_svo_triplets)" in shown
     assert "[CC-BY-4.0](https://spdx.org/licenses/CC-BY-4.0)" in shown
-    shown = find(nodes, "deep_fashion/personalized").metadata["inputs"].value
+    shown = find(nodes, "deep_fashion/personalized").metadata["raw_inputs"].value
     assert "[see the official site: non-commercial research](https://github.com/switchablenorms/DeepFashion2)" in shown
     annotations = find(nodes, "raw/pervl_annotations").metadata
     assert annotations["homepage"].value == list_sources()["pervl_annotations"].homepage

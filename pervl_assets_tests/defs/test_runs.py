@@ -8,7 +8,6 @@ import socket
 import dagster as dg
 import pytest
 
-from pervl_assets.core.errors import PervlError
 from pervl_assets.core.files import Lock
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.runs import (
@@ -21,8 +20,8 @@ from pervl_assets.defs.runs import (
     fail_dead_runs,
     list_values,
     plan_runs,
-    select_assets,
 )
+from pervl_assets.defs.selections import select_assets
 from pervl_assets.testing.runs import make_settings
 
 
@@ -133,17 +132,6 @@ def test_a_run_waits_for_what_its_inputs_are_made_from_in_another_partition(grap
     assert not plan._needs(test, other)
     assert plan._needs(PlannedRun((results,)), other)
     assert not plan._needs(test, PlannedRun((archive,)))
-
-
-def test_the_outputs_of_a_multi_asset_are_selected_together(graph):
-    keys = select_assets(graph, 'key:"inversion/coco_triplets"')
-    assert {key.to_user_string() for key in keys} == {"inversion/coco_triplets", "inversion/coco_malformed_lines"}
-
-
-@pytest.mark.parametrize("selection", ["grop:ytvos", "group:nothing", 'key:"a'])
-def test_bad_selections_list_the_groups(graph, selection):
-    with pytest.raises(PervlError, match="deep_fashion, evaluation, inversion, palavra, raw, release, training, ytvos"):
-        select_assets(graph, selection)
 
 
 @dg.job

@@ -92,7 +92,7 @@ def test_each_repetition_has_weights_of_its_own_which_are_made_once(train, insta
     assert find_outdated(training_mode="paper") == changed
     (prompts := train.data / "prompts.txt").write_text("A *\n")
     found = find_outdated(training_prompts=prompts)
-    assert all(reason.startswith("settings changed: training_prompts None → ") for reason in found.values())
+    assert {*found.values()} == {"settings changed: training_prompts prompts.txt"}
     assert len(found) == 2
     monkeypatch.setattr(clip_encoder, "load_encoder", pytest.fail)
     train("1")  # weights of the same passport are not trained again

@@ -12,7 +12,7 @@ from pydantic import Field
 from pervl_assets.defs.checks import FAILED_PARTITIONS, READ_PARTITION, SUMS_HOLD
 from pervl_assets.defs.runs import Launch, Plan
 from pervl_assets.defs.steps import record_step
-from pervl_assets.defs.up_to_date import _HISTORY, NOT_ON_DISK, explain_outdated
+from pervl_assets.defs.up_to_date import _HISTORY, NOT_ON_DISK, explain_outdated, list_changes
 from pervl_assets.io_managers.base import PervlIOManager
 
 
@@ -150,7 +150,7 @@ def test_a_change_spreads_as_far_as_data_versions_change(graph):
 
 
 def test_another_setting_makes_the_values_that_use_it(graph):
-    assert {*graph.plan("!").todo.values()} == {"settings changed: suffix  → !"}
+    assert {*graph.plan("!").todo.values()} == {"settings changed: suffix unset → !"}
     assert graph.make(suffix="!") == (["table", "part north", "part south", "total"], 1)
     assert graph.make(suffix="!") == ([], 5)
 
@@ -293,3 +293,9 @@ def test_another_code_version_is_a_reason(graph):
     found = explain_outdated(resolved, graph.instance, [(key, None), (table.key, None)], graph.resources)
     assert [*found] == [(key, None)]
     assert found[key, None].endswith("→ 2")
+
+
+def test_of_files_only_those_that_differ_are_named():
+    old = {"clip": {"weights": [["a", 1, 2], ["b", 1, 2], ["c", 1, 2]], "device": "cpu"}}
+    new = {"clip": {"weights": [["a", 1, 2], ["b", 3, 2], ["d", 1, 2]], "device": "cuda"}}
+    assert list_changes(old, new) == ["weights b, c, d", "device cpu → cuda"]

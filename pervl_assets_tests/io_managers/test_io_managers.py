@@ -250,7 +250,7 @@ def test_the_stamp_of_what_was_written_is_recorded(kind, tmp_path):
     _, result = store_and_load(kind, kind.make(tmp_path, 0), tmp_path)
     (made,) = result.asset_materializations_for_node("group__value")
     assert made.metadata[STAMP].value == kind.manage(tmp_path).stamp(KEY)
-    assert made.metadata["path"].value == str(kind.manage(tmp_path).locate(KEY))
+    assert made.metadata[kind.manage(tmp_path).label].value == str(kind.manage(tmp_path).locate(KEY))
 
 
 def test_a_file_that_a_tree_does_not_know_is_extra(tmp_path):

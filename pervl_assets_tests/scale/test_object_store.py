@@ -20,7 +20,8 @@ from pervl_assets.core.addresses import open_address, parse_address
 from pervl_assets.core.errors import AddressError, SchemaError, WriteError
 from pervl_assets.core.files import hash_file
 from pervl_assets.definitions import build_definitions
-from pervl_assets.defs.runs import list_values, select_assets
+from pervl_assets.defs.runs import list_values
+from pervl_assets.defs.selections import select_assets
 from pervl_assets.io_managers.stored_files import MANIFESTS
 from pervl_assets.io_managers.trees import TreeIOManager
 from pervl_assets.storage import open_store, pruning
@@ -166,7 +167,7 @@ def test_ytvos_in_a_bucket_is_that_of_a_folder(bucket, move_to, tmp_path, instan
 
 def check_export(defs: dg.Definitions, address: str, proxy: CountingProxy, tmp_path: Path) -> None:
     """Check that an export is cut off without harm, goes on where it was, and is as the trees of the folder."""
-    exports = plan_exports(defs, parse_address(address), "group:ytvos", None)
+    exports = plan_exports(defs, parse_address(address), ["ytvos"], None)
     proxy.left = 60
     with pytest.raises((AddressError, SchemaError)):
         for one in exports:

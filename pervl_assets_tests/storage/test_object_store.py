@@ -86,7 +86,7 @@ def test_a_value_is_read_on_another_machine(kind, bucket, move_to):
 def test_what_is_recorded_is_the_address_and_the_tag(kind, bucket, move_to):
     _, result = store_and_load(kind, make(kind, 0), DATA)
     (made,) = result.asset_materializations_for_node("group__value")
-    assert made.metadata["path"].value == f"{DATA}/assets/group/value{manage(kind).extension}"
+    assert made.metadata[manage(kind).label].value == f"{DATA}/assets/group/value{manage(kind).extension}"
     stamp = made.metadata["stamp"].value
     move_to("b")
     assert stamp == manage(kind).stamp(KEY) == manage(kind).stamp(KEY, None, open_store(DATA).list_values())

@@ -89,7 +89,9 @@ def make_images(encoder):
 
 
 def learn(encoder, work, draws=None, images=None, seeds=(1, 2), mode="palavra", **changes):
-    said, used = [], changes.pop("trained_with", encoder.passport)
+    """Learn, and return the result and the files of `work` that were saved: one per method of a seed."""
+    saved, used = [], changes.pop("trained_with", encoder.passport)
+    on_progress = changes.pop("on_progress", lambda done, total: None)
     learned = learn_concepts(
         make_draws() if draws is None else draws,
         make_images(encoder) if images is None else images,
@@ -98,17 +100,17 @@ def learn(encoder, work, draws=None, images=None, seeds=(1, 2), mode="palavra", 
         encoder.passport,
         changes.pop("load", lambda: encoder),
         changes.pop("negative", "item"),
-        {**TUNING, **{name: value for name, value in changes.items() if name != "on_saved"}},
+        {**TUNING, **changes},
         work,
-        said.append,
-        changes.get("on_saved", lambda file: None),
+        on_progress,
+        saved.append,
     )
-    return learned, said
+    return learned, saved
 
 
 def test_every_concept_has_a_token_by_every_method_and_seed(encoder, tmp_path):
-    saved = []
-    learned, said = learn(encoder, tmp_path, on_saved=saved.append)
+    calls = []
+    learned, saved = learn(encoder, tmp_path, on_progress=lambda *numbers: calls.append(numbers))
     assert sorted(saved) == sorted(tmp_path.iterdir())
     list_token_columns(16).validate(learned.tokens, "tokens")
     assert learned.tokens.select("method", "seed").unique(maintain_order=True).rows() == [
@@ -117,7 +119,7 @@ def test_every_concept_has_a_token_by_every_method_and_seed(encoder, tmp_path):
     assert learned.tokens["concept"].to_list() == CONCEPTS * 6
     assert check_tokens(learned.tokens, make_draws(), 2).passed
     assert check_losses(learned.tokens).passed
-    assert [line.partition(",")[0] for line in said] == ["seed 1"] * 3 + ["seed 2"] * 3
+    assert calls == [(done, 18) for done in range(3, 19, 3)]
     assert {method: len(curve) for method, curve in learned.losses.items()} == {"PALAVRA": 3, "Only tuning": 3}
     untuned = learned.tokens.filter(method="Without tuning")
     assert untuned["first_loss"].null_count() == untuned.height
@@ -147,12 +149,12 @@ def test_a_killed_run_goes_on_with_the_same_result(encoder, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         learn(encoder, tmp_path / "killed", load=die)
-    again, said = learn(encoder, tmp_path / "killed")
-    assert len(said) == 3  # seed 1 was done
+    again, saved = learn(encoder, tmp_path / "killed")
+    assert len(saved) == 3  # seed 1 was done
     assert again.tokens.equals(whole.tokens)
     assert again.losses == whole.losses
-    _, said = learn(encoder, tmp_path / "killed", load=pytest.fail)
-    assert said == []
+    _, saved = learn(encoder, tmp_path / "killed", load=pytest.fail)
+    assert saved == []
     damaged = next((tmp_path / "killed").iterdir())
     damaged.write_bytes(damaged.read_bytes()[:-9])
     assert len(learn(encoder, tmp_path / "killed")[1]) == 1
@@ -163,8 +165,8 @@ def test_a_killed_run_goes_on_with_the_same_result(encoder, tmp_path):
 )
 def test_what_was_saved_of_other_inputs_is_not_used(change, encoder, tmp_path):
     learn(encoder, tmp_path)
-    _, said = learn(encoder, tmp_path, **change)
-    assert len(said) == (0 if "seeds" in change else 6)
+    _, saved = learn(encoder, tmp_path, **change)
+    assert len(saved) == (0 if "seeds" in change else 6)
 
 
 def test_in_the_mode_of_the_paper_a_concept_differs_from_its_class(encoder, tmp_path):

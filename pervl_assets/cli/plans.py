@@ -1,0 +1,56 @@
+"""What `pervl materialize --dry-run` shows: the runs it would start, what each makes in order, and why."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from pervl_assets.cli.console import escape, make_table
+from pervl_assets.core.errors import name_some
+from pervl_assets.core.text import count_of
+from pervl_assets.defs.run_results import name_partition
+from pervl_assets.defs.runs import Plan
+from pervl_assets.defs.up_to_date import Value
+
+
+def print_plan(console: Console, plan: Plan) -> None:
+    """Print the runs of a plan of which none has begun, with the reason for each value, and their number."""
+    runs, follow = plan.list_runs(), plan.list_followers()
+    if not runs:
+        console.print(f"[bold green]{plan.skipped} up to date, nothing to do[/]", highlight=False)
+        return
+    table = make_table("would be made", "because")
+    for number, run in enumerate(runs, 1):
+        table.add_row(f"[bold]run {number}{escape(f', {run.partition}') if run.partition else ''}[/]")
+        for key in run.keys:
+            table.add_row(f"  {escape(key.to_user_string())}", escape(plan.todo[key, run.partition]))
+        table.add_section()
+    console.print(table)
+    made = f"[bold]{count_of(len(plan.todo), 'value')} in {count_of(len(runs), 'run')} would be made[/]"
+    console.print(f"{made}, {plan.skipped} up to date; nothing was written", highlight=False)
+    if follow:
+        names = name_some([name_partition(key.to_user_string(), partition) for key, partition in follow])
+        console.print(f"Up to {len(follow)} more, where these change: {escape(names)}", highlight=False)
+
+
+def encode_plan(plan: Plan, inputs: Mapping[Value, str]) -> str:
+    """Return a plan as JSON. `inputs` are outdated and not selected, with the reason."""
+    runs = [
+        {
+            "partition": run.partition,
+            "values": [_encode((key, run.partition), reason=plan.todo[key, run.partition]) for key in run.keys],
+        }
+        for run in plan.list_runs()
+    ]
+    content = {
+        "runs": runs,
+        "may_follow": [_encode(value) for value in plan.list_followers()],
+        "up_to_date": plan.skipped,
+        "outdated_inputs": [_encode(value, reason=reason) for value, reason in inputs.items()],
+    }
+    return json.dumps(content, indent=2)
+
+
+def _encode(value: Value, **more: str) -> dict[str, Any]:
+    return {"asset": value[0].to_user_string(), "partition": value[1], **more}

@@ -1,0 +1,38 @@
+"""The assets that a command is about: its words, positional or after --select. Loads no Dagster until they are read."""
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+
+def select_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the arguments [SELECTION]... and the option --select, and pass both to it as `words`."""
+
+    @click.argument("positional", nargs=-1, metavar="[SELECTION]...")
+    @click.option("--select", multiple=True, metavar="SELECTION", help="The same as SELECTION.")
+    @wraps(command)
+    def run(positional: tuple[str, ...], select: tuple[str, ...], **options: Any) -> None:
+        command(words=(*positional, *select), **options)
+
+    return run
+
+
+def join_words(words: Sequence[str]) -> str:
+    """Return words as one selection: what any of them names; everything if there are none."""
+    return " or ".join(f"({word})" for word in words) if len(words) > 1 else words[0] if words else "*"
+
+
+def choose_assets(defs: "dg.Definitions", words: Sequence[str]) -> "list[dg.AssetKey]":
+    """Return the keys of the assets that words name, sorted; all assets if there are no words.
+
+    Raises:
+        PervlError: A word is no selection, or names nothing.
+    """
+    from pervl_assets.defs.selections import select_assets
+
+    return sorted(select_assets(defs.resolve_asset_graph(), join_words(words)))
