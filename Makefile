@@ -51,7 +51,7 @@ ui: $(READY)       ## the Dagster UI and its daemon on 127.0.0.1
 screenshots: $(READY)  ## the images of docs/, taken from the running UI by chromium
 	$(BIN)/python -m pervl_assets_tests.e2e.screenshots
 
-tables: $(READY)   ## the generated tables of docs/assets/, from the definitions
+tables: $(READY)   ## the generated parts of docs/, from the definitions and the commands
 	$(BIN)/python -m pervl_assets_tests.tools.write_tables
 
 bench: $(READY)    ## speed and memory beside the straightforward ways; KIT=folder of raw archives

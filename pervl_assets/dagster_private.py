@@ -35,8 +35,9 @@ with _explain_moved_names():
     # A job that worker processes load by themselves: `dg.reconstructable` takes functions, not code locations.
     from dagster._core.definitions.reconstruct import ReconstructableRepository
 
-    # Distinguishes a run whose process was killed from one whose step failed.
-    from dagster._core.events import RunFailureReason
+    # Metadata of an event that the public `instance.report_engine_event` records, and what distinguishes a run whose
+    # process was killed from one whose step failed.
+    from dagster._core.events import EngineEventData, RunFailureReason
 
     # A run event by event: `dg.execute_job` returns at the end, takes no asset checks and no run made before.
     # With the names up to the next comment: claims of pool slots, and an executor of one process (`defs.pools`).
@@ -98,6 +99,7 @@ __all__ = [
     "read_latest_checks",
     "read_pool_holders",
     "recon_repository_from_origin",
+    "report_link",
     "run_web_server",
     "set_pool_limit",
 ]
@@ -179,6 +181,11 @@ def create_run(
         asset_graph=repository.get_definition().asset_graph,
         **chosen,
     )
+
+
+def report_link(instance: dg.DagsterInstance, run: dg.DagsterRun, message: str, name: str, run_id: str) -> None:
+    """Record an event of a run with a link to another run."""
+    instance.report_engine_event(message, run, EngineEventData(metadata={name: dg.MetadataValue.dagster_run(run_id)}))
 
 
 def execute_assets_run(

@@ -7,20 +7,24 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import dagster as dg
 import polars as pl
 import pytest
+import yaml
 
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.cli.commands import main
 from pervl_assets.cli.new import create_benchmark
+from pervl_assets.evaluation.published import read_published
 from pervl_assets.settings import POSTGRES_URL, Settings, get_variable
 from pervl_assets_tests.tools import write_tables
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+README = ROOT / "README.md"
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 EXTENDING = ROOT / "docs/extending.md"
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -65,7 +69,7 @@ def test_every_relative_link_resolves_to_a_file_and_a_heading(page):
 
 
 def test_every_page_can_be_reached_from_the_readme():
-    reached, open_pages = set(), [ROOT / "README.md"]
+    reached, open_pages = set(), [README]
     while open_pages:
         page = open_pages.pop()
         reached.add(page)
@@ -108,6 +112,28 @@ def test_every_asset_is_on_the_page_of_its_group(graph):
             assert name in documented[group], name
 
 
+def test_every_command_has_a_section_of_its_page():
+    text = (ROOT / "docs/commands.md").read_text()
+    assert [name for kind, name in write_tables.list_parts(text) if kind == "command"] == sorted(main.commands)
+    assert re.findall("^## (.+)$", text, re.MULTILINE) == sorted(main.commands)
+
+
+def test_the_published_numbers_of_the_readme_are_those_of_the_evaluation():
+    number = r"([\d.]+) ± ([\d.]+)"
+    rows = re.findall(rf"^\| ([\w +]+) \| {number} \| {number} \|", README.read_text(), re.MULTILINE)
+    published = read_published().filter(query_set="rich", split="test", protocol="palavra")
+    assert len(rows) == 6
+    for method, *numbers in rows:
+        of_both = published.filter(method=method).sort("benchmark").select(pl.col("mrr", "error") * 100)
+        assert [float(number) for number in numbers] == pytest.approx([one for row in of_both.rows() for one in row])
+
+
+def test_the_citation_has_the_version_of_the_project():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"to be {citation['version']}" in (ROOT / "CHANGELOG.md").read_text()
+
+
 def test_every_rule_that_code_cites_is_explained():
     explained = set(re.findall(r"^\| ([A-F]\d+) \|", (ROOT / "docs/fidelity.md").read_text(), re.MULTILINE))
     sources = [file for package in ("pervl_assets", "pervl_assets_tests") for file in (ROOT / package).rglob("*.py")]
@@ -133,7 +159,7 @@ def test_every_command_exists(page):
             assert name in main.commands, name
             options = {option for parameter in main.commands[name].params for option in parameter.opts}
             assert set(re.findall(r"(?<=\s)--[a-z-]+", rest)) <= {*options, "--help"}, rest
-        assert set(re.findall(r"(?:^|\s)make ([a-z]+)", passage)) <= targets, passage
+        assert set(re.findall(r"(?:^|&& )make ([a-z]+)", passage, re.MULTILINE)) <= targets, passage
         for module in re.findall(r"python -m (pervl_assets[\w.]+)", passage):
             assert importlib.util.find_spec(module), module
 

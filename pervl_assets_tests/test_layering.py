@@ -13,7 +13,7 @@ import pervl_assets
 
 PACKAGE = Path(pervl_assets.__file__).parent
 DOMAIN = ("core", "archives", "trees", "benchmarks", "clip", "inversion", "demo", "release", "evaluation", "training")
-DOMAIN += ("storage",)
+DOMAIN += ("storage", "gallery")
 ARROWS = {
     "core": (),
     "upstream": (),
@@ -23,6 +23,7 @@ ARROWS = {
     "clip": ("archives",),
     "inversion": ("clip", "upstream"),
     "evaluation": ("benchmarks", "clip"),
+    "gallery": ("evaluation",),
     "training": ("inversion",),
     "demo": ("core", "upstream"),
     "release": ("trees", "upstream"),
@@ -32,7 +33,7 @@ ARROWS = {
     "io_managers": ("evaluation", "training", "demo", "release", "storage", "dagster_private"),
     "defs": ("io_managers", "settings"),
     "definitions": ("defs",),
-    "cli": ("definitions",),
+    "cli": ("definitions", "gallery"),
     "testing": ("cli",),  # tools for tests: nothing in the package imports them
     "templates": ("testing",),  # copied by `pervl new`, imported by nothing
 }

@@ -209,6 +209,35 @@ def export(words: tuple[str, ...], folder: Path, split: str | None) -> None:
 
 
 @main.command()
+@click.option("--benchmark", metavar="NAME", help="Only this benchmark: ytvos or deep_fashion.")
+@click.option("--split", metavar="SPLIT", help="Only this split: validation or test.")
+@click.option("--encoder", help="Name of a further encoder, as in its keys: ViT-L-14-quickgelu_openai.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder.  [default: gallery in PERVL_DATA]"
+)
+def gallery(benchmark: str | None, split: str | None, encoder: str | None, out: Path | None) -> None:
+    """Write a web page to browse concepts, images, boxes and captions, with a map of the embeddings.
+
+    It opens from the disk and loads nothing from the network: index.html, and small copies of the images beside it.
+    What is not materialized is left out; the images alone are enough.
+    """
+    from rich.filesize import decimal
+
+    from pervl_assets.cli.gallery import make_gallery
+
+    settings, console = Settings.from_env(), Console(stderr=True, emoji=False)
+    folder = out or open_store(str(settings.data)).folder / "gallery"
+    with console.status("reading values") as shown:
+
+        def show(done: int, total: int) -> None:
+            shown.update(f"{done:,} of {total:,} images")
+
+        written = make_gallery(settings, folder.absolute(), benchmark, split, encoder, show)
+    console.print(f"{written.images:,} images, {decimal(written.bytes)}")
+    click.echo(escape_terminal(str(written.page)))
+
+
+@main.command()
 @click.option("--days", default=1, show_default=True, type=click.IntRange(1, 3650), help="Age of what is removed.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be removed.")
 def prune(days: int, *, dry_run: bool) -> None:

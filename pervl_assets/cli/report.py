@@ -50,7 +50,7 @@ def read_results(data: Path | Address, encoder: str | None = None) -> pl.DataFra
         MissingInputError: Nothing is evaluated.
     """
     key = name_key(RESULTS_NAME, encoder, EVALUATION)
-    results: pl.DataFrame | None = _read(data, "tables", key)
+    results: pl.DataFrame | None = read_value(data, "tables", key)
     if results is None:
         raise MissingInputError(
             f"Nothing is evaluated in {data}: the table {key.to_user_string()} does not exist.",
@@ -64,7 +64,7 @@ def _describe_encoder(data: Path | Address, encoder: str | None) -> dict[str, st
     for benchmark, _, tree in find_searched():
         for split in tree.splits:
             key = name_key(f"{benchmark.name}/image_features", encoder, EVALUATION)
-            if (features := _read(data, "features", key, split)) is not None:
+            if (features := read_value(data, "features", key, split)) is not None:
                 passport = features.passport
                 return {
                     "encoder": passport.model,
@@ -81,7 +81,7 @@ def _describe_trainings(data: Path | Address, encoder: str | None) -> dict[str, 
     found: dict[str, set[int]] = {}
     for benchmark, _, tree in find_searched():
         key = name_key(f"{benchmark.name}/concept_query_features", encoder, EVALUATION)
-        for features in (_read(data, "features", key, split) for split in tree.splits):
+        for features in (read_value(data, "features", key, split) for split in tree.splits):
             for training in read_trainings(features.passport.tokens) if features else ():
                 prompts = "prompts of this package"
                 if training.prompts_sha256:
@@ -99,9 +99,9 @@ def _list_shown(data: Path | Address, encoder: str | None) -> Iterator[Shown]:
     """Yield the queries to show of every split that is evaluated."""
     splits = [(benchmark, tree.name, split) for benchmark, _, tree in find_searched() for split in tree.splits]
     for benchmark, name, split in splits:
-        tree = _read(data, "trees", dg.AssetKey([benchmark.name, name]), split)
+        tree = read_value(data, "trees", dg.AssetKey([benchmark.name, name]), split)
         queries, draws, *ranks = (
-            _read(data, "tables", name_key(f"{benchmark.name}/{table}", of, EVALUATION), split)
+            read_value(data, "tables", name_key(f"{benchmark.name}/{table}", of, EVALUATION), split)
             for table, of in (
                 *(("queries", None), ("few_shot_draws", None)),
                 *(("baseline_ranks", encoder), ("concept_ranks", encoder)),
@@ -129,7 +129,7 @@ def _tabulate_tuning(data: Path | Address, encoder: str | None) -> pl.DataFrame:
     parts = [pl.DataFrame()]
     for benchmark, _, tree in find_searched():
         for split in tree.splits:
-            tokens = _read(data, "tables", name_key(f"{benchmark.name}/concept_tokens", encoder, TRAINING), split)
+            tokens = read_value(data, "tables", name_key(f"{benchmark.name}/concept_tokens", encoder, TRAINING), split)
             if tokens is not None:
                 losses = tokens.drop_nulls("first_loss").group_by("method", maintain_order=True)
                 first, last = (pl.mean(f"{one}_loss").alias(f"before the {one} step") for one in ("first", "last"))
@@ -138,7 +138,7 @@ def _tabulate_tuning(data: Path | Address, encoder: str | None) -> pl.DataFrame:
     return pl.concat(parts, how="diagonal")
 
 
-def _read(data: Path | Address, kind: str, key: dg.AssetKey, partition: str | None = None) -> Any | None:
+def read_value(data: Path | Address, kind: str, key: dg.AssetKey, partition: str | None = None) -> Any | None:
     """Return a stored value, or None if there is none."""
     manager = find_io_managers()[kind](data=str(data))
     return manager.read(key, partition) if manager.exists(key, partition) else None

@@ -19,7 +19,7 @@ from pervl_assets.clip.passport import Precision
 from pervl_assets.clip.preprocessing import PreprocessingMode
 from pervl_assets.core.errors import PervlError
 from pervl_assets.core.text import escape_markdown, escape_terminal
-from pervl_assets.dagster_private import ConfigShape, recon_repository_from_origin
+from pervl_assets.dagster_private import ConfigShape, recon_repository_from_origin, report_link
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.run_results import Finding, RunResult, read_finding, read_materialization
 from pervl_assets.defs.runs import Launch, PlannedRun, fail_dead_runs
@@ -31,8 +31,11 @@ from pervl_assets.training.modes import ModeName
 JOB_TAG: Final = "pervl/job"
 """Name of the job, on its own runs: `dagster.yaml` lets one of them run at a time."""
 
-JOB_RUN_TAG: Final = "pervl/job_run"
-"""Run id of a job, on its own run and on the runs it starts: a click on it shows them together."""
+JOB_RUN_TAG: Final = ".dagster/pervl_job_run"
+"""Run id of a job, on its own run and on the runs it starts. The UI hides it, and filters by it."""
+
+_BY_TAG: Final = "pervl/by"
+"""Name of a job, on the runs that it starts. Lists of runs have little room."""
 
 _OP: Final = "materialize"
 
@@ -139,8 +142,8 @@ def _build_job(
 
     @dg.job(
         name=name,
-        description=f"{description}\n\nIt starts several runs, tagged `{JOB_RUN_TAG}`. Up-to-date assets are "
-        "skipped. After a failure, launch it again: finished work is kept.",
+        description=f"{description}\n\nIt starts [several runs]({_address_runs(_BY_TAG, name)}), because a run has "
+        "one partition. Up-to-date assets are skipped. After a failure, launch it again: finished work is kept.",
         executor_def=dg.in_process_executor,
         config={"ops": {_OP: {"config": {"selection": selection, **shown}}}},
         tags={JOB_TAG: name},
@@ -196,6 +199,7 @@ def _open_launch(context: dg.OpExecutionContext, run_config: Mapping[str, Any], 
         )
     tags = {JOB_RUN_TAG: context.run_id}
     context.instance.add_run_tags(context.run_id, tags)
+    tags[_BY_TAG] = context.job_name
     repository = recon_repository_from_origin(origin.repository_origin)
     return Launch(repository, context.instance, tags, run_config, context.run, devices)
 
@@ -214,15 +218,23 @@ def _materialize_selection(
 
     @contextmanager
     def follow(planned: PlannedRun, result: RunResult) -> Iterator[Callable[[dg.DagsterEvent], None]]:
-        context.log.info(f"Run {len(result.runs)}, {result.runs[-1]}: {planned}")
+        _link_runs(context, result.runs[-1], f"Run {len(result.runs)}: {planned}")
         yield lambda event: _log_event(context.log, event)
 
     result = launch.execute(plan, follow)
     if result.interrupted:
         raise dg.DagsterExecutionInterruptedError
     if not result.passed:
-        raise make_failure(_explain_failure(context.job_name, result), **_describe(result))
-    context.add_output_metadata(_describe(result))
+        raise make_failure(_explain_failure(context.job_name, result), **_describe(result, context.run_id))
+    context.add_output_metadata(_describe(result, context.run_id))
+
+
+def _link_runs(context: dg.OpExecutionContext, run_id: str, message: str) -> None:
+    """Record a link from a job to a run that it starts, and one from that run to the job."""
+    run = context.instance.get_run_by_id(run_id)
+    report_link(context.instance, context.run, message, "run", run_id)
+    if run:
+        report_link(context.instance, run, f"Started by {context.job_name}.", "job_run", context.run_id)
 
 
 def _log_event(log: dg.DagsterLogManager, event: dg.DagsterEvent) -> None:
@@ -236,9 +248,11 @@ def _log_event(log: dg.DagsterLogManager, event: dg.DagsterEvent) -> None:
         write(escape_terminal(f"{finding.asset}: {finding.text}"))
 
 
-def _describe(result: RunResult) -> dict[str, Any]:
-    """Return the metadata of a job: counts, the table of what was made, the findings, and links to the runs."""
+def _describe(result: RunResult, run_id: str) -> dict[str, Any]:
+    """Return the metadata of a job: counts, the table of what was made, the findings, and a link to its runs."""
+    runs = {"runs": dg.MetadataValue.url(_address_runs(JOB_RUN_TAG, run_id))} if result.runs else {}
     metadata: dict[str, Any] = {
+        **runs,
         "up_to_date": result.skipped,
         "materialized": len(result.made),
         "not_materialized": result.left,
@@ -255,7 +269,12 @@ def _describe(result: RunResult) -> dict[str, Any]:
         metadata["assets"] = dg.MetadataValue.md("\n".join(lines))
     if result.findings:
         metadata["found"] = dg.MetadataValue.md("\n".join(map(_show_finding, result.findings)))
-    return metadata | {f"run {number}": dg.MetadataValue.dagster_run(run) for number, run in enumerate(result.runs, 1)}
+    return metadata
+
+
+def _address_runs(tag: str, value: str) -> str:
+    """Return the path of the UI's list of the runs with a tag."""
+    return f"/runs?q[0]=tag:{tag}={value}"
 
 
 def _show_finding(finding: Finding) -> str:

@@ -35,8 +35,8 @@ from pervl_assets.defs.run_workers import INTERRUPTIONS, RunEnd, RunWorkers, exe
 from pervl_assets.defs.selections import select_assets
 from pervl_assets.defs.up_to_date import Value, explain_outdated
 
-PROCESS_TAG: Final = "pervl/process"
-"""Host, process id and boot id of the process that started a run: of `pervl`, or of a job."""
+PROCESS_TAG: Final = ".dagster/pervl_process"
+"""Host, process id and boot id of the process that started a run: of `pervl`, or of a job. The UI hides such tags."""
 
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 

@@ -52,10 +52,10 @@ def test_an_unreachable_server_is_an_error_with_licence_and_advice(tmp_path, mat
     monkeypatch.setattr("pervl_assets.archives.downloads.choose_pause", lambda *_: 0.0)
     own = {"data": tmp_path / "own", "profile": "full", "fetch": "http://127.0.0.1:1/"}
     text = explain(materialize('key:"raw/coco_svo_triplets"', **own))
-    assert (
+    problem = (
         "not found, and its download failed: The subject-relation-object triplets of the COCO 2014 train captions."
-        in text
     )
+    assert problem in text
     assert "licence: CC-BY-4.0" in text
     assert "download it by hand to" in text
 

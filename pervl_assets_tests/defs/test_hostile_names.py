@@ -127,7 +127,7 @@ def test_no_name_is_a_command_in_a_log(runs):
 
 
 def test_no_name_is_markup_in_the_findings_of_a_job(result):
-    found = _describe(result)["found"].value
+    found = _describe(result, "run")["found"].value
     assert "graphql?query=mutation" in found
     assert not re.search(r"[<>]|\]\(", found)
     assert len(found.splitlines()) == len(result.findings) + len(NAMES)

@@ -21,6 +21,8 @@ from pervl_assets.defs.selections import select_assets
 from pervl_assets.settings import Settings
 from pervl_assets.testing.runs import make_settings
 
+ENGINE_EVENT = dg.DagsterEventType.ENGINE_EVENT
+
 LOCATION = """
 import time
 from pathlib import Path
@@ -95,6 +97,18 @@ class Project:
 
     def read_logs(self, run_id):
         return [entry.user_message for entry in self.instance.all_logs(run_id) if not entry.is_dagster_event]
+
+    def read_links(self, run_id):
+        """Return the run links of engine events, by their messages."""
+        events = [entry.dagster_event for entry in self.instance.all_logs(run_id, of_type=ENGINE_EVENT)]
+        kind = dg.DagsterRunMetadataValue
+        links = {
+            event.message: {
+                name: one.value for name, one in event.engine_event_data.metadata.items() if type(one) is kind
+            }
+            for event in events
+        }
+        return {message: found for message, found in links.items() if found}
 
 
 @pytest.fixture
@@ -227,11 +241,14 @@ def test_a_job_starts_runs_and_reports_their_results(project):
     row = r"\| source \| 1,234 \| \d\.\d \| 5 \|"  # what was set in the launchpad, and seconds
     assert re.fullmatch(row, metadata["assets"].splitlines()[2])
     assert metadata["found"].splitlines()[0] == "- **warning** parts: enough: 2 of 3"
-    assert [metadata[f"run {number}"] for number in (1, 2, 3)] == [run.run_id for run in runs]
+    assert metadata["runs"] == f"/runs?q[0]=tag:{JOB_RUN_TAG}={result.run_id}"
+    assert {run.tags["pervl/by"] for run in runs} == {"everything"}
+    links = project.read_links(result.run_id)
+    assert links["Run 1: 1 asset: source"] == {"run": runs[0].run_id}
+    assert links["Run 3: 1 asset of south: parts"] == {"run": runs[2].run_id}
+    assert project.read_links(runs[2].run_id) == {"Started by everything.": {"job_run": result.run_id}}
     logs = project.read_logs(result.run_id)
     assert logs[0] == "0 up to date, 3 to make"
-    assert logs[1] == f"Run 1, {runs[0].run_id}: 1 asset: source"
-    assert f"Run 3, {runs[2].run_id}: 1 asset of south: parts" in logs
     assert {"source: 1,234 files or rows", "parts [south]", "parts: enough: 2 of 3"} <= set(logs)
 
 

@@ -8,6 +8,7 @@ from typing import Final
 from PIL import Image
 from playwright.sync_api import FloatRect, expect
 
+from pervl_assets.cli.gallery import make_gallery
 from pervl_assets.cli.report import make_report
 from pervl_assets.definitions import defs
 from pervl_assets.settings import Settings
@@ -50,6 +51,7 @@ def take_all(ui: Ui, data: Path) -> None:
     take_asset(ui, "image_features", "inversion/coco_image_features", "passport", searched="passport")
     take_metadata(ui, "tree_asset", TREE, "contact_sheet", 1100)
     take_report(ui, data)
+    take_gallery(ui, data)
     take_plots(ui)
     take_failing_check(ui, data)
     take_automation(ui)
@@ -97,6 +99,20 @@ def take_report(ui: Ui, data: Path) -> None:
     ui.resize(1200, round(last["y"] + last["height"]) + MARGIN)
     clip = {"x": 0, "y": first["y"], "width": 1200, "height": last["y"] + last["height"] - first["y"] + MARGIN}
     save(ui, "report", clip)
+    ui.open("/")
+
+
+def take_gallery(ui: Ui, data: Path) -> None:
+    """Take concepts of the gallery with boxes and masks, and its map with one image."""
+    written = make_gallery(Settings(data=data), data.parent / "gallery", "ytvos", "test")
+    ui.resize(1200, 640)
+    ui.page.goto(written.page.as_uri())
+    ui.press("Boxes and masks")
+    save(ui, "gallery")
+    ui.page.get_by_role("button", name="Map").click()
+    ui.page.locator("#canvas").focus()
+    ui.page.keyboard.press("ArrowRight")
+    save(ui, "gallery_map")
     ui.open("/")
 
 

@@ -1,8 +1,9 @@
-"""Write the generated tables of `docs/assets/`, from the definitions: `make tables`.
+"""Write the generated parts of the docs, from the definitions and the commands: `make tables`.
 
 Example: the lines between `<!-- from the definitions: asset ytvos/concepts -->` and the next `<!-- end -->` become the
 asset's description, inputs, path, columns and checks. Other markers are `checks above` (all checks of the assets on the
-page), `columns MODULE:SCHEMA` and `settings all`. A test compares the pages with the output of this module.
+page), `columns MODULE:SCHEMA`, `settings all` and `command NAME` (its `--help`). A test compares the pages with the
+output of this module.
 """
 
 import importlib
@@ -12,9 +13,11 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import click
 import dagster as dg
 
 from pervl_assets.benchmarks import find_benchmarks
+from pervl_assets.cli.commands import main
 from pervl_assets.core.tables import TableSchema
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.checks import SUMS_HOLD
@@ -30,6 +33,9 @@ _LINK: Final = re.compile(r"\]\(/assets/(\w+)/(\w+)\)")
 _EACH: Final = "<benchmark>"
 _BENCHMARK: Final = re.compile(rf"\b(evaluation|training)/(?:{'|'.join(one.name for one in find_benchmarks())})/")
 """A benchmark in the key of an asset that every benchmark has."""
+
+_HELP_WIDTH: Final = 96
+"""Columns of the help of a command."""
 
 _LISTED: Final = 4
 """Maximum number of partitions that are listed. Of more only the first and the last are shown."""
@@ -56,6 +62,7 @@ def fill_page(text: str, graph: Any) -> str:
         "checks": lambda _: describe_checks(graph, documented),
         "columns": lambda reference: describe_columns(_import_schema(reference)),
         "settings": lambda _: describe_settings(),
+        "command": describe_command,
     }
 
     def fill(part: re.Match[str]) -> str:
@@ -149,6 +156,13 @@ def describe_settings() -> Iterable[str]:
         default = field.title or _code(str(full[name])) + other
         rows.append([_code(get_variable(name)), field.description or "", default])
     return make_table(["variable", "meaning", "default"], rows)
+
+
+def describe_command(name: str) -> list[str]:
+    """Return the help of a command as `--help` prints it, as a block of text."""
+    context = click.Context(main, info_name="pervl", terminal_width=_HELP_WIDTH, **main.context_settings)
+    command = main.commands[name]
+    return ["```text", *command.get_help(click.Context(command, context, name)).splitlines(), "```"]
 
 
 def list_folders(key: dg.AssetKey) -> list[str]:
