@@ -63,7 +63,7 @@ def define() -> dg.Definitions:
 
 
 def verify_all(data: Path) -> dict[str, VerifyResult]:
-    return dict(verify_values(define(), data))
+    return {one.name: one.result for one in verify_values(define(), data)}
 
 
 def evaluate(data: Path) -> dict[str, dg.AssetCheckResult]:
