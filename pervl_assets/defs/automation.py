@@ -20,6 +20,7 @@ from pervl_assets.archives.downloads import read_record
 from pervl_assets.archives.inputs import ArchiveSpec
 from pervl_assets.archives.remote_files import look_for
 from pervl_assets.core.addresses import Address, Place
+from pervl_assets.core.text import count_of
 from pervl_assets.defs.downloads import locate_record
 from pervl_assets.defs.pages import list_parents
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW
@@ -175,7 +176,7 @@ def _build_input_sensor(specs: Sequence[ArchiveSpec], seconds: int) -> dg.Sensor
                 requests.append(dg.RunRequest(run_key=f"{name} {now[name]}", asset_selection=[key]))
         return dg.SensorResult(
             run_requests=requests,
-            skip_reason=None if requests else f"{len(now)} inputs were added by hand, and none is new.",
+            skip_reason=None if requests else f"{count_of(len(now), 'input')} added by hand, none of them new.",
             cursor=json.dumps({"seen": now, "handled": handled}),
         )
 

@@ -299,10 +299,10 @@ def _show_finding(finding: Finding) -> str:
 
 def _explain_failure(job: str, result: RunResult) -> PervlError:
     """Return why a job failed: what, where, how many, and what to do."""
-    made = f"{result.left:,} of {result.total:,} assets were not materialized"
-    failed = f"{len(result.errors):,} {'step or check' if len(result.errors) == 1 else 'steps or checks'} failed"
+    made = f"{result.left:,} of {result.total:,} assets not materialized"
+    failed = f"failed steps and checks: {len(result.errors):,}"
     return PervlError(
-        f"{made if result.left else f'All {result.total:,} assets are materialized'}; {failed}.",
+        f"{made if result.left else f'All {result.total:,} assets materialized'}; {failed}.",
         details=[line for finding in result.errors for line in f"{finding.asset}: {finding.text}".splitlines()],
         advice=f"Fix what is named above and launch {job} again. Finished work is kept.",
     )
