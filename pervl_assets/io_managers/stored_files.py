@@ -140,7 +140,7 @@ class Export:
     def _copy(self, store: Store, files: list[tuple[StoredFile, Path]]) -> None:
         if damaged := store.copy_files(files):
             raise SchemaError(
-                f"{len(damaged):,} of {len(self.files):,} files of {self.key.to_user_string()} are missing or damaged.",
+                f"{len(damaged):,} of {len(self.files):,} files of {self.key.to_user_string()} missing or damaged.",
                 details=list_some([store.name(file.path) for file in damaged]),
                 advice="Run pervl verify, then pervl materialize, which repairs them, then export again: what was "
                 "copied is kept.",
@@ -153,7 +153,7 @@ class Export:
             others = others - {file.path for file in known.files}
         if others:
             raise WriteError(
-                f"{count_of(len(others), 'file')} in {target} would be replaced, and no export made them.",
+                f"{count_of(len(others), 'file')} in {target} would be replaced, and no export wrote them.",
                 details=list_some(sorted(path.relative_to(target).as_posix() for path in others)),
                 advice="Move them away, or export to another folder.",
             )
