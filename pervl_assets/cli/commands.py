@@ -12,7 +12,7 @@ from typing import Final
 import click
 from rich.console import Console
 
-from pervl_assets.cli.group import PervlGroup, TerminalFormatter
+from pervl_assets.cli.group import PervlGroup, TerminalFormatter, json_option, quiet_option
 from pervl_assets.cli.selections import join_words, select_option
 from pervl_assets.core.files import write_bytes_atomically
 from pervl_assets.core.text import escape_terminal
@@ -45,8 +45,12 @@ def main() -> None:
 @select_option
 @click.option("--force", is_flag=True, help="Materialize up-to-date values too.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be made, in which runs, and why.")
-@click.option("--json", "as_json", is_flag=True, help="Print the plan of --dry-run as JSON.")
-def materialize(words: tuple[str, ...], *, force: bool, dry_run: bool, as_json: bool) -> None:
+@json_option
+@quiet_option
+@click.option("-v", "--verbose", is_flag=True, help="Print every line that the steps log, too.")
+def materialize(
+    words: tuple[str, ...], *, force: bool, dry_run: bool, as_json: bool, quiet: bool, verbose: bool
+) -> None:
     """Materialize what is not up to date in the graph or in a part of it, every partition of what is selected.
 
     Up to date means: inputs, code version and settings are those of the last materialization, its files have the sizes
@@ -58,7 +62,8 @@ def materialize(words: tuple[str, ...], *, force: bool, dry_run: bool, as_json: 
     if dry_run:
         show_plan(join_words(words), force=force, as_json=as_json)
         return
-    sys.exit(0 if run_graph(join_words(words), force=force) else 1)
+    passed = run_graph(join_words(words), force=force, as_json=as_json, quiet=quiet, verbose=verbose)
+    sys.exit(0 if passed else 1)
 
 
 @main.command()
@@ -84,32 +89,50 @@ def demo() -> None:
 
 
 @main.command()
-def verify() -> None:
-    """Read all values again and compare them with their manifests: missing, changed, extra files."""
+@select_option
+@json_option
+@quiet_option
+def verify(words: tuple[str, ...], *, as_json: bool, quiet: bool) -> None:
+    """Read all values again, or those of SELECTION, and compare them with their manifests.
+
+    Files can be missing, changed or extra. Exits with 0 only if there are values and nothing differs.
+    """
     from pervl_assets.cli.verification import run_verification
 
-    sys.exit(0 if run_verification() else 1)
+    sys.exit(0 if run_verification(words, as_json=as_json, quiet=quiet) else 1)
 
 
 @main.command()
+@select_option
 @click.option("--check", is_flag=True, help="Exit with 1 if anything is missing, stale, failed or no longer fresh.")
-def status(*, check: bool) -> None:
+@click.option("--wide", is_flag=True, help="All columns, and each partition in a row, however wide the terminal is.")
+@json_option
+@quiet_option
+def status(words: tuple[str, ...], *, check: bool, wide: bool, as_json: bool, quiet: bool) -> None:
     """Show which values are up to date, stale or missing, checks and freshness, and which raw inputs are found.
 
-    Stale values are those that pervl materialize would make again. The Dagster UI shows the same checks and freshness.
+    Of all assets, or of SELECTION: then --check, too, is about these only. Stale values are those that pervl
+    materialize would make again. The Dagster UI shows the same checks and freshness.
     """
-    from pervl_assets.cli.console import make_console
-    from pervl_assets.cli.printing import print_status
-    from pervl_assets.cli.runs import open_instance
-    from pervl_assets.cli.status import explain_failed_runs, list_inputs, list_states, read_health
-    from pervl_assets.definitions import defs
+    from pervl_assets.cli.show_status import show_status
 
-    settings = Settings.from_env()
-    with open_instance(settings.data) as instance:
-        states, healths = list(list_states(defs, instance)), read_health(defs, instance)
-        failures = explain_failed_runs(instance, healths)
-    healthy = print_status(make_console(), settings, list_inputs(settings), states, healths, failures)
+    healthy = show_status(words, wide=wide, as_json=as_json, quiet=quiet)
     sys.exit(1 if check and not healthy else 0)
+
+
+@main.command("list")
+@select_option
+@json_option
+def list_(words: tuple[str, ...], *, as_json: bool) -> None:
+    """List what can be selected: assets by group, with their kinds and partitions.
+
+    SELECTION is an asset (ytvos/fsl_seg), a group (ytvos), a pattern of keys ('ytvos/*'), or Dagster's syntax:
+    'kind:parquet and not group:evaluation'. +X is X with all its inputs, X+ with all that is made from it. Of several
+    selections, the assets of any are meant.
+    """
+    from pervl_assets.cli.listing import show_assets
+
+    show_assets(words, as_json=as_json)
 
 
 @main.command()
@@ -251,6 +274,23 @@ def prune(days: int, *, dry_run: bool) -> None:
     from pervl_assets.cli.console import make_console
 
     storage.prune(make_console(), Settings.from_env().data, timedelta(days=days), dry_run=dry_run)
+
+
+@main.command()
+@select_option
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--dry-run", is_flag=True, help="Only print what would be in FOLDER.")
+def publish(words: tuple[str, ...], folder: Path, *, dry_run: bool) -> None:
+    """Prepare FOLDER for an upload to the Hugging Face Hub, without what licences do not let you pass on.
+
+    Tables, features, weights and training files are copied, with a data card, croissant.json and LICENSE.md. Images of
+    YouTube-VOS and DeepFashion2 are left out: their ledgers, and the commands that make them, are there. Nothing is
+    uploaded: the command for that is printed.
+    """
+    from pervl_assets.cli.console import make_console
+    from pervl_assets.cli.publish import publish as prepare
+
+    prepare(make_console(), Settings.from_env(), words, folder.absolute(), dry_run=dry_run)
 
 
 @main.command()

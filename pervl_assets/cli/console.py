@@ -18,10 +18,17 @@ _SHORTEST_NAME: Final = 24
 _LONGEST_BAR: Final = 20
 
 
-def make_console() -> Console:
-    """Return a console as wide as the terminal; where the output is not one, as COLUMNS says, or 140 columns wide."""
-    console = Console(emoji=False)  # a name such as :cat: is printed as it is
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=_WIDTH_OF_A_FILE, emoji=False)
+def make_console(*, stderr: bool = False, quiet: bool = False) -> Console:
+    """Return a console as wide as the terminal; where the output is not one, as COLUMNS says, or 140 columns wide.
+
+    Args:
+        stderr: Whether it prints to standard error, because standard output is for a document.
+        quiet: Whether it prints nothing.
+    """
+    console = Console(stderr=stderr, quiet=quiet, emoji=False)  # a name such as :cat: is printed as it is
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _WIDTH_OF_A_FILE
+    return console
 
 
 def escape(text: str) -> str:

@@ -1,6 +1,7 @@
-"""The group of commands: how errors are printed, and warnings of the log. Loads no Dagster."""
+"""The group of commands: how errors are printed, its log, and options of several commands. Loads no Dagster."""
 
 import logging
+from typing import Final
 
 import click
 from rich.console import Console
@@ -9,6 +10,9 @@ from rich.markup import escape
 from pervl_assets.core.errors import PervlError
 from pervl_assets.core.files import explain_errors
 from pervl_assets.core.text import escape_terminal
+
+json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print one JSON document, and no text.")
+quiet_option: Final = click.option("-q", "--quiet", is_flag=True, help="Print only errors, warnings and the result.")
 
 
 class TerminalFormatter(logging.Formatter):

@@ -20,11 +20,13 @@ from pervl_assets.archives.downloads import read_record
 from pervl_assets.archives.inputs import ArchiveSpec
 from pervl_assets.archives.remote_files import look_for
 from pervl_assets.core.addresses import Address, Place
+from pervl_assets.core.text import count_of
 from pervl_assets.defs.downloads import locate_record
 from pervl_assets.defs.pages import list_parents
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW
 from pervl_assets.defs.resources import Workspace
 from pervl_assets.io_managers.base import DAMAGE
+from pervl_assets.io_managers.metadata import show_errors_first
 from pervl_assets.io_managers.raw_archives import RawArchiveIOManager
 from pervl_assets.settings import Settings, get_variable
 
@@ -160,6 +162,7 @@ def _build_input_sensor(specs: Sequence[ArchiveSpec], seconds: int) -> dg.Sensor
         "compared, and must be the same in two evaluations (a copy may be in progress). Whether the content changed "
         f"shows in its data version, a hash. {_PRESS}",
     )
+    @show_errors_first()
     def notice_inputs(context: dg.SensorEvaluationContext, workspace: Workspace) -> dg.SensorResult:
         cursor = json.loads(context.cursor or "{}")
         seen, handled = cursor.get("seen", {}), cursor.get("handled", {})
@@ -179,7 +182,7 @@ def _build_input_sensor(specs: Sequence[ArchiveSpec], seconds: int) -> dg.Sensor
                 requests.append(dg.RunRequest(run_key=f"{name} {now[name]}", asset_selection=[key]))
         return dg.SensorResult(
             run_requests=requests,
-            skip_reason=None if requests else f"{len(now)} inputs were added by hand, and none is new.",
+            skip_reason=None if requests else f"{count_of(len(now), 'input')} added by hand, none of them new.",
             cursor=json.dumps({"seen": now, "handled": handled}),
         )
 

@@ -16,6 +16,7 @@ from pervl_assets.core.checks import CheckResult
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.files import hash_bytes
 from pervl_assets.core.tables import Column, TableSchema
+from pervl_assets.core.text import count_of
 from pervl_assets.defs.checks import to_check_result
 from pervl_assets.defs.evaluation_features import build_evaluation_features
 from pervl_assets.defs.evaluation_tables import EVALUATION
@@ -260,9 +261,9 @@ def _check_lost(ranked: Ranked, queries: pl.DataFrame) -> CheckResult:
     lost = ranked.lost.join(queries.select("query_id", "concept"), "query_id", "left", maintain_order="left")
     concepts = lost["concept"].unique().sort().to_list()
     counted = dict(lost.group_by("reason").len().sort("reason").iter_rows())
-    text = f"all {ranked.ranks['query_id'].n_unique():,} queries have a place"
+    text = f"each of {ranked.ranks['query_id'].n_unique():,} queries has a place"
     if counted:
-        text = f"{lost['query_id'].n_unique():,} queries are left out, of the concepts {name_some(concepts)}: "
+        text = f"{count_of(lost['query_id'].n_unique(), 'query')} left out, of the concepts {name_some(concepts)}: "
         text += "; ".join(f"of {number:,}, {reason}" for reason, number in counted.items())
     return CheckResult(not counted, text, {"left out": lost["query_id"].n_unique()}, lost)
 

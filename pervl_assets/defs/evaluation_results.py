@@ -10,6 +10,7 @@ import polars as pl
 from pervl_assets.benchmarks import find_searched
 from pervl_assets.clip.features import Features
 from pervl_assets.core.errors import SchemaError, name_some
+from pervl_assets.core.text import count_of
 from pervl_assets.defs.evaluation import (
     IMAGES,
     RESULTS_NAME,
@@ -87,7 +88,9 @@ def build_results(encoder: str | None = None, *, learns: bool = True) -> dg.Asse
             for (split,), part in frame.group_by("split", maintain_order=True)
         }
         shown["published_only"] = preview_table(show_published(list_unmeasured(read_published(), frame)), rows=_SHOWN)
-        text = f"{len(absent):,} tables are not materialized, or of earlier features, and left out: {name_some(absent)}"
+        text = (
+            f"{count_of(len(absent), 'table')} left out, not materialized or of earlier features: {name_some(absent)}"
+        )
         whole = make_check_result(_WHOLE, not absent, text if absent else "all are there", absent=len(absent))
         yield TableIOManager.describe(frame, checks=[whole], **shown)
 

@@ -117,7 +117,7 @@ def _check_malformed(name: str, malformed: pl.DataFrame, well_formed: int) -> dg
     return make_check_result(
         name,
         malformed.is_empty(),
-        f"{malformed.height:,} of {lines:,} lines are malformed and quarantined",
+        f"{malformed.height:,} of {lines:,} lines malformed and quarantined",
         well_formed=well_formed,
         quarantined=malformed.height,
         lines=malformed,

@@ -86,9 +86,16 @@ def list_sources() -> dict[str, Source]:
     """Return every raw input with its licence, by its name."""
     manifest = load_manifest(ANNOTATIONS / "manifest.yaml")
     annotations = Source(
-        ANNOTATIONS_KEY.path[-1], "The PerVL annotations", manifest.licence, f"https://github.com/{manifest.repository}"
+        ANNOTATIONS_KEY.path[-1],
+        "The PerVL annotations",
+        manifest.licence,
+        f"https://github.com/{manifest.repository}",
+        redistributable=True,
     )
-    found = [annotations, *(Source(spec.name, spec.title, spec.licence, spec.homepage) for spec in list_specs())]
+    found = [
+        annotations,
+        *(Source(spec.name, spec.title, spec.licence, spec.homepage, spec.redistributable) for spec in list_specs()),
+    ]
     return {source.name: source for source in found}
 
 
@@ -118,8 +125,7 @@ def _tabulate_inputs(inputs: Iterable[Source]) -> dg.MetadataValue:
 def _link_licence(source: Source) -> str:
     if "https://" in source.licence:
         return source.licence
-    address = source.licence_reference if source.licence_reference != source.licence else source.homepage
-    return f"[{source.licence}]({address})"
+    return f"[{source.licence}]({source.licence_address})"
 
 
 def link_asset(key: dg.AssetKey, text: str) -> str:

@@ -59,5 +59,7 @@ SOURCE_NOTES: Final[Mapping[str, str]] = {
     "training/set_encoder": f"as {PALAVRA} trains, or as its paper says; quirks T1 to T7 and T9: "
     f"{link_docs('evaluation', 'T1')}.",
     "release/croissant": "[Croissant 1.1](https://docs.mlcommons.org/croissant/), validated with mlcroissant.",
+    "release/data_card": "[data cards](https://huggingface.co/docs/hub/datasets-cards) and "
+    "[their data files](https://huggingface.co/docs/hub/datasets-manual-configuration) of the Hugging Face Hub.",
 }
 """By asset key, in which `EACH` may be the benchmark."""

@@ -21,6 +21,7 @@ from pervl_assets.core.files import (
     write_bytes_atomically,
 )
 from pervl_assets.core.tables import read_hashed
+from pervl_assets.core.text import count_of
 from pervl_assets.core.workers import map_in_threads
 from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.storage.store import ManifestKind, Store, StoredFile
@@ -137,7 +138,7 @@ class Export:
     def _copy(self, store: Store, files: list[tuple[StoredFile, Path]]) -> None:
         if damaged := store.copy_files(files):
             raise SchemaError(
-                f"{len(damaged):,} of {len(self.files):,} files of {self.key.to_user_string()} are missing or damaged.",
+                f"{len(damaged):,} of {len(self.files):,} files of {self.key.to_user_string()} missing or damaged.",
                 details=list_some([store.name(file.path) for file in damaged]),
                 advice="Run pervl verify, then pervl materialize, which repairs them, then export again: what was "
                 "copied is kept.",
@@ -150,7 +151,7 @@ class Export:
             others = others - {file.path.relative_to(known.root).as_posix() for file in known.files}
         if others:
             raise WriteError(
-                f"{target} would be replaced, and has {len(others):,} files that are not of an export.",
+                f"{target} would be replaced, and has {count_of(len(others), 'file')} that no export wrote.",
                 details=list_some(sorted(others)),
                 advice="Move them away, or export to another folder.",
             )

@@ -257,7 +257,7 @@ def test_a_job_that_fails_has_reasons_and_advice(project):
     assert not result.success
     failure = get_failure(result)
     assert failure.error.message.splitlines() == [
-        "PervlError: 3 of 3 assets were not materialized; 1 step or check failed.",
+        "PervlError: 3 of 3 assets not materialized; failed steps and checks: 1.",
         "  broken: No zip.",
         "    where: here",
         "  What to do: Get one.",
@@ -275,7 +275,7 @@ def test_a_check_of_error_severity_fails_a_job_that_made_all(tmp_path, instance)
     result = Project(tmp_path, instance, valid=False).launch("everything", selection="group:small")
     lines = get_failure(result).error.message.splitlines()
     assert lines[:2] == [
-        "PervlError: All 3 assets are materialized; 1 step or check failed.",
+        "PervlError: All 3 assets materialized; failed steps and checks: 1.",
         "  source: valid: 3 of 3 are wrong",
     ]
 

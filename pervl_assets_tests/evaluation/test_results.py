@@ -158,7 +158,7 @@ def test_published_numbers_stand_beside_the_scores(measured):
         (
             {"annotations": ["captions.csv"]},
             "Text only",
-            "1 annotation files are not known to be the official ones: captions.csv",
+            "1 annotation file not known to be official: captions.csv",
         ),
         ({"precision": "fp32 on cpu"}, "Text only", None),
         ({"trainings": [TRAINING | {"mode": "paper"}]}, "Text only", None),

@@ -82,7 +82,7 @@ def test_files_of_others_are_not_replaced(data, tmp_path):
     own = tmp_path / "out/tree/my notes.txt"
     own.parent.mkdir(parents=True)
     own.write_text("otters!")
-    with pytest.raises(WriteError, match=r"has 1 files that are not of an export.\n  my notes.txt"):
+    with pytest.raises(WriteError, match=r"has 1 file that no export wrote.\n  my notes.txt"):
         plan(TREE, data).copy_to(tmp_path / "out")
     assert own.read_text() == "otters!"
 
@@ -101,7 +101,7 @@ def test_damage_is_named_and_the_earlier_export_stays(data, tmp_path, bucket):
         bucket.memory.put(f"data/objects/{damaged.sha256[:2]}/{damaged.sha256}", content)
 
     put(b"x")
-    with pytest.raises(SchemaError, match=r"1 of 2 files of group/value are missing or damaged.\n  tree/class/a.jpg"):
+    with pytest.raises(SchemaError, match=r"1 of 2 files of group/value missing or damaged.\n  tree/class/a.jpg"):
         plan(TREE, data).copy_to(out)
     assert {name: seen for name, seen in photograph(out).items() if PARTIAL not in name} == before
     put(right)
