@@ -111,7 +111,7 @@ def _split_asset(
         metadata=declare_made_from(
             schema, {name: find_columns(inputs, text.split()) for name, text in sources.items()}
         ),
-        kinds={"torch", "parquet"},
+        kinds={"parquet"},
         owners=OWNERS,
         pool=GPU_POOL,
         check_specs=[dg.AssetCheckSpec(name, asset=key, description=text) for name, text in checks.items()],
@@ -164,6 +164,9 @@ def _build_tokens(benchmark: str, tree: TreeAsset, repetitions: int, encoder: st
             Progress(context.log.info, "tokens"),
             workspace.store.push_file,
         )
+        last: dict[str, Any] = {
+            f"last loss of {name}": round(one[-1], 4) for name, one in learned.losses.items() if one
+        }
         yield TableIOManager.describe(
             learned.tokens,
             checks=[
@@ -172,6 +175,7 @@ def _build_tokens(benchmark: str, tree: TreeAsset, repetitions: int, encoder: st
             ],
             loss=embed_image(tostring(draw_curves(learned.losses, "step")), "mean loss, step by step", "image/svg+xml"),
             losses=dg.MetadataValue.json(learned.losses),
+            **last,
         )
 
     return concept_tokens

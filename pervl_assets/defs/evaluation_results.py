@@ -70,7 +70,7 @@ def build_results(encoder: str | None = None, *, learns: bool = True) -> dg.Asse
         deps=[*located.values()],
         io_manager_key=TableIOManager.key,
         description=_DESCRIPTION + (f" With the encoder {encoder}." if encoder else ""),
-        kinds={"polars", "parquet"},
+        kinds={"parquet"},
         owners=OWNERS,
         code_version=version_known(),
         metadata=declare_made_from(RESULTS, {name: _trace_column(name, located) for name in RESULTS.names}),

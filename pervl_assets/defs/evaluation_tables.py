@@ -146,7 +146,7 @@ def _build_table(benchmark: Benchmark, retrieval: Retrieval, tree: TreeAsset, ta
         partitions_def=dg.StaticPartitionsDefinition(list(tree.splits)),
         io_manager_key=TableIOManager.key,
         description=table.description,
-        kinds={"polars", "parquet"},
+        kinds={"parquet"},
         owners=OWNERS,
         code_version=f"1.{hash_bytes(made_with.encode())[:8]}",
         metadata=declare_columns(_trace_columns(table.schema, retrieval, tables), benchmark.name),

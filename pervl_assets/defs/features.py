@@ -199,7 +199,7 @@ def build_image_features(
         metadata_by_output_name={"result": declare_columns(list_feature_columns(encoded), key.path[0])},
     )
     return asset.map_asset_specs(
-        lambda spec: spec.replace_attributes(kinds={"torch", "parquet"}, owners=OWNERS, code_version="1")
+        lambda spec: spec.replace_attributes(kinds={"parquet"}, owners=OWNERS, code_version="1")
     )
 
 
@@ -250,7 +250,7 @@ def build_text_features(
         io_manager_key="features",
         description=description,
         metadata=declare_columns(list_feature_columns(encoded), key.path[0]),
-        kinds={"torch", "parquet"},
+        kinds={"parquet"},
         owners=OWNERS,
         code_version="1",
         pool=GPU_POOL,
