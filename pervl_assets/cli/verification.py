@@ -24,7 +24,7 @@ from pervl_assets.core.errors import PervlError, name_some
 from pervl_assets.core.files import VerifyResult
 from pervl_assets.core.text import count_of
 from pervl_assets.defs.checks import SUMS_HOLD, summarize_sums
-from pervl_assets.defs.release import CROISSANT_KEY
+from pervl_assets.defs.release import RELEASE_KEYS
 from pervl_assets.defs.run_results import name_partition
 from pervl_assets.defs.runs import list_values
 from pervl_assets.io_managers import find_io_managers
@@ -75,7 +75,7 @@ def verify_values(
         partitioning = graph.get(key).partitions_def
         return any(
             find_manager(child).is_there(child, other, listing)
-            for child, other in list_values(graph, graph.get(key).child_keys - {CROISSANT_KEY})
+            for child, other in list_values(graph, graph.get(key).child_keys - RELEASE_KEYS)
             if graph.get(child).partitions_def != partitioning or other == partition
         )
 

@@ -26,6 +26,7 @@ from pervl_assets.defs.pages import list_parents
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW
 from pervl_assets.defs.resources import Workspace
 from pervl_assets.io_managers.base import DAMAGE
+from pervl_assets.io_managers.metadata import show_errors_first
 from pervl_assets.io_managers.raw_archives import RawArchiveIOManager
 from pervl_assets.settings import Settings, get_variable
 
@@ -155,6 +156,7 @@ def _build_input_sensor(specs: Sequence[ArchiveSpec], seconds: int) -> dg.Sensor
         "that are new or changed, once they are the same in two evaluations (a copy may be in progress). Whether the "
         "content changed shows in its data version, a hash.",
     )
+    @show_errors_first()
     def notice_inputs(context: dg.SensorEvaluationContext, workspace: Workspace) -> dg.SensorResult:
         cursor = json.loads(context.cursor or "{}")
         seen, handled = cursor.get("seen", {}), cursor.get("handled", {})

@@ -215,7 +215,7 @@ def explain_failure(error: Any) -> str | None:
         if error.cause is None:
             break
         error = error.cause
-    if error.cls_name == "DagsterExecutionInterruptedError":
+    if error.cls_name in ("DagsterExecutionInterruptedError", "Interrupted"):
         return "interrupted"
     if error.cls_name == "ChildProcessCrashException":
         return "its process ended; the system may have run out of memory"

@@ -65,6 +65,15 @@ def test_an_archive_with_all_members_and_the_official_counts_passes(data, monkey
 
 
 @pytest.mark.parametrize("changes", [{}, OWN])
+def test_all_members_are_counted_where_no_official_counts_are_recorded(data, monkeypatch, changes):
+    manifest = replace(load_manifest(ANNOTATIONS / "manifest.yaml"), archives={})
+    monkeypatch.setattr(archive_checks, "load_manifest", lambda _: manifest)
+    found = check(data, ["youtube_vos_train"], **changes)["youtube_vos_train"]
+    assert found.passed
+    assert found.metadata["held_members"].value >= found.metadata["named_members"].value > 100
+
+
+@pytest.mark.parametrize("changes", [{}, OWN])
 def test_missing_members_are_an_error_that_names_them(data, changes):
     path = locate_raw(data, "youtube_vos_train")
     with zipfile.ZipFile(path) as archive:
