@@ -77,13 +77,14 @@ def test_an_export_is_repaired(data, tmp_path, move_to):
     assert TREE.manage(str(out)).verify(KEY).unchanged
 
 
-def test_files_of_others_are_not_replaced(data, tmp_path):
-    write(TREE, data)
-    own = tmp_path / "out/tree/my notes.txt"
+@pytest.mark.parametrize(("kind", "name"), [(TREE, "tree/my notes.txt"), (FILE, FILE.files[0])])
+def test_files_of_others_are_not_replaced(data, tmp_path, kind, name):
+    write(kind, data)
+    own = tmp_path / "out" / name
     own.parent.mkdir(parents=True)
     own.write_text("otters!")
-    with pytest.raises(WriteError, match=r"has 1 file that no export wrote.\n  my notes.txt"):
-        plan(TREE, data).copy_to(tmp_path / "out")
+    with pytest.raises(WriteError, match=rf"1 file in .* would be replaced, and no export wrote .*\n  .*{own.name}"):
+        plan(kind, data).copy_to(tmp_path / "out")
     assert own.read_text() == "otters!"
 
 
