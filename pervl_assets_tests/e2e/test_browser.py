@@ -8,10 +8,12 @@ import shutil
 import time
 from collections.abc import Iterator
 
+import polars as pl
 import pytest
 
 from pervl_assets.cli.report import make_report
 from pervl_assets.definitions import build_definitions
+from pervl_assets.io_managers.base import locate_value
 from pervl_assets.settings import Settings
 from pervl_assets_tests.e2e.project import SHORT_TRAINING
 from pervl_assets_tests.e2e.servers import Servers
@@ -59,6 +61,14 @@ def everything(servers, ui) -> None:
 
 def count_partitions(node) -> int:
     return len(node.partitions_def.get_partition_keys()) if node.partitions_def else 1
+
+
+def test_the_first_page_says_what_to_press_and_links_to_the_docs(servers, ui):
+    ui.open("/")
+    expect(ui.page.get_by_text("Press Launchpad, then Launch Run.")).to_be_visible()
+    ui.page.get_by_role("link", name="docs/operating.md").click()
+    expect(ui.page.get_by_role("heading", name="Jobs", exact=True)).to_be_in_viewport()
+    ui.open("/")
 
 
 def test_the_graph_shows_every_asset(servers, ui, graph):
@@ -125,10 +135,15 @@ def test_the_launchpad_refuses_wrong_values_before_there_is_a_run(servers, ui):
 
 def test_a_tree_shows_its_contact_sheet(servers, ui, everything):
     ui.open_asset(TREE)
-    with ui.show_metadata("contact_sheet") as dialog:
-        sheet = dialog.get_by_role("img", name=TREE)
-        expect(sheet).to_be_visible()
-        assert sheet.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+    first, *_ = ui.page.get_by_role("row").filter(has_text="[Show Markdown]").all()
+    expect(first).to_contain_text("contact_sheet")
+    concepts = pl.read_parquet(locate_value(servers.data, [GROUP, "concepts"], ".parquet"), glob=False)["concept"]
+    for value, shown in (("contact_sheet", 6), (f"concepts 1 to {len(concepts)}", len(concepts))):
+        with ui.show_metadata(value) as dialog:
+            images = dialog.locator("table img")
+            expect(images).to_have_count(shown)
+            assert images.evaluate_all("all => Promise.all(all.map(one => one.decode())).then(() => true)")
+            expect(dialog.get_by_role("cell", name=re.compile("class: .*; caption: "))).to_have_count(shown)
 
 
 def test_the_report_shows_scores_and_images_with_its_own_style(servers, ui, everything, tmp_path):
