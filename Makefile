@@ -8,7 +8,7 @@ SCALE  := $(VENV)/.scale
 
 export DAGSTER_HOME ?= $(CURDIR)
 
-.PHONY: help demo test lint types unit test-scale wheel ui screenshots tables bench install clean
+.PHONY: help demo test lint types unit test-scale wheel ui screenshots tables bench bench-gpu install clean
 
 help:          ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -56,6 +56,9 @@ tables: $(READY)   ## the generated parts of docs/, from the definitions and the
 
 bench: $(READY)    ## speed and memory beside the straightforward ways; KIT=folder of raw archives
 	$(BIN)/python -m pervl_assets_tests.perf.all $(if $(KIT),--kit $(KIT))
+
+bench-gpu: $(READY)  ## on a machine with a GPU: encoding and training, one table, five minutes; CLIP_RETRIEVAL=python that has it
+	$(BIN)/python pervl_assets_tests/perf/gpu.py $(if $(CLIP_RETRIEVAL),--clip-retrieval "$(CLIP_RETRIEVAL)")
 
 clean:         ## remove the virtual environment and caches, never data
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from pervl_assets.clip.checkpoints import parse_encoders, takes_tokens
+from pervl_assets.defs.alerts import build_failure_sensor
 from pervl_assets.defs.archive_checks import build_archive_checks
 from pervl_assets.defs.automation import add_refreshes, build_refreshes
 from pervl_assets.defs.benchmarks import build_benchmark_assets
@@ -30,6 +31,7 @@ from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.set_encoder import build_set_encoder
 from pervl_assets.defs.training_files import PALAVRA_ASSETS
 from pervl_assets.io_managers import find_io_managers
+from pervl_assets.io_managers.metadata import show_errors_first
 from pervl_assets.settings import Settings
 
 
@@ -74,7 +76,8 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         executor=build_executor(settings),
     )
     verified = [key for check in checks for key in check.check_keys if key.name in (SUMS_HOLD, IDS_AND_VECTORS)]
-    return dg.Definitions.merge(definitions, build_refreshes(settings, list_specs(), verified))
+    alerts = dg.Definitions(sensors=[build_failure_sensor(settings)])
+    return dg.Definitions.merge(definitions, build_refreshes(settings, list_specs(), verified), alerts)
 
 
 def build_resources(settings: Settings) -> dict[str, Any]:
@@ -87,4 +90,5 @@ def build_resources(settings: Settings) -> dict[str, Any]:
     }
 
 
-defs = build_definitions(Settings.from_env())
+with show_errors_first():
+    defs = build_definitions(Settings.from_env())

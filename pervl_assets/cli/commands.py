@@ -285,11 +285,11 @@ def prune(days: int, *, dry_run: bool) -> None:
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--dry-run", is_flag=True, help="Only print what would be in FOLDER.")
 def publish(words: tuple[str, ...], folder: Path, *, dry_run: bool) -> None:
-    """Prepare FOLDER for an upload to the Hugging Face Hub, without what licences do not let you pass on.
+    """Prepare FOLDER for an upload to the Hugging Face Hub, without images that are not yours to give.
 
-    Tables, features, weights and training files are copied, with a data card, croissant.json and LICENSE.md. Images of
-    YouTube-VOS and DeepFashion2 are left out: their ledgers, and the commands that make them, are there. Nothing is
-    uploaded: the command for that is printed.
+    Tables, features, weights and training files are copied, with a data card, croissant.json and LICENSE.md. Folder
+    trees with images of YouTube-VOS or DeepFashion2 are left out; their ledgers stay. Nothing is uploaded: the command
+    that does so is printed.
     """
     from pervl_assets.cli.console import make_console
     from pervl_assets.cli.publish import publish as prepare

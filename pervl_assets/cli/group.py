@@ -49,7 +49,8 @@ class PervlGroup(click.Group):
 
 def print_error(kind: str, error: PervlError) -> None:
     """Print an error to standard error; `kind` is the word before it, in rich's markup."""
-    Console(stderr=True, emoji=False).print(f"{kind} {escape(str(error))}", highlight=False, soft_wrap=True)
+    console = Console(stderr=True, emoji=False)
+    console.print(f"{kind} {escape(str(error))}", highlight=False, soft_wrap=not console.is_terminal)
 
 
 def read_settings() -> "Settings":

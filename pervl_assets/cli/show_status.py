@@ -9,7 +9,7 @@ import click
 import dagster as dg
 from rich.console import Console
 
-from pervl_assets.cli.console import escape, make_console
+from pervl_assets.cli.console import escape, make_console, print_text
 from pervl_assets.cli.printing import (
     format_bytes,
     name_remedy,
@@ -168,7 +168,7 @@ def _print_inputs(console: Console, settings: Settings, inputs: Sequence[InputSt
             word = "[green]input found[/]" if one.found else "[yellow]input not found[/]"
             lines.append(f"{word} {one.name}: {escape(f'{settings.raw or settings.data}/{one.path}')}")
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+        print_text(console, line)
 
 
 def _list_rows(states: Iterable[AssetState], healths: Iterable[Health], *, wide: bool) -> Iterator[AssetRow]:

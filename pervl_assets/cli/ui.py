@@ -1,5 +1,6 @@
 """`pervl ui`: Dagster's web server behind the project's door, and the daemon, in one process."""
 
+import os
 import signal
 import socket
 import sys
@@ -16,6 +17,7 @@ from pervl_assets.cli.runs import open_instance
 from pervl_assets.core.addresses import Place
 from pervl_assets.core.errors import PervlError
 from pervl_assets.dagster_private import run_web_server
+from pervl_assets.settings import get_variable
 
 _DEFINITIONS: Final = "pervl_assets.definitions"
 _LOCATION: Final = "pervl_assets"
@@ -64,6 +66,7 @@ def serve(
                 f"[yellow]warning[/] other machines reach {shown}, and there is no log-in: docs/security.md",
                 soft_wrap=True,
             )
+        os.environ.setdefault(get_variable("ui_url"), shown)  # for messages about failed runs
         for ending in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(ending, _end)
         with (

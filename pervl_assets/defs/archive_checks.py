@@ -7,7 +7,7 @@ import polars as pl
 
 from pervl_assets.archives.inputs import ArchiveSpec, RawArchive, locate_local
 from pervl_assets.archives.known_archives import ArchiveReport, inspect_archive
-from pervl_assets.archives.official_files import load_manifest
+from pervl_assets.archives.official_files import KnownMembers, load_manifest
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.benchmarks.benchmark import Benchmark, name_members
 from pervl_assets.defs.metadata import make_check_result
@@ -17,6 +17,8 @@ from pervl_assets.defs.steps import INPUTS, record_step
 from pervl_assets.inversion.sources import ARCHIVES
 
 _KNOWN_ARCHIVE: Final = "known_archive"
+_ANY: Final = (KnownMembers(".+"),)
+"""Members of an archive whose official counts are not recorded: all of them."""
 
 
 def build_archive_checks() -> list[dg.AssetChecksDefinition]:
@@ -44,7 +46,7 @@ def _build_archive_check(spec: ArchiveSpec, benchmark: Benchmark | None = None) 
         annotations = find_annotations(workspace.data)
         folder = locate_local(annotations) if annotations else None
         needed = name_members(benchmark, spec.name, folder / benchmark.name) if benchmark and folder else set()
-        report = inspect_archive(archive, known.get(spec.name, ()), needed)
+        report = inspect_archive(archive, known.get(spec.name, _ANY), needed)
         return _check_report(report, annotations, demo=workspace.profile == "demo")
 
     return known_archive

@@ -19,13 +19,13 @@ from pervl_assets.clip.passport import Precision
 from pervl_assets.clip.preprocessing import PreprocessingMode
 from pervl_assets.core.errors import PervlError
 from pervl_assets.core.text import escape_markdown, escape_terminal
-from pervl_assets.dagster_private import ConfigShape, recon_repository_from_origin, report_link
+from pervl_assets.dagster_private import ConfigShape, Interrupted, recon_repository_from_origin, report_link
 from pervl_assets.defs.pages import link_asset
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.run_results import Finding, RunResult, read_finding, read_materialization
 from pervl_assets.defs.runs import Launch, PlannedRun, fail_dead_runs
 from pervl_assets.inversion.open_images import NamesMode
-from pervl_assets.io_managers.metadata import make_failure, show_errors
+from pervl_assets.io_managers.metadata import INTERRUPTED, make_failure, show_errors
 from pervl_assets.settings import Settings, check_settings, get_variable
 from pervl_assets.training.modes import ModeName
 from pervl_assets.upstream import link_docs
@@ -237,7 +237,7 @@ def _materialize_selection(
 
     result = launch.execute(plan, follow)
     if result.interrupted:
-        raise dg.DagsterExecutionInterruptedError
+        raise Interrupted(INTERRUPTED)
     if not result.passed:
         raise make_failure(_explain_failure(context.job_name, result), **_describe(result, context.run_id))
     context.add_output_metadata(_describe(result, context.run_id))
@@ -299,10 +299,10 @@ def _show_finding(finding: Finding) -> str:
 
 def _explain_failure(job: str, result: RunResult) -> PervlError:
     """Return why a job failed: what, where, how many, and what to do."""
-    made = f"{result.left:,} of {result.total:,} assets were not materialized"
-    failed = f"{len(result.errors):,} {'step or check' if len(result.errors) == 1 else 'steps or checks'} failed"
+    made = f"{result.left:,} of {result.total:,} assets not materialized"
+    failed = f"failed steps and checks: {len(result.errors):,}"
     return PervlError(
-        f"{made if result.left else f'All {result.total:,} assets are materialized'}; {failed}.",
+        f"{made if result.left else f'All {result.total:,} assets materialized'}; {failed}.",
         details=[line for finding in result.errors for line in f"{finding.asset}: {finding.text}".splitlines()],
         advice=f"Fix what is named above and launch {job} again. Finished work is kept.",
     )

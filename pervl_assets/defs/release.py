@@ -17,6 +17,7 @@ import polars as pl
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.files import hash_bytes, write_bytes_atomically
+from pervl_assets.core.text import count_of
 from pervl_assets.defs.metadata import OWNERS, make_check_result
 from pervl_assets.defs.pages import list_sources, trace_sources
 from pervl_assets.defs.raw import RAW
@@ -209,10 +210,10 @@ def _check_complete(release: Release, results: int) -> dg.AssetCheckResult:
     return make_check_result(
         WHOLE,
         not absent,
-        f"{len(absent):,} results are not materialized and left out: {name_some(absent)}. Materialize them, then this "
-        "asset."
+        f"{count_of(len(absent), 'result')} left out, not materialized: {name_some(absent)}. Materialize them, then "
+        "this asset."
         if absent
-        else f"all {results:,} published results are described",
+        else f"each of {results:,} published results is described",
         results=results,
         described=len(release.parts),
         left_out=len(absent),
@@ -246,7 +247,7 @@ def valid_croissant(workspace: Workspace) -> dg.AssetCheckResult:
     return make_check_result(
         None,
         not named,
-        f"{len(errors):,} errors and {len(warnings):,} warnings: {name_some(named)}"
+        f"{count_of(len(errors), 'error')} and {count_of(len(warnings), 'warning')}: {name_some(named)}"
         if named
         else "mlcroissant finds neither error nor warning",
         is_error=bool(errors),

@@ -4,6 +4,7 @@ import json
 from typing import Any, Final
 
 from pervl_assets.core.files import hash_bytes
+from pervl_assets.core.text import count_of
 from pervl_assets.release.nodes import Node, describe_files_and_records, unbox
 from pervl_assets.release.parts import Release
 
@@ -109,7 +110,7 @@ def describe_release(release: Release) -> str:
         )
     if release.absent:
         texts.append(
-            f"Incomplete: {len(release.absent):,} results are not materialized and not in this release: "
+            f"Incomplete: {count_of(len(release.absent), 'result')} not materialized, so not in this release: "
             f"{', '.join(release.absent)}."
         )
     return " ".join(texts)

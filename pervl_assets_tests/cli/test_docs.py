@@ -1,4 +1,4 @@
-"""The documentation below `/docs` of the UI: its pages and images, and nothing else; every link to it leads somewhere."""
+"""The documentation below `/docs` of the UI: its pages and images, and nothing else; all links lead somewhere."""
 
 import asyncio
 import re

@@ -259,7 +259,7 @@ def test_results_not_materialized_are_left_out_and_named(partial):
     settings = make_settings(partial.data)
     absent = collect_release(find_published(define().assets), Workspace.from_settings(settings)).absent
     assert {"inversion/coco_image_features [1-of-2]", "ytvos/captions", "evaluation/results"} <= set(absent)
-    assert missing.description.startswith(f"{len(absent)} results are not materialized and left out: evaluation/")
+    assert missing.description.startswith(f"{len(absent)} results left out, not materialized: evaluation/")
     description = read_croissant(partial)
     assert "Incomplete" in description["description"]
     names = {node["@id"] for node in description["recordSet"]}
