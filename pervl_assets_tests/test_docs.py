@@ -20,7 +20,7 @@ from pervl_assets.cli.commands import main
 from pervl_assets.cli.new import create_benchmark
 from pervl_assets.evaluation.published import read_published
 from pervl_assets.evaluation.score_files import read_gallery, read_queries, score_queries
-from pervl_assets.settings import POSTGRES_URL, Settings, get_variable
+from pervl_assets.settings import POSTGRES_URL, SLACK_WEBHOOK, SMTP_URL, Settings, get_variable
 from pervl_assets_tests.tools import write_tables
 
 ROOT = Path(__file__).parents[1]
@@ -166,7 +166,7 @@ def test_every_command_exists(page):
 
 
 def test_every_variable_is_a_setting(page):
-    known = {POSTGRES_URL, *map(get_variable, Settings.model_fields)}
+    known = {POSTGRES_URL, SLACK_WEBHOOK, SMTP_URL, *map(get_variable, Settings.model_fields)}
     assert set(VARIABLE.findall(page.read_text())) <= known
 
 

@@ -12,12 +12,10 @@ from typing import Final
 import click
 from rich.console import Console
 
-from pervl_assets.cli.group import PervlGroup, TerminalFormatter, json_option, quiet_option
+from pervl_assets.cli.group import PervlGroup, TerminalFormatter, json_option, quiet_option, read_settings
 from pervl_assets.cli.selections import join_words, select_option
 from pervl_assets.core.files import write_bytes_atomically
 from pervl_assets.core.text import escape_terminal
-from pervl_assets.settings import Settings, get_variable, load_env_file
-from pervl_assets.storage import open_store
 
 _NOT_IN_DEMO = ("annotations", "clip_model", "clip_pretrained")
 """Settings that fit other inputs than those of the demo data."""
@@ -34,6 +32,8 @@ def main() -> None:
     Settings are environment variables (PERVL_DATA, …: docs/operating.md). Those in the file .env of the current folder
     are used first, as in Dagster.
     """
+    from pervl_assets.settings import load_env_file
+
     # Else Python processes that this one starts would import modules that others put into the current folder.
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     if logging.lastResort:  # prints warnings
@@ -69,6 +69,8 @@ def materialize(
 @main.command()
 def demo() -> None:
     """Make the demo data, materialize the whole graph on it, verify it, and show how well pictures are found."""
+    from pervl_assets.settings import get_variable
+
     for name in _NOT_IN_DEMO:
         if os.environ.pop(get_variable(name), None):
             Console(stderr=True).print(f"{get_variable(name)} is ignored: the demo has its own.", soft_wrap=True)
@@ -82,7 +84,7 @@ def demo() -> None:
     if passed:
         from pervl_assets.cli.report import read_results
 
-        settings, console = Settings.from_env(), make_console()
+        settings, console = read_settings(), make_console()
         print_paths(console, settings.data)
         print_results(console, read_results(settings.data))
     sys.exit(0 if passed else 1)
@@ -148,7 +150,7 @@ def preview(asset: str, concept: str, split: str | None, out: Path | None) -> No
     from pervl_assets.cli.preview import preview_concept
 
     target = out or Path(f"{concept}.png")
-    image = preview_concept(Settings.from_env().data, asset, concept, split)
+    image = preview_concept(read_settings().data, asset, concept, split)
     write_bytes_atomically(target.absolute(), image)
     click.echo(escape_terminal(str(target)))
 
@@ -159,8 +161,9 @@ def preview(asset: str, concept: str, split: str | None, out: Path | None) -> No
 def report(encoder: str | None, out: Path | None) -> None:
     """Write the evaluation as one HTML file: scores, losses, and the best and worst queries with their images."""
     from pervl_assets.cli.report import make_report
+    from pervl_assets.storage import open_store
 
-    settings = Settings.from_env()
+    settings = read_settings()
     store = open_store(str(settings.data))
     target = out or store.folder / f"report{f'_{encoder}' if encoder else ''}.html"
     html = make_report(settings, encoder)
@@ -202,7 +205,7 @@ def score(
         if gallery:
             images = read_gallery(gallery)
         else:
-            settings = Settings.from_env()
+            settings = read_settings()
             settings.require_encoder(encoder)
             images = read_benchmark(settings.data, str(benchmark), str(split), encoder)
         scores = score_queries(files, images)
@@ -228,7 +231,7 @@ def export(words: tuple[str, ...], folder: Path, split: str | None) -> None:
 
     if not words:
         raise click.UsageError("Name what to export: SELECTION FOLDER. Everything is '*'.")
-    export_values(make_console(), plan_exports(defs, Settings.from_env().data, words, split), folder.absolute())
+    export_values(make_console(), plan_exports(defs, read_settings().data, words, split), folder.absolute())
 
 
 @main.command()
@@ -247,8 +250,9 @@ def gallery(benchmark: str | None, split: str | None, encoder: str | None, out: 
     from rich.filesize import decimal
 
     from pervl_assets.cli.gallery import make_gallery
+    from pervl_assets.storage import open_store
 
-    settings, console = Settings.from_env(), Console(stderr=True, emoji=False)
+    settings, console = read_settings(), Console(stderr=True, emoji=False)
     folder = out or open_store(str(settings.data)).folder / "gallery"
     with console.status("reading values") as shown:
 
@@ -273,7 +277,7 @@ def prune(days: int, *, dry_run: bool) -> None:
     from pervl_assets.cli import storage
     from pervl_assets.cli.console import make_console
 
-    storage.prune(make_console(), Settings.from_env().data, timedelta(days=days), dry_run=dry_run)
+    storage.prune(make_console(), read_settings().data, timedelta(days=days), dry_run=dry_run)
 
 
 @main.command()
@@ -290,7 +294,7 @@ def publish(words: tuple[str, ...], folder: Path, *, dry_run: bool) -> None:
     from pervl_assets.cli.console import make_console
     from pervl_assets.cli.publish import publish as prepare
 
-    prepare(make_console(), Settings.from_env(), words, folder.absolute(), dry_run=dry_run)
+    prepare(make_console(), read_settings(), words, folder.absolute(), dry_run=dry_run)
 
 
 @main.command()
@@ -307,7 +311,7 @@ def ui(host: str, port: int, allow_host: tuple[str, ...], workspace: Path | None
     from pervl_assets.cli.console import make_console
     from pervl_assets.cli.ui import serve
 
-    serve(make_console(), Settings.from_env().data, host, port, allow_host, workspace, read_only=read_only)
+    serve(make_console(), read_settings().data, host, port, allow_host, workspace, read_only=read_only)
 
 
 @main.command()

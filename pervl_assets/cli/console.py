@@ -36,6 +36,11 @@ def escape(text: str) -> str:
     return markup.escape(escape_terminal(text))
 
 
+def print_text(console: Console, text: str) -> None:
+    """Print text in rich's markup, wrapped between words on a terminal, and as it is into a file."""
+    console.print(text, highlight=False, soft_wrap=not console.is_terminal)
+
+
 def make_table(*columns: str) -> Table:
     """Return an empty table; a column whose name begins with > holds numbers."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
@@ -113,7 +118,7 @@ class RunDisplay:
 
     def note(self, text: str) -> None:
         """Print a line above the bars, in rich's markup."""
-        self._console.print(text, highlight=False, soft_wrap=True)
+        print_text(self._console, text)
 
 
 class _StateColumn(ProgressColumn):

@@ -9,13 +9,14 @@ import polars as pl
 import rich.filesize
 from rich.console import Console
 
-from pervl_assets.cli.console import escape, make_table
+from pervl_assets.cli.console import escape, make_table, print_text
+from pervl_assets.cli.tables import AssetRow, print_assets
 from pervl_assets.core.addresses import Address
 from pervl_assets.core.errors import name_some
+from pervl_assets.core.progress import format_seconds
 from pervl_assets.defs.run_results import Finding, Materialized, RunResult, name_partition
 from pervl_assets.defs.up_to_date import Value
 from pervl_assets.evaluation.methods import PALAVRA, TEXT_ONLY, TEXT_TWICE
-from pervl_assets.io_managers.metadata import QUARANTINED
 from pervl_assets.upstream import RETRIVAL_SETS
 
 _WORDS: Final = {
@@ -26,6 +27,9 @@ _WORDS: Final = {
     "bold red": ("failed", "unfinished", "error"),
     "dim": ("not run", "unknown"),
 }
+_WIDTH_OF_SIZES: Final = 80
+"""Columns of a console in which a table of what was made has sizes, beside names that are still read."""
+
 _COLOURS: Final = {word: colour for colour, words in _WORDS.items() for word in words}
 
 
@@ -35,7 +39,7 @@ def print_reasons(console: Console, reasons: Mapping[Value, str], kind: str = ""
     for (key, partition), reason in reasons.items():
         by_reason.setdefault(reason, []).append(name_partition(key.to_user_string(), partition))
     for reason, names in by_reason.items():
-        console.print(f"{kind}[dim]{escape(reason)}:[/] {escape(name_some(names))}", highlight=False, soft_wrap=True)
+        print_text(console, f"{kind}[dim]{escape(reason)}:[/] {escape(name_some(names))}")
 
 
 def print_outdated_inputs(console: Console, reasons: Mapping[Value, str]) -> None:
@@ -55,40 +59,43 @@ def print_run_result(console: Console, result: RunResult, seconds: float, *, qui
         seconds: The wall time.
         quiet: Whether only findings and the sum are printed.
     """
+    time = f"[dim]({format_seconds(seconds)})[/]"
     if not result.total:
-        console.print(
-            f"[bold green]{result.skipped} up to date, nothing to do[/]  [dim]({seconds:,.1f} s)[/]", highlight=False
-        )
+        console.print(f"[bold green]{result.skipped} up to date, nothing to do[/] {time}", highlight=False)
         return
-    table = make_table("asset", ">files or rows", ">seconds", ">bytes", ">quarantined")
-    for made in result.made:
-        table.add_row(
-            escape(made.name),
-            show_count(made.files_or_rows),
-            f"{made.seconds:,.1f}",
-            format_bytes(made.bytes),
-            _show_quarantined(made),
-        )
-    table.add_section()
-    table.add_row(
-        f"[bold]{len(result.made)} materialized[/]"
-        + (f", [bold red]{result.left} not[/]" if result.left else "")
-        + (f", {result.skipped} up to date" if result.skipped else ""),
-        "",
-        f"[bold]{seconds:,.1f}[/]",
-        f"[bold]{format_bytes(sum(made.bytes or 0 for made in result.made))}[/]",
-        f"{sum(made.quarantined for made in result.made):,}",
-    )
     if not quiet:
-        console.print(table)
+        _print_made(console, result.made)
     print_findings(console, result.findings)
-    console.print(
+    left = f", [bold red]{result.left} not[/]" if result.left else ""
+    skipped = f", {result.skipped} up to date" if result.skipped else ""
+    console.print(f"[bold]{len(result.made)} materialized[/]{left}{skipped} {time}", highlight=False)
+    print_text(
+        console,
         "[bold green]all materialized, no check of error severity failed[/]"
         if result.passed
         else "[bold red]interrupted[/]: run the same command again; finished work is kept"
         if result.interrupted
-        else "[bold red]failed[/]: fix the errors above and run the same command again; finished work is kept"
+        else "[bold red]failed[/]: fix the errors above and run the same command again; finished work is kept",
     )
+
+
+def _print_made(console: Console, made: Sequence[Materialized]) -> None:
+    """Print a table of what was made; a column counts what was left out, quarantined or missing, if anything was."""
+    titles = {">made": [one.count or "" for one in made], ">time": [format_seconds(one.seconds) for one in made]}
+    if any(one.quarantined or one.missing for one in made):
+        titles[">left out"] = [_show_left_out(one) for one in made]
+    if console.width >= _WIDTH_OF_SIZES:
+        titles[">size"] = [format_bytes(one.bytes) for one in made]
+    cells = zip(*titles.values(), strict=True)
+    rows = [AssetRow(one.asset, one.partition, row) for one, row in zip(made, cells, strict=True)]
+    print_assets(console, [*titles], rows, least=len(titles))
+    console.print()
+
+
+def _show_left_out(made: Materialized) -> str:
+    """Return the number of files without a usable source: red if a source is missing."""
+    count = made.quarantined + made.missing
+    return f"[{'red' if made.missing else 'yellow'}]{count:,}[/]" if count else ""
 
 
 def paint(word: str, before: str = "") -> str:
@@ -109,9 +116,7 @@ def print_findings(console: Console, findings: Iterable[Finding]) -> None:
 
 def print_cause(console: Console, word: str, kind: str, asset: str, text: str) -> None:
     """Print what is wrong with an asset; `kind` is printed in the colour of the word."""
-    console.print(
-        f"[{_COLOURS[word]}]{kind}[/] [bold]{escape(asset)}[/] {escape(text)}", highlight=False, soft_wrap=True
-    )
+    print_text(console, f"[{_COLOURS[word]}]{kind}[/] [bold]{escape(asset)}[/] {escape(text)}")
 
 
 def print_paths(console: Console, data: Path | Address) -> None:
@@ -168,8 +173,3 @@ def format_bytes(count: float | None) -> str:
 def show_count(count: int | None) -> str:
     """Return a number; nothing where it is not known."""
     return "" if count is None else f"{count:,}"
-
-
-def _show_quarantined(made: Materialized) -> str:
-    shown = f"[yellow]{made.quarantined:,}[/]" if made.quarantined else "0" if QUARANTINED in made.metadata else ""
-    return f"{shown} [red]+ {made.missing:,} missing[/]" if made.missing else shown

@@ -13,7 +13,7 @@ import click
 import dagster as dg
 from rich.console import Console
 
-from pervl_assets.cli.console import escape, make_console
+from pervl_assets.cli.console import escape, make_console, print_text
 from pervl_assets.cli.group import print_error
 from pervl_assets.cli.printing import format_bytes, name_command
 from pervl_assets.cli.runs import find_dagster_home, open_instance
@@ -22,6 +22,7 @@ from pervl_assets.cli.tables import AssetRow, print_assets
 from pervl_assets.core.addresses import Address
 from pervl_assets.core.errors import PervlError, name_some
 from pervl_assets.core.files import VerifyResult
+from pervl_assets.core.text import count_of
 from pervl_assets.defs.checks import SUMS_HOLD, summarize_sums
 from pervl_assets.defs.release import RELEASE_KEYS
 from pervl_assets.defs.run_results import name_partition
@@ -146,20 +147,21 @@ def print_verification(
         for what in _DIFFERENCES:
             if names := getattr(one.result, what):
                 text = f"[red]{what}[/] in [bold]{escape(one.name)}[/]: {escape(name_some(names))}"
-                console.print(text, highlight=False, soft_wrap=True)
+                print_text(console, text)
     found = [one.result for one in results if one.result.files]
     command = name_command("materialize", words)
     if not found:
         text = f"[red]nothing to verify below {escape(str(data))}[/]: run {command} first"
     elif differing:
         text = (
-            f"[bold red]{len(differing)} of {len(found)} values differ from their manifests[/]: {command} "
+            f"[bold red]{len(differing)} of {len(found)} values not as in their manifests[/]: {command} "
             "repairs missing and changed files, and nothing else"
         )
     else:
         files = sum(result.files for result in found)
-        text = f"[bold green]verified[/]: {files:,} files in {len(found)} values match their manifests"
-    console.print(text, highlight=False, soft_wrap=True)
+        counts = f"{count_of(files, 'file')} in {count_of(len(found), 'value')}"
+        text = f"[bold green]verified[/]: {counts}, all as in the manifests"
+    print_text(console, text)
 
 
 def _list_verified(results: Iterable[Verified]) -> Iterator[AssetRow]:
