@@ -13,7 +13,7 @@ import click
 import dagster as dg
 from rich.console import Console
 
-from pervl_assets.cli.console import escape, make_console, print_text, print_text
+from pervl_assets.cli.console import escape, make_console, print_text
 from pervl_assets.cli.group import print_error
 from pervl_assets.cli.printing import format_bytes, name_remedy
 from pervl_assets.cli.runs import find_dagster_home, open_instance
