@@ -150,10 +150,10 @@ def _build_scores(benchmark: str, tree: TreeAsset, kind: Kind, encoder: str | No
     """Return the ranks and scores of a benchmark's methods: one step per split, which takes a second."""
     ranks_key, scores_key = (name_key(f"{benchmark}/{name}", encoder, EVALUATION) for name in kind.tables)
     known = kind.name == "baseline"
-    ranks_text = f"The place of the right image of every query of the split, by {kind.methods}."
+    ranks_text = f"The place of every query's right image. Methods: {kind.methods}."
     scores_text = (
-        f"Scores of the split by protocol, set of queries and method: {kind.methods}. A row per seed, and one with the "
-        f"mean. Ties are placed pessimistically.{' Random is the expected score.' if known else ''}"
+        f"Scores of the split by method: {kind.methods}; by protocol and set of queries. A row per seed, and one with "
+        f"the mean. Ties are placed pessimistically.{' Random is the expected score.' if known else ''}"
     )
 
     @dg.multi_asset(

@@ -97,8 +97,8 @@ def _make_draws(
 _TABLES: Final = (
     _Table(
         name="queries",
-        description="The text that is asked for each caption of the split, and the images that are right, by protocol, "
-        "set of queries and form.",
+        description="The queries of the split: the text that is asked for each caption, and the images that are right. "
+        "By protocol, set of queries and form.",
         schema=QUERIES,
         checks={
             _PLACEHOLDERS: "Every caption names its concept once. A warning: each of several placeholders gets the "

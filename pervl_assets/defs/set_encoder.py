@@ -40,8 +40,8 @@ _CHECKS: Final = {
 }
 
 _DESCRIPTION: Final = """\
-PALAVRA's inversion model, trained once per repetition: the set encoder f_theta, which predicts a token from a few
-images, and the alignment A of text features with image features. The weights of the paper were never published.
+PALAVRA's inversion model, trained once per repetition. It is the set encoder f_theta, which predicts a token from a
+few images, and the alignment A of text features with image features. The weights of the paper were never published.
 
 They are trained on features of images and on sentences of the object classes. CLIP does not change, and no image is
 encoded. In an epoch every class is drawn once as a set of images and once as a set of sentences.
