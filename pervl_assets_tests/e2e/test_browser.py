@@ -5,6 +5,7 @@ The tests are in the order of a first visit. Each depends on the screen and file
 
 import re
 import shutil
+import time
 from collections.abc import Iterator
 
 import polars as pl
@@ -88,6 +89,48 @@ def test_one_button_materializes_what_is_missing(servers, ui, everything, graph)
     ui.filter_events("type:STEP_OUTPUT")
     for name, count in counts.items():
         expect(ui.page.get_by_role("row", name=f"{name} {count}", exact=True)).to_be_visible()
+
+
+def test_a_job_and_the_runs_that_it_started_lead_to_each_other(servers, ui, everything):
+    run = ui.page.url.rpartition("/")[2]
+    ui.go_to("/jobs")
+    ui.page.get_by_role("link", name="everything").click()
+    ui.page.get_by_role("link", name="several runs").click()
+    started = ui.page.locator("a[href^='/runs/']").filter(has_text=re.compile("^[0-9a-f]{8}$"))
+    expect(started.first).to_be_visible()
+    assert run[:8] not in started.all_inner_texts()
+    started.first.click()
+    ui.filter_events("Started by")
+    ui.page.get_by_role("link", name=run).click()
+    ui.filter_events("Run 1:")
+    expect(ui.page.get_by_role("link", name=re.compile("^[0-9a-f-]{36}$")).first).to_be_visible()
+
+
+def test_everything_on_an_unchanged_demo_starts_no_run_and_takes_seconds(servers, ui, everything, graph):
+    ui.open_launchpad("everything")
+    start = time.monotonic()
+    ui.launch()
+    assert ui.wait_for_run(seconds=60) == "Success"
+    assert time.monotonic() - start < 60  # measured: 25 with a load of 16 on two cores
+    ui.filter_events("type:STEP_OUTPUT")
+    total = sum(count_partitions(node) for node in graph.asset_nodes)
+    expect(ui.page.get_by_role("row", name=f"up_to_date {total}", exact=True)).to_be_visible()
+    expect(ui.page.get_by_role("row", name=re.compile("^runs "))).to_have_count(0)
+
+
+def test_the_launchpad_refuses_wrong_values_before_there_is_a_run(servers, ui):
+    ui.open_launchpad("everything")
+    ui.configure(device="gpu")
+    expect(ui.page.get_by_text("device not in enum type auto | cpu | cuda")).to_be_visible()
+    expect(ui.page.get_by_role("button", name="Launch run")).to_be_disabled()
+    ui.configure(top_objects=-3)
+    ui.press("Launch run")
+    dialog = ui.page.get_by_role("dialog")
+    expect(dialog).to_contain_text("PervlError: 1 setting of the launchpad cannot be used.")
+    expect(dialog).to_contain_text("top_objects=-3: must be greater than or equal to 1")
+    dialog.get_by_role("button", name="OK").click()
+    ui.go_to("/runs")
+    expect(ui.page.get_by_text("Queued (0)")).to_be_visible()
 
 
 def test_a_tree_shows_its_contact_sheet(servers, ui, everything):
