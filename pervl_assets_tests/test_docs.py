@@ -166,7 +166,7 @@ def test_every_command_exists(page):
 
 
 def test_every_variable_is_a_setting(page):
-    known = {POSTGRES_URL, SMTP_URL, SLACK_WEBHOOK, *map(get_variable, Settings.model_fields)}
+    known = {POSTGRES_URL, SLACK_WEBHOOK, SMTP_URL, *map(get_variable, Settings.model_fields)}
     assert set(VARIABLE.findall(page.read_text())) <= known
 
 

@@ -89,7 +89,7 @@ def print_benchmark(console: Console, name: str, files: list[Path], checkout: Pa
     console.print("\nIt works on demo data of its own. Try it:", highlight=False)
     for command in (
         f"pytest {_FILES['test_benchmark.py'].replace('NAME', name)}",
-        f"pervl materialize --select '+group:{name}'",
+        f"pervl materialize +{name}",
     ):
         console.print(f"  {command}", highlight=False, soft_wrap=True)
     console.print("Then make it yours, file by file: docs/extending.md", highlight=False)

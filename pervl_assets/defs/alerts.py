@@ -18,8 +18,11 @@ from pervl_assets.defs.run_results import read_run_result
 from pervl_assets.io_managers.metadata import show_errors_first
 from pervl_assets.settings import SLACK_WEBHOOK, SMTP_URL, Settings, get_variable
 
+_WILL_RETRY: Final = "dagster/will_retry"
+"""Dagster's tag of a failed run that its daemon starts again."""
+
 _SECONDS: Final = 30
-"""Between two evaluations of the sensor, and at most for a server to answer."""
+"""How long a server may take to answer."""
 
 _LONGEST: Final = 3000
 """Characters of a message; the page of the run has all."""
@@ -30,7 +33,7 @@ def build_failure_sensor(settings: Settings) -> dg.SensorDefinition:
 
     @dg.run_failure_sensor(
         name="report_failures",
-        minimum_interval_seconds=_SECONDS,
+        minimum_interval_seconds=settings.watch_seconds,
         description="Send a message when a run has failed: by e-mail to the addresses of "
         f"{get_variable('alert_email')} through the server of {SMTP_URL}, and to the Slack channel of {SLACK_WEBHOOK}. "
         "Set one or both of them, and restart the server.",
@@ -40,6 +43,8 @@ def build_failure_sensor(settings: Settings) -> dg.SensorDefinition:
         run = context.dagster_run
         if JOB_RUN_TAG in run.tags and JOB_TAG not in run.tags:
             return dg.SkipReason("The job that started it is reported.")
+        if run.tags.get(_WILL_RETRY) == "true":
+            return dg.SkipReason("It will be tried again.")
         _send(*_write_message(context.instance, run, settings.ui_url), settings.alert_email)
         return None
 

@@ -44,9 +44,9 @@ _WHOLE: Final = "nothing_is_left_out"
 _SHOWN: Final = 100
 
 _DESCRIPTION: Final = """\
-Scores of all methods, benchmarks and splits, each with the published number beside it, whether the two are comparable
-and why, and the paired difference from Text only. What is not materialized, or was ranked by earlier features, is left
-out, so the baselines are enough."""
+The scores beside the published numbers. All methods, benchmarks and splits; each score with whether the two are
+comparable and why, and the paired difference from Text only. What is not materialized, or was ranked by earlier
+features, is left out, so the baselines are enough."""
 
 
 def build_results(encoder: str | None = None, *, learns: bool = True) -> dg.AssetsDefinition:
@@ -70,7 +70,7 @@ def build_results(encoder: str | None = None, *, learns: bool = True) -> dg.Asse
         deps=[*located.values()],
         io_manager_key=TableIOManager.key,
         description=_DESCRIPTION + (f" With the encoder {encoder}." if encoder else ""),
-        kinds={"polars", "parquet"},
+        kinds={"parquet"},
         owners=OWNERS,
         code_version=version_known(),
         metadata=declare_made_from(RESULTS, {name: _trace_column(name, located) for name in RESULTS.names}),

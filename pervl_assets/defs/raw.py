@@ -80,7 +80,7 @@ def _say_why_not_fetched(
     key=ANNOTATIONS_KEY,
     group_name=RAW,
     io_manager_key="raw_archives",
-    kinds={"csv", "yaml"},
+    kinds={"csv"},
     owners=OWNERS,
     code_version=f"1.{hash_file(ANNOTATIONS / 'manifest.yaml')[:8]}",
     check_specs=[

@@ -56,7 +56,7 @@ def object_names(coco_object_classes: pl.DataFrame) -> dg.MaterializeResult[Trai
         "sentences": _input("coco_object_sentences", input_manager_key=ImageListsIOManager.key),
         "shards": _input("coco_image_features"),
     },
-    kinds={"numpy", "pickle"},
+    kinds={"pickle"},
     check_specs=[
         dg.AssetCheckSpec(
             "every_image_has_features",
@@ -121,7 +121,7 @@ def object_sentences(
 
 @_training_file(
     ins={"shards": _input("coco_image_features")},
-    kinds={"numpy", "pickle"},
+    kinds={"pickle"},
     check_specs=[
         dg.AssetCheckSpec(
             "no_image_missing",

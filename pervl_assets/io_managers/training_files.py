@@ -103,12 +103,15 @@ class TrainingFileIOManager(PervlIOManager):
         checks: Sequence[dg.AssetCheckResult] = (),
         **more: Any,
     ) -> dg.MaterializeResult[TrainingFile]:
-        """Materialize a file, which is not written yet; `made_from`, the hashes of its inputs, is its data version."""
+        """Materialize a file, which is not written yet; `made_from`, the hashes of its inputs, is its data version.
+
+        Writing it completes its path.
+        """
         version = hash_bytes("\n".join(f"{name} {sha256}" for name, sha256 in sorted(made_from.items())).encode())
         return dg.MaterializeResult(
             value=value,
             data_version=dg.DataVersion(version[:16]),
-            metadata={**({} if rows is None else {ROWS: rows}), **more},
+            metadata={"file": dg.MetadataValue.path(value.file), **({} if rows is None else {ROWS: rows}), **more},
             check_results=checks,
         )
 

@@ -153,5 +153,15 @@ BENCHMARK: Final = Benchmark(
         ),
     ),
     paper="none",
-    retrieval=Retrieval("personalized", "*", list_captions),
+    retrieval=Retrieval(
+        tree="personalized",
+        placeholder="*",
+        list_captions=list_captions,
+        sources={
+            "concept": ("photos.concept",),
+            "class_name": ("photos.class",),
+            "text": ("photos.caption", "photos.class"),
+            "targets": ("photos.photo",),
+        },
+    ),
 )

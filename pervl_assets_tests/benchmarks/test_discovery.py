@@ -8,7 +8,7 @@ def test_a_new_module_is_a_new_benchmark(tmp_path, monkeypatch):
     (tmp_path / "third.py").write_text("from pervl_assets.benchmarks.ytvos import BENCHMARK as BENCHMARK\n")
     (tmp_path / "helpers.py").write_text("")
     before = [benchmark.name for benchmark in find_benchmarks()]
-    assert before == ["deep_fashion", "ytvos"]
+    assert {"deep_fashion", "ytvos"} <= set(before)
     monkeypatch.setattr(pervl_assets.benchmarks, "__path__", [*pervl_assets.benchmarks.__path__, str(tmp_path)])
     assert [benchmark.name for benchmark in find_benchmarks()] == [*before, "ytvos"]
 

@@ -77,7 +77,7 @@ def test_the_command_says_what_it_wrote_and_where_that_is_run(checkout):
     shown = CliRunner().invoke(main, ["new", "benchmark", "pets", "--folder", str(checkout)])
     assert shown.exit_code == 0, shown.output
     assert f"{checkout}/pervl_assets/benchmarks/pets.py" in shown.output
-    assert "pervl materialize --select '+group:pets'" in shown.output
+    assert "pervl materialize +pets" in shown.output
     assert f"pervl runs the code of {ROOT}" in shown.output
 
 

@@ -96,8 +96,9 @@ def test_a_failed_run_is_reported_by_e_mail_and_to_slack_in_the_words_of_its_err
     assert note == "PerVL: broken failed\n" + body.replace("<here>", "&lt;here&gt;")
 
 
-def test_a_run_that_a_job_started_is_not_reported_beside_the_job(report, slack):
-    _, result = report({JOB_RUN_TAG: "1234"})
+@pytest.mark.parametrize("tag", [{JOB_RUN_TAG: "1234"}, {"dagster/will_retry": "true"}])
+def test_a_run_is_not_reported_beside_its_job_or_before_its_last_attempt(report, slack, tag):
+    _, result = report(tag)
     assert isinstance(result, dg.SkipReason)
     assert slack == []
 

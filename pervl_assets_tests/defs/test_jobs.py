@@ -281,8 +281,8 @@ def test_a_check_of_error_severity_fails_a_job_that_made_all(tmp_path, instance)
 
 
 def test_a_job_that_selects_nothing_lists_the_groups(project):
-    result = project.launch("everything", selection="group:nothing")
-    assert "names no asset" in get_failure(result).error.message
+    result = project.launch("everything", selection="group:zzz")
+    assert "No asset has the group 'zzz'" in get_failure(result).error.message
     assert "deep_fashion, evaluation, inversion" in get_failure(result).error.message
 
 

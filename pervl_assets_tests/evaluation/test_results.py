@@ -17,6 +17,7 @@ from pervl_assets.evaluation.metrics import SCORES, compute_scores, expect_rando
 from pervl_assets.evaluation.published import read_published
 from pervl_assets.evaluation.results import (
     RESULTS,
+    list_plotted,
     list_unmeasured,
     show_published,
     show_results,
@@ -106,6 +107,13 @@ def test_one_row_per_method_in_order_with_the_mean_of_the_seeds(measured):
         ("palavra", "concept_only"),
         ("polar", "rich"),
     ]
+
+
+def test_what_is_plotted_is_the_mean_of_each_method_in_percent(measured):
+    rich = tabulate(measured).filter(protocol="palavra", query_set="rich")
+    plotted = list_plotted(measured[0])
+    assert [*plotted] == [f"MRR of {method}" for method in rich["method"]]
+    assert plotted["MRR of PALAVRA"] == pytest.approx(100 * explain(rich, method="PALAVRA")["mrr"], abs=0.01)
 
 
 def test_the_difference_from_text_only_is_paired(measured):
