@@ -13,6 +13,7 @@ WORKDIR /source
 # The files of .ci/check_wheel: the image is made of the wheel that was tested.
 COPY pyproject.toml README.md LICENSE ./
 COPY annotations annotations
+COPY docs docs
 COPY pervl_assets pervl_assets
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheel .
 

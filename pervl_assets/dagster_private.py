@@ -79,6 +79,7 @@ __all__ = [
     "ExecuteRunWithPlanIterable",
     "Freshness",
     "InstanceConcurrencyContext",
+    "Interrupted",
     "PlanExecutionContextManager",
     "ReconstructableRepository",
     "Request",
@@ -92,6 +93,7 @@ __all__ = [
     "free_pool_slots",
     "inner_plan_execution_iterator",
     "judge_step",
+    "name_error",
     "name_failure",
     "read_check_history",
     "read_data_versions",
@@ -118,6 +120,21 @@ def name_failure(name: str) -> type[dg.Failure]:
     to be a builtin, whose module is not printed.
     """
     return type(name, (dg.Failure,), {"__module__": "builtins"})
+
+
+def name_error(error: PervlError) -> PervlError:
+    """Return an error as one of Dagster's own, too, which the UI shows by its name: see `name_failure`.
+
+    Dagster wraps any other that is raised in a sensor or resource, or while definitions load, and shows its own first.
+    """
+    kind: type[PervlError] = type(type(error).__name__, (type(error), dg.DagsterError), {"__module__": "builtins"})
+    return kind(error.problem, advice=error.advice, details=error.details)
+
+
+class Interrupted(dg.DagsterExecutionInterruptedError):
+    """The end of a run that a user or a signal ended; the UI shows it by its name: see `name_failure`."""
+
+    __module__ = "builtins"
 
 
 class ConfigShape(dg.Shape):

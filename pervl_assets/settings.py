@@ -9,6 +9,7 @@ import difflib
 import logging
 import multiprocessing
 import os
+import re
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -47,6 +48,13 @@ Executor = Literal["in_process", "multiprocess", "ray", "k8s"]
 POSTGRES_URL: Final = "PERVL_POSTGRES_URL"
 """Address of the database of a team's Dagster instance. A secret, therefore no setting: the UI shows settings."""
 
+SMTP_URL: Final = "PERVL_SMTP_URL"
+"""Mail server for messages about failed runs, with its log-in. A secret, too."""
+
+SLACK_WEBHOOK: Final = "PERVL_SLACK_WEBHOOK"
+"""Address of a Slack channel's incoming webhook, for the same messages. A secret, too."""
+
+_SECRETS: Final = (POSTGRES_URL, SMTP_URL, SLACK_WEBHOOK)
 _PREFIX: Final = "PERVL_"
 
 _log = logging.getLogger(__name__)
@@ -102,6 +110,18 @@ def _check_source(value: str) -> str:
         raise ValueError("must be an address without @, ? and #: a password in it would be shown with the settings")
     if value not in ("official", "off") and not usable:
         raise ValueError("must be official, off, or the http(s) address of a mirror")
+    return value
+
+
+def _check_ui_url(value: str) -> str:
+    if not re.fullmatch(r"https?://[\w.:\[\]-]+(/[\w./~-]*)?", value):
+        raise ValueError("must be an http(s) address without log-in and query, e.g. http://127.0.0.1:3000")
+    return value.rstrip("/")
+
+
+def _check_recipients(value: str) -> str:
+    if not all(re.fullmatch(r"[^@\s,<>]+@[^@\s,<>]+", one.strip()) for one in value.split(",") if value):
+        raise ValueError("must be e-mail addresses, separated by commas")
     return value
 
 
@@ -271,6 +291,15 @@ class Settings(BaseModel):
     fresh_days: int = _setting(
         9, "days a public input is fresh after it was last checked; a warning comes a day earlier", most=36_500
     )
+    alert_email: Annotated[str, AfterValidator(_check_recipients)] = _setting(
+        "",
+        "who gets a message when a run has failed, from the sensor `report_failures`: e-mail addresses, separated by "
+        f"commas. Needs `{SMTP_URL}`",
+        "none",
+    )
+    ui_url: Annotated[str, AfterValidator(_check_ui_url)] = _setting(
+        "http://127.0.0.1:3000", "address of the UI in such a message", "that of `pervl ui`"
+    )
     executor: Annotated[Executor, AfterValidator(_check_executor)] = _setting(
         "in_process",
         "how a run executes its steps. `in_process`: one after another in its own process, the large ones with worker "
@@ -342,7 +371,7 @@ def _explain(kind: str, message: str, context: Mapping[str, Any] | None) -> str:
 
 def _warn_of_unknown(env: Mapping[str, str]) -> None:
     """Log a warning for every `PERVL_…` variable that is no setting. Only the main process does."""
-    known = [*map(str.upper, Settings.model_fields), POSTGRES_URL.removeprefix(_PREFIX)]
+    known = [*map(str.upper, Settings.model_fields), *(name.removeprefix(_PREFIX) for name in _SECRETS)]
     unknown = {name.removeprefix(_PREFIX) for name in env if name.startswith(_PREFIX)} - {*known}
     for name in sorted(unknown) if multiprocessing.parent_process() is None else ():
         close = difflib.get_close_matches(name, known, n=1)

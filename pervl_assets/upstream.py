@@ -17,10 +17,15 @@ def cite_script(path: str, rules: str = "") -> str:
 
     Args:
         path: Its path in upstream's repository.
-        rules: Numbers of its rules in `docs/fidelity.md`, e.g. `A1 to A15`.
+        rules: Numbers of its rules in `docs/fidelity.md`, e.g. `A1 to A15`. The first one is linked.
     """
     link = f"[`{path.rpartition('/')[2]}`](https://github.com/{REPOSITORY}/blob/{COMMIT}/{path})"
-    return f"{link} ({rules} in `docs/fidelity.md`)" if rules else link
+    return f"{link} ({rules} in {link_docs('fidelity', rules.replace(',', ' ').split()[0])})" if rules else link
+
+
+def link_docs(page: str, anchor: str) -> str:
+    """Return a link to a heading or numbered rule of the documentation, which `pervl ui` serves."""
+    return f"[docs/{page}.md](/docs/{page}.md#{anchor})"
 
 
 RETRIVAL_SETS: Final = "retrival_sets"

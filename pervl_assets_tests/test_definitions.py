@@ -235,7 +235,7 @@ def test_a_third_benchmark_needs_one_module(third_benchmark):
         before = photograph(data)
         assert all(result.success for result in run_selection(data, '+key:"pets/portraits"', instance, **full))
         assert photograph(data) == before
-    results = dict(verify_values(defs, data))
+    results = {one.name: one.result for one in verify_values(defs, data)}
     assert all(results[name].unchanged and results[name].files for name in added)
 
 

@@ -19,7 +19,8 @@ from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.cli.commands import main
 from pervl_assets.cli.new import create_benchmark
 from pervl_assets.evaluation.published import read_published
-from pervl_assets.settings import POSTGRES_URL, Settings, get_variable
+from pervl_assets.evaluation.score_files import read_gallery, read_queries, score_queries
+from pervl_assets.settings import POSTGRES_URL, SLACK_WEBHOOK, SMTP_URL, Settings, get_variable
 from pervl_assets_tests.tools import write_tables
 
 ROOT = Path(__file__).parents[1]
@@ -165,7 +166,7 @@ def test_every_command_exists(page):
 
 
 def test_every_variable_is_a_setting(page):
-    known = {POSTGRES_URL, *map(get_variable, Settings.model_fields)}
+    known = {POSTGRES_URL, SLACK_WEBHOOK, SMTP_URL, *map(get_variable, Settings.model_fields)}
     assert set(VARIABLE.findall(page.read_text())) <= known
 
 
@@ -181,6 +182,18 @@ def test_policies_can_be_read(page):
     for kind, block in FENCE.findall(page.read_text()):
         if kind == "json":
             assert json.loads(block)
+
+
+# ---- the example of evaluation.md
+
+
+def test_the_embeddings_of_the_page_have_the_score_of_the_page(tmp_path, monkeypatch):
+    page = (ROOT / "docs/evaluation.md").read_text()
+    (code,) = (block for kind, block in FENCE.findall(page) if kind == "python")
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})  # noqa: S102 - a page of this project
+    (mine,) = score_queries([read_queries(tmp_path / "mine.parquet")], read_gallery(tmp_path / "gallery.parquet"))
+    assert re.search(rf"^ MRR .* {100 * mine.scores['mrr']:.1f}$", page, re.MULTILINE)
 
 
 # ---- the examples of extending.md

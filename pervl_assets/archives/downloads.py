@@ -197,7 +197,7 @@ def find_record(target: Path, record_file: Path) -> Record | None:
     if record and not (_is_as_recorded(target, record) or _finish_move(target, record)):
         raise ArchiveError(
             f"{target} is not the file that was downloaded: it has {target.stat().st_size:,} bytes where "
-            f"{record.bytes:,} are recorded, or other content.",
+            f"its record has {record.bytes:,}, or other content.",
             advice=f"Remove it, and it is downloaded again. To use it as it is, remove its record {record_file}.",
         )
     return record
@@ -300,7 +300,7 @@ class _Download:
         size = self.size()
         return MissingInputError(
             f"{hide_secrets(self._url)} could not be downloaded: {error}.",
-            details=[f"{size:,} bytes are kept in {self.partial} for the next try"] if size else (),
+            details=[f"{size:,} bytes kept in {self.partial} for the next try"] if size else (),
             advice=f"Try again when the network works, or download it by hand to {self._target}.",
         )
 
@@ -451,7 +451,7 @@ class _Download:
             done = self._part.bytes
             if done > total:
                 self.drop()
-            raise TransientError(f"{done:,} bytes were received where {total:,} were announced")
+            raise TransientError(f"{done:,} bytes received, {total:,} announced")
         return True
 
     def _write(self, file: io.FileIO, block: bytes) -> None:

@@ -90,6 +90,7 @@ class ArchiveSpec:
         url: Address of a public download, or None if you must request it yourself.
         most_bytes: Size above which a download is not this input.
         check: Reads a downloaded text file and raises its faults. A zip's directory is always read.
+        redistributable: Whether the licence lets pieces of it be passed on, e.g. its texts, or crops of its images.
     """
 
     name: str
@@ -105,6 +106,7 @@ class ArchiveSpec:
     url: str | None = None
     most_bytes: int | None = None
     check: Callable[[Path], object] = lambda path: None
+    redistributable: bool = False
 
 
 def find_archive(spec: ArchiveSpec, data_root: Path, raw: Place | None = None) -> RawArchive:

@@ -65,9 +65,9 @@ def inspect_archive(archive: RawArchive, known: Collection[KnownMembers], needed
         if count not in (None, found)
     ]
     differs = bool(notes)
-    text = f"All {len(needed):,} members that the annotations name are in it." if needed else "No members are named."
+    text = f"It holds all {len(needed):,} members that the annotations name." if needed else "No members are named."
     if missing:
-        text = f"{len(missing):,} of the {len(needed):,} members that the annotations name are not in it: "
+        text = f"It does not hold {len(missing):,} of the {len(needed):,} members that the annotations name: "
         text += f"{name_some(missing)}."
     elif not differs:
         notes = ["No hash of the official archive is recorded, so only names and counts are compared."]

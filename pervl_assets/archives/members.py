@@ -309,8 +309,8 @@ def select_members(members: Members, needed: Collection[str], what: str) -> Memb
     present = sorted(name for name in needed if name in names)
     if needed and not present:
         raise ArchiveError(
-            f"None of the {len(needed):,} members that {what} is made from is in {members.path}, "
-            f"which holds {len(names):,} others.",
+            f"{members.path} holds none of the {len(needed):,} members that {what} is made from, "
+            f"and {len(names):,} others.",
             details=[f"looked for: {name_some(sorted(needed), 3)}", f"found: {name_some(sorted(names)[:4], 3)}"],
             advice="This is not the archive that the annotations are about, or it was packed in another way.",
         )

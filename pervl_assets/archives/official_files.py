@@ -99,10 +99,10 @@ def require_files(folder: Path, manifest: OfficialFiles, variable: str) -> Files
         found = compare_folder(folder, manifest)
     if found.missing:
         raise MissingInputError(
-            f"{len(found.missing)} of {len(manifest.files)} annotation files are not in {folder}: "
+            f"{len(found.missing)} of {len(manifest.files)} annotation files not in {folder}: "
             f"{name_some(found.missing)}.",
             advice=f"Copy the folder annotations/ of {manifest.repository} at commit {manifest.commit[:7]} "
-            "there whole, or unset {variable} to have the official files downloaded.",
+            f"there whole, or unset {variable} to have the official files downloaded.",
         )
     return found
 

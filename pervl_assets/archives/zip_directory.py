@@ -238,8 +238,8 @@ def require_readable(path: Place, entries: Mapping[str, ZipEntry]) -> None:
     ways = {name: way for name, entry in entries.items() if (way := describe_method(entry))}
     if ways:
         raise ArchiveError(
-            f"{len(ways):,} of {len(entries):,} members that are needed of {path} are {name_some({*ways.values()})}, "
-            "which is not read here.",
+            f"Of the {len(entries):,} members that are needed of {path}, {len(ways):,} cannot be read here: "
+            f"{name_some({*ways.values()})}.",
             details=[f"for example: {name_some([*ways], 3)}"],
             advice=_advise_unpacking(path),
         )
@@ -333,7 +333,7 @@ def _read_directory(file: _Source, end: int, record: bytes, *, may_shift: bool =
         raise _DamageError(f"it is part {max(disk + 1, parts)} of a split zip", _JOIN)
     shift = end - size - start
     if shift < 0:
-        raise _DamageError(f"{-shift:,} bytes were lost before its directory")
+        raise _DamageError(f"{-shift:,} bytes lost before its directory")
     if size > _LARGEST_DIRECTORY:
         raise _DamageError(
             f"its directory of {size:,} bytes is too large", "Get the archive from its official address."
@@ -398,7 +398,7 @@ def _leave_out(path: Place, headers: Headers, names: list[str], bad: set[int]) -
     if not bad:
         return headers, names
     problem = (
-        f"{len(bad):,} of {len(names):,} members of {path} have names that are empty, are not UTF-8 or hold "
+        f"{len(bad):,} of {len(names):,} members of {path} with a name that is empty, no UTF-8, or with "
         f"characters that cannot be printed: {name_some([ascii(names[row]) for row in sorted(bad)], 3)}."
     )
     if len(bad) == len(names):

@@ -19,6 +19,7 @@ from pervl_assets.benchmarks import ytvos_annotations as annotations
 from pervl_assets.benchmarks.benchmark import Benchmark, Retrieval, TableAsset, TreeAsset
 from pervl_assets.core.errors import AnnotationError, name_some
 from pervl_assets.core.pixels import ImageError, decode_frame, decode_mask, encode_jpeg, encode_mask
+from pervl_assets.core.text import count_of
 from pervl_assets.trees.boxes import Box, draw_band, find_box, grow_box, tight_region
 from pervl_assets.trees.checks import BOXES_INSIDE, check_roles_apart
 from pervl_assets.trees.contact_sheet import SheetRoles
@@ -132,8 +133,8 @@ def plan_retrieval_set(tables: Mapping[str, pl.DataFrame], split: str | None) ->
     captions = tables["captions"].filter(split=split)
     if unknown := [concept for concept in captions["concept"] if concept not in frames]:
         raise AnnotationError(
-            f"{len(unknown):,} captions of the {split} split name concepts that {annotations.CONCEPTS_FILE} does not "
-            f"contain: {name_some(unknown)}.",
+            f"{count_of(len(unknown), 'caption')} of the {split} split with a concept that {annotations.CONCEPTS_FILE} "
+            f"does not contain: {name_some(unknown)}.",
             advice="Use caption files and concepts of the same release.",
         )
     tasks = []

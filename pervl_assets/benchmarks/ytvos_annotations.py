@@ -18,6 +18,7 @@ from pervl_assets.archives.annotations import Faults, read_csv, read_yaml
 from pervl_assets.core.checks import Check, CheckResult
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.tables import Column, TableSchema
+from pervl_assets.core.text import count_of
 
 SPLITS: Final = ("validation", "test")
 CAPTION_FILES: Final = {"validation": "cleaned_captions_ytvos_val.csv", "test": "cleaned_captions_ytvos_test.csv"}
@@ -187,11 +188,11 @@ def _check_scenes(concepts: pl.DataFrame) -> CheckResult:
     no_split = concepts["split"].null_count()
     numbers = {"scenes": concepts["scene"].n_unique(), "scenes in both splits": len(scenes)}
     numbers |= {f"{split} concepts of these": shared.filter(split=split).height for split in SPLITS}
-    text = f"none of {numbers['scenes']:,} scenes is in both splits; {no_split:,} concepts are in no split"
+    text = f"none of {numbers['scenes']:,} scenes is in both splits; {count_of(no_split, 'concept')} in no split"
     if scenes:
         named = [f"{concept} ({split})" for _, split, concept in shared.iter_rows()]
         text = (
-            f"{len(scenes):,} of {numbers['scenes']:,} scenes are in both splits: {name_some(scenes)}; "
+            f"{len(scenes):,} of {numbers['scenes']:,} scenes in both splits: {name_some(scenes)}; "
             f"with {name_some(named)}. PERVL_SPLITS=scene_disjoint leaves these concepts out of validation"
         )
     return CheckResult(not scenes, text, numbers | {"concepts in no split": no_split}, shared)

@@ -10,12 +10,9 @@ import os
 import signal
 import sys
 import threading
-from typing import Any, Final
+from typing import Any
 
-from pervl_assets.core.signals import ignore_stops, list_stops, watch_stops
-
-_BY_SIGNAL: Final = 128
-"""Exit code of a command that a signal ended, less the signal's number, as shells have it: 130 after Ctrl-C."""
+from pervl_assets.core.signals import BY_SIGNAL, ignore_stops, list_stops, watch_stops
 
 
 class _Output(io.FileIO):
@@ -72,7 +69,7 @@ def run() -> None:
     sys.stderr.write("interrupted\n")
     atexit._run_exitfuncs()
     sys.stdout.flush()
-    os._exit(_BY_SIGNAL + stops[0])  # waits for no thread, and the code is not that of Ctrl-C after SIGTERM
+    os._exit(BY_SIGNAL + stops[0])  # waits for no thread, and the code is not that of Ctrl-C after SIGTERM
 
 
 def _run_command() -> Any:

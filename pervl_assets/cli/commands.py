@@ -12,12 +12,10 @@ from typing import Final
 import click
 from rich.console import Console
 
-from pervl_assets.cli.group import PervlGroup, TerminalFormatter
+from pervl_assets.cli.group import PervlGroup, TerminalFormatter, json_option, quiet_option, read_settings
 from pervl_assets.cli.selections import join_words, select_option
 from pervl_assets.core.files import write_bytes_atomically
 from pervl_assets.core.text import escape_terminal
-from pervl_assets.settings import Settings, get_variable, load_env_file
-from pervl_assets.storage import open_store
 
 _NOT_IN_DEMO = ("annotations", "clip_model", "clip_pretrained")
 """Settings that fit other inputs than those of the demo data."""
@@ -34,6 +32,8 @@ def main() -> None:
     Settings are environment variables (PERVL_DATA, …: docs/operating.md). Those in the file .env of the current folder
     are used first, as in Dagster.
     """
+    from pervl_assets.settings import load_env_file
+
     # Else Python processes that this one starts would import modules that others put into the current folder.
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     if logging.lastResort:  # prints warnings
@@ -45,8 +45,12 @@ def main() -> None:
 @select_option
 @click.option("--force", is_flag=True, help="Materialize up-to-date values too.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be made, in which runs, and why.")
-@click.option("--json", "as_json", is_flag=True, help="Print the plan of --dry-run as JSON.")
-def materialize(words: tuple[str, ...], *, force: bool, dry_run: bool, as_json: bool) -> None:
+@json_option
+@quiet_option
+@click.option("-v", "--verbose", is_flag=True, help="Print every line that the steps log, too.")
+def materialize(
+    words: tuple[str, ...], *, force: bool, dry_run: bool, as_json: bool, quiet: bool, verbose: bool
+) -> None:
     """Materialize what is not up to date in the graph or in a part of it, every partition of what is selected.
 
     Up to date means: inputs, code version and settings are those of the last materialization, its files have the sizes
@@ -58,12 +62,15 @@ def materialize(words: tuple[str, ...], *, force: bool, dry_run: bool, as_json: 
     if dry_run:
         show_plan(join_words(words), force=force, as_json=as_json)
         return
-    sys.exit(0 if run_graph(join_words(words), force=force) else 1)
+    passed = run_graph(join_words(words), force=force, as_json=as_json, quiet=quiet, verbose=verbose)
+    sys.exit(0 if passed else 1)
 
 
 @main.command()
 def demo() -> None:
     """Make the demo data, materialize the whole graph on it, verify it, and show how well pictures are found."""
+    from pervl_assets.settings import get_variable
+
     for name in _NOT_IN_DEMO:
         if os.environ.pop(get_variable(name), None):
             Console(stderr=True).print(f"{get_variable(name)} is ignored: the demo has its own.", soft_wrap=True)
@@ -77,39 +84,57 @@ def demo() -> None:
     if passed:
         from pervl_assets.cli.report import read_results
 
-        settings, console = Settings.from_env(), make_console()
+        settings, console = read_settings(), make_console()
         print_paths(console, settings.data)
         print_results(console, read_results(settings.data))
     sys.exit(0 if passed else 1)
 
 
 @main.command()
-def verify() -> None:
-    """Read all values again and compare them with their manifests: missing, changed, extra files."""
+@select_option
+@json_option
+@quiet_option
+def verify(words: tuple[str, ...], *, as_json: bool, quiet: bool) -> None:
+    """Read all values again, or those of SELECTION, and compare them with their manifests.
+
+    Files can be missing, changed or extra. Exits with 0 only if there are values and nothing differs.
+    """
     from pervl_assets.cli.verification import run_verification
 
-    sys.exit(0 if run_verification() else 1)
+    sys.exit(0 if run_verification(words, as_json=as_json, quiet=quiet) else 1)
 
 
 @main.command()
+@select_option
 @click.option("--check", is_flag=True, help="Exit with 1 if anything is missing, stale, failed or no longer fresh.")
-def status(*, check: bool) -> None:
+@click.option("--wide", is_flag=True, help="All columns, and each partition in a row, however wide the terminal is.")
+@json_option
+@quiet_option
+def status(words: tuple[str, ...], *, check: bool, wide: bool, as_json: bool, quiet: bool) -> None:
     """Show which values are up to date, stale or missing, checks and freshness, and which raw inputs are found.
 
-    Stale values are those that pervl materialize would make again. The Dagster UI shows the same checks and freshness.
+    Of all assets, or of SELECTION: then --check, too, is about these only. Stale values are those that pervl
+    materialize would make again. The Dagster UI shows the same checks and freshness.
     """
-    from pervl_assets.cli.console import make_console
-    from pervl_assets.cli.printing import print_status
-    from pervl_assets.cli.runs import open_instance
-    from pervl_assets.cli.status import explain_failed_runs, list_inputs, list_states, read_health
-    from pervl_assets.definitions import defs
+    from pervl_assets.cli.show_status import show_status
 
-    settings = Settings.from_env()
-    with open_instance(settings.data) as instance:
-        states, healths = list(list_states(defs, instance)), read_health(defs, instance)
-        failures = explain_failed_runs(instance, healths)
-    healthy = print_status(make_console(), settings, list_inputs(settings), states, healths, failures)
+    healthy = show_status(words, wide=wide, as_json=as_json, quiet=quiet)
     sys.exit(1 if check and not healthy else 0)
+
+
+@main.command("list")
+@select_option
+@json_option
+def list_(words: tuple[str, ...], *, as_json: bool) -> None:
+    """List what can be selected: assets by group, with their kinds and partitions.
+
+    SELECTION is an asset (ytvos/fsl_seg), a group (ytvos), a pattern of keys ('ytvos/*'), or Dagster's syntax:
+    'kind:parquet and not group:evaluation'. +X is X with all its inputs, X+ with all that is made from it. Of several
+    selections, the assets of any are meant.
+    """
+    from pervl_assets.cli.listing import show_assets
+
+    show_assets(words, as_json=as_json)
 
 
 @main.command()
@@ -125,7 +150,7 @@ def preview(asset: str, concept: str, split: str | None, out: Path | None) -> No
     from pervl_assets.cli.preview import preview_concept
 
     target = out or Path(f"{concept}.png")
-    image = preview_concept(Settings.from_env().data, asset, concept, split)
+    image = preview_concept(read_settings().data, asset, concept, split)
     write_bytes_atomically(target.absolute(), image)
     click.echo(escape_terminal(str(target)))
 
@@ -136,8 +161,9 @@ def preview(asset: str, concept: str, split: str | None, out: Path | None) -> No
 def report(encoder: str | None, out: Path | None) -> None:
     """Write the evaluation as one HTML file: scores, losses, and the best and worst queries with their images."""
     from pervl_assets.cli.report import make_report
+    from pervl_assets.storage import open_store
 
-    settings = Settings.from_env()
+    settings = read_settings()
     store = open_store(str(settings.data))
     target = out or store.folder / f"report{f'_{encoder}' if encoder else ''}.html"
     html = make_report(settings, encoder)
@@ -179,7 +205,7 @@ def score(
         if gallery:
             images = read_gallery(gallery)
         else:
-            settings = Settings.from_env()
+            settings = read_settings()
             settings.require_encoder(encoder)
             images = read_benchmark(settings.data, str(benchmark), str(split), encoder)
         scores = score_queries(files, images)
@@ -205,7 +231,7 @@ def export(words: tuple[str, ...], folder: Path, split: str | None) -> None:
 
     if not words:
         raise click.UsageError("Name what to export: SELECTION FOLDER. Everything is '*'.")
-    export_values(make_console(), plan_exports(defs, Settings.from_env().data, words, split), folder.absolute())
+    export_values(make_console(), plan_exports(defs, read_settings().data, words, split), folder.absolute())
 
 
 @main.command()
@@ -224,8 +250,9 @@ def gallery(benchmark: str | None, split: str | None, encoder: str | None, out: 
     from rich.filesize import decimal
 
     from pervl_assets.cli.gallery import make_gallery
+    from pervl_assets.storage import open_store
 
-    settings, console = Settings.from_env(), Console(stderr=True, emoji=False)
+    settings, console = read_settings(), Console(stderr=True, emoji=False)
     folder = out or open_store(str(settings.data)).folder / "gallery"
     with console.status("reading values") as shown:
 
@@ -250,7 +277,24 @@ def prune(days: int, *, dry_run: bool) -> None:
     from pervl_assets.cli import storage
     from pervl_assets.cli.console import make_console
 
-    storage.prune(make_console(), Settings.from_env().data, timedelta(days=days), dry_run=dry_run)
+    storage.prune(make_console(), read_settings().data, timedelta(days=days), dry_run=dry_run)
+
+
+@main.command()
+@select_option
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--dry-run", is_flag=True, help="Only print what would be in FOLDER.")
+def publish(words: tuple[str, ...], folder: Path, *, dry_run: bool) -> None:
+    """Prepare FOLDER for an upload to the Hugging Face Hub, without images that are not yours to give.
+
+    Tables, features, weights and training files are copied, with a data card, croissant.json and LICENSE.md. Folder
+    trees with images of YouTube-VOS or DeepFashion2 are left out; their ledgers stay. Nothing is uploaded: the command
+    that does so is printed.
+    """
+    from pervl_assets.cli.console import make_console
+    from pervl_assets.cli.publish import publish as prepare
+
+    prepare(make_console(), read_settings(), words, folder.absolute(), dry_run=dry_run)
 
 
 @main.command()
@@ -267,7 +311,7 @@ def ui(host: str, port: int, allow_host: tuple[str, ...], workspace: Path | None
     from pervl_assets.cli.console import make_console
     from pervl_assets.cli.ui import serve
 
-    serve(make_console(), Settings.from_env().data, host, port, allow_host, workspace, read_only=read_only)
+    serve(make_console(), read_settings().data, host, port, allow_host, workspace, read_only=read_only)
 
 
 @main.command()

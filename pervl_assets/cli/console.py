@@ -18,15 +18,27 @@ _SHORTEST_NAME: Final = 24
 _LONGEST_BAR: Final = 20
 
 
-def make_console() -> Console:
-    """Return a console as wide as the terminal; where the output is not one, as COLUMNS says, or 140 columns wide."""
-    console = Console(emoji=False)  # a name such as :cat: is printed as it is
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=_WIDTH_OF_A_FILE, emoji=False)
+def make_console(*, stderr: bool = False, quiet: bool = False) -> Console:
+    """Return a console as wide as the terminal; where the output is not one, as COLUMNS says, or 140 columns wide.
+
+    Args:
+        stderr: Whether it prints to standard error, because standard output is for a document.
+        quiet: Whether it prints nothing.
+    """
+    console = Console(stderr=stderr, quiet=quiet, emoji=False)  # a name such as :cat: is printed as it is
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _WIDTH_OF_A_FILE
+    return console
 
 
 def escape(text: str) -> str:
     """Return untrusted text for a terminal, without control characters and without markup of rich."""
     return markup.escape(escape_terminal(text))
+
+
+def print_text(console: Console, text: str) -> None:
+    """Print text in rich's markup, wrapped between words on a terminal, and as it is into a file."""
+    console.print(text, highlight=False, soft_wrap=not console.is_terminal)
 
 
 def make_table(*columns: str) -> Table:
@@ -106,7 +118,7 @@ class RunDisplay:
 
     def note(self, text: str) -> None:
         """Print a line above the bars, in rich's markup."""
-        self._console.print(text, highlight=False, soft_wrap=True)
+        print_text(self._console, text)
 
 
 class _StateColumn(ProgressColumn):

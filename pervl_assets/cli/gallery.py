@@ -50,17 +50,12 @@ def make_gallery(
         known = (f"--benchmark {one.name} --split {' or '.join(tree.splits)}" for one, _, tree in find_searched())
         wanted = " ".join(f"{what} {name!r}" for what, name in (("benchmark", benchmark), ("split", split)) if name)
         raise PervlError(f"There is no {wanted}.", advice=f"Choose one of these: {'; '.join(known)}.")
-    sources = [
-        source
-        for one in searched
-        for source in _find_sources(settings.data, *one, encoder)
-        if split in (None, source.split)
-    ]
+    sources = [source for one in searched for source in _find_sources(settings.data, *one, split, encoder)]
     if not sources:
-        trees = " or ".join(f'+key:"{one.name}/{tree.name}"' for one, _, tree in searched)
+        trees = " ".join(f"+{one.name}/{tree.name}" for one, _, tree in searched)
         raise MissingInputError(
             "No images are materialized that a gallery could show.",
-            advice=f"Materialize them first: pervl materialize --select '{trees}'",
+            advice=f"Materialize them first: pervl materialize {trees}",
         )
     shown = {source.benchmark.name: source.benchmark for source in sources}
     licences = [f"{spec.title}: {spec.licence}" for one in shown.values() for spec in one.archives]
@@ -71,12 +66,17 @@ def make_gallery(
 
 
 def _find_sources(
-    data: Path | Address, benchmark: Benchmark, retrieval: Retrieval, asset: TreeAsset, encoder: str | None
+    data: Path | Address,
+    benchmark: Benchmark,
+    retrieval: Retrieval,
+    asset: TreeAsset,
+    wanted: str | None,
+    encoder: str | None,
 ) -> Iterator[Source]:
-    """Yield what is materialized of every split of a benchmark whose images and tables are."""
+    """Yield what is materialized of every split (or of one that is wanted) whose images and tables are."""
     read = {name: _read(data, "tables", benchmark, name) for name in asset.tables}
     tables = {name: table for name, table in read.items() if table is not None}
-    for split in asset.splits:
+    for split in (one for one in asset.splits if wanted in (None, one)):
         tree = _read(data, "trees", benchmark, asset.name, split)
         if tree is None or len(tables) < len(read):
             continue

@@ -1,6 +1,7 @@
-"""The group of commands: how errors are printed, and warnings of the log. Loads no Dagster."""
+"""The group of commands: how errors are printed, its log, and options of several commands. Loads no Dagster."""
 
 import logging
+from typing import TYPE_CHECKING, Final
 
 import click
 from rich.console import Console
@@ -9,6 +10,12 @@ from rich.markup import escape
 from pervl_assets.core.errors import PervlError
 from pervl_assets.core.files import explain_errors
 from pervl_assets.core.text import escape_terminal
+
+if TYPE_CHECKING:
+    from pervl_assets.settings import Settings
+
+json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print one JSON document, and no text.")
+quiet_option: Final = click.option("-q", "--quiet", is_flag=True, help="Print only errors, warnings and the result.")
 
 
 class TerminalFormatter(logging.Formatter):
@@ -42,4 +49,12 @@ class PervlGroup(click.Group):
 
 def print_error(kind: str, error: PervlError) -> None:
     """Print an error to standard error; `kind` is the word before it, in rich's markup."""
-    Console(stderr=True, emoji=False).print(f"{kind} {escape(str(error))}", highlight=False, soft_wrap=True)
+    console = Console(stderr=True, emoji=False)
+    console.print(f"{kind} {escape(str(error))}", highlight=False, soft_wrap=not console.is_terminal)
+
+
+def read_settings() -> "Settings":
+    """Return the settings of the environment; they are loaded here, so that `--help` is printed at once."""
+    from pervl_assets.settings import Settings
+
+    return Settings.from_env()

@@ -1,16 +1,21 @@
 """`pervl materialize`: the planned runs of a selection, followed on the terminal."""
 
+import json
 import time
+from collections.abc import Mapping
 from functools import partial
 
 import click
 
 from pervl_assets.cli.console import RunDisplay, make_console
-from pervl_assets.cli.plans import encode_plan, print_plan
+from pervl_assets.cli.plans import encode_plan, encode_value, print_plan
 from pervl_assets.cli.printing import print_outdated_inputs, print_reasons, print_run_result
 from pervl_assets.cli.runs import follow, open_instance, read_instance
+from pervl_assets.core.signals import BY_SIGNAL, list_stops
 from pervl_assets.dagster_private import ReconstructableRepository
+from pervl_assets.defs.run_results import RunResult
 from pervl_assets.defs.runs import Launch, fail_dead_runs
+from pervl_assets.defs.up_to_date import Value
 from pervl_assets.settings import Settings
 
 
@@ -33,22 +38,70 @@ def _find_repository() -> ReconstructableRepository:
     return ReconstructableRepository.for_module("pervl_assets.definitions", "defs")
 
 
-def run_graph(selection: str, *, force: bool = False) -> bool:
-    """Materialize what is not up to date in a selection; return whether all of it and every error check passed."""
+def run_graph(
+    selection: str, *, force: bool = False, as_json: bool = False, quiet: bool = False, verbose: bool = False
+) -> bool:
+    """Materialize what is not up to date in a selection.
+
+    Args:
+        selection: What to materialize.
+        force: Whether values that are up to date are made again.
+        as_json: Whether the result is printed as JSON; everything else is then printed to standard error.
+        quiet: Whether only errors, warnings and the result are printed.
+        verbose: Whether all lines of the steps are printed.
+
+    Returns:
+        Whether all of it was materialized and every check of error severity passed.
+    """
     from pervl_assets.definitions import defs
 
-    settings, console, start = Settings.from_env(), make_console(), time.monotonic()
+    settings, start, resources = Settings.from_env(), time.monotonic(), defs.resources or {}
+    console, progress = make_console(stderr=as_json), make_console(stderr=as_json, quiet=quiet)
     with open_instance(settings.data) as instance:
         for dead in fail_dead_runs(instance):
             console.print(
                 f"[yellow]run {dead} was left by a process that was killed[/]: it is failed now, its pools are free"
             )
         launch = Launch(_find_repository(), instance, devices=settings.devices)
-        plan = launch.plan(selection, defs.resources or {}, force=force)
-        print_outdated_inputs(console, launch.explain_inputs(selection, defs.resources or {}))
+        plan = launch.plan(selection, resources, force=force)
+        print_outdated_inputs(console, inputs := launch.explain_inputs(selection, resources))
         if plan.skipped:
-            print_reasons(console, plan.todo)
-        with RunDisplay(console) as display:
+            print_reasons(progress, plan.todo)
+        with RunDisplay(progress, verbose=verbose) as display:
             result = launch.execute(plan, partial(follow, instance, display))
-    print_run_result(console, result, time.monotonic() - start)
+    seconds = time.monotonic() - start
+    if as_json:
+        click.echo(encode_result(result, seconds, inputs))
+    else:
+        print_run_result(console, result, seconds, quiet=quiet)
     return result.passed
+
+
+def encode_result(result: RunResult, seconds: float, inputs: Mapping[Value, str]) -> str:
+    """Return the result of a command as JSON. `inputs` are outdated and were not selected, with the reason."""
+    stops = list_stops()
+    made = [
+        {
+            "asset": one.asset,
+            "partition": one.partition,
+            "files_or_rows": one.files_or_rows,
+            "bytes": one.bytes,
+            "quarantined": one.quarantined,
+            "missing": one.missing,
+            "seconds": round(one.seconds, 3),
+        }
+        for one in result.made
+    ]
+    content = {
+        "passed": result.passed,
+        "exit_code": BY_SIGNAL + stops[0] if stops else 0 if result.passed else 1,
+        "interrupted": result.interrupted,
+        "seconds": round(seconds, 3),
+        "made": made,
+        "not_made": result.left,
+        "up_to_date": result.skipped,
+        "findings": [vars(finding) for finding in result.findings],
+        "outdated_inputs": [encode_value(value, reason=reason) for value, reason in inputs.items()],
+        "runs": result.runs,
+    }
+    return json.dumps(content, indent=2)

@@ -39,18 +39,19 @@ def encode_plan(plan: Plan, inputs: Mapping[Value, str]) -> str:
     runs = [
         {
             "partition": run.partition,
-            "values": [_encode((key, run.partition), reason=plan.todo[key, run.partition]) for key in run.keys],
+            "values": [encode_value((key, run.partition), reason=plan.todo[key, run.partition]) for key in run.keys],
         }
         for run in plan.list_runs()
     ]
     content = {
         "runs": runs,
-        "may_follow": [_encode(value) for value in plan.list_followers()],
+        "may_follow": [encode_value(value) for value in plan.list_followers()],
         "up_to_date": plan.skipped,
-        "outdated_inputs": [_encode(value, reason=reason) for value, reason in inputs.items()],
+        "outdated_inputs": [encode_value(value, reason=reason) for value, reason in inputs.items()],
     }
     return json.dumps(content, indent=2)
 
 
-def _encode(value: Value, **more: str) -> dict[str, Any]:
+def encode_value(value: Value, **more: str) -> dict[str, Any]:
+    """Return a value, with more that is known of it, as it is in JSON documents."""
     return {"asset": value[0].to_user_string(), "partition": value[1], **more}

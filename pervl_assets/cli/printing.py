@@ -1,25 +1,22 @@
 """The tables that `pervl` prints at its end."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 import polars as pl
 import rich.filesize
 from rich.console import Console
-from rich.table import Table
 
-from pervl_assets.cli.console import escape, make_table
-from pervl_assets.cli.status import AssetState, CheckStatus, Health, InputState
+from pervl_assets.cli.console import escape, make_table, print_text
+from pervl_assets.cli.tables import AssetRow, print_assets
 from pervl_assets.core.addresses import Address
 from pervl_assets.core.errors import name_some
-from pervl_assets.core.files import VerifyResult
+from pervl_assets.core.progress import format_seconds
 from pervl_assets.defs.run_results import Finding, Materialized, RunResult, name_partition
 from pervl_assets.defs.up_to_date import Value
 from pervl_assets.evaluation.methods import PALAVRA, TEXT_ONLY, TEXT_TWICE
-from pervl_assets.io_managers.metadata import QUARANTINED
-from pervl_assets.settings import Settings
 from pervl_assets.upstream import RETRIVAL_SETS
 
 _WORDS: Final = {
@@ -30,18 +27,19 @@ _WORDS: Final = {
     "bold red": ("failed", "unfinished", "error"),
     "dim": ("not run", "unknown"),
 }
+_WIDTH_OF_SIZES: Final = 80
+"""Columns of a console in which a table of what was made has sizes, beside names that are still read."""
+
 _COLOURS: Final = {word: colour for colour, words in _WORDS.items() for word in words}
-_DIFFERENCES: Final = ("missing", "changed", "extra")
-_SHORT_ID: Final = 8
 
 
-def print_reasons(console: Console, reasons: Mapping[Value, str]) -> None:
-    """Print why values are made, one line per reason."""
+def print_reasons(console: Console, reasons: Mapping[Value, str], kind: str = "") -> None:
+    """Print why values are made, one line per reason; `kind` is the markup before it."""
     by_reason: dict[str, list[str]] = {}
     for (key, partition), reason in reasons.items():
         by_reason.setdefault(reason, []).append(name_partition(key.to_user_string(), partition))
     for reason, names in by_reason.items():
-        console.print(f"[dim]{escape(reason)}:[/] {escape(name_some(names))}", highlight=False, soft_wrap=True)
+        print_text(console, f"{kind}[dim]{escape(reason)}:[/] {escape(name_some(names))}")
 
 
 def print_outdated_inputs(console: Console, reasons: Mapping[Value, str]) -> None:
@@ -49,154 +47,76 @@ def print_outdated_inputs(console: Console, reasons: Mapping[Value, str]) -> Non
     for (key, partition), reason in reasons.items():
         name = key.to_user_string()
         text = f"""{reason}, and it is not selected: pervl materialize --select 'key:"{name}"+' makes it again"""
-        _print_cause(console, _COLOURS["stale"], "outdated input", name_partition(name, partition), text)
+        print_cause(console, "stale", "outdated input", name_partition(name, partition), text)
 
 
-def print_run_result(console: Console, result: RunResult, seconds: float) -> None:
-    """Print what was materialized, what was skipped, the findings, and the sum of it; `seconds` is the wall time."""
+def print_run_result(console: Console, result: RunResult, seconds: float, *, quiet: bool = False) -> None:
+    """Print what was materialized, what was skipped, the findings, and the sum of it.
+
+    Args:
+        console: Where it is printed.
+        result: The result of all runs.
+        seconds: The wall time.
+        quiet: Whether only findings and the sum are printed.
+    """
+    time = f"[dim]({format_seconds(seconds)})[/]"
     if not result.total:
-        console.print(
-            f"[bold green]{result.skipped} up to date, nothing to do[/]  [dim]({seconds:,.1f} s)[/]", highlight=False
-        )
+        console.print(f"[bold green]{result.skipped} up to date, nothing to do[/] {time}", highlight=False)
         return
-    table = make_table("asset", ">files or rows", ">seconds", ">bytes", ">quarantined")
-    for made in result.made:
-        table.add_row(
-            escape(made.name),
-            _count(made.files_or_rows),
-            f"{made.seconds:,.1f}",
-            _format_bytes(made.bytes),
-            _show_quarantined(made),
-        )
-    table.add_section()
-    table.add_row(
-        f"[bold]{len(result.made)} materialized[/]"
-        + (f", [bold red]{result.left} not[/]" if result.left else "")
-        + (f", {result.skipped} up to date" if result.skipped else ""),
-        "",
-        f"[bold]{seconds:,.1f}[/]",
-        f"[bold]{_format_bytes(sum(made.bytes or 0 for made in result.made))}[/]",
-        f"{sum(made.quarantined for made in result.made):,}",
-    )
-    console.print(table)
-    _print_findings(console, result.findings)
-    console.print(
+    if not quiet:
+        _print_made(console, result.made)
+    print_findings(console, result.findings)
+    left = f", [bold red]{result.left} not[/]" if result.left else ""
+    skipped = f", {result.skipped} up to date" if result.skipped else ""
+    console.print(f"[bold]{len(result.made)} materialized[/]{left}{skipped} {time}", highlight=False)
+    print_text(
+        console,
         "[bold green]all materialized, no check of error severity failed[/]"
         if result.passed
         else "[bold red]interrupted[/]: run the same command again; finished work is kept"
         if result.interrupted
-        else "[bold red]failed[/]: fix the errors above and run the same command again; finished work is kept"
+        else "[bold red]failed[/]: fix the errors above and run the same command again; finished work is kept",
     )
 
 
-def _print_findings(console: Console, findings: Iterable[Finding]) -> None:
+def _print_made(console: Console, made: Sequence[Materialized]) -> None:
+    """Print a table of what was made; a column counts what was left out, quarantined or missing, if anything was."""
+    titles = {">made": [one.count or "" for one in made], ">time": [format_seconds(one.seconds) for one in made]}
+    if any(one.quarantined or one.missing for one in made):
+        titles[">left out"] = [_show_left_out(one) for one in made]
+    if console.width >= _WIDTH_OF_SIZES:
+        titles[">size"] = [format_bytes(one.bytes) for one in made]
+    cells = zip(*titles.values(), strict=True)
+    rows = [AssetRow(one.asset, one.partition, row) for one, row in zip(made, cells, strict=True)]
+    print_assets(console, [*titles], rows, least=len(titles))
+    console.print()
+
+
+def _show_left_out(made: Materialized) -> str:
+    """Return the number of files without a usable source: red if a source is missing."""
+    count = made.quarantined + made.missing
+    return f"[{'red' if made.missing else 'yellow'}]{count:,}[/]" if count else ""
+
+
+def paint(word: str, before: str = "") -> str:
+    """Return a word, with text before it, in the colour of the word."""
+    return f"[{_COLOURS[word]}]{before}{word}[/]"
+
+
+def name_command(name: str, words: Sequence[str]) -> str:
+    """Return a command with its selection, as it is typed, in rich's markup."""
+    return f"[bold]{escape(shlex.join(['pervl', name, *words]))}[/]"
+
+
+def print_findings(console: Console, findings: Iterable[Finding]) -> None:
     """Print warnings first and errors last, beside the prompt."""
     for finding in sorted(findings, key=lambda finding: finding.severity == "error"):
-        _print_cause(console, _COLOURS[finding.severity], finding.severity, finding.asset, finding.text)
+        print_cause(console, finding.severity, finding.severity, finding.asset, finding.text)
 
 
-def _print_cause(console: Console, colour: str, kind: str, asset: str, text: str) -> None:
-    console.print(f"[{colour}]{kind}[/] [bold]{escape(asset)}[/] {escape(text)}", highlight=False, soft_wrap=True)
-
-
-def print_verification(console: Console, results: Mapping[str, VerifyResult], data: Path | Address) -> bool:
-    """Print the differences between values and their manifests; return whether there are values and no difference."""
-    found = {name: value for name, value in results.items() if value.files}
-    differing = {
-        name: {what: names for what in _DIFFERENCES if (names := getattr(value, what))}
-        for name, value in found.items()
-        if not value.unchanged
-    }
-    table = make_table("asset", ">files", ">bytes", "result")
-    for name, value in results.items():
-        size = (f"{value.files:,}", _format_bytes(value.bytes)) if value.files else ("", "")
-        counts = ", ".join(f"{len(names):,} {what}" for what, names in differing.get(name, {}).items())
-        result = (
-            f"[red]{counts}[/]" if counts else "[green]as written[/]" if value.files else "[dim]not materialized[/]"
-        )
-        table.add_row(escape(name), *size, result)
-    console.print(table)
-    for name, differences in differing.items():
-        for what, names in differences.items():
-            console.print(f"[red]{what}[/] in [bold]{escape(name)}[/]: {escape(name_some(names))}", soft_wrap=True)
-    if not found:
-        console.print(f"[red]nothing to verify below {escape(str(data))}[/]: run pervl materialize first")
-    elif differing:
-        console.print(
-            f"[bold red]{len(differing)} of {len(found)} values differ from their manifests[/]: pervl materialize "
-            "repairs missing and changed files, and nothing else"
-        )
-    else:
-        files = sum(value.files for value in found.values())
-        console.print(f"[bold green]verified[/]: {files:,} files in {len(found)} values match their manifests")
-    return bool(found) and not differing
-
-
-def print_status(
-    console: Console,
-    settings: Settings,
-    inputs: Iterable[InputState],
-    states: Iterable[AssetState],
-    healths: Iterable[Health],
-    failures: Mapping[str, list[Finding]],
-) -> bool:
-    """Print inputs, state and health of every asset, the causes, and the number of problems; return whether it is 0.
-
-    The health of an asset is in the row of its first partition. `failures` are why the last runs failed, by run id.
-    """
-    console.print(f"profile [bold]{settings.profile}[/], data in [bold]{escape(str(settings.data))}[/]", soft_wrap=True)
-    table = make_table("input", "state", f"path below {escape(str(settings.raw or 'the data folder'))}")
-    for one in inputs:
-        table.add_row(one.name, "[green]found[/]" if one.found else "[yellow]not found[/]", escape(one.path))
-    console.print(table)
-    states, healths = list(states), list(healths)
-    console.print(_tabulate_states(states, healths))
-    for state in states:
-        if state.why:
-            _print_cause(console, _COLOURS["stale"], "stale", state.name, state.why)
-    there = {state.asset for state in states if state.when}
-    _print_findings(console, [one for health in healths if health.asset in there for one in health.findings])
-    runs = {finding: run for run, findings in failures.items() for finding in findings}  # each finding once
-    for finding, run in runs.items():
-        _print_cause(console, _COLOURS["failed"], f"run {run[:_SHORT_ID]} failed", finding.asset, finding.text)
-    count = Counter(state.state for state in states)
-    unhealthy = sum(not health.healthy for health in healths)
-    wrong = {"missing": count["missing"], "stale": count["stale"], "failed or no longer fresh": unhealthy}
-    problems = ", ".join(f"{number} {what}" for what, number in wrong.items() if number)
-    console.print(
-        f"[bold red]{problems}[/]: run pervl materialize; it makes missing and stale values again, and reports failures"
-        if problems
-        else "[bold green]all up to date, no check of error severity failed[/]"
-    )
-    return not problems
-
-
-def _tabulate_states(states: Iterable[AssetState], healths: Iterable[Health]) -> Table:
-    table = make_table("asset", "state", "materialized", ">files or rows", ">bytes", "checks", "freshness")
-    table.columns[0].no_wrap = True
-    unprinted = {health.asset: health for health in healths}
-    for state in states:
-        health = unprinted.pop(state.asset, None)
-        table.add_row(
-            escape(state.name),
-            _paint(state.state) + (", [bold red]run failed[/]" if health and health.failed_run else ""),
-            state.when.astimezone().strftime("%Y-%m-%d %H:%M") if state.when else "",
-            _count(state.files_or_rows),
-            _format_bytes(state.bytes),
-            _show_checks(health, made=state.when is not None) if health else "",
-            _paint(health.freshness) if health and health.freshness and state.when else "",
-        )
-    return table
-
-
-def _show_checks(health: Health, *, made: bool) -> str:
-    """Return the number of checks by status; of a value that does not exist, only of those that a run began."""
-    shown = [one for one in get_args(CheckStatus) if health.checks[one] and (made or one == "unfinished")]
-    return ", ".join(_paint(status, f"{health.checks[status]} ") for status in shown)
-
-
-def _paint(word: str, before: str = "") -> str:
-    return f"[{_COLOURS[word]}]{before}{word}[/]"
+def print_cause(console: Console, word: str, kind: str, asset: str, text: str) -> None:
+    """Print what is wrong with an asset; `kind` is printed in the colour of the word."""
+    print_text(console, f"[{_COLOURS[word]}]{kind}[/] [bold]{escape(asset)}[/] {escape(text)}")
 
 
 def print_paths(console: Console, data: Path | Address) -> None:
@@ -245,15 +165,11 @@ def _show_percent(row: Mapping[str, Any], name: str, low: str, high: str) -> str
     return value + (f" [{limits[0]}, {limits[1]}]" if None not in limits else "") if value else ""
 
 
-def _format_bytes(count: float | None) -> str:
+def format_bytes(count: float | None) -> str:
     """Return a number of bytes: 1.7 GB; nothing where it is not known."""
     return "" if count is None else rich.filesize.decimal(int(count))
 
 
-def _count(count: int | None) -> str:
+def show_count(count: int | None) -> str:
+    """Return a number; nothing where it is not known."""
     return "" if count is None else f"{count:,}"
-
-
-def _show_quarantined(made: Materialized) -> str:
-    shown = f"[yellow]{made.quarantined:,}[/]" if made.quarantined else "0" if QUARANTINED in made.metadata else ""
-    return f"{shown} [red]+ {made.missing:,} missing[/]" if made.missing else shown

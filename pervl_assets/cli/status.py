@@ -6,7 +6,7 @@ the last run failed, from the classes that the UI and the daemon use.
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
@@ -67,10 +67,12 @@ class InputState:
     found: bool
 
 
-def list_inputs(settings: Settings) -> list[InputState]:
-    """Search every raw input; nothing is made, read or downloaded."""
+def list_inputs(settings: Settings, names: Collection[str] | None = None) -> list[InputState]:
+    """Search these raw inputs, or all; nothing is made, read or downloaded."""
     states, root = [], settings.raw or settings.data
     for spec in list_specs():
+        if names is not None and spec.name not in names:
+            continue
         if isinstance(root, Address):
             states.append(InputState(spec.name, spec.file, look_for(root / spec.file) is not None))
             continue
@@ -79,13 +81,15 @@ def list_inputs(settings: Settings) -> list[InputState]:
     return states
 
 
-def list_states(defs: dg.Definitions, instance: DagsterInstance) -> Iterator[AssetState]:
-    """Return the state of every asset and partition, in topological order.
+def list_states(
+    defs: dg.Definitions, instance: DagsterInstance, keys: Collection[dg.AssetKey] | None = None
+) -> Iterator[AssetState]:
+    """Return the state of every partition of these assets, or of all, in topological order.
 
     The history may be of another data folder, too: what is not on disk here is missing.
     """
     graph = defs.resolve_asset_graph()
-    values = list_values(graph, graph.materializable_asset_keys)
+    values = list_values(graph, graph.materializable_asset_keys if keys is None else {*keys})
     for (key, partition), recorded, reason in explain_values(graph, instance, values, defs.resources or {}):
         last = None if reason == NOT_ON_DISK else recorded
         made = last.asset_materialization if last else None
@@ -126,9 +130,12 @@ class Health:
         return not failed and self.freshness != "failing"
 
 
-def read_health(defs: dg.Definitions, instance: DagsterInstance) -> list[Health]:
-    """Return the health of every asset, by its key."""
+def read_health(
+    defs: dg.Definitions, instance: DagsterInstance, keys: Collection[dg.AssetKey] | None = None
+) -> list[Health]:
+    """Return the health of these assets, or of all, sorted by their keys."""
     graph, request = defs.resolve_asset_graph(), Request(instance)
+    chosen = sorted(graph.materializable_asset_keys if keys is None else keys)
 
     async def read_one(key: dg.AssetKey) -> Health:
         freshness = await read_freshness(graph.get(key), request)
@@ -138,7 +145,7 @@ def read_health(defs: dg.Definitions, instance: DagsterInstance) -> list[Health]
         return health
 
     async def read_all() -> list[Health]:  # at once, so that one query reads a kind of record of all of them
-        return [*await asyncio.gather(*map(read_one, sorted(graph.materializable_asset_keys)))]
+        return [*await asyncio.gather(*map(read_one, chosen))]
 
     return asyncio.run(read_all())
 
@@ -164,3 +171,10 @@ def explain_failed_runs(instance: DagsterInstance, healths: Iterable[Health]) ->
     """Return the errors of the runs that failed before assets were made or checks were evaluated, by run id."""
     runs = {run for health in healths for run in (health.failed_run, *health.unfinished_runs) if run}
     return {run: read_run_result(instance, run).errors for run in sorted(runs)}
+
+
+def count_problems(states: Iterable[AssetState], healths: Iterable[Health]) -> dict[str, int]:
+    """Return the numbers of missing and stale values, and of assets that failed or are no longer fresh."""
+    count = Counter(state.state for state in states)
+    unhealthy = sum(not health.healthy for health in healths)
+    return {"missing": count["missing"], "stale": count["stale"], "failed": unhealthy}

@@ -1,5 +1,6 @@
 """`pervl ui`: Dagster's web server behind the project's door, and the daemon, in one process."""
 
+import os
 import signal
 import socket
 import sys
@@ -10,15 +11,20 @@ from typing import Final
 
 from rich.console import Console
 
+from pervl_assets.cli.docs import DOCS_START, Docs
 from pervl_assets.cli.door import Door, list_hosts
 from pervl_assets.cli.runs import open_instance
 from pervl_assets.core.addresses import Place
 from pervl_assets.core.errors import PervlError
 from pervl_assets.dagster_private import run_web_server
+from pervl_assets.settings import get_variable
 
 _DEFINITIONS: Final = "pervl_assets.definitions"
 _LOCATION: Final = "pervl_assets"
 """Name of the code location in `workspace.yaml` and `pyproject.toml`, too: states of schedules belong to it."""
+
+_START: Final = f"/locations/{_LOCATION}/jobs/everything"
+"""The page that the address opens: what the job does, and what to press."""
 
 _END_SECONDS: Final = 5
 """How long open requests may take when the server ends."""
@@ -60,6 +66,7 @@ def serve(
                 f"[yellow]warning[/] other machines reach {shown}, and there is no log-in: docs/security.md",
                 soft_wrap=True,
             )
+        os.environ.setdefault(get_variable("ui_url"), shown)  # for messages about failed runs
         for ending in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(ending, _end)
         with (
@@ -67,8 +74,9 @@ def serve(
             run_web_server(instance, _DEFINITIONS, _LOCATION, workspace, read_only=read_only) as app,
         ):
             console.print(f"The Dagster UI is at [bold]{shown}[/]; Ctrl-C ends it", highlight=False, soft_wrap=True)
+            console.print(f"Documentation: {shown}{DOCS_START}", highlight=False, soft_wrap=True)
             config = uvicorn.Config(
-                Door(app, hosts),
+                Door(Docs(app, None if workspace else _START), hosts),
                 http="h11",  # unlike httptools, it shows an address that is not a path as it is
                 loop="asyncio",  # unlike uvloop, it leaves signals to the interpreter
                 lifespan="off",

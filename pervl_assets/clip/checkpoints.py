@@ -421,8 +421,8 @@ def fill_model(model: "torch.nn.Module", weights: "dict[str, torch.Tensor]", che
     if any(wrong.values()):
         raise CheckpointError(
             f"{checkpoint.weights} does not hold the weights of {checkpoint.model}: of {len(expected)} tensors "
-            f"{len(wrong['missing'])} are missing and {len(wrong['of another shape'])} of another shape; "
-            f"{len(wrong['unexpected'])} are unexpected, {len(wrong['no plain numbers'])} are no plain numbers.",
+            f"{len(wrong['missing'])} missing and {len(wrong['of another shape'])} of another shape; "
+            f"{len(wrong['unexpected'])} unexpected, {len(wrong['no plain numbers'])} without plain numbers.",
             details=[f"{what}: {name_some(names)}" for what, names in wrong.items() if names],
             advice="Set PERVL_CLIP_MODEL to the architecture this checkpoint was made with, or "
             "PERVL_CLIP_PRETRAINED to a checkpoint of this one.",

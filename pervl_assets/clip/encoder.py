@@ -418,8 +418,7 @@ class ClipEncoder:
         wrong = int((~np.isfinite(result)).any(axis=1).sum())
         if wrong:
             raise PervlError(
-                f"{wrong} of {len(result)} vectors of {self.passport.model} in {self.passport.precision} "
-                "are not finite.",
+                f"{wrong} of {len(result)} vectors of {self.passport.model} in {self.passport.precision} not finite.",
                 advice=advise_on_precision(self.passport.precision),
             )
         return result

@@ -11,6 +11,7 @@ import polars as pl
 from pervl_assets.clip.features import Features
 from pervl_assets.clip.passport import EmbeddingPassport, gather_notes
 from pervl_assets.core.errors import PervlError, name_some
+from pervl_assets.core.text import count_of
 
 _BLOCK: Final = 1 << 14
 """Vectors read at a time: of 512 numbers, 32 MB."""
@@ -107,7 +108,7 @@ def _order_ids(ids: Sequence[pl.Series]) -> tuple[pl.Series, npt.NDArray[np.uint
     twice = ordered.filter(ordered == ordered.shift(1)).unique(maintain_order=True).to_list()
     if twice:
         raise PervlError(
-            f"{len(twice)} images occur in two shards: {name_some([repr(i) for i in twice])}.",
+            f"{count_of(len(twice), 'image')} in two shards: {name_some([repr(i) for i in twice])}.",
             advice="Materialize all shards again; PERVL_FEATURE_SHARDS was changed in between.",
         )
     return ordered, order.to_numpy()

@@ -118,7 +118,7 @@ class TokenTexts:
         numbers, have_place = self._find_places(texts)
         if without := [repr(text) for text, found in zip(texts, have_place, strict=True) if not found]:
             raise PervlError(
-                f"{len(without):,} of {len(texts):,} texts have no {_PLACEHOLDER!r} for a learned token within the "
+                f"{len(without):,} of {len(texts):,} texts without {_PLACEHOLDER!r} for a learned token within the "
                 f"{numbers.shape[1]} tokens that {self._encoder.passport.model} reads.",
                 details=[name_some(without, 3)],
                 advice=f"Write one {_PLACEHOLDER!r} into every text, and shorten long ones.",

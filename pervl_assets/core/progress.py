@@ -61,9 +61,9 @@ class Progress:
         self._written = now
         self._marks.append((now, done))
         if is_over:
-            line = f"100%: {self._show(done)} after {_show_seconds(now - self._begun)}"
+            line = f"100%: {self._show(done)} after {format_seconds(now - self._begun)}"
         elif total:
-            left = f", {_show_seconds((total - done) / rate)} left" if rate > 0 else ""
+            left = f", {format_seconds((total - done) / rate)} left" if rate > 0 else ""
             line = f"{100 * done // total}%{left}: {self._show(done, total)}"
         else:
             line = f"{self._show(done)} done"
@@ -77,10 +77,10 @@ class Progress:
     def _show_rate(self, rate: float) -> str:
         if self._unit == BYTES:
             return f"{decimal(int(rate))}/s"
-        return f"{rate:,.1f}/s" if rate >= 1 else f"{_show_seconds(1 / rate)} each"
+        return f"{rate:,.1f}/s" if rate >= 1 else f"{format_seconds(1 / rate)} each"
 
 
-def _show_seconds(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     """Return a duration in one or two units: 4.1 s, 42 s, 5 min 20 s, 12 min, 3 h 20 min."""
     for (size, unit), (smaller, below) in pairwise(_TIMES):
         if seconds >= size:

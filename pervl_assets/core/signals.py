@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
+BY_SIGNAL: Final = 128
+"""Exit code of a command that a signal ended, less the signal's number, as shells have it: 130 after Ctrl-C."""
+
 _STOPS: Final = (signal.SIGINT, signal.SIGTERM)
 _received: list[int] = []
 _pipe = -1

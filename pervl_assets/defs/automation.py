@@ -20,11 +20,13 @@ from pervl_assets.archives.downloads import read_record
 from pervl_assets.archives.inputs import ArchiveSpec
 from pervl_assets.archives.remote_files import look_for
 from pervl_assets.core.addresses import Address, Place
+from pervl_assets.core.text import count_of
 from pervl_assets.defs.downloads import locate_record
 from pervl_assets.defs.pages import list_parents
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW
 from pervl_assets.defs.resources import Workspace
 from pervl_assets.io_managers.base import DAMAGE
+from pervl_assets.io_managers.metadata import show_errors_first
 from pervl_assets.io_managers.raw_archives import RawArchiveIOManager
 from pervl_assets.settings import Settings, get_variable
 
@@ -33,6 +35,8 @@ _WARN_BEFORE: Final = timedelta(days=1)
 
 _Path = tuple[dg.AssetKey, ...]
 """A way up from an asset, from dependency to dependency."""
+
+_PRESS: Final = "**Press the switch** to start it: it ships stopped."
 
 
 def _build_automation_condition(paths: Iterable[_Path], *, whole: bool) -> dg.AutomationCondition[Any]:
@@ -110,12 +114,15 @@ def build_refreshes(
     revalidate = dg.define_asset_job(
         "revalidate_public_inputs",
         selection=dg.AssetSelection.assets(*_list_public_inputs(specs)),
-        description="Revalidate the public inputs with their servers. Download only what changed.",
+        description="Revalidate the public inputs with their servers. Download only what changed.\n\n"
+        "**Press *Materialize all*** to do it now, or the switch of its schedule above to do it every week.",
     )
     verify = dg.define_asset_job(
         "verify_results",
         selection=dg.AssetSelection.checks(*verified),
-        description="Read every value again and compare it with its manifest. Changes nothing.",
+        description="Read every value again and compare it with its manifest. Changes nothing.\n\n"
+        "**Press *Launchpad*, then *Launch Run*** to do it now, or the switch of its schedule above to do it every "
+        "night. To repair what differs, launch `everything`.",
     )
     jobs = {"revalidate": (revalidate, "weekly"), "verify": (verify, "nightly")}
     return dg.Definitions(
@@ -126,7 +133,8 @@ def build_refreshes(
                 job=job,
                 cron_schedule=getattr(settings, f"{name}_cron"),
                 execution_timezone=settings.timezone,
-                description=f"{get_variable(f'{name}_cron')}, in the time zone {get_variable('timezone')}.",
+                description=f"Its job, {how_often}: `{get_variable(f'{name}_cron')}`, in the time zone "
+                f"`{get_variable('timezone')}`. {_PRESS}",
             )
             for name, (job, how_often) in jobs.items()
         ],
@@ -137,7 +145,7 @@ def build_refreshes(
                 target=dg.AssetSelection.all(),
                 default_status=dg.DefaultSensorStatus.STOPPED,
                 minimum_interval_seconds=settings.watch_seconds,
-                description="Re-materialize assets whose upstream data changed.",
+                description=f"Re-materialize assets whose upstream data changed. {_PRESS}",
             ),
         ],
     )
@@ -150,10 +158,11 @@ def _build_input_sensor(specs: Sequence[ArchiveSpec], seconds: int) -> dg.Sensor
         name="notice_inputs",
         target=dg.AssetSelection.assets(ANNOTATIONS_KEY, *(dg.AssetKey([RAW, spec.name]) for spec in specs)),
         minimum_interval_seconds=seconds,
-        description="Compare size and modification time of every raw input in the data folder, and materialize those "
-        "that are new or changed, once they are the same in two evaluations (a copy may be in progress). Whether the "
-        "content changed shows in its data version, a hash.",
+        description="Materialize raw inputs that are new or changed in the data folder. Size and modification time are "
+        "compared, and must be the same in two evaluations (a copy may be in progress). Whether the content changed "
+        f"shows in its data version, a hash. {_PRESS}",
     )
+    @show_errors_first()
     def notice_inputs(context: dg.SensorEvaluationContext, workspace: Workspace) -> dg.SensorResult:
         cursor = json.loads(context.cursor or "{}")
         seen, handled = cursor.get("seen", {}), cursor.get("handled", {})
@@ -173,7 +182,7 @@ def _build_input_sensor(specs: Sequence[ArchiveSpec], seconds: int) -> dg.Sensor
                 requests.append(dg.RunRequest(run_key=f"{name} {now[name]}", asset_selection=[key]))
         return dg.SensorResult(
             run_requests=requests,
-            skip_reason=None if requests else f"{len(now)} inputs were added by hand, and none is new.",
+            skip_reason=None if requests else f"{count_of(len(now), 'input')} added by hand, none of them new.",
             cursor=json.dumps({"seen": now, "handled": handled}),
         )
 

@@ -14,17 +14,17 @@ from pervl_assets.benchmarks.benchmark import Benchmark, TableAsset, TreeAsset
 from pervl_assets.core.files import hash_bytes
 from pervl_assets.core.progress import Progress
 from pervl_assets.defs.checks import declare_benchmark_checks, evaluate_checks, evaluate_counts
-from pervl_assets.defs.metadata import OWNERS, embed_image
+from pervl_assets.defs.metadata import OWNERS
 from pervl_assets.defs.placement import HEAVY
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW, build_raw_asset
 from pervl_assets.defs.resources import Workspace
+from pervl_assets.defs.sheets import show_concepts
 from pervl_assets.defs.steps import record_step
 from pervl_assets.defs.tree_checks import check_ledger, check_quarantine, declare_tree_checks
 from pervl_assets.io_managers.metadata import preview_table
 from pervl_assets.io_managers.tables import TableIOManager, declare_columns
 from pervl_assets.io_managers.trees import TreeIOManager
 from pervl_assets.trees.build import build_tree
-from pervl_assets.trees.contact_sheet import draw_contact_sheet
 from pervl_assets.trees.ledger import FolderTree
 from pervl_assets.trees.members import open_tree, open_trees
 from pervl_assets.trees.summary import count_classes, tabulate_sizes
@@ -56,7 +56,7 @@ def _build_table_asset(benchmark: Benchmark, table: TableAsset) -> dg.AssetsDefi
         ins={"pervl_annotations": dg.AssetIn(ANNOTATIONS_KEY)},
         io_manager_key="tables",
         description=table.description,
-        kinds={"polars", "parquet"},
+        kinds={"parquet"},
         owners=OWNERS,
         code_version=f"1.{_hash_facts(table.facts)}",
         metadata=declare_columns(table.schema),
@@ -92,7 +92,7 @@ def _build_tree_asset(benchmark: Benchmark, tree: TreeAsset) -> dg.AssetsDefinit
         partitions_def=dg.StaticPartitionsDefinition(list(tree.splits)) if tree.splits else None,
         io_manager_key="trees",
         description=tree.description,
-        kinds={"pillow", "folder"},
+        kinds={"folder"},
         owners=OWNERS,
         op_tags={HEAVY: ""},
         code_version=f"{tree.version}.{_hash_facts(tree.facts)}",
@@ -105,7 +105,9 @@ def _build_tree_asset(benchmark: Benchmark, tree: TreeAsset) -> dg.AssetsDefinit
         split = context.partition_key if tree.splits else None
         built = _build_from_source(context, workspace, tree, spec, split, inputs)
         on_disk = replace(built, root=built.staged or built.root)
-        classes = tree.name_classes({name: inputs[name] for name in tree.tables})
+        tables = {name: inputs[name] for name in tree.tables}
+        classes = tree.name_classes(tables)
+        sheet, pages = show_concepts(on_disk, benchmark, tree, tables)
         shown = (tree.sheet.few_shot, *tree.sheet.evaluation)
         counts = dict(built.ledger.group_by("rule").len().sort("rule").iter_rows())
         yield TreeIOManager.describe(
@@ -116,11 +118,10 @@ def _build_tree_asset(benchmark: Benchmark, tree: TreeAsset) -> dg.AssetsDefinit
                 evaluate_counts(counts, tree.facts.get(split, {}), synthetic=workspace.profile == "demo"),
                 *evaluate_checks(tree.checks, built),
             ],
-            contact_sheet=embed_image(
-                draw_contact_sheet(on_disk, tree.sheet), f"{key.to_user_string()}: a sample of its concepts"
-            ),
+            **sheet,
             classes=preview_table(count_classes(built, shown, classes).rename(_space), rows=_CLASSES),
             image_sizes=preview_table(tabulate_sizes(on_disk, shown).rename(_space)),
+            **pages,
         )
 
     return folder_tree

@@ -8,6 +8,7 @@ import dagster as dg
 from pervl_assets.core.checks import Check, CheckResult, Severity, compare_counts
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.files import VerifyResult
+from pervl_assets.core.text import count_of
 from pervl_assets.defs.metadata import make_check_result
 from pervl_assets.defs.resources import Workspace
 from pervl_assets.defs.steps import record_step
@@ -122,12 +123,12 @@ def summarize_sums(key: dg.AssetKey, found: Mapping[str | None, VerifyResult], *
     )
     failed = [one for one, value in found.items() if one and not value.unchanged]
     differing = {what: names for what in _DIFFERENCES if (names := getattr(total, what))}
-    text = f"{total.files:,} files read; all are as they were written"
+    text = f"{count_of(total.files, 'file')} read; nothing differs from what was written"
     if not total.files:
         text = "nothing is materialized, so there is nothing to read"
     elif differing:
         named = "; ".join(f"{len(names):,} {what}: {name_some(names, 5)}" for what, names in differing.items())
-        text = f"{total.files:,} files read; {named}. Materialize again: that repairs these and touches nothing else"
+        text = f"{count_of(total.files, 'file')} read; {named}. Materialize again: that repairs these and nothing else"
     return make_check_result(
         SUMS_HOLD,
         bool(total.files) and total.unchanged,

@@ -63,16 +63,16 @@ _SOURCES_OF_QUERIES: Final = {
 }
 
 _TOKENS: Final = """\
-A token for every concept, learned from the few-shot images of the scheme `palavra`, by method and seed: the token that
-f_theta predicts from the images (Without tuning), the same tuned in 30 steps (PALAVRA), and random numbers tuned in as
-many (Only tuning). Seed s takes f_theta and A of repetition s. The images are not encoded again: their features are
-averaged. All concepts of the split are tuned at once. After a kill at most one method of one seed is learned again.
+The learned token of every concept. From the few-shot images of the scheme `palavra`, by method and seed: the token
+that f_theta predicts from the images (Without tuning), the same tuned in 30 steps (PALAVRA), and random numbers tuned
+in as many (Only tuning). Seed s takes f_theta and A of repetition s. The images are not encoded again: their features
+are averaged. All concepts of the split are tuned at once. After a kill at most one method of one seed is learned again.
 
 The token's text has no template while it is tuned. It must differ from the text `item`; after a training in the mode
 `paper` from the class of the concept."""
 
 _FEATURES: Final = """\
-CLIP features of the queries of the protocol `palavra` in which the token of the concept is, not normalised. Ids are
+CLIP features of the queries with a token. Of the protocol `palavra`, not normalised. Ids are
 `<method>/<seed>/<query_id>`. Equal pairs of text and token are encoded once."""
 
 
@@ -111,7 +111,7 @@ def _split_asset(
         metadata=declare_made_from(
             schema, {name: find_columns(inputs, text.split()) for name, text in sources.items()}
         ),
-        kinds={"torch", "parquet"},
+        kinds={"parquet"},
         owners=OWNERS,
         pool=GPU_POOL,
         check_specs=[dg.AssetCheckSpec(name, asset=key, description=text) for name, text in checks.items()],
@@ -164,6 +164,9 @@ def _build_tokens(benchmark: str, tree: TreeAsset, repetitions: int, encoder: st
             Progress(context.log.info, "tokens"),
             workspace.store.push_file,
         )
+        last: dict[str, Any] = {
+            f"last loss of {name}": round(one[-1], 4) for name, one in learned.losses.items() if one
+        }
         yield TableIOManager.describe(
             learned.tokens,
             checks=[
@@ -172,6 +175,7 @@ def _build_tokens(benchmark: str, tree: TreeAsset, repetitions: int, encoder: st
             ],
             loss=embed_image(tostring(draw_curves(learned.losses, "step")), "mean loss, step by step", "image/svg+xml"),
             losses=dg.MetadataValue.json(learned.losses),
+            **last,
         )
 
     return concept_tokens

@@ -16,6 +16,7 @@ from pervl_assets.core.checks import CheckResult
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.files import hash_bytes
 from pervl_assets.core.tables import Column, TableSchema
+from pervl_assets.core.text import count_of
 from pervl_assets.defs.checks import to_check_result
 from pervl_assets.defs.evaluation_features import build_evaluation_features
 from pervl_assets.defs.evaluation_tables import EVALUATION
@@ -30,7 +31,7 @@ from pervl_assets.evaluation.methods import Ranked, rank_baselines, rank_concept
 from pervl_assets.evaluation.metrics import RANKS, SCORES, compute_scores
 from pervl_assets.evaluation.pictures import draw_examples
 from pervl_assets.evaluation.published import hash_published, read_published
-from pervl_assets.evaluation.results import show_scores
+from pervl_assets.evaluation.results import list_plotted, show_scores
 from pervl_assets.io_managers.metadata import preview_table
 from pervl_assets.io_managers.tables import COLUMN_LINEAGE, TableIOManager, declare_columns
 from pervl_assets.io_managers.trees import TreeIOManager
@@ -149,10 +150,10 @@ def _build_scores(benchmark: str, tree: TreeAsset, kind: Kind, encoder: str | No
     """Return the ranks and scores of a benchmark's methods: one step per split, which takes a second."""
     ranks_key, scores_key = (name_key(f"{benchmark}/{name}", encoder, EVALUATION) for name in kind.tables)
     known = kind.name == "baseline"
-    ranks_text = f"The place of the right image of every query of the split, by {kind.methods}."
+    ranks_text = f"The place of every query's right image. Methods: {kind.methods}."
     scores_text = (
-        f"Scores of the split by protocol, set of queries and method: {kind.methods}. A row per seed, and one with the "
-        f"mean. Ties are placed pessimistically.{' Random is the expected score.' if known else ''}"
+        f"Scores of the split by method: {kind.methods}; by protocol and set of queries. A row per seed, and one with "
+        f"the mean. Ties are placed pessimistically.{' Random is the expected score.' if known else ''}"
     )
 
     @dg.multi_asset(
@@ -187,9 +188,10 @@ def _build_scores(benchmark: str, tree: TreeAsset, kind: Kind, encoder: str | No
             found = check_known_scores(scores, read_published(), conditions)
             checks = [to_check_result(_KNOWN_SCORES, found, "warning")._replace(asset_key=scores_key)]
         shown = preview_table(show_scores(scores), rows=_SHOWN)
+        plotted: dict[str, Any] = list_plotted(scores)
         ranked_of = hash_features(inputs[kind.texts], inputs["images"])
         scores = scores.with_columns(features=pl.lit(ranked_of))
-        yield TableIOManager.describe(scores, asset_key=scores_key, checks=checks, scores=shown)
+        yield TableIOManager.describe(scores, asset_key=scores_key, checks=checks, scores=shown, **plotted)
 
     return score_methods
 
@@ -220,7 +222,7 @@ def _declare_output(
         group_name=EVALUATION,
         io_manager_key=TableIOManager.key,
         description=text + (f" With the encoder {encoder}." if encoder else ""),
-        kinds={"numpy", "parquet"},
+        kinds={"parquet"},
         owners=OWNERS,
         code_version=code_version,
         metadata=declare_made_from(schema, {name: find_columns(keys, kind.trace(name)) for name in schema.names}),
@@ -259,9 +261,9 @@ def _check_lost(ranked: Ranked, queries: pl.DataFrame) -> CheckResult:
     lost = ranked.lost.join(queries.select("query_id", "concept"), "query_id", "left", maintain_order="left")
     concepts = lost["concept"].unique().sort().to_list()
     counted = dict(lost.group_by("reason").len().sort("reason").iter_rows())
-    text = f"all {ranked.ranks['query_id'].n_unique():,} queries have a place"
+    text = f"each of {ranked.ranks['query_id'].n_unique():,} queries has a place"
     if counted:
-        text = f"{lost['query_id'].n_unique():,} queries are left out, of the concepts {name_some(concepts)}: "
+        text = f"{count_of(lost['query_id'].n_unique(), 'query')} left out, of the concepts {name_some(concepts)}: "
         text += "; ".join(f"of {number:,}, {reason}" for reason, number in counted.items())
     return CheckResult(not counted, text, {"left out": lost["query_id"].n_unique()}, lost)
 

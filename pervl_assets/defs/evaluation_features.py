@@ -26,15 +26,15 @@ def _build_features(benchmark: str, tree: TreeAsset, encoder: str | None) -> tup
         name_key(f"{benchmark}/image_features", encoder, EVALUATION),
         {"source": source, "images": source},
         tree.splits,
-        f"CLIP features{by} of the few-shot images and of the images that are searched, not normalised; ids are paths "
-        "below the tree. Whatever `PERVL_PREPROCESSING` says, images are prepared as the model was published, as in "
-        "PALAVRA's evaluation. Images that cannot be used are listed among the rejected.",
+        f"CLIP features{by} of the images of the split: few-shot images and those that are searched. Not normalised; "
+        "ids are paths below the tree. Whatever `PERVL_PREPROCESSING` says, images are prepared as the model was "
+        "published, as in PALAVRA's evaluation. Images that cannot be used are listed among the rejected.",
     )
     texts = build_text_features(
         name_key(f"{benchmark}/query_features", encoder, EVALUATION),
         dg.AssetKey([EVALUATION, benchmark, "queries"]),
-        f"CLIP text features{by} of the different texts of the queries that have no place for a token, not normalised; "
-        "ids are the texts.",
+        f"CLIP text features{by} of the queries without a token. Each different text once, not normalised; ids are the "
+        "texts.",
         f"{benchmark}/queries.text",
         list_texts=_list_texts,
         prompt="",

@@ -10,6 +10,7 @@ import polars as pl
 from pervl_assets.benchmarks import find_searched
 from pervl_assets.clip.features import Features
 from pervl_assets.core.errors import SchemaError, name_some
+from pervl_assets.core.text import count_of
 from pervl_assets.defs.evaluation import (
     IMAGES,
     RESULTS_NAME,
@@ -43,9 +44,9 @@ _WHOLE: Final = "nothing_is_left_out"
 _SHOWN: Final = 100
 
 _DESCRIPTION: Final = """\
-Scores of all methods, benchmarks and splits, each with the published number beside it, whether the two are comparable
-and why, and the paired difference from Text only. What is not materialized, or was ranked by earlier features, is left
-out, so the baselines are enough."""
+The scores beside the published numbers. All methods, benchmarks and splits; each score with whether the two are
+comparable and why, and the paired difference from Text only. What is not materialized, or was ranked by earlier
+features, is left out, so the baselines are enough."""
 
 
 def build_results(encoder: str | None = None, *, learns: bool = True) -> dg.AssetsDefinition:
@@ -69,7 +70,7 @@ def build_results(encoder: str | None = None, *, learns: bool = True) -> dg.Asse
         deps=[*located.values()],
         io_manager_key=TableIOManager.key,
         description=_DESCRIPTION + (f" With the encoder {encoder}." if encoder else ""),
-        kinds={"polars", "parquet"},
+        kinds={"parquet"},
         owners=OWNERS,
         code_version=version_known(),
         metadata=declare_made_from(RESULTS, {name: _trace_column(name, located) for name in RESULTS.names}),
@@ -87,7 +88,9 @@ def build_results(encoder: str | None = None, *, learns: bool = True) -> dg.Asse
             for (split,), part in frame.group_by("split", maintain_order=True)
         }
         shown["published_only"] = preview_table(show_published(list_unmeasured(read_published(), frame)), rows=_SHOWN)
-        text = f"{len(absent):,} tables are not materialized, or of earlier features, and left out: {name_some(absent)}"
+        text = (
+            f"{count_of(len(absent), 'table')} left out, not materialized or of earlier features: {name_some(absent)}"
+        )
         whole = make_check_result(_WHOLE, not absent, text if absent else "all are there", absent=len(absent))
         yield TableIOManager.describe(frame, checks=[whole], **shown)
 

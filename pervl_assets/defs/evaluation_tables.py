@@ -97,8 +97,8 @@ def _make_draws(
 _TABLES: Final = (
     _Table(
         name="queries",
-        description="The text that is asked for each caption of the split, and the images that are right, by protocol, "
-        "set of queries and form.",
+        description="The queries of the split: the text that is asked for each caption, and the images that are right. "
+        "By protocol, set of queries and form.",
         schema=QUERIES,
         checks={
             _PLACEHOLDERS: "Every caption names its concept once. A warning: each of several placeholders gets the "
@@ -146,7 +146,7 @@ def _build_table(benchmark: Benchmark, retrieval: Retrieval, tree: TreeAsset, ta
         partitions_def=dg.StaticPartitionsDefinition(list(tree.splits)),
         io_manager_key=TableIOManager.key,
         description=table.description,
-        kinds={"polars", "parquet"},
+        kinds={"parquet"},
         owners=OWNERS,
         code_version=f"1.{hash_bytes(made_with.encode())[:8]}",
         metadata=declare_columns(_trace_columns(table.schema, retrieval, tables), benchmark.name),

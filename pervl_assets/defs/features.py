@@ -42,7 +42,7 @@ _EVALUATED: Final = f"^({FEW_SHOT_FOLDER}|{GALLERY_FOLDER})/"
 """Few-shot images and gallery of the tree that PALAVRA reads."""
 
 _IMAGE_FEATURES: Final = """\
-CLIP features of the images of the object classes: id text, vector (D float32, not normalised).
+CLIP features of the images of the object classes. Id text, vector (D float32, not normalised).
 
 Unless `PERVL_PREPROCESSING` is `model`, the shorter side is resized to 300 (PIL bicubic, in the image's own mode),
 the centre 224 x 224 cropped, then RGB, CLIP mean and deviation, `encode_image`. Each shard carries its embedding
@@ -199,7 +199,7 @@ def build_image_features(
         metadata_by_output_name={"result": declare_columns(list_feature_columns(encoded), key.path[0])},
     )
     return asset.map_asset_specs(
-        lambda spec: spec.replace_attributes(kinds={"torch", "parquet"}, owners=OWNERS, code_version="1")
+        lambda spec: spec.replace_attributes(kinds={"parquet"}, owners=OWNERS, code_version="1")
     )
 
 
@@ -214,7 +214,7 @@ def _build_text_features(name: str, encoder: str | None = None) -> dg.AssetsDefi
     return build_text_features(
         name_key(name, encoder),
         dg.AssetKey([INVERSION, table]),
-        f"CLIP text features of the {names_of}, prompt `This is a photo of a <name>`, not normalised, in "
+        f"CLIP text features of the {names_of}. Prompt `This is a photo of a <name>`, not normalised, in "
         f"{order} order" + (f", with the encoder {encoder}." if encoder else "."),
         f"{table}.name",
     )
@@ -250,7 +250,7 @@ def build_text_features(
         io_manager_key="features",
         description=description,
         metadata=declare_columns(list_feature_columns(encoded), key.path[0]),
-        kinds={"torch", "parquet"},
+        kinds={"parquet"},
         owners=OWNERS,
         code_version="1",
         pool=GPU_POOL,

@@ -117,7 +117,7 @@ def _check_malformed(name: str, malformed: pl.DataFrame, well_formed: int) -> dg
     return make_check_result(
         name,
         malformed.is_empty(),
-        f"{malformed.height:,} of {lines:,} lines are malformed and quarantined",
+        f"{malformed.height:,} of {lines:,} lines malformed and quarantined",
         well_formed=well_formed,
         quarantined=malformed.height,
         lines=malformed,
@@ -236,10 +236,10 @@ def openimages_classes(
 def openimages_matches(
     openimages_text_features: Features, coco_class_text_features: Features
 ) -> Iterator[dg.MaterializeResult[pl.DataFrame]]:
-    """The nearest object class of every OpenImages name, by squared L2 distance of unnormalised float32 text features.
+    """The nearest object class of every OpenImages name.
 
-    The search is exact, and on a tie the first class is taken. The margin is the distance to the runner-up minus the
-    distance to the nearest class.
+    By squared L2 distance of unnormalised float32 text features. The search is exact, and on a tie the first class is
+    taken. The margin is the distance to the runner-up minus the distance to the nearest class.
     """
     matches = find_nearest_classes(openimages_text_features, coco_class_text_features)
     sorted_matches = matches.sort("margin", descending=True)

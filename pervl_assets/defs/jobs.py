@@ -19,14 +19,16 @@ from pervl_assets.clip.passport import Precision
 from pervl_assets.clip.preprocessing import PreprocessingMode
 from pervl_assets.core.errors import PervlError
 from pervl_assets.core.text import escape_markdown, escape_terminal
-from pervl_assets.dagster_private import ConfigShape, recon_repository_from_origin, report_link
+from pervl_assets.dagster_private import ConfigShape, Interrupted, recon_repository_from_origin, report_link
+from pervl_assets.defs.pages import link_asset
 from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.run_results import Finding, RunResult, read_finding, read_materialization
 from pervl_assets.defs.runs import Launch, PlannedRun, fail_dead_runs
 from pervl_assets.inversion.open_images import NamesMode
-from pervl_assets.io_managers.metadata import make_failure, show_errors
+from pervl_assets.io_managers.metadata import INTERRUPTED, make_failure, show_errors
 from pervl_assets.settings import Settings, check_settings, get_variable
 from pervl_assets.training.modes import ModeName
+from pervl_assets.upstream import link_docs
 
 JOB_TAG: Final = "pervl/job"
 """Name of the job, on its own runs: `dagster.yaml` lets one of them run at a time."""
@@ -142,8 +144,7 @@ def _build_job(
 
     @dg.job(
         name=name,
-        description=f"{description}\n\nIt starts [several runs]({_address_runs(_BY_TAG, name)}), because a run has "
-        "one partition. Up-to-date assets are skipped. After a failure, launch it again: finished work is kept.",
+        description=f"{description}\n\n{_explain_launch(name)}",
         executor_def=dg.in_process_executor,
         config={"ops": {_OP: {"config": {"selection": selection, **shown}}}},
         tags={JOB_TAG: name},
@@ -152,6 +153,19 @@ def _build_job(
         op()
 
     return job
+
+
+def _explain_launch(name: str) -> str:
+    """Return what to press on the page of a job, and where its results are shown."""
+    trees = [(dg.AssetKey([one.name, one.trees[0].name]), one.title) for one in find_benchmarks()]
+    return (
+        "**Press *Launchpad*, then *Launch Run*.** Assets that are up to date are skipped. After a failure, launch it "
+        f"again: finished work is kept. It starts [several runs]({_address_runs(_BY_TAG, name)}), because a run has "
+        "one partition.\n\n"
+        "Other jobs make parts: [Jobs](/jobs). The graph, from inputs to results: [Lineage](/asset-groups). Scores: "
+        f"{link_asset(dg.AssetKey(['evaluation', 'results']), 'results')}. Images, in `contact_sheet`: "
+        f"{', '.join(link_asset(key, title) for key, title in trees)}. More: {link_docs('operating', 'jobs')}."
+    )
 
 
 def _build_op(resources: frozenset[str], settings: Settings) -> dg.OpDefinition:
@@ -223,7 +237,7 @@ def _materialize_selection(
 
     result = launch.execute(plan, follow)
     if result.interrupted:
-        raise dg.DagsterExecutionInterruptedError
+        raise Interrupted(INTERRUPTED)
     if not result.passed:
         raise make_failure(_explain_failure(context.job_name, result), **_describe(result, context.run_id))
     context.add_output_metadata(_describe(result, context.run_id))
@@ -285,10 +299,10 @@ def _show_finding(finding: Finding) -> str:
 
 def _explain_failure(job: str, result: RunResult) -> PervlError:
     """Return why a job failed: what, where, how many, and what to do."""
-    made = f"{result.left:,} of {result.total:,} assets were not materialized"
-    failed = f"{len(result.errors):,} {'step or check' if len(result.errors) == 1 else 'steps or checks'} failed"
+    made = f"{result.left:,} of {result.total:,} assets not materialized"
+    failed = f"failed steps and checks: {len(result.errors):,}"
     return PervlError(
-        f"{made if result.left else f'All {result.total:,} assets are materialized'}; {failed}.",
+        f"{made if result.left else f'All {result.total:,} assets materialized'}; {failed}.",
         details=[line for finding in result.errors for line in f"{finding.asset}: {finding.text}".splitlines()],
         advice=f"Fix what is named above and launch {job} again. Finished work is kept.",
     )

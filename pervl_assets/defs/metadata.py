@@ -17,7 +17,7 @@ OWNERS: Final = ["team:pervl"]
 
 _CHECKED_ROWS: Final = 50
 _LARGEST_IMAGE: Final = 100_000
-"""Bytes of base64. Dagster keeps metadata in its event log, which larger images would slow down."""
+"""Characters of markdown. Dagster keeps metadata in its event log, which larger images would slow down."""
 
 
 def describe_download(fetched: Fetched | None) -> dict[str, Any]:
@@ -53,7 +53,12 @@ def make_check_result(
 
 def embed_image(data: bytes, alt: str, mime: str = "image/jpeg") -> dg.MetadataValue:
     """Return an image for the asset page: the UI draws markdown images from data URIs."""
-    encoded = base64.b64encode(data).decode()
-    if len(encoded) > _LARGEST_IMAGE:
+    shown = format_image(data, alt, mime)
+    if len(shown) > _LARGEST_IMAGE:
         return dg.MetadataValue.text(f"{alt}: {len(data):,} bytes, too large for the event log")
-    return dg.MetadataValue.md(f"![{escape_markdown(alt)}](data:{mime};base64,{encoded})")
+    return dg.MetadataValue.md(shown)
+
+
+def format_image(data: bytes, alt: str, mime: str) -> str:
+    """Return an image as markdown, with its bytes."""
+    return f"![{escape_markdown(alt)}](data:{mime};base64,{base64.b64encode(data).decode()})"

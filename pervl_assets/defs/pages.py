@@ -18,6 +18,7 @@ from pervl_assets.io_managers import find_io_managers
 from pervl_assets.io_managers.metadata import preview_table
 from pervl_assets.io_managers.tables import COLUMN_LINEAGE, COLUMN_SCHEMA
 from pervl_assets.release.parts import Source
+from pervl_assets.upstream import link_docs
 
 
 def complete_pages(assets: Iterable[dg.AssetsDefinition]) -> list[dg.AssetsDefinition]:
@@ -47,12 +48,19 @@ def complete_pages(assets: Iterable[dg.AssetsDefinition]) -> list[dg.AssetsDefin
         else:
             metadata = {"raw_inputs": _tabulate_inputs(inputs)}
             tags |= {f"pervl/from_{one.name}": "" for one in inputs}
+        metadata["docs"] = dg.MetadataValue.md(link_docs(f"assets/{key.path[0]}", _name_anchor(key)))
         completed = spec.merge_attributes(tags=tags, metadata={**metadata, **_show_columns(spec.metadata)})
         if key not in notes:
             return completed
         return completed.replace_attributes(description=f"{spec.description}\n\n**Source:** {notes[key]}")
 
     return [*dg.map_asset_specs(complete, graph)]
+
+
+def _name_anchor(key: dg.AssetKey) -> str:
+    """Return the anchor of an asset's heading in the documentation, where those of each benchmark have one heading."""
+    benchmarks = [benchmark.name for benchmark, _, _ in find_searched()]
+    return key.path[0] + "".join(part for part in key.path[1:] if part not in benchmarks)
 
 
 def trace_sources(assets: Iterable[dg.AssetsDefinition]) -> dict[dg.AssetKey, tuple[str, ...]]:
@@ -78,9 +86,16 @@ def list_sources() -> dict[str, Source]:
     """Return every raw input with its licence, by its name."""
     manifest = load_manifest(ANNOTATIONS / "manifest.yaml")
     annotations = Source(
-        ANNOTATIONS_KEY.path[-1], "The PerVL annotations", manifest.licence, f"https://github.com/{manifest.repository}"
+        ANNOTATIONS_KEY.path[-1],
+        "The PerVL annotations",
+        manifest.licence,
+        f"https://github.com/{manifest.repository}",
+        redistributable=True,
     )
-    found = [annotations, *(Source(spec.name, spec.title, spec.licence, spec.homepage) for spec in list_specs())]
+    found = [
+        annotations,
+        *(Source(spec.name, spec.title, spec.licence, spec.homepage, spec.redistributable) for spec in list_specs()),
+    ]
     return {source.name: source for source in found}
 
 
@@ -110,8 +125,7 @@ def _tabulate_inputs(inputs: Iterable[Source]) -> dg.MetadataValue:
 def _link_licence(source: Source) -> str:
     if "https://" in source.licence:
         return source.licence
-    address = source.licence_reference if source.licence_reference != source.licence else source.homepage
-    return f"[{source.licence}]({address})"
+    return f"[{source.licence}]({source.licence_address})"
 
 
 def link_asset(key: dg.AssetKey, text: str) -> str:

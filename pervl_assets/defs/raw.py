@@ -80,7 +80,7 @@ def _say_why_not_fetched(
     key=ANNOTATIONS_KEY,
     group_name=RAW,
     io_manager_key="raw_archives",
-    kinds={"csv", "yaml"},
+    kinds={"csv"},
     owners=OWNERS,
     code_version=f"1.{hash_file(ANNOTATIONS / 'manifest.yaml')[:8]}",
     check_specs=[
@@ -126,11 +126,11 @@ def _check_official(report: FilesReport, manifest: OfficialFiles, *, demo: bool)
         text = "The demo data has annotations of its own, not the official ones."
     elif report.different:
         text = (
-            f"{len(report.different)} of {len(manifest.files)} files are not those of {manifest.repository} at "
+            f"{len(report.different)} of {len(manifest.files)} files not those of {manifest.repository} at "
             f"{manifest.commit[:7]}: {', '.join(report.different)}."
         )
     else:
-        text = f"All {len(manifest.files)} files are those of {manifest.repository} at {manifest.commit[:7]}."
+        text = f"Each of {len(manifest.files)} files is that of {manifest.repository} at {manifest.commit[:7]}."
     official, different = len(report.official), len(report.different)
     return make_check_result("official_files", not different, text, official=official, different=different)
 

@@ -1,4 +1,4 @@
-"""The asset `release/croissant`: `croissant.json`, a description of every published result in Croissant.
+"""The descriptions of every published result: in Croissant (`croissant.json`), and as data cards (`README.md`).
 
 Every asset with a table, features, a tree or a training file is part of the release. Results that are not materialized
 are left out, named in the description and reported by a check: a user without one of the archives can still publish the
@@ -17,6 +17,7 @@ import polars as pl
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.files import hash_bytes, write_bytes_atomically
+from pervl_assets.core.text import count_of
 from pervl_assets.defs.metadata import OWNERS, make_check_result
 from pervl_assets.defs.pages import list_sources, trace_sources
 from pervl_assets.defs.raw import RAW
@@ -26,14 +27,18 @@ from pervl_assets.io_managers import find_io_managers
 from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.io_managers.metadata import preview_table
 from pervl_assets.io_managers.tables import COLUMN_SCHEMA, TableIOManager
-from pervl_assets.io_managers.training_files import CroissantIOManager, TrainingFile
+from pervl_assets.io_managers.training_files import CroissantIOManager, TrainingFile, TrainingFileIOManager
 from pervl_assets.release.croissant import FILE, build_croissant, encode_croissant
+from pervl_assets.release.data_card import CARD, build_cards, refuse_foreign
 from pervl_assets.release.images import IMAGES_FILE, LABELS, write_images
 from pervl_assets.release.parts import Part, Release
 from pervl_assets.release.validation import validate_croissant
 
 _RELEASE: Final = "release"
 CROISSANT_KEY: Final = dg.AssetKey([_RELEASE, "croissant"])
+RELEASE_KEYS: Final = frozenset({CROISSANT_KEY, dg.AssetKey([_RELEASE, "data_card"])})
+"""They are made from what is materialized, whether that is everything or not."""
+
 WHOLE: Final = "nothing_is_left_out"
 
 
@@ -51,14 +56,14 @@ class Published:
 
 
 def find_published(assets: Iterable[dg.AssetsDefinition]) -> list[Published]:
-    """Return the published assets, sorted by key: all but the raw inputs."""
+    """Return the published assets, sorted by key: all but the raw inputs and the descriptions."""
     assets = list(assets)
     specs = {spec.key: (spec, asset) for asset in assets for spec in asset.specs}
     sources, managers = trace_sources(assets), find_io_managers()
     published = []
     for key, (spec, asset) in sorted(specs.items()):
         manager = managers.get(asset.get_io_manager_key_for_asset_key(key))
-        if key.path[0] == RAW or manager is None:
+        if key.path[0] in (RAW, _RELEASE) or manager is None:
             continue
         declared: Any = spec.metadata.get(COLUMN_SCHEMA)
         columns = getattr(declared, "schema", declared).columns if declared else ()
@@ -108,10 +113,13 @@ def _label(key: dg.AssetKey, workspace: Workspace, images: pl.DataFrame) -> pl.D
     return tree.label_images(tables, images).with_columns(class_name=classes)
 
 
-def build_release_asset(assets: Iterable[dg.AssetsDefinition]) -> dg.AssetsDefinition:
-    """Return the asset that describes everything these assets publish."""
+def build_release_assets(assets: Iterable[dg.AssetsDefinition]) -> list[dg.AssetsDefinition]:
+    """Return the assets that describe everything these assets publish."""
     published = find_published(assets)
+    return [_build_croissant(published), _build_data_card(published)]
 
+
+def _build_croissant(published: Sequence[Published]) -> dg.AssetsDefinition:
     @dg.asset(
         key=CROISSANT_KEY,
         group_name=_RELEASE,
@@ -166,15 +174,46 @@ def build_release_asset(assets: Iterable[dg.AssetsDefinition]) -> dg.AssetsDefin
     return croissant
 
 
+def _build_data_card(published: Sequence[Published]) -> dg.AssetsDefinition:
+    @dg.asset(
+        key_prefix=_RELEASE,
+        group_name=_RELEASE,
+        deps=[value.key for value in published],
+        io_manager_key=TrainingFileIOManager.key,
+        kinds={"markdown"},
+        owners=OWNERS,
+        code_version=f"1 of {version('pervl_assets')}",
+    )
+    @record_step(uses=("profile",))
+    def data_card(workspace: Workspace) -> dg.MaterializeResult[TrainingFile]:
+        """`README.md` and `LICENSE.md`: the data card of the Hugging Face Hub, and the licences of every part.
+
+        `datasets.load_dataset` reads tables and features by it, each under a name, by split. The images of
+        `views/imagefolder` have cards of their own there, with the few-shot images and the evaluation images by split.
+        """
+        cards = {path: text.encode() for path, text in build_cards(collect_release(published, workspace)).items()}
+        others = tuple(path for path in cards if path != CARD)
+        for path in cards:
+            refuse_foreign(workspace.root / path)
+        for path in others:
+            write_bytes_atomically(workspace.root / path, cards[path])
+        return TrainingFileIOManager.describe(
+            TrainingFile(CARD, lambda target: write_bytes_atomically(target, cards[CARD]), others),
+            {path: hash_bytes(content) for path, content in cards.items()},
+        )
+
+    return data_card
+
+
 def _check_complete(release: Release, results: int) -> dg.AssetCheckResult:
     absent = release.absent
     return make_check_result(
         WHOLE,
         not absent,
-        f"{len(absent):,} results are not materialized and left out: {name_some(absent)}. Materialize them, then this "
-        "asset."
+        f"{count_of(len(absent), 'result')} left out, not materialized: {name_some(absent)}. Materialize them, then "
+        "this asset."
         if absent
-        else f"all {results:,} published results are described",
+        else f"each of {results:,} published results is described",
         results=results,
         described=len(release.parts),
         left_out=len(absent),
@@ -208,7 +247,7 @@ def valid_croissant(workspace: Workspace) -> dg.AssetCheckResult:
     return make_check_result(
         None,
         not named,
-        f"{len(errors):,} errors and {len(warnings):,} warnings: {name_some(named)}"
+        f"{count_of(len(errors), 'error')} and {count_of(len(warnings), 'warning')}: {name_some(named)}"
         if named
         else "mlcroissant finds neither error nor warning",
         is_error=bool(errors),

@@ -20,7 +20,8 @@ from pervl_assets.core.addresses import Address, Place, is_address, parse_addres
 from pervl_assets.core.errors import ArchiveError
 from pervl_assets.demo import DEMO_PASSWORD, RAW_NAMES, draw_raw, is_drawn, locate_mark
 from pervl_assets.inversion.open_images import NamesMode
-from pervl_assets.settings import Profile, Settings, get_variable
+from pervl_assets.io_managers.metadata import show_errors_first
+from pervl_assets.settings import Profile, Settings, check_settings, get_variable
 from pervl_assets.storage import open_store
 from pervl_assets.storage.store import Store
 from pervl_assets.training.modes import ModeName
@@ -49,13 +50,33 @@ class SettingsResource(dg.ConfigurableResource[Any]):
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """Return the resource with the values of its settings, paths as text."""
-        values = {
-            name: getattr(settings, cast("str", field.json_schema_extra["setting"]))
+        values = {name: getattr(settings, setting) for name, setting in cls._name_settings().items()}
+        places = {name: str(value) for name, value in values.items() if isinstance(value, Path | Address)}
+        return cls(**{**values, **places})
+
+    def setup_for_execution(self, _: dg.InitResourceContext) -> None:
+        """Check the values: the config of a run may have others than the environment.
+
+        Raises:
+            PervlError: Values cannot be used. All of them are named.
+        """
+        unset = {"workers": 0}  # no process, as tests set it
+        values = {setting: getattr(self, name) for name, setting in self._name_settings().items()}
+        with show_errors_first():
+            check_settings(
+                {name: value for name, value in values.items() if value not in (None, "", unset.get(name))},
+                "run's config",
+                "Correct or remove these values, and launch again.",
+            )
+
+    @classmethod
+    def _name_settings(cls) -> dict[str, str]:
+        """Return the setting of each field."""
+        return {
+            name: cast("str", field.json_schema_extra["setting"])
             for name, field in cls.model_fields.items()
             if isinstance(field.json_schema_extra, dict)
         }
-        places = {name: str(value) for name, value in values.items() if isinstance(value, Path | Address)}
-        return cls(**{**values, **places})
 
 
 class Workspace(SettingsResource):

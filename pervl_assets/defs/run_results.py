@@ -42,6 +42,12 @@ class Materialized:
         return None if count is None else int(count)
 
     @property
+    def count(self) -> str | None:
+        """That number with its unit: `1,234 files`."""
+        unit, number = "row" if ROWS in self.metadata else "file", self.files_or_rows
+        return None if number is None else count_of(number, unit)
+
+    @property
     def bytes(self) -> int | None:
         """Its size, None if not recorded."""
         return self.metadata.get(BYTES)
@@ -49,13 +55,13 @@ class Materialized:
     @property
     def summary(self) -> str:
         """Its counts, size and duration as far as they are known: `1,234 files, 12.3 MB, 4.2 s`."""
-        unit, number = "row" if ROWS in self.metadata else "file", self.files_or_rows
-        count = None if number is None else count_of(number, unit)
         size = None if self.bytes is None else decimal(int(self.bytes))
         seconds = self.metadata.get(SECONDS)
         lost = f"{self.quarantined:,} quarantined" if self.quarantined else None
         missing = f"{self.missing:,} missing" if self.missing else None
-        return ", ".join(filter(None, (count, lost, missing, size, None if seconds is None else f"{seconds:,.1f} s")))
+        return ", ".join(
+            filter(None, (self.count, lost, missing, size, None if seconds is None else f"{seconds:,.1f} s"))
+        )
 
     @property
     def quarantined(self) -> int:
@@ -209,7 +215,7 @@ def explain_failure(error: Any) -> str | None:
         if error.cause is None:
             break
         error = error.cause
-    if error.cls_name == "DagsterExecutionInterruptedError":
+    if error.cls_name in ("DagsterExecutionInterruptedError", "Interrupted"):
         return "interrupted"
     if error.cls_name == "ChildProcessCrashException":
         return "its process ended; the system may have run out of memory"

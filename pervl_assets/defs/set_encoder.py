@@ -40,8 +40,8 @@ _CHECKS: Final = {
 }
 
 _DESCRIPTION: Final = """\
-PALAVRA's inversion model, trained once per repetition: the set encoder f_theta, which predicts a token from a few
-images, and the alignment A of text features with image features. The weights of the paper were never published.
+PALAVRA's inversion model, trained once per repetition. It is the set encoder f_theta, which predicts a token from a
+few images, and the alignment A of text features with image features. The weights of the paper were never published.
 
 They are trained on features of images and on sentences of the object classes. CLIP does not change, and no image is
 encoded. In an epoch every class is drawn once as a set of images and once as a set of sentences.
@@ -72,7 +72,7 @@ def build_set_encoder(repetitions: int, encoder: str | None = None) -> dg.Assets
         partitions_def=dg.StaticPartitionsDefinition([str(number) for number in range(1, repetitions + 1)]),
         io_manager_key=WeightsIOManager.key,
         description=_DESCRIPTION if encoder is None else f"As `{TRAINING}/set_encoder`, with the encoder {encoder}.",
-        kinds={"torch", "safetensors"},
+        kinds={"safetensors"},
         owners=OWNERS,
         code_version=VERSION,
         pool=GPU_POOL,
@@ -148,7 +148,14 @@ def _describe(trained: TrainedSetEncoder, data: TrainingData) -> dg.MaterializeR
             to_check_result(_TRAINED, check_classes(data), "warning"),
         ],
         **{loss: _draw(trained.curves, loss) for loss in ("cycle", "ground_truth", "alignment")},
+        **{f"last cycle loss of {phase}": round(loss, 4) for phase, loss in _list_last(trained.curves)},
     )
+
+
+def _list_last(curves: pl.DataFrame) -> Iterator[tuple[str, float]]:
+    """Return the kinds of passes with their cycle loss in the last epoch."""
+    last = curves.filter(pl.col("epoch") == pl.col("epoch").max(), pl.col("cycle").is_not_null())
+    return last.select("phase", "cycle").iter_rows()
 
 
 def _draw(curves: pl.DataFrame, loss: str) -> dg.MetadataValue:

@@ -7,7 +7,7 @@ They are shown on asset pages after *Source:*. They are not part of the descript
 from collections.abc import Mapping
 from typing import Final
 
-from pervl_assets.upstream import CONCON_CHI, PALAVRA, POLAR, cite_script
+from pervl_assets.upstream import CONCON_CHI, PALAVRA, POLAR, cite_script, link_docs
 
 _TRIPLETS: Final = "inversion_training/parse_mscoco_txt.py"
 _IMAGES: Final = "inversion_training/get_visual_features.py"
@@ -43,7 +43,7 @@ SOURCE_NOTES: Final[Mapping[str, str]] = {
     "palavra/openimages_names": f"as {PALAVRA} reads it: {cite_script(_NAMES, 'F1, F2, F6')}.",
     "palavra/openimages_map": f"as {PALAVRA} reads it: {cite_script(_NAMES, 'F3, F4, F6')}.",
     f"evaluation/{EACH}/queries": f"as {PALAVRA}, {POLAR} and {CONCON_CHI} ask, with their quirks: "
-    "`docs/evaluation.md`.",
+    f"{link_docs('evaluation', 'quirks-of-the-evaluation')}.",
     f"evaluation/{EACH}/few_shot_draws": f"as {PALAVRA} draws, by numpy's legacy generator, and {POLAR}, by Python's. "
     "`distinct` is specific to this project.",
     f"evaluation/{EACH}/image_features": _EVALUATED,
@@ -56,7 +56,10 @@ SOURCE_NOTES: Final[Mapping[str, str]] = {
     f"training/{EACH}/concept_tokens": f"as {PALAVRA} learns them, with the flags of its README; its random starts "
     "have no seed.",
     "evaluation/results": f"published numbers are those of the papers of {PALAVRA} and {POLAR}.",
-    "training/set_encoder": f"as {PALAVRA} trains, or as its paper says; quirks T1 to T7 and T9: `docs/evaluation.md`.",
+    "training/set_encoder": f"as {PALAVRA} trains, or as its paper says; quirks T1 to T7 and T9: "
+    f"{link_docs('evaluation', 'T1')}.",
     "release/croissant": "[Croissant 1.1](https://docs.mlcommons.org/croissant/), validated with mlcroissant.",
+    "release/data_card": "[data cards](https://huggingface.co/docs/hub/datasets-cards) and "
+    "[their data files](https://huggingface.co/docs/hub/datasets-manual-configuration) of the Hugging Face Hub.",
 }
 """By asset key, in which `EACH` may be the benchmark."""

@@ -10,6 +10,7 @@ from pervl_assets.clip.features import MISSING, QUARANTINED
 from pervl_assets.clip.merge import require_same_passport
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.tables import hash_frame
+from pervl_assets.core.text import count_of
 from pervl_assets.defs.features import INVERSION
 from pervl_assets.defs.metadata import OWNERS, make_check_result
 from pervl_assets.defs.steps import record_step
@@ -55,7 +56,7 @@ def object_names(coco_object_classes: pl.DataFrame) -> dg.MaterializeResult[Trai
         "sentences": _input("coco_object_sentences", input_manager_key=ImageListsIOManager.key),
         "shards": _input("coco_image_features"),
     },
-    kinds={"numpy", "pickle"},
+    kinds={"pickle"},
     check_specs=[
         dg.AssetCheckSpec(
             "every_image_has_features",
@@ -94,8 +95,8 @@ def object_sentences(
             make_check_result(
                 "every_image_has_features",
                 not images,
-                f"{summary.rows_left_out:,} sentences of {len(images):,} images without features are left "
-                f"out: {name_some(images)}"
+                f"{count_of(summary.rows_left_out, 'sentence')} left out, of {count_of(len(images), 'image')} without "
+                f"features: {name_some(images)}"
                 if images
                 else f"none of {summary.rows:,} sentences is left out",
                 sentences=summary.rows,
@@ -105,11 +106,11 @@ def object_sentences(
             make_check_result(
                 "every_class_has_enough_images",
                 not short,
-                f"{len(short):,} of {classes.height:,} classes have fewer than {palavra.IMAGES_NEEDED} "
+                f"{len(short):,} of {classes.height:,} classes with fewer than {palavra.IMAGES_NEEDED} "
                 f"different images: {name_some([f'{name!r} ({n})' for name, n in short.items()])}. Lower "
                 "PERVL_TOP_OBJECTS, or train with flags that need fewer images."
                 if short
-                else f"all {classes.height:,} classes have {palavra.IMAGES_NEEDED} or more different images",
+                else f"each of {classes.height:,} classes has {palavra.IMAGES_NEEDED} or more different images",
                 classes=classes.height,
                 classes_with_few_images=len(short),
                 rows=pl.DataFrame({"class": short.keys(), "images": short.values()}),
@@ -120,7 +121,7 @@ def object_sentences(
 
 @_training_file(
     ins={"shards": _input("coco_image_features")},
-    kinds={"numpy", "pickle"},
+    kinds={"pickle"},
     check_specs=[
         dg.AssetCheckSpec(
             "no_image_missing",
@@ -182,7 +183,7 @@ def visual_features(shards: Partitions) -> Iterator[dg.MaterializeResult[Trainin
 
 def _count_rejected(rejected: pl.DataFrame, total: int, what: str) -> str:
     names = f": {name_some(rejected['member'].to_list())}" if rejected.height else ""
-    return f"{rejected.height:,} of {total:,} images are {what}{names}"
+    return f"{rejected.height:,} of {total:,} images {what}{names}"
 
 
 @_training_file(ins={"matches": _input("openimages_matches")}, kinds={"numpy"})

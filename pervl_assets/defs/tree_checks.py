@@ -4,6 +4,7 @@ import dagster as dg
 import polars as pl
 
 from pervl_assets.core.errors import name_some
+from pervl_assets.core.text import count_of
 from pervl_assets.defs.metadata import make_check_result
 from pervl_assets.trees.ledger import FolderTree
 
@@ -41,8 +42,9 @@ def check_ledger(tree: FolderTree) -> dg.AssetCheckResult:
     )
     if members:
         text += (
-            f". {len(members):,} members that the annotations name are not in the archive: {name_some(members)}. "
-            "Is it the official archive, downloaded whole? Replace it and materialize again. Finished files are kept."
+            f". Not in the archive: {count_of(len(members), 'member')} that the annotations name: "
+            f"{name_some(members)}. Is it the official archive, downloaded whole? Replace it and materialize again. "
+            "Finished files are kept."
         )
     return make_check_result(
         _LEDGER_ADDS_UP,
@@ -63,8 +65,8 @@ def check_quarantine(tree: FolderTree) -> dg.AssetCheckResult:
     concepts = rows["concept"].unique().sort().to_list()
     reasons = rows.group_by("reason").agg(files=pl.len()).sort("files", "reason", descending=[True, False])
     text = (
-        f"{rows.height:,} of {tree.ledger.height:,} files ({rows.height / tree.ledger.height:.1%}) are quarantined, "
-        f"in {len(concepts):,} concepts: "
+        f"{rows.height:,} of {tree.ledger.height:,} files ({rows.height / tree.ledger.height:.1%}) quarantined, "
+        f"in {count_of(len(concepts), 'concept')}: "
         f"{name_some(concepts)}. The metadata and the ledger list the reasons."
         if rows.height
         else f"none of {tree.ledger.height:,} files is quarantined"

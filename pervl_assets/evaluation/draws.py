@@ -94,9 +94,9 @@ def check_shots(few_shot: Mapping[str, Sequence[str]], draws: Draws) -> CheckRes
     none = [concept for concept, images in few.items() if not images]
     text = f"each of {len(few_shot):,} concepts has {shots} few-shot images or more"
     if few:
-        text = f"{len(few):,} of {len(few_shot):,} concepts have fewer than {shots} few-shot images: {name_some(few)}"
+        text = f"{len(few):,} of {len(few_shot):,} concepts with fewer than {shots} few-shot images: {name_some(few)}"
     if none:
-        text += f". {len(none):,} have none and cannot be learned: {name_some(none)}"
+        text += f". Without any, so not learned: {len(none):,}: {name_some(none)}"
     rows = pl.DataFrame([*few.items()], schema={"concept": pl.String, "images": pl.Int64}, orient="row")
     return CheckResult(not few, text, {"concepts": len(few_shot), "with fewer": len(few), "with none": len(none)}, rows)
 

@@ -13,6 +13,7 @@ import polars as pl
 from pervl_assets.clip.preprocessing import UPSTREAM
 from pervl_assets.core.checks import CheckResult
 from pervl_assets.core.errors import name_some
+from pervl_assets.core.text import count_of
 from pervl_assets.evaluation.methods import TEXT_ONLY, TEXT_TWICE
 from pervl_assets.evaluation.protocols import PALAVRA
 
@@ -87,7 +88,7 @@ class Conditions:
         found = []
         if self.annotations:
             named = name_some(sorted(self.annotations))
-            found.append(f"{len(self.annotations):,} annotation files are not known to be the official ones: {named}")
+            found.append(f"{count_of(len(self.annotations), 'annotation file')} not known to be official: {named}")
         if not self.official:
             return [*found, "the official number of images is not known"]
         return found + [

@@ -12,6 +12,7 @@ import polars as pl
 from pervl_assets.benchmarks.benchmark import GALLERY_FOLDER
 from pervl_assets.clip.features import Features, normalise
 from pervl_assets.core.errors import PervlError, name_some
+from pervl_assets.core.text import count_of
 from pervl_assets.evaluation.metrics import RANKS, SCORES, compute_scores, expect_random, rank_queries
 from pervl_assets.evaluation.protocols import PROTOCOLS
 
@@ -73,7 +74,7 @@ def rank_baselines(queries: pl.DataFrame, draws: pl.DataFrame, texts: Features, 
     )
     if absent := asked.filter(pl.col("text_row").is_null())["text"].to_list():
         raise PervlError(
-            f"{len(absent):,} texts of the queries have no features: {name_some(absent)}.", advice=_RUN_AGAIN
+            f"{count_of(len(absent), 'text')} of the queries without features: {name_some(absent)}.", advice=_RUN_AGAIN
         )
     once, twice = (asked.filter(form=form).with_columns(seed=pl.lit(None, pl.Int32)) for form in _FORMS)
     means, vectors = _average_shots(draws, images)
@@ -116,7 +117,7 @@ def rank_concepts(queries: pl.DataFrame, concepts: Features, images: Features) -
     known = chosen.select(pl.col("query_id").is_in(queries["query_id"].to_list()) & pl.col("seed").is_not_null())
     if unknown := pl.Series(concepts.ids).filter(~known.to_series().fill_null(value=False)).to_list():
         raise PervlError(
-            f"{len(unknown):,} texts with tokens belong to no query: {name_some(unknown)}.", advice=_RUN_AGAIN
+            f"{count_of(len(unknown), 'text')} with tokens, but of no query: {name_some(unknown)}.", advice=_RUN_AGAIN
         )
     protocols = chosen["query_id"].str.split("/").list.first()
     wanted = queries.filter(pl.col("protocol").is_in(protocols.to_list()), form=_TOKEN).select("query_id")

@@ -11,6 +11,7 @@ import polars as pl
 
 from pervl_assets.core.errors import PervlError, name_some
 from pervl_assets.core.tables import Column, TableSchema
+from pervl_assets.core.text import count_of
 from pervl_assets.evaluation.ranking import rank_targets
 
 DEPTHS: Final = (1, 5, 10)
@@ -126,7 +127,7 @@ def rank_queries(
     unknown = sorted({name for right in targets for name in right if name not in rows})
     if unknown:
         raise PervlError(
-            f"{len(unknown):,} right images are not among the {len(names):,} of the gallery: "
+            f"{count_of(len(unknown), 'right image')} not among the {len(names):,} of the gallery: "
             f"{name_some([repr(name) for name in unknown])}.",
             advice="Rank the gallery that the queries were made for: names must be equal, extension included.",
         )
@@ -214,7 +215,7 @@ def compare_rankings(ranks: pl.DataFrame, other: pl.DataFrame) -> Comparison:
     if alone.height:
         names = name_some([repr(name) for name in alone["query_id"]])
         raise PervlError(
-            f"{alone.height:,} queries are in one of the two rankings only: {names}.",
+            f"{count_of(alone.height, 'query')} in one of the two rankings only: {names}.",
             advice="Compare rankings of the same queries, with the same ids.",
         )
     both = mine.join(theirs, on="query_id", maintain_order="left").with_columns(

@@ -123,7 +123,7 @@ def check_placeholders(marked: pl.DataFrame) -> CheckResult:
     text = f"each of {marked.height:,} captions names its concept once"
     if counts:
         named = ", ".join(f"{fault} in {count:,}" for fault, count in counts.items())
-        text = f"of {marked.height:,} captions: {named}. {left_out:,} of these cannot be queries and are left out"
+        text = f"of {marked.height:,} captions: {named}. Of these {left_out:,} cannot be asked, so left out"
     rows = faulty.select("caption_set", "query", "concept", "fault", "caption")
     return CheckResult(not counts, text, {"captions": marked.height, "left out": left_out, **counts}, rows)
 
@@ -132,9 +132,9 @@ def check_targets(queries: pl.DataFrame, files: Collection[str]) -> CheckResult:
     """Check that the right images of the queries (schema `QUERIES`) are among files of the tree."""
     wanted = queries["targets"].explode().drop_nulls().unique().sort()
     absent = wanted.filter(~wanted.is_in(list(files))).to_list()
-    text = f"all {wanted.len():,} right images are in the tree"
+    text = f"all {wanted.len():,} right images in the tree"
     if absent:
-        text = f"{len(absent):,} of {wanted.len():,} right images are not in the tree: {name_some(absent)}"
+        text = f"{len(absent):,} of {wanted.len():,} right images not in the tree: {name_some(absent)}"
     return CheckResult(not absent, text, {"images": wanted.len(), "absent": len(absent)})
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pervl_assets.core.errors import PervlError, name_some
+from pervl_assets.core.text import count_of
 
 _QUERIES: Final = 1024
 _IMAGES: Final = 4096
@@ -69,7 +70,7 @@ def rank_targets(queries: _Floats, gallery: _Floats, targets: Sequence[Sequence[
     """
     if without := [row for row, right in enumerate(targets) if not len(right)]:
         raise PervlError(
-            f"{len(without):,} of {len(targets):,} queries have no right image: rows {name_some(without)}.",
+            f"{len(without):,} of {len(targets):,} queries without a right image: rows {name_some(without)}.",
             advice="Name at least one right image for each query.",
         )
     starts = range(0, max(1, len(queries)), _QUERIES)
@@ -182,7 +183,8 @@ def _normalise(vectors: _Floats, name: str, at: int = 0) -> _Floats:
         units = np.divide(vectors, np.sqrt(np.where(squares > 0, squares, 1))[:, None], dtype=np.float32)
         if len(bad := odd[~((lengths > 0) & np.isfinite(lengths))]):
             raise PervlError(
-                f"{len(bad):,} vectors of the {name} are zero or not finite: rows {name_some((bad + at).tolist())}.",
+                f"{count_of(len(bad), 'vector')} of the {name} zero or not finite: rows "
+                f"{name_some((bad + at).tolist())}.",
                 advice="Encode these again, or leave them out.",
             )
         units[odd] = wide / lengths[:, None]

@@ -15,7 +15,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 import polars as pl
 
 from pervl_assets.core.plots import draw_curves
-from pervl_assets.core.text import escape_terminal
+from pervl_assets.core.text import count_of, escape_terminal
 from pervl_assets.evaluation.examples import Example, Examples
 from pervl_assets.evaluation.pictures import list_images, read_image
 from pervl_assets.evaluation.published import read_published
@@ -184,7 +184,12 @@ def _add_scores(parent: Element, protocol: str, query_set: str, rows: pl.DataFra
         what = f"{'comparable' if comparable else 'not comparable'} with {'; '.join(sorted(named))}: " if named else ""
         _add(parent, "p", f"{', '.join(methods)}: {what}{why}.", "dim note")
     for method, tied in rows.filter(pl.col("tied") > 0).select("method", "tied").iter_rows():
-        _add(parent, "p", f"{method}: {tied:,} queries have ties, which count as ranked before them.", "dim note")
+        _add(
+            parent,
+            "p",
+            f"{method}: {count_of(tied, 'query')} with ties, which count as ranked before them.",
+            "dim note",
+        )
 
 
 def _add_published(parent: Element, rows: pl.DataFrame) -> None:

@@ -154,6 +154,15 @@ def show_scores(scores: pl.DataFrame) -> pl.DataFrame:
     return scores.select(*_show_measured(), "seed", "queries", "tied")
 
 
+def list_plotted(scores: pl.DataFrame) -> dict[str, float]:
+    """Return the MRR in percent of each method, under PALAVRA's protocol, for rich queries; of means over the seeds.
+
+    Example: `{"MRR of Text only": 37.6}`. Scores (schema `SCORES`) are those of one benchmark and split.
+    """
+    means = scores.filter(pl.col("seed").is_null(), protocol="palavra", query_set="rich")
+    return {f"MRR of {method}": round(100 * mrr, 2) for method, mrr in means.select("method", "mrr").iter_rows()}
+
+
 def _show_measured() -> list[pl.Expr]:
     return [
         pl.col("protocol"),

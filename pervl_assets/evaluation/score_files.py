@@ -16,6 +16,7 @@ import polars as pl
 from pervl_assets.core.errors import PervlError, SchemaError, name_some
 from pervl_assets.core.file_kinds import recognize_file
 from pervl_assets.core.files import explain_read_errors
+from pervl_assets.core.text import count_of
 from pervl_assets.evaluation.metrics import Comparison, compare_rankings, compute_scores, rank_queries
 
 _BATCH: Final = 8192
@@ -72,7 +73,7 @@ def read_gallery(path: Path) -> Vectors:
     """
     gallery, faults = _read_vectors(path, "image")
     gallery = Vectors(gallery.source, gallery.rows.cast(pl.String), gallery.vectors)
-    faults["images occur more than once"] = _find_repeated(gallery.rows["image"])
+    faults["image named twice"] = _find_repeated(gallery.rows["image"])
     _refuse(path, faults)
     return gallery
 
@@ -88,9 +89,11 @@ def read_queries(path: Path) -> Vectors:
     target = pl.col("target").cast(pl.List(pl.String)).list.unique(maintain_order=True)
     rows = rows.with_columns(target, pl.col("concept").cast(pl.String))
     has_name = (pl.col("target").list.len() > 0) & ~pl.col("target").list.contains(None)
-    faults["queries have no target, or one without a name"] = rows.filter(~has_name.fill_null(False))["query"].to_list()
-    faults["queries have no concept"] = rows.filter(pl.col("concept").is_null())["query"].to_list()
-    faults["ids of queries occur more than once"] = _find_repeated(rows["query"])
+    faults["query without a target, or with one without a name"] = rows.filter(~has_name.fill_null(False))[
+        "query"
+    ].to_list()
+    faults["query without a concept"] = rows.filter(pl.col("concept").is_null())["query"].to_list()
+    faults["query named twice"] = _find_repeated(rows["query"])
     _refuse(path, faults)
     return Vectors(queries.source, rows, queries.vectors)
 
@@ -138,7 +141,7 @@ def _refuse_other_questions(queries: pl.DataFrame, first: pl.DataFrame) -> None:
         other = both.filter(pl.col(name) != pl.col(f"{name}_right"))["query_id"]
         if len(other):
             raise PervlError(
-                f"{len(other):,} queries have other {name.rstrip('s')}s than in the first file: "
+                f"{count_of(len(other), 'query')} with other {name.rstrip('s')}s than in the first file: "
                 f"{name_some([*map(repr, other)])}.",
                 advice="Compare vectors of the same queries: ids, targets and concepts must be equal.",
             )
@@ -166,7 +169,7 @@ def _read_vectors(path: Path, key: str, *more: str) -> tuple[Vectors, _Faults]:
         if not (first and first[0]):
             raise SchemaError(f"{path} has no {'vector in its first row' if first else 'rows'}.", advice=_FORM)
         vectors, parts, at = np.zeros((count, len(first[0])), np.float32), [], 0
-        faults: _Faults = {f"rows (counted from 0) have no {key}": []}
+        faults: _Faults = {f"row (counted from 0) without {key}": []}
         for batch in scan.select(*names, "vector").collect_batches(chunk_size=_BATCH):
             _fill(vectors[at : at + batch.height], batch["vector"], batch[key], faults)
             parts.append(batch.select(names))
@@ -201,10 +204,10 @@ def _fill(target: npt.NDArray[np.float32], vectors: pl.Series, names: pl.Series,
     target[rows] = numbers.reshape(-1, dimension)
     finite = np.isfinite(target).all(axis=1)
     for problem, wrong in (
-        ("vectors are null", vectors.is_null().to_numpy()),
-        (f"vectors have not {dimension:,} numbers, as the first has", ~rows & ~vectors.is_null().to_numpy()),
-        ("vectors have numbers that are null, NaN, or infinite as float32", ~finite),
-        ("vectors are zero", rows & ~target.any(axis=1)),
+        ("vector that is null", vectors.is_null().to_numpy()),
+        (f"vector without {dimension:,} numbers, as the first has", ~rows & ~vectors.is_null().to_numpy()),
+        ("vector with numbers that are null, NaN, or infinite as float32", ~finite),
+        ("vector of zeros", rows & ~target.any(axis=1)),
     ):
         faults.setdefault(problem, []).extend(names.filter(pl.Series(wrong)).to_list())
 
@@ -215,7 +218,7 @@ def _find_repeated(names: pl.Series) -> list[Any]:
 
 def _refuse(path: Path, faults: _Faults) -> None:
     """Raise an error that counts and names the faulty rows, if there are any."""
-    if lines := [f"{len(w):,} {problem}: {name_some([*map(repr, w)])}" for problem, w in faults.items() if w]:
+    if lines := [f"{problem} ({len(w):,}): {name_some([*map(repr, w)])}" for problem, w in faults.items() if w]:
         raise SchemaError(f"{path} has rows that cannot be ranked.", details=lines, advice=_FORM)
 
 

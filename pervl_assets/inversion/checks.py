@@ -35,7 +35,7 @@ def check_triplet_counts(triplets: pl.DataFrame) -> CheckResult:
 def check_empty_objects(triplets: pl.DataFrame) -> CheckResult:
     """Find the triplets with an empty subject or object (frame of `TRIPLETS`)."""
     empty = triplets.filter((pl.col("subject") == "") | (pl.col("object") == ""))
-    text = f"{empty.height:,} of {triplets.height:,} triplets have an empty subject or object"
+    text = f"{empty.height:,} of {triplets.height:,} triplets with an empty subject or object"
     return CheckResult(empty.is_empty(), text, {"triplets": triplets.height, "empty": empty.height}, empty)
 
 
@@ -50,7 +50,7 @@ def check_duplicates(triplets: pl.DataFrame) -> CheckResult:
     )
     extra = int(repeated["times"].sum()) - repeated.height
     share = extra / triplets.height if triplets.height else 0.0
-    text = f"{extra:,} of {triplets.height:,} triplets ({share:.2%}) repeat an earlier one. They are kept and counted"
+    text = f"{extra:,} of {triplets.height:,} triplets ({share:.2%}) equal to an earlier one. All are kept and counted"
     if share > _MAX_DUPLICATE_SHARE:
         text += f". More than {_MAX_DUPLICATE_SHARE:.0%} is unusual: does the file contain everything twice?"
     numbers = {"triplets": triplets.height, "duplicates": extra, "repeated": repeated.height}
@@ -86,7 +86,7 @@ def check_class_number(classes: pl.DataFrame, top_objects: int) -> CheckResult:
     """Compare the number of object classes (frame of `OBJECT_CLASSES`) with the requested number."""
     numbers = {"classes": classes.height, "requested": top_objects}
     return CheckResult(
-        classes.height == top_objects, f"{classes.height:,} classes; {top_objects:,} were requested", numbers
+        classes.height == top_objects, f"{classes.height:,} classes of {top_objects:,} requested", numbers
     )
 
 
@@ -99,7 +99,7 @@ def check_class_sums(classes: pl.DataFrame, sentences: pl.DataFrame) -> CheckRes
         .sort("class_row")
     )
     text = (
-        f"{wrong.height:,} of {classes.height:,} classes have another number of sentences or images than counted: "
+        f"{wrong.height:,} of {classes.height:,} classes with another number of sentences or images than counted: "
         f"{name_some(wrong['name'].to_list())}"
         if wrong.height
         else f"{sentences.height:,} sentences of {classes.height:,} classes, each with the number that was counted"
@@ -112,7 +112,7 @@ def check_repeated_names(names: Sequence[str]) -> CheckResult:
     """Count the names that occur more than once. They are kept, with the same vector and class. Always passes."""
     counts = pl.Series("name", names, dtype=pl.String).value_counts(sort=True, name="times").filter(pl.col("times") > 1)
     repeated = counts.sort("times", "name", descending=[True, False])
-    text = f"{repeated.height:,} of {len(set(names)):,} names occur more than once"
+    text = f"{repeated.height:,} of {len(set(names)):,} names more than once"
     if repeated.height:
         text += f": {name_some(repeated['name'].to_list())}"
     return CheckResult(True, text, {"names": len(names), "repeated_names": repeated.height}, repeated)
@@ -135,13 +135,11 @@ def check_ties(matches: pl.DataFrame, classes: Features) -> CheckResult:
     nearest, second = (classes.vectors[ties[column].to_numpy()] for column in ("class_row", "runner_up_row"))
     between = ties.filter(pl.Series((nearest != second).any(axis=1), dtype=pl.Boolean))
     alike = ties.height - between.height
-    text = f"{ties.height:,} of {matches.height:,} names have two equally near classes"
+    text = f"{ties.height:,} of {matches.height:,} names with two equally near classes"
     if alike:
         text += f", {alike:,} of them with the same vector (class names that differ only in case)"
     if between.height:
-        text += (
-            f"; {between.height:,} are equally near to two different vectors: {name_some(between['name'].to_list())}"
-        )
+        text += f"; {between.height:,} equally near to two different vectors: {name_some(between['name'].to_list())}"
     numbers = {"names": matches.height, "ties": ties.height, "ties_of_one_vector": alike}
     return CheckResult(
         between.is_empty(), text, numbers, ties.select("name", "class_name", "runner_up_name", "distance")
@@ -160,9 +158,7 @@ def check_names(features: Features, names: Sequence[str]) -> CheckResult:
     if not aligned:
         text += ", but not the names of the table in its order"
     if not_finite:
-        text += (
-            f"; {len(not_finite):,} are not finite: {name_some(not_finite)}. Delete the file and materialize it again"
-        )
+        text += f"; {len(not_finite):,} not finite: {name_some(not_finite)}. Delete the file and materialize it again"
     numbers = {"names": len(names), "vectors": len(features.ids), "not_finite": len(not_finite)}
     return CheckResult(aligned and not not_finite, text, numbers)
 

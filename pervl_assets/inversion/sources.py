@@ -34,6 +34,7 @@ COCO_SVO_TRIPLETS: Final = ArchiveSpec(
     most_bytes=500_000_000,
     check=read_triplets,
     licence="CC-BY-4.0",
+    redistributable=True,
     disk="45 MB",
 )
 
@@ -48,6 +49,7 @@ _OPENIMAGES_CLASS_DESCRIPTIONS: Final = ArchiveSpec(
     most_bytes=5_000_000,
     check=partial(read_class_names, mode="csv"),
     licence="CC-BY-4.0",
+    redistributable=True,
     disk="0.5 MB",
 )
 

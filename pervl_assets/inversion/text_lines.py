@@ -120,8 +120,8 @@ def refuse_too_many(malformed: pl.DataFrame, lines: int, path: Path, advice: str
         return
     faults = [f"line {line}: {reason}: {text!r}" for line, reason, text in malformed.iter_rows()]
     raise AnnotationError(
-        f"{malformed.height:,} of {lines:,} lines of {path} are malformed ({malformed.height / lines:.1%}; "
-        f"at most {MAX_MALFORMED_SHARE:.1%}, or {_ALWAYS_TOLERATED} lines, are tolerated).",
+        f"{malformed.height:,} of {lines:,} lines of {path} malformed ({malformed.height / lines:.1%}; "
+        f"at most {MAX_MALFORMED_SHARE:.1%}, or {_ALWAYS_TOLERATED} lines, tolerated).",
         details=list_some(faults),
         advice=advice,
     )

@@ -13,7 +13,7 @@ from rich.filesize import decimal
 from pervl_assets.core.errors import PervlError
 from pervl_assets.core.files import explain_errors
 from pervl_assets.core.text import escape_markdown
-from pervl_assets.dagster_private import name_failure
+from pervl_assets.dagster_private import Interrupted, name_error, name_failure
 
 ROWS: Final = "dagster/row_count"
 FILES: Final = "files"
@@ -26,6 +26,8 @@ SECONDS: Final = "seconds"
 
 STAMP: Final = "stamp"
 """`PervlIOManager.stamp` of the value right after it was written."""
+
+INTERRUPTED: Final = "it was ended before it was done. What to do: start it again; finished work is kept."
 
 _PREVIEW_ROWS: Final = 8
 _LONGEST_CELL: Final = 80
@@ -103,13 +105,16 @@ def end_if_given_up(is_given_up: Callable[[], bool]) -> None:
 def show_errors() -> Iterator[None]:
     """Turn a `PervlError` into a `Failure` that has it as its cause; also a decorator, `@show_errors()`.
 
-    An error of the system that no other place explains is explained first. See `end_if_given_up`, too.
+    An error of the system that no other place explains is explained first. See `end_if_given_up`, too. Outside of steps
+    use `show_errors_first`.
 
     Without it a step shows "Error occurred while executing op …" and a stack first, and a failed run no message at all.
     """
     try:
         with explain_errors():
             yield
+    except dg.DagsterExecutionInterruptedError as error:
+        raise Interrupted(*(error.args or (INTERRUPTED,))) from None
     except Exception as error:
         with suppress(Exception):  # without an answer, e.g. of Postgres, the error is this attempt's own
             if _is_given_up():
@@ -118,3 +123,13 @@ def show_errors() -> Iterator[None]:
         if isinstance(error, PervlError):
             raise make_failure(error) from error
         raise
+
+
+@contextmanager
+def show_errors_first() -> Iterator[None]:
+    """Let Dagster show a `PervlError` as it is: in a sensor or a resource, and while definitions load."""
+    try:
+        with explain_errors():
+            yield
+    except PervlError as error:
+        raise name_error(error) from error

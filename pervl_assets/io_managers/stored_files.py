@@ -21,6 +21,7 @@ from pervl_assets.core.files import (
     write_bytes_atomically,
 )
 from pervl_assets.core.tables import read_hashed
+from pervl_assets.core.text import count_of
 from pervl_assets.core.workers import map_in_threads
 from pervl_assets.io_managers.base import PervlIOManager
 from pervl_assets.storage.store import ManifestKind, Store, StoredFile
@@ -97,18 +98,20 @@ class Export:
         target = folder / store.name(self.root)
         with explain_write_errors(target):
             if any(file.path == self.root for file in self.files):
-                copied = sum(self._copy_file(store, file, folder / store.name(file.path)) for file in self.files)
+                targets = {folder / store.name(file.path): file for file in self.files}
+                changed = {path for path, file in targets.items() if not is_whole(path, file.bytes, file.sha256)}
+                self._refuse_others({path for path in changed if path.exists()}, folder, folder)
+                for path in changed:
+                    self._copy_file(store, targets[path], path)
+                copied = len(changed)
             else:
                 copied = self._copy_tree(store, target, folder)
         write_bytes_atomically(folder / store.name(source), self.manifest)
         return Exported(target, len(self.files), sum(file.bytes for file in self.files), copied)
 
-    def _copy_file(self, store: Store, file: StoredFile, target: Path) -> int:
-        if is_whole(target, file.bytes, file.sha256):
-            return 0
+    def _copy_file(self, store: Store, file: StoredFile, target: Path) -> None:
         with replace_atomically(target) as partial:
             self._copy(store, [(file, partial)])
-        return 1
 
     def _copy_tree(self, store: Store, target: Path, folder: Path) -> int:
         wanted = {file.path.relative_to(self.root).as_posix(): file for file in self.files}
@@ -120,7 +123,7 @@ class Export:
             if kept == wanted.keys() == present:
                 staging.clear()
                 return 0
-            self._refuse_others(present - wanted.keys(), target, folder)
+            self._refuse_others({target / name for name in present - wanted.keys()}, target, folder)
             make_folder(staging.folder)
             rest = {path: file for path, file in wanted.items() if path not in kept}
             staged = _find_whole(rest, staging.folder)
@@ -137,21 +140,21 @@ class Export:
     def _copy(self, store: Store, files: list[tuple[StoredFile, Path]]) -> None:
         if damaged := store.copy_files(files):
             raise SchemaError(
-                f"{len(damaged):,} of {len(self.files):,} files of {self.key.to_user_string()} are missing or damaged.",
+                f"{len(damaged):,} of {len(self.files):,} files of {self.key.to_user_string()} missing or damaged.",
                 details=list_some([store.name(file.path) for file in damaged]),
                 advice="Run pervl verify, then pervl materialize, which repairs them, then export again: what was "
                 "copied is kept.",
             )
 
-    def _refuse_others(self, others: set[str], target: Path, folder: Path) -> None:
-        """Raise a `WriteError` if a folder that will be replaced has files that no earlier export put there."""
+    def _refuse_others(self, others: set[Path], target: Path, folder: Path) -> None:
+        """Raise a `WriteError` if files that will be replaced or removed are none that an earlier export put there."""
         with suppress(PervlError):
             known = plan_export(type(self.manager)(data=str(folder)), self.key, self.partition)
-            others = others - {file.path.relative_to(known.root).as_posix() for file in known.files}
+            others = others - {file.path for file in known.files}
         if others:
             raise WriteError(
-                f"{target} would be replaced, and has {len(others):,} files that are not of an export.",
-                details=list_some(sorted(others)),
+                f"{count_of(len(others), 'file')} in {target} would be replaced, and no export wrote them.",
+                details=list_some(sorted(path.relative_to(target).as_posix() for path in others)),
                 advice="Move them away, or export to another folder.",
             )
 

@@ -75,8 +75,8 @@ class TrainingFileIOManager(PervlIOManager):
         return WrittenFile(**{**plain, "others": tuple(WrittenFile(**one) for one in plain.get("others", ()))})
 
     def list_parts(self, path: Path) -> list[Path]:
-        """Return the file."""
-        return [self.store.locate(self.load(path).file)]
+        """Return the file, and those that are kept with it."""
+        return [file.path for file in self.list_files(path)]
 
     def list_files(self, path: Path) -> Iterator[StoredFile]:
         """Yield the file, and those that are kept with it."""
@@ -85,15 +85,14 @@ class TrainingFileIOManager(PervlIOManager):
             yield StoredFile(self.store.locate(one.file), one.bytes, one.sha256)
 
     def compare(self, path: Path) -> VerifyResult:
-        """Hash the file and compare it with its manifest."""
-        written = self.load(path)
-        target = self.store.locate(written.file)
+        """Hash the file, and those that are kept with it, and compare them with the manifest."""
+        files = [*self.list_files(path)]
 
         def look() -> VerifyResult:
-            changed = [] if hash_file(target) == written.sha256 else [written.file]
-            return VerifyResult(1, target.stat().st_size, changed=changed)
+            changed = [self.store.name(file.path) for file in files if hash_file(file.path) != file.sha256]
+            return VerifyResult(len(files), sum(file.bytes for file in files), changed=changed)
 
-        return self.store.compare(self.list_files(path), look)
+        return self.store.compare(files, look)
 
     @staticmethod
     def describe(
@@ -104,12 +103,15 @@ class TrainingFileIOManager(PervlIOManager):
         checks: Sequence[dg.AssetCheckResult] = (),
         **more: Any,
     ) -> dg.MaterializeResult[TrainingFile]:
-        """Materialize a file, which is not written yet; `made_from`, the hashes of its inputs, is its data version."""
+        """Materialize a file, which is not written yet; `made_from`, the hashes of its inputs, is its data version.
+
+        Writing it completes its path.
+        """
         version = hash_bytes("\n".join(f"{name} {sha256}" for name, sha256 in sorted(made_from.items())).encode())
         return dg.MaterializeResult(
             value=value,
             data_version=dg.DataVersion(version[:16]),
-            metadata={**({} if rows is None else {ROWS: rows}), **more},
+            metadata={"file": dg.MetadataValue.path(value.file), **({} if rows is None else {ROWS: rows}), **more},
             check_results=checks,
         )
 
@@ -130,7 +132,7 @@ class CroissantIOManager(TrainingFileIOManager):
 
     def list_parts(self, path: Path) -> list[Path]:
         """Return the file and all files that it describes: the release is outdated once one of them is rewritten."""
-        (file,) = super().list_parts(path)
+        file, *_ = super().list_parts(path)
         described = list_files(file) if file.is_file() else ()
         return [file, *(file.parent / name for name, *_ in described)]
 
@@ -146,7 +148,7 @@ class CroissantIOManager(TrainingFileIOManager):
         self.store.pull_files(self.list_files(path))
         map_in_threads(self._fetch, list_files(file))
         found = verify_files(file)
-        return VerifyResult(1 + found.files, own.bytes, found.missing, found.changed)
+        return VerifyResult(own.files + found.files, own.bytes, found.missing, found.changed)
 
     def _fetch(self, described: tuple[str, str, int]) -> None:
         """Bring a file that is described to its path: a value, or the file of a manifest."""

@@ -81,6 +81,7 @@ class TreeIOManager(PervlIOManager):
                 **describe_size(tree.bytes, tree.written),
                 QUARANTINED: tree.quarantined,
                 MISSING: tree.missing,
+                "folder": dg.MetadataValue.path(str(tree.root)),
             },
             check_results=checks,
         )

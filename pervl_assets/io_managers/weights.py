@@ -38,7 +38,7 @@ class WeightsIOManager(PervlIOManager):
             value=trained,
             data_version=dg.DataVersion(trained.hash()[:16]),
             metadata={
-                "parameters": sum(array.size for array in trained.weights.values()),
+                "parameters": f"{sum(array.size for array in trained.weights.values()):,}",
                 **describe_size(sum(array.nbytes for array in trained.weights.values()), 1),
                 "last_epoch": preview_table(last),
                 "passport": dg.MetadataValue.json(json.loads(trained.passport.to_json())),

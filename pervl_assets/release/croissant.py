@@ -3,8 +3,8 @@
 import json
 from typing import Any, Final
 
-from pervl_assets.core.errors import MissingInputError
 from pervl_assets.core.files import hash_bytes
+from pervl_assets.core.text import count_of
 from pervl_assets.release.nodes import Node, describe_files_and_records, unbox
 from pervl_assets.release.parts import Release
 
@@ -19,7 +19,7 @@ _HOMEPAGE: Final = "https://github.com/NVlabs/PerVLBenchmark"
 _PUBLISHED: Final = "2022-10-23"
 """The first day of ECCV 2022, where the benchmark was published. Not today: the same release has the same bytes."""
 
-_CITATION: Final = f"""@inproceedings{{cohen2022unicorn,
+CITATION: Final = f"""@inproceedings{{cohen2022unicorn,
   author    = {{Cohen, Niv and Gal, Rinon and Meirom, Eli A. and Chechik, Gal and Atzmon, Yuval}},
   title     = {{{_TITLE}}},
   booktitle = {{European Conference on Computer Vision (ECCV)}},
@@ -48,19 +48,15 @@ def build_croissant(release: Release) -> dict[str, Any]:
     """
     import mlcroissant as mlc
 
-    if not release.parts:
-        raise MissingInputError(
-            f"There is nothing to release: none of {len(release.absent):,} results is materialized.",
-            advice="Materialize the results to release, or everything: pervl materialize.",
-        )
+    release.require_parts()
     files, records = describe_files_and_records(release)
     croissant = {
         "@context": dict(sorted({**mlc.Rdf().context, **_TERMS_OF_1_1}.items())),
         "@type": "sc:Dataset",
-        "name": "PerVL, synthetic demo data" if release.synthetic else "PerVL",
-        "description": _describe(release),
+        "name": release.title,
+        "description": describe_release(release),
         "conformsTo": CONFORMS_TO,
-        "citeAs": _CITATION,
+        "citeAs": CITATION,
         "creator": [{"@type": "sc:Person", "name": name} for name in _AUTHORS],
         "datePublished": _PUBLISHED,
         "inLanguage": "en",
@@ -91,7 +87,8 @@ def _hash_content(files: list[Node]) -> str:
     return hash_bytes("\n".join(sums).encode())[:12]
 
 
-def _describe(release: Release) -> str:
+def describe_release(release: Release) -> str:
+    """Return what a release holds, what it lacks, and where its licences are named."""
     texts = [
         "PerVL is retrieval of images by captions with a personal concept in them. The benchmarks are folder trees and "
         "tables. The release also contains training data of PALAVRA's inversion model: object classes and sentences, "
@@ -106,9 +103,14 @@ def _describe(release: Release) -> str:
         "Each file and record set names the inputs it derives from, and has their licences. The licence of the code is "
         "a separate matter."
     )
+    if release.barred:
+        texts.append(
+            f"Left out, because their images may not be passed on: {', '.join(part.name for part in release.barred)}. "
+            "Their ledgers are here, with the sha256 of every file."
+        )
     if release.absent:
         texts.append(
-            f"Incomplete: {len(release.absent):,} results are not materialized and not in this release: "
+            f"Incomplete: {count_of(len(release.absent), 'result')} not materialized, so not in this release: "
             f"{', '.join(release.absent)}."
         )
     return " ".join(texts)
@@ -121,7 +123,7 @@ def _list_licences(release: Release) -> list[Node]:
             "@type": "sc:CreativeWork",
             "name": source.licence,
             "description": f"Terms of {source.title}. They apply to everything derived from it: {', '.join(parts)}.",
-            "url": source.licence_reference if source.licence_reference != source.licence else source.homepage,
+            "url": source.licence_address,
         }
         for source, parts in release.sources.items()
     ]

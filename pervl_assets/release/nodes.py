@@ -49,7 +49,7 @@ _TYPES: Final = {pl.String: "sc:Text", pl.Null: "sc:Text", pl.Boolean: "sc:Boole
 
 _SPLITS: Final = "splits"
 _SPLIT: Final = "split"
-_KINDS_OF_SPLIT: Final = {"train": "TrainingSplit", "validation": "ValidationSplit", "test": "TestSplit"}
+KINDS_OF_SPLIT: Final = {"train": "TrainingSplit", "validation": "ValidationSplit", "test": "TestSplit"}
 _PASSPORTS: Final = "embedding_passports"
 _FEATURES: Final = {
     "id": "COCO image id as text, path of the image below its tree, or the text that was encoded",
@@ -85,8 +85,6 @@ def describe_files_and_records(release: Release) -> tuple[list[Node], list[Node]
 def _describe_part(part: Part, root: Path) -> Iterator[Node]:
     origin = describe_origin(part)
     match part:
-        case FilePart():
-            yield from (_describe_file(part, origin, *_measure(root, file)) for file in part.files)
         case TablePart() | FeaturesPart():
             for file in part.files:
                 yield _describe_file(part, origin, *_measure(root, file))
@@ -101,6 +99,8 @@ def _describe_part(part: Part, root: Path) -> Iterator[Node]:
             else:
                 text = f"{origin} {_describe_encoders(part)}"
                 yield _describe_rows(part.name, text, root, part.files[0], _FEATURES, source)
+        case FilePart():
+            yield from (_describe_file(part, origin, *_measure(root, file)) for file in part.files)
         case TreePart():
             yield from _describe_trees(part, origin, root)
 
@@ -252,7 +252,7 @@ def _describe_splits(release: Release) -> Iterator[Node]:
                 _describe_field(_SPLITS, "url", "kind of the split", dataType="sc:URL"),
             ],
             data=[
-                {"name": name, "url": f"http://mlcommons.org/croissant/{_KINDS_OF_SPLIT.get(name, 'Split')}"}
+                {"name": name, "url": f"http://mlcommons.org/croissant/{KINDS_OF_SPLIT.get(name, 'Split')}"}
                 for name in splits
             ],
             dataType="cr:Split",

@@ -12,22 +12,48 @@ from typing import Any, Final
 
 import polars as pl
 
+from pervl_assets.core.errors import MissingInputError
+
 _SPDX: Final = re.compile(r"[A-Za-z]+(-[A-Za-z]+)*-[0-9]+\.[0-9]+")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A raw input: its asset below `raw/`, and its licence (SPDX identifier or sentence), as of derived files."""
+    """A raw input, and its licence, which results inherit.
+
+    Attributes:
+        name: Name of its asset below `raw/`.
+        title: Its name in a few words.
+        licence: SPDX identifier, or a sentence.
+        homepage: Official address.
+        redistributable: Whether pieces of it may be passed on, e.g. crops of its images.
+    """
 
     name: str
     title: str
     licence: str
     homepage: str
+    redistributable: bool = False
+
+    @property
+    def is_spdx(self) -> bool:
+        """Whether the licence is an SPDX identifier."""
+        return _SPDX.fullmatch(self.licence) is not None
 
     @property
     def licence_reference(self) -> str:
         """The address of the licence if it is an SPDX identifier, else its text."""
-        return f"https://spdx.org/licenses/{self.licence}" if _SPDX.fullmatch(self.licence) else self.licence
+        return f"https://spdx.org/licenses/{self.licence}" if self.is_spdx else self.licence
+
+    @property
+    def short_licence(self) -> str:
+        """The SPDX identifier, or whose terms they are."""
+        return self.licence if self.is_spdx else f"terms of {self.name}"
+
+    @property
+    def licence_address(self) -> str:
+        """The address of the licence, or of the input where only its page has the terms."""
+        return self.licence_reference if self.is_spdx else self.homepage
 
 
 @dataclass(frozen=True)
@@ -38,6 +64,20 @@ class Part:
     description: str
     sources: tuple[Source, ...]
 
+    @property
+    def barred_by(self) -> tuple[Source, ...]:
+        """The raw inputs because of which it may not be passed on. None where it has values computed from them only."""
+        return ()
+
+    def list_files(self) -> list[str]:
+        """Return the paths of all its files, with the ledgers of a tree."""
+        raise NotImplementedError
+
+    def measure(self, root: Path) -> tuple[int, int]:
+        """Return the number of its files that exist below the data root, without ledgers, and their bytes."""
+        sizes = [path.stat().st_size for file in self.list_files() if (path := root / file).is_file()]
+        return len(sizes), sum(sizes)
+
 
 @dataclass(frozen=True)
 class FilePart(Part):
@@ -45,20 +85,22 @@ class FilePart(Part):
 
     files: tuple[str, ...]
 
+    def list_files(self) -> list[str]:
+        """Return its files."""
+        return [*self.files]
+
 
 @dataclass(frozen=True)
-class TablePart(Part):
+class TablePart(FilePart):
     """A table in Parquet, in one file or one per partition, with the description of each column by name."""
 
-    files: tuple[str, ...]
     columns: Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class FeaturesPart(Part):
+class FeaturesPart(FilePart):
     """Feature vectors in Parquet, in one file or in shards, with their embedding passports: one, if all agree."""
 
-    files: tuple[str, ...]
     passports: tuple[Mapping[str, Any], ...]
 
 
@@ -79,6 +121,21 @@ class TreePart(Part):
     trees: tuple[Tree, ...]
     images: pl.DataFrame
 
+    @property
+    def barred_by(self) -> tuple[Source, ...]:
+        """Those that are not redistributable: images of a tree are copies or crops of theirs."""
+        return tuple(source for source in self.sources if not source.redistributable)
+
+    def list_files(self) -> list[str]:
+        """Return its files and ledgers."""
+        files = [f"{tree.root}/{path}" for tree in self.trees for path in tree.rows.filter(status="written")["path"]]
+        return [*(tree.ledger for tree in self.trees), *files]
+
+    def measure(self, root: Path) -> tuple[int, int]:
+        """Return the number of files and their bytes, as recorded in the ledgers."""
+        written = [tree.rows.filter(status="written")["bytes"] for tree in self.trees]
+        return sum(map(len, written)), sum(int(sizes.sum()) for sizes in written)
+
 
 @dataclass(frozen=True)
 class Release:
@@ -89,6 +146,7 @@ class Release:
         absent: Names of results, and of partitions, that are not materialized.
         synthetic: Whether the raw inputs are those of the demo instead of the official ones.
         version: Version of this package.
+        barred: Folder trees that exist, and were left out because they may not be passed on.
     """
 
     root: Path
@@ -96,6 +154,24 @@ class Release:
     absent: tuple[str, ...]
     synthetic: bool
     version: str
+    barred: tuple[TreePart, ...] = ()
+
+    def require_parts(self) -> None:
+        """Check that there is something to release.
+
+        Raises:
+            MissingInputError: Nothing is materialized.
+        """
+        if not self.parts:
+            raise MissingInputError(
+                f"There is nothing to release: none of {len(self.absent):,} results is materialized.",
+                advice="Materialize the results to release, or everything: pervl materialize.",
+            )
+
+    @property
+    def title(self) -> str:
+        """Its name."""
+        return "PerVL, synthetic demo data" if self.synthetic else "PerVL"
 
     @property
     def sources(self) -> dict[Source, list[str]]:

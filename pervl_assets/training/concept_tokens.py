@@ -22,6 +22,7 @@ from pervl_assets.core.checks import CheckResult
 from pervl_assets.core.errors import PervlError, SchemaError, name_some
 from pervl_assets.core.files import hash_bytes
 from pervl_assets.core.tables import Column, TableSchema, hash_frame, read_hashed, write_hashed
+from pervl_assets.core.text import count_of
 from pervl_assets.training.losses import compute_token_losses
 from pervl_assets.training.modes import PAPER
 from pervl_assets.training.set_encoder import TrainedSetEncoder, TrainingPassport, align, predict_tokens
@@ -327,10 +328,10 @@ def check_tokens(tokens: pl.DataFrame, draws: pl.DataFrame, repetitions: int) ->
     expected = concepts.join(pl.DataFrame({"method": _METHODS}), how="cross").join(seeds, how="cross")
     finite = tokens.filter(np.isfinite(tokens["token"].to_numpy()).all(axis=1))
     wrong = expected.join(finite, ["method", "seed", "concept"], "anti")
-    text = f"{expected.height:,} tokens of {concepts.height:,} concepts are there and finite"
+    text = f"{expected.height:,} tokens of {concepts.height:,} concepts, all finite"
     if wrong.height:
         names = name_some(wrong["concept"].unique(maintain_order=True).to_list())
-        text = f"{wrong.height:,} of {expected.height:,} tokens are missing or not finite, of the concepts {names}"
+        text = f"{wrong.height:,} of {expected.height:,} tokens missing or not finite, of the concepts {names}"
     return CheckResult(wrong.is_empty(), text, {"tokens": expected.height, "wrong": wrong.height}, wrong)
 
 
@@ -350,7 +351,7 @@ def check_queries(features: Features, queries: pl.DataFrame, tokens: pl.DataFram
     text = f"{len(features.ids):,} vectors of {queries.height:,} queries"
     if without:
         text += (
-            f". {len(without):,} queries have none, because their concept has no token or their text is too long for "
+            f". {count_of(len(without), 'query')} without, whose concept has no token or whose text is too long for "
             f"the model: {name_some(without)}"
         )
     return CheckResult(len(features.ids) == wanted, text, {"vectors": len(features.ids), "wanted": wanted})

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from pervl_assets.core.errors import AnnotationError, MissingInputError, list_some
+from pervl_assets.core.text import count_of
 from pervl_assets.inversion.text_lines import read_lines
 from pervl_assets.training.training_data import Splits
 
@@ -126,7 +127,7 @@ def read_prompts(path: Path) -> tuple[str, ...]:
         )
     if (size := path.stat().st_size) > _LARGEST:
         raise AnnotationError(
-            f"The file of prompts {path} has {size:,} bytes, at most {_LARGEST:,} are read.",
+            f"The file of prompts {path} has {size:,} bytes, more than {_LARGEST:,}.",
             advice="Set PERVL_TRAINING_PROMPTS to a text file with one prompt per line.",
         )
     parts = list(read_lines(path))
@@ -139,7 +140,7 @@ def read_prompts(path: Path) -> tuple[str, ...]:
             wrong[number] = "it ends neither in * nor in a blank, so its last letter would be cut off"
     if wrong or not prompts:
         raise AnnotationError(
-            f"{len(wrong):,} lines of the file of prompts {path} are no prompts, {len(prompts):,} have text.",
+            f"The file of prompts {path} has {count_of(len(prompts), 'line')} with text, and {len(wrong):,} unusable.",
             details=list_some([f"line {number}: {wrong[number]}" for number in sorted(wrong)]),
             advice="Write one prompt per line, with one *, e.g. `This is a photo of a *`, or with a blank at its end.",
         )

@@ -169,7 +169,7 @@ class TrainedSetEncoder:
         wrong = [name for name in {**expected, **self.weights} if expected.get(name) != found.get(name, ())]
         if wrong:
             raise SchemaError(
-                f"{len(wrong)} of {len(expected)} parameters of a set encoder are missing, unexpected, or not float32 "
+                f"{len(wrong)} of {len(expected)} parameters of a set encoder missing, unexpected, or not float32 "
                 f"of their shape: {name_some(wrong)}.",
                 advice="Train it again with the package that reads it.",
             )
@@ -189,7 +189,7 @@ def check_weights(trained: TrainedSetEncoder) -> CheckResult:
     """Check that all parameters are finite numbers."""
     wrong = {name: int((~np.isfinite(array)).sum()) for name, array in trained.weights.items()}
     total, broken = sum(array.size for array in trained.weights.values()), sum(wrong.values())
-    text = f"{broken:,} of {total:,} parameters are not finite"
+    text = f"{broken:,} of {total:,} parameters not finite"
     if broken:
         text += f", in {name_some([name for name, count in wrong.items() if count])}"
     return CheckResult(not broken, text, {"parameters": total, "not_finite": broken})

@@ -189,7 +189,7 @@ def check_classes(data: TrainingData) -> CheckResult:
     total, left_out = len(data.classes) + len(data.left_out), len(data.left_out)
     text = f"{total:,} classes, each with images to train on"
     if left_out:
-        text = f"{left_out:,} of {total:,} classes have too few images to train on: {name_some(data.left_out)}"
+        text = f"{left_out:,} of {total:,} classes with too few images to train on: {name_some(data.left_out)}"
     rows = [int(one.starts[-1]) for one in (data.train, data.test)]
     numbers = {"classes": total, "left_out": left_out, "rows_to_train_on": rows[0], "rows_to_test_on": rows[1]}
     return CheckResult(not left_out, text, numbers, pl.DataFrame({"class": data.left_out}))

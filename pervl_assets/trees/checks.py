@@ -31,7 +31,7 @@ def check_roles_apart(few_shot: str, evaluation: str) -> Check[FolderTree]:
         if leaking:
             concepts = shared["concept"].unique().sort().to_list()
             text = (
-                f"{leaking:,} of {total:,} evaluation images are made from images that concepts are learned from, "
+                f"{leaking:,} of {total:,} evaluation images made from images that concepts are learned from, "
                 f"{own:,} of them the same concept: {name_some(concepts)}"
             )
         numbers = {"evaluation images": total, "also few-shot images": leaking, "of the same concept": own}
@@ -59,9 +59,9 @@ def check_boxes(tree: FolderTree) -> CheckResult:
     )
     outside = boxes.filter(~is_inside.fill_null(value=False))
     text = (
-        f"{outside.height:,} of {boxes.height:,} boxes leave their image: {name_some(outside['path'].to_list())}"
+        f"{outside.height:,} of {boxes.height:,} boxes not inside their image: {name_some(outside['path'].to_list())}"
         if outside.height
-        else f"all {boxes.height:,} boxes are inside their images"
+        else f"each of {boxes.height:,} boxes is inside its image"
     )
     return CheckResult(outside.is_empty(), text, {"boxes": boxes.height, "outside": outside.height}, outside)
 

@@ -1,7 +1,6 @@
-"""Images of trees: the contact sheet of a tree as a small JPEG, and everything about one concept as a PNG."""
+"""Images of trees: some images of a concept in a row, as a small WebP, and everything about one concept as a PNG."""
 
 import io
-import random
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,15 +13,16 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from pervl_assets.trees.ledger import FolderTree, Row
 
 MAX_BYTES: Final = 70_000
-"""Largest contact sheet. An asset page can show no more."""
+"""Largest sheet. An asset page can show no more."""
 
-_FEW_SHOT: Final = 5
-_EVALUATION: Final = 2
 TILE: Final = 104
 """Side of an image on a sheet, in pixels."""
 
-SHEET_WIDTH: Final = 4 + (_FEW_SHOT + _EVALUATION) * (TILE + 4)
+SHEET_WIDTH: Final = 4 + 7 * (TILE + 4)
 """Width of a sheet, in pixels."""
+
+_GAP: Final = 4
+_QUALITY: Final = 60
 
 _PREVIEW_WIDTH: Final = 1200
 _FEW_SHOT_HEIGHT: Final = 150
@@ -59,6 +59,14 @@ class Tile(NamedTuple):
     label: str = ""
 
 
+class Strip(NamedTuple):
+    """Images of a concept as a WebP, and how many few-shot and evaluation images it has in all."""
+
+    image: bytes
+    few_shot: int
+    evaluation: int
+
+
 class Section(NamedTuple):
     """Lines of text as pairs of text and font size, and the tiles below them."""
 
@@ -66,32 +74,37 @@ class Section(NamedTuple):
     tiles: Sequence[Tile] = ()
 
 
-def draw_contact_sheet(tree: FolderTree, roles: SheetRoles, concepts: int = 6, seed: int = 0) -> bytes:
-    """Draw some concepts of a tree, one per row: few-shot images, then evaluation images with box and mask.
+def list_concepts(tree: FolderTree, roles: SheetRoles) -> list[str]:
+    """Return the concepts that have a file with one of the roles in the ledger, sorted."""
+    return sorted(tree.ledger.filter(pl.col("rule").is_in([roles.few_shot, *roles.evaluation]))["concept"].unique())
+
+
+def draw_strip(
+    tree: FolderTree, roles: SheetRoles, concept: str, few_shot: int = 4, evaluation: int = 2, side: int = 84
+) -> Strip:
+    """Draw some images of a concept in a row: few-shot images, then evaluation images with box and mask.
 
     Args:
         tree: A committed tree.
         roles: The roles to show.
-        concepts: Number of concepts, sampled at random.
-        seed: Seed of the sample.
+        concept: Name of a concept in the ledger.
+        few_shot: Most few-shot images, evenly chosen from all.
+        evaluation: Most evaluation images.
+        side: Side of an image, in pixels.
 
     Returns:
-        A JPEG of at most `MAX_BYTES` bytes.
+        The row as a WebP. A place is left white if the concept has fewer images.
     """
-    written = tree.ledger.filter(status="written")
-    names = sorted(written.filter(pl.col("rule").is_in([roles.few_shot, *roles.evaluation]))["concept"].unique())
-    chosen = sorted(random.Random(seed).sample(names, min(concepts, len(names))))  # noqa: S311 - a choice of images
-    sections = []
-    for concept in chosen:
-        shots, shown, mask = _find_rows(written, roles, concept)
-        few = (
-            [shots[index * len(shots) // _FEW_SHOT] for index in range(_FEW_SHOT)] if len(shots) > _FEW_SHOT else shots
-        )
-        images = [_load_image(tree.root, row, mask, TILE) for row in (*few, *shown[:_EVALUATION])]
-        images[len(few) : len(few)] = [Image.new("RGB", (1, 1), _BACKGROUND)] * (_FEW_SHOT - len(few))
-        tiles = [Tile(ImageOps.pad(image, (TILE, TILE), color=_BACKGROUND)) for image in images]
-        sections.append(Section([(f"{concept}: {len(shots)} few-shot, {len(shown)} evaluation", 10)], tiles))
-    return encode_sheet(draw_sheet(sections, SHEET_WIDTH, 4))
+    shots, shown, mask = _find_rows(tree.ledger.filter(status="written"), roles, concept)
+    few = [shots[index * len(shots) // few_shot] for index in range(few_shot)] if len(shots) > few_shot else shots
+    strip = Image.new("RGB", ((few_shot + evaluation) * (side + _GAP) - _GAP, side), _BACKGROUND)
+    for places, rows in ((0, few), (few_shot, shown[:evaluation])):
+        for place, row in enumerate(rows, places):
+            tile = ImageOps.pad(_load_image(tree.root, row, mask, side), (side, side), color=_BACKGROUND)
+            strip.paste(tile, (place * (side + _GAP), 0))
+    buffer = io.BytesIO()
+    strip.save(buffer, "WEBP", quality=_QUALITY)
+    return Strip(buffer.getvalue(), len(shots), len(shown))
 
 
 def draw_concept(tree: FolderTree, roles: SheetRoles, concept: str, texts: Sequence[tuple[str, str]] = ()) -> bytes:
@@ -127,22 +140,24 @@ def _load_image(root: Path, row: Row, mask: Row | None, side: int | None = None)
         root: Root of the tree.
         row: Row of the image in the ledger.
         mask: Row of its mask, or None.
-        side: Pixels needed for the longer side. A larger JPEG without a box is decoded at a fraction of its size.
+        side: Pixels needed for the longer side. A larger JPEG is decoded at a fraction of its size.
 
     Raises:
         OSError: The file does not exist, or does not decode.
     """
     with Image.open(root / row["path"], formats=("JPEG", "PNG")) as file:
-        if side and not row["box"]:
+        box, width = row["box"] if file.size == (row["width"], row["height"]) else None, file.width
+        if side:
             file.draft("RGB", (2 * side, 2 * side))
         image = file.convert("RGB")
-    if row["box"] and image.size == (row["width"], row["height"]):
+    if box:
+        scale = image.width / width
         if mask is not None and mask["source_members"] == row["source_members"]:
             with Image.open(root / mask["path"], formats=("PNG",)) as file:
-                shade = Image.fromarray(np.asarray(file) * np.uint8(110))
+                shade = Image.fromarray(np.asarray(file) * np.uint8(110)).resize(image.size, Image.Resampling.BOX)
             image.paste(_MASK, mask=shade)
         line = max(2, max(image.size) // TILE)
-        x0, y0, x1, y1 = row["box"]  # outside the object, so that a small one is not hidden
+        x0, y0, x1, y1 = (edge * scale for edge in box)  # outside the object, so that a small one is not hidden
         ImageDraw.Draw(image).rectangle((x0 - line, y0 - line, x1 + line, y1 + line), outline=_BOX, width=line)
     return image
 

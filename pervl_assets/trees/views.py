@@ -21,7 +21,11 @@ IMAGE_FOLDER_NOTE: Final = (
 )
 """Where the layout of `plan_image_folder` is from, for the asset page."""
 
-_SUBSETS: Final = {FEW_SHOT: "train", EVALUATION: "test"}
+METADATA_FILE: Final = "metadata.jsonl"
+"""In each subset of an `imagefolder`: a line per image, with its annotations."""
+
+SUBSETS: Final = {FEW_SHOT: "train", EVALUATION: "test"}
+"""Folder of an `imagefolder` by role."""
 
 
 def plan_view(
@@ -64,7 +68,7 @@ def plan_image_folder(
     files = [
         (
             output.path,
-            Output(f"{_SUBSETS[role]}/{output.concept}/{PurePosixPath(output.path).name}", output.concept, role),
+            Output(f"{SUBSETS[role]}/{output.concept}/{PurePosixPath(output.path).name}", output.concept, role),
         )
         for task in source.tasks
         for output in task.outputs
@@ -73,14 +77,14 @@ def plan_image_folder(
 
     def write_metadata(ledger: pl.DataFrame) -> dict[str, bytes]:
         texts = {}
-        for role, subset in _SUBSETS.items():
+        for role, subset in SUBSETS.items():
             lines = []
             for path, concept in ledger.filter(status="written", rule=role).select("path", "concept").iter_rows():
                 name = path.removeprefix(f"{subset}/")
                 row = {"file_name": name, "concept": concept, **describe(concept, PurePosixPath(name).name)}
                 lines.append(json.dumps(row, ensure_ascii=False) + "\n")
             if lines:
-                texts[f"{subset}/metadata.jsonl"] = "".join(lines).encode()
+                texts[f"{subset}/{METADATA_FILE}"] = "".join(lines).encode()
         return texts
 
     return plan_view(folder, files, write_metadata)

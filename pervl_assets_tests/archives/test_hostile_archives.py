@@ -218,12 +218,12 @@ ERRORS = {
     "folded into itself": (fold, "begins inside"),
     "quoted": (quote, "begins inside"),
     "position outside": (change("train/a.jpg", "<I", 99_999, entry=OFFSET), "a position outside"),
-    "AES": (change("train/a.jpg", "<H", 99, local=8, entry=METHOD[1]), "encrypted with AES, which is not read here"),
+    "AES": (change("train/a.jpg", "<H", 99, local=8, entry=METHOD[1]), "cannot be read here: encrypted with AES"),
     "Deflate64": (change("train/a.jpg", "<H", 9, local=8, entry=METHOD[1]), "compressed with Deflate64"),
     "strong encryption": (change("train/a.jpg", "<H", 0x41, local=6, entry=FLAGS[1]), "strong encryption of PKWARE"),
     "truncated member": (corrupt(truncate, keep=0.1), "cut off after"),
     "truncated directory": (damage(lambda data: data[:-40]), "cut off after"),
-    "bytes lost before the directory": (damage(lambda data: data[:40] + data[50:]), "bytes were lost"),
+    "bytes lost before the directory": (damage(lambda data: data[:40] + data[50:]), "bytes lost"),
     "bytes put inside": (damage(lambda data: data[:40] + b"#!/bin/sh\n" + data[40:]), "bytes were added before it"),
     "damaged entry": (damage(lambda data: data.replace(b"PK\1\2", b"PK\1\3", 1)), "entry 1 of its directory"),
     "other count": (damage(state_other_count), "states 3 members and holds 2"),
@@ -335,5 +335,5 @@ def test_names_in_an_old_code_page_are_no_reason_to_refuse_an_archive(path):
 
 def test_an_archive_of_nothing_is_read_as_one(path):
     write_zip(path, {})
-    with pytest.raises(PervlError, match="None of the 2 members"):
+    with pytest.raises(PervlError, match="holds none of the 2 members"):
         build(path)

@@ -33,7 +33,7 @@ def test_an_archive_with_all_members_agrees_without_its_password(archive):
     report = inspect_archive(archive, KNOWN, IMAGES[:2])
     assert (report.needed, report.missing, report.differs) == (2, (), False)
     assert report.counts.rows() == [(KNOWN[0].pattern, 5, 5, 2, 2)]
-    assert "All 2 members" in report.text
+    assert "It holds all 2 members" in report.text
     assert "No hash of the official archive is recorded" in report.text
 
 
@@ -47,7 +47,7 @@ def test_other_counts_than_the_official_ones_differ(archive):
 def test_missing_members_are_counted_and_named(archive):
     report = inspect_archive(archive, KNOWN, [*IMAGES, "train/image/000009.jpg", "train/image/000008.jpg"])
     assert report.missing == ("train/image/000008.jpg", "train/image/000009.jpg")
-    assert "2 of the 7 members that the annotations name are not in it: train/image/000008.jpg, " in report.text
+    assert "It does not hold 2 of the 7 members that the annotations name: train/image/000008.jpg, " in report.text
 
 
 @pytest.mark.parametrize("content", [b"<html>", None])

@@ -120,10 +120,11 @@ def test_own_folder_may_differ_but_not_lack_files(manifest, tmp_path):
         (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "own" / name).write_bytes(data)
     (tmp_path / "own/ytvos/a.csv").write_bytes(b"h\n1\n")
-    assert require_files(tmp_path / "own", manifest).different == ("ytvos/a.csv",)
+    assert require_files(tmp_path / "own", manifest, "PERVL_ANNOTATIONS").different == ("ytvos/a.csv",)
     (tmp_path / "own/deep/c.txt").unlink()
-    with pytest.raises(MissingInputError, match=r"1 of 3 annotation files are not in .*deep/c\.txt"):
-        require_files(tmp_path / "own", manifest)
+    with pytest.raises(MissingInputError, match=r"1 of 3 annotation files not in .*deep/c\.txt") as caught:
+        require_files(tmp_path / "own", manifest, "PERVL_ANNOTATIONS")
+    assert "unset PERVL_ANNOTATIONS to have" in caught.value.advice
 
 
 @pytest.mark.parametrize("name", ["../outside.csv", "/etc/passwd"])

@@ -194,7 +194,7 @@ def test_an_archive_that_changes_is_noticed_when_it_is_opened_and_under_way(serv
     del server.files["clips/train.zip"]
     with pytest.raises(MissingInputError, match=r"s3://pervl/clips/train\.zip"):
         open_members(archive)
-    with pytest.raises(MissingInputError, match="looked for s3://pervl/clips") as caught:
+    with pytest.raises(MissingInputError, match="Looked for s3://pervl/clips") as caught:
         find(server, tmp_path)
     assert "Put it at s3://pervl/clips/train.zip" in str(caught.value)
 

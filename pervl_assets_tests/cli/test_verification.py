@@ -39,7 +39,7 @@ def define() -> dg.Definitions:
 
 
 def verify(data: Path) -> dict[str, VerifyResult]:
-    return dict(verify_values(define(), data))
+    return {one.name: one.result for one in verify_values(define(), data)}
 
 
 def find_differences(data: Path) -> dict[str, VerifyResult]:
@@ -142,7 +142,7 @@ def test_materializing_repairs_values_that_differ_in_bytes_alone(data, instance)
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     real = build_definitions(make_settings(data))
     defs = dg.Definitions(assets=real.assets, asset_checks=real.asset_checks, resources=real.resources)
-    record_results(defs, instance, verify(data))
+    record_results(instance, verify_values(defs, data))
     graph = defs.resolve_asset_graph()
     plan = Plan(graph, instance, select_assets(graph, selection), real.resources)
     reasons = {name_partition(key.to_user_string(), partition): why for (key, partition), why in plan.todo.items()}

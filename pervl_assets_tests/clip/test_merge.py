@@ -20,7 +20,7 @@ def test_merged_shards_are_in_text_order():
 def test_shards_that_do_not_go_together_are_refused():
     with pytest.raises(PervlError, match=r"Shards 0 and 1 .*differently: precision fp32 / fp16"):
         merge_features([make_features(["1 "]), make_features(["2 "], precision="fp16")])
-    with pytest.raises(PervlError, match="1 images occur in two shards: '1 '"):
+    with pytest.raises(PervlError, match="1 image in two shards: '1 '"):
         merge_features([make_features(["1 "]), make_features(["1 ", "2 "])])
     with pytest.raises(PervlError, match="no features to merge"):
         merge_features([])
@@ -43,7 +43,7 @@ def test_blocks_are_the_merged_shards(block, monkeypatch):
 def test_blocks_of_shards_that_do_not_go_together_are_refused():
     for shards, problem in (
         ([make_features(["1 "]), make_features(["2 "], precision="fp16")], "Shards 0 and 1"),
-        ([make_features(["1 "]), make_features(["1 ", "2 "])], "1 images occur in two shards"),
+        ([make_features(["1 "]), make_features(["1 ", "2 "])], "1 image in two shards"),
         ([], "no features to merge"),
     ):
         with pytest.raises(PervlError, match=problem):

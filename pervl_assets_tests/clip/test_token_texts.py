@@ -77,7 +77,7 @@ def test_first_tokens_are_first_words_or_parts_of_them(tmp_path):
 
 def test_texts_without_a_place_for_the_token_are_an_error(tmp_path):
     _, texts = load(tmp_path / "model", FAMILIES["OpenAI"])
-    with pytest.raises(PervlError, match=r"2 of 3 texts have no '\*' .* 16 tokens (.|\n)*'a dog'"):
+    with pytest.raises(PervlError, match=r"2 of 3 texts without '\*' .* 16 tokens (.|\n)*'a dog'"):
         texts.encode(["a dog", "*", "dog " * 20 + "*"], torch.zeros(3, 16))
 
 

@@ -193,6 +193,7 @@ def test_a_week_of_refreshes_makes_the_changed_assets_and_no_others(synthetic_ra
         "palavra/openimages_map",
         "palavra/openimages_names",
         "release/croissant",
+        "release/data_card",
     )
     # A caption: the tables are read, and only the trees with captions in them are made again. Of the evaluation its
     # split is made again, and the results of all.
@@ -210,6 +211,7 @@ def test_a_week_of_refreshes_makes_the_changed_assets_and_no_others(synthetic_ra
         "deep_fashion/captions",
         "deep_fashion/few_shot_split",
         "release/croissant",
+        "release/data_card",
     )
     assert table == expected
 

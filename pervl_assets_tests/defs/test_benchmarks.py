@@ -73,12 +73,25 @@ def test_materialization_tells_counts_checks_and_shows_a_contact_sheet(made_ytvo
     (made,) = [made for result in results for made in result.asset_materializations_for_node("ytvos__fsl_seg")]
     assert made.metadata["files"].value > 100
     assert (made.metadata["quarantined"].value, made.metadata["missing"].value) == (0, 0)
-    assert made.metadata["contact_sheet"].value.startswith("![ytvos/fsl_seg")
-    assert "](data:image/jpeg;base64," in made.metadata["contact_sheet"].value
+    assert next(iter(made.metadata)) == "contact_sheet"
+    sheet = made.metadata["contact_sheet"].value
+    assert "Pink: its mask" in sheet
+    assert sheet.count("](data:image/webp;base64,") == 6
+    pages = [name for name in made.metadata if name.startswith("concepts ")]
+    concepts = read_ledger(made_ytvos.data, "ytvos", "concepts")["concept"]
+    assert pages == [f"concepts 1 to {len(concepts)}"]
+    assert all(f" | {concept} | " in made.metadata[pages[0]].value for concept in concepts)
     checks = list_checks(*results)
     for name in ("ledger_adds_up", "nothing_quarantined", "official_counts"):
         assert checks[f"ytvos/fsl_seg:{name}"].passed
     assert checks["raw/pervl_annotations:official_files"].passed
+
+
+def test_a_tree_made_from_another_one_refers_to_its_pages(made_ytvos):
+    for result in made_ytvos.results[-2:]:
+        (one,) = result.asset_materializations_for_node("ytvos__retrieval_set")
+        assert "[fsl_seg](/assets/ytvos/fsl_seg)" in one.metadata["contact_sheet"].value
+        assert not [name for name in one.metadata if name.startswith("concepts ")]
 
 
 def test_deep_fashion_is_decrypted_and_copied_byte_for_byte(materialize, data, instance):

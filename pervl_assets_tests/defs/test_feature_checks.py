@@ -396,7 +396,7 @@ def test_fewer_classes_than_asked_for_are_a_warning(data):
     (*_, result) = run_selection(data, '+key:"inversion/coco_object_classes"', top_objects=5000)
     found = list_checks(result)["inversion/coco_object_classes:as_many_as_asked_for"]
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert found.description.endswith("classes; 5,000 were requested")
+    assert found.description.endswith("classes of 5,000 requested")
 
 
 def test_another_list_than_the_official_one_is_a_warning_in_the_full_profile(data):

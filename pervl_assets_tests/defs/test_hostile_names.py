@@ -13,8 +13,10 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from pervl_assets.cli.commands import main
-from pervl_assets.cli.printing import print_paths, print_run_result, print_status, print_verification
+from pervl_assets.cli.printing import print_paths, print_run_result
+from pervl_assets.cli.show_status import print_status
 from pervl_assets.cli.status import InputState
+from pervl_assets.cli.verification import print_verification
 from pervl_assets.core.errors import PervlError
 from pervl_assets.defs.jobs import _describe
 from pervl_assets.defs.run_results import Finding, RunResult, read_run_result
@@ -146,11 +148,11 @@ def test_a_data_folder_is_printed_as_it_is(tmp_path):
     folder = tmp_path / "[bold]a[/] :cat: \x1b[2J"
     file = io.StringIO()
     console = Console(file=file, width=200, emoji=False)
-    print_status(console, make_settings(folder), [InputState("zip", "[x]/a.zip", found=True)], [], [], {})
-    print_verification(console, {}, folder)
+    print_status(console, make_settings(folder), [InputState("zip", "[x]/a.zip", found=False)], [], [], {})
+    print_verification(console, [], folder, [])
     print_paths(console, folder)
     assert not CONTROL.search(file.getvalue())
-    assert file.getvalue().count(r"[bold]a[/] :cat: \x1b[2J") == 7
+    assert file.getvalue().count(r"[bold]a[/] :cat: \x1b[2J") == 8
     assert "[x]/a.zip" in file.getvalue()
 
 

@@ -92,7 +92,7 @@ def test_a_malformed_line_is_quarantined_and_counted(materialize, data):
     assert triplets["line"].to_list() == [line for line in range(1, len(lines) + 2) if line != 10]
     check = list_checks(result)["inversion/coco_triplets:no_malformed_lines"]
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert check.description == f"1 of {len(lines) + 1} lines are malformed and quarantined"
+    assert check.description == f"1 of {len(lines) + 1} lines malformed and quarantined"
     assert "| 10 |" in check.metadata["lines"].value
     made = {event.asset_key.path[-1]: event.materialization for event in result.get_asset_materialization_events()}
     assert made["coco_triplets"].metadata["quarantined"].value == 1
@@ -105,7 +105,7 @@ def test_too_many_malformed_lines_are_a_failure_with_line_numbers_and_advice(mat
     result = materialize('+key:"inversion/coco_triplets"')
     assert not result.success
     text = explain(result)
-    assert f"20 of {len(lines) + 20} lines of {data / TRIPLETS} are malformed" in text
+    assert f"20 of {len(lines) + 20} lines of {data / TRIPLETS} malformed" in text
     assert f"line {len(lines) + 1}: 1 of 4 fields between |: 'not a triplet'" in text
     assert "and 10 more" in text
     assert "What to do: Compare the file with https://" in text
@@ -134,7 +134,7 @@ def test_an_openimages_row_without_a_name_is_quarantined(materialize, data):
     assert classes["row"].to_list() == list(range(len(names) + 1))
     check = list_checks(result)["inversion/openimages_classes:no_malformed_rows"]
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert check.description == f"1 of {len(names) + 2} lines are malformed and quarantined"
+    assert check.description == f"1 of {len(names) + 2} lines malformed and quarantined"
 
 
 def test_openimages_names_by_the_rule_of_upstream(materialize, data):
@@ -301,10 +301,10 @@ def test_a_corrupt_image_is_quarantined_and_its_sentences_are_left_out(data, fak
     check = checks["palavra/visual_features:no_image_quarantined"]
     total = len({row[0] for rows in sentences.values() for row in rows})
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert check.description == f"1 of {total} images are quarantined: {name_member(victim)}"
+    assert check.description == f"1 of {total} images quarantined: {name_member(victim)}"
     check = checks["palavra/object_sentences:every_image_has_features"]
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert check.description == f"{lost} sentences of 1 images without features are left out: {victim}"
+    assert check.description == f"{lost} sentences left out, of 1 image without features: {victim}"
     loaded = load_dictionary(data)
     assert loaded[name][0].tolist() == [row[0] for row in rows if row[0] != victim]
     assert all(victim not in ids for ids, *_ in loaded.values())
@@ -335,7 +335,7 @@ def test_a_class_with_too_few_images_is_named(data, fake_clip):
     counts = {name: len({row[0] for row in rows}) for name, rows in read_sentences(data, 33).items()}
     short = {name: count for name, count in counts.items() if count < 8}
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert f"{len(short)} of 33 classes have fewer than 8" in check.description
+    assert f"{len(short)} of 33 classes with fewer than 8" in check.description
     assert all(f"'{name}' ({count})" in check.description for name, count in list(short.items())[:10])
 
 

@@ -145,7 +145,7 @@ def test_there_is_a_job_for_every_benchmark_the_training_files_and_everything():
 
 
 def test_a_further_benchmark_gets_its_job_by_itself(monkeypatch):
-    pets = SimpleNamespace(name="pets", title="PerVL-Pets")
+    pets = SimpleNamespace(name="pets", title="PerVL-Pets", trees=[SimpleNamespace(name="personalized")])
     monkeypatch.setattr(jobs, "find_benchmarks", lambda: [*find_benchmarks(), pets])
     (job,) = (job for job in build_jobs(["workspace", "clip"], make_settings("nowhere")) if job.name == "prepare_pets")
     assert job.run_config["ops"]["materialize"]["config"]["selection"] == "+group:pets"
@@ -257,7 +257,7 @@ def test_a_job_that_fails_has_reasons_and_advice(project):
     assert not result.success
     failure = get_failure(result)
     assert failure.error.message.splitlines() == [
-        "PervlError: 3 of 3 assets were not materialized; 1 step or check failed.",
+        "PervlError: 3 of 3 assets not materialized; failed steps and checks: 1.",
         "  broken: No zip.",
         "    where: here",
         "  What to do: Get one.",
@@ -275,14 +275,14 @@ def test_a_check_of_error_severity_fails_a_job_that_made_all(tmp_path, instance)
     result = Project(tmp_path, instance, valid=False).launch("everything", selection="group:small")
     lines = get_failure(result).error.message.splitlines()
     assert lines[:2] == [
-        "PervlError: All 3 assets are materialized; 1 step or check failed.",
+        "PervlError: All 3 assets materialized; failed steps and checks: 1.",
         "  source: valid: 3 of 3 are wrong",
     ]
 
 
 def test_a_job_that_selects_nothing_lists_the_groups(project):
-    result = project.launch("everything", selection="group:nothing")
-    assert "names no asset" in get_failure(result).error.message
+    result = project.launch("everything", selection="group:zzz")
+    assert "No asset has the group 'zzz'" in get_failure(result).error.message
     assert "deep_fashion, evaluation, inversion" in get_failure(result).error.message
 
 

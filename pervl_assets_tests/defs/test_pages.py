@@ -91,7 +91,6 @@ def test_every_asset_has_tags_of_its_kind_and_its_sources(nodes):
         "pervl/from_pervl_annotations": "",
         "pervl/from_youtube_vos_train": "",
         "dagster/kind/folder": "",
-        "dagster/kind/pillow": "",
     }
     assert "pervl/benchmark" not in matches.tags
     assert {"pervl/from_coco_svo_triplets", "pervl/from_openimages_class_descriptions"} <= set(matches.tags)

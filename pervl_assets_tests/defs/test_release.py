@@ -10,6 +10,7 @@ import dagster as dg
 import mlcroissant as mlc
 import polars as pl
 import pytest
+import yaml
 
 from pervl_assets.cli.status import list_states
 from pervl_assets.cli.verification import verify_values
@@ -18,6 +19,7 @@ from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.checks import summarize_sums
 from pervl_assets.defs.release import (
     CROISSANT_KEY,
+    RELEASE_KEYS,
     WHOLE,
     collect_release,
     find_published,
@@ -31,7 +33,7 @@ from pervl_assets.testing.worlds import World
 from pervl_assets.trees.ledger import list_files
 from pervl_assets_tests.core.samples import photograph
 
-SELECTED = 'key:"release/croissant"'
+SELECTED = "group:release"
 LEARNED = {"repetitions": 1, "training_epochs": 1, "set_encoder_width": 8}
 
 
@@ -63,7 +65,7 @@ def define() -> dg.Definitions:
 
 
 def verify_all(data: Path) -> dict[str, VerifyResult]:
-    return dict(verify_values(define(), data))
+    return {one.name: one.result for one in verify_values(define(), data)}
 
 
 def evaluate(data: Path) -> dict[str, dg.AssetCheckResult]:
@@ -80,9 +82,11 @@ def get_whole_check(world: World) -> dg.AssetCheckEvaluation:
 def test_everything_but_the_raw_inputs_is_published():
     defs = define()
     keys = defs.resolve_asset_graph().materializable_asset_keys
-    found = {value.key for value in find_published(defs.assets)} - {CROISSANT_KEY}
+    found = {value.key for value in find_published(defs.assets)}
     assert found == {key for key in keys if key.path[0] not in ("raw", "release")}
-    assert defs.resolve_asset_graph().get(CROISSANT_KEY).parent_keys == found
+    assert keys - found >= RELEASE_KEYS
+    for key in RELEASE_KEYS:
+        assert defs.resolve_asset_graph().get(key).parent_keys == found
 
 
 def test_sources_of_an_asset_are_its_raw_inputs():
@@ -105,6 +109,39 @@ def test_the_whole_release_is_valid_and_complete(whole):
     assert metadata["release_files"].value > 1000
     assert metadata["record_sets"].value == len(description["recordSet"])
     assert "CC-BY-NC-SA-4.0" in metadata["licences"].value
+
+
+def test_the_data_cards_name_every_table_and_every_image_of_the_views(whole):
+    named = set()
+    for folder in ("", "views/imagefolder/", "views/imagefolder/ytvos/", "views/imagefolder/deep_fashion/"):
+        matter = yaml.safe_load((whole.data / folder / "README.md").read_text().split("---\n")[1])
+        files = [one["path"] for config in matter["configs"] for one in config["data_files"]]
+        patterns = [path for paths in files for path in (paths if isinstance(paths, list) else [paths])]
+        found = [
+            {f"{folder}{file}" for file in fnmatch.filter(list_files(whole.data / folder), pattern)}
+            for pattern in patterns
+        ]
+        assert all(found), folder
+        assert sum(map(len, found)) == len(set().union(*found)), "no file is in two splits"
+        named |= set().union(*found)
+    managers = {"TableIOManager", "FeaturesIOManager"}
+    tables = [
+        value.manager(data=str(whole.data)).locate(value.key, partition)
+        for value in find_published(define().assets)
+        for partition in value.partitions
+        if value.manager.__name__ in managers
+    ]
+    assert len(tables) > 40
+    expected = {file.relative_to(whole.data).as_posix() for file in tables if pl.read_parquet(file).height}
+    views = {f"views/imagefolder/{file}" for file in list_files(whole.data / "views/imagefolder")}
+    assert named == expected | {file for file in views if not file.endswith(".md")}
+
+
+def test_a_changed_card_is_reported(whole, tmp_path):
+    data = whole.copy_to(tmp_path / "data")
+    for name in ("LICENSE.md", "views/imagefolder/ytvos/README.md"):
+        (data / name).write_text("mine")
+    assert verify_all(data)["release/data_card"].changed == ["LICENSE.md", "views/imagefolder/ytvos/README.md"]
 
 
 def test_file_sets_select_the_files_of_the_ledgers(whole):
@@ -222,7 +259,7 @@ def test_results_not_materialized_are_left_out_and_named(partial):
     settings = make_settings(partial.data)
     absent = collect_release(find_published(define().assets), Workspace.from_settings(settings)).absent
     assert {"inversion/coco_image_features [1-of-2]", "ytvos/captions", "evaluation/results"} <= set(absent)
-    assert missing.description.startswith(f"{len(absent)} results are not materialized and left out: evaluation/")
+    assert missing.description.startswith(f"{len(absent)} results left out, not materialized: evaluation/")
     description = read_croissant(partial)
     assert "Incomplete" in description["description"]
     names = {node["@id"] for node in description["recordSet"]}

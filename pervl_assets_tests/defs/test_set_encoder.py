@@ -59,8 +59,10 @@ def test_a_repetition_is_trained_stored_and_checked_and_nothing_unfinished_is_le
     assert "training/set_encoder:loss_fell" in checks
     (made,) = result.asset_materializations_for_node("training__set_encoder")
     assert made.metadata["cycle"].value.startswith("![cycle loss](data:image/svg+xml;base64,")
-    assert made.metadata["parameters"].value == sum(array.size for array in trained.weights.values())
+    assert made.metadata["parameters"].value == f"{sum(array.size for array in trained.weights.values()):,}"
     assert "| text |" in made.metadata["last_epoch"].value
+    last = trained.curves.filter(phase="image")["cycle"][-1]
+    assert made.metadata["last cycle loss of image"].value == pytest.approx(last, abs=1e-4)
     settings = made.metadata["settings"].value["workspace"]
     assert settings == {
         "openimages_names": "csv",

@@ -192,7 +192,7 @@ def test_a_failed_write_is_reported_and_keeps_the_old_value(made_world, tmp_path
     assert all(result.success for result in results), explain(results[-1])
     assert photograph_values(data) != before
     assert not list(data.rglob(f"*{PARTIAL}*"))
-    assert all(value.unchanged for _, value in verify_values(define(), data))
+    assert all(one.result.unchanged for one in verify_values(define(), data))
 
 
 def test_raw_inputs_that_cannot_be_drawn_leave_nothing(tmp_path):

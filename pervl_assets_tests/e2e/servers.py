@@ -1,6 +1,7 @@
 """`pervl ui` on 127.0.0.1, with an instance and a data folder of its own."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,7 +15,6 @@ from types import MappingProxyType
 from typing import Final
 
 import httpx
-import yaml
 
 _PROJECT: Final = Path(__file__).parents[2]
 
@@ -44,7 +44,8 @@ class Servers:
         self._log = root / "ui.log"
 
     def __enter__(self) -> "Servers":
-        self._configure()
+        self.home.mkdir(parents=True, exist_ok=True)
+        shutil.copy(_PROJECT / "dagster.yaml", self.home)
         # Not below `root`: the path of a socket must be short.
         self._sockets = tempfile.TemporaryDirectory(prefix="pervl-", ignore_cleanup_errors=True)
         self._process = self._start()
@@ -52,13 +53,6 @@ class Servers:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-    def _configure(self) -> None:
-        """Let the daemon check for new runs every second."""
-        config = yaml.safe_load((_PROJECT / "dagster.yaml").read_text(encoding="utf-8"))
-        config["run_queue"] = {**config.get("run_queue", {}), "dequeue_interval_seconds": 1}
-        self.home.mkdir(parents=True, exist_ok=True)
-        (self.home / "dagster.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
 
     def _start(self) -> "subprocess.Popen[bytes]":
         env = {key: value for key, value in os.environ.items() if not key.startswith(("PERVL_", "DAGSTER_"))}

@@ -3,13 +3,17 @@
 The tests are in the order of a first visit. Each depends on the screen and files that the one before it left.
 """
 
+import re
 import shutil
+import time
 from collections.abc import Iterator
 
+import polars as pl
 import pytest
 
 from pervl_assets.cli.report import make_report
 from pervl_assets.definitions import build_definitions
+from pervl_assets.io_managers.base import locate_value
 from pervl_assets.settings import Settings
 from pervl_assets_tests.e2e.project import SHORT_TRAINING
 from pervl_assets_tests.e2e.servers import Servers
@@ -59,6 +63,14 @@ def count_partitions(node) -> int:
     return len(node.partitions_def.get_partition_keys()) if node.partitions_def else 1
 
 
+def test_the_first_page_says_what_to_press_and_links_to_the_docs(servers, ui):
+    ui.open("/")
+    expect(ui.page.get_by_text("Press Launchpad, then Launch Run.")).to_be_visible()
+    ui.page.get_by_role("link", name="docs/operating.md").click()
+    expect(ui.page.get_by_role("heading", name="Jobs", exact=True)).to_be_in_viewport()
+    ui.open("/")
+
+
 def test_the_graph_shows_every_asset(servers, ui, graph):
     ui.go_to("/asset-groups")
     for group in {node.group_name for node in graph.asset_nodes}:
@@ -79,12 +91,59 @@ def test_one_button_materializes_what_is_missing(servers, ui, everything, graph)
         expect(ui.page.get_by_role("row", name=f"{name} {count}", exact=True)).to_be_visible()
 
 
+def test_a_job_and_the_runs_that_it_started_lead_to_each_other(servers, ui, everything):
+    run = ui.page.url.rpartition("/")[2]
+    ui.go_to("/jobs")
+    ui.page.get_by_role("link", name="everything").click()
+    ui.page.get_by_role("link", name="several runs").click()
+    started = ui.page.locator("a[href^='/runs/']").filter(has_text=re.compile("^[0-9a-f]{8}$"))
+    expect(started.first).to_be_visible()
+    assert run[:8] not in started.all_inner_texts()
+    started.first.click()
+    ui.filter_events("Started by")
+    ui.page.get_by_role("link", name=run).click()
+    ui.filter_events("Run 1:")
+    expect(ui.page.get_by_role("link", name=re.compile("^[0-9a-f-]{36}$")).first).to_be_visible()
+
+
+def test_everything_on_an_unchanged_demo_starts_no_run_and_takes_seconds(servers, ui, everything, graph):
+    ui.open_launchpad("everything")
+    start = time.monotonic()
+    ui.launch()
+    assert ui.wait_for_run(seconds=60) == "Success"
+    assert time.monotonic() - start < 60  # measured: 25 with a load of 16 on two cores
+    ui.filter_events("type:STEP_OUTPUT")
+    total = sum(count_partitions(node) for node in graph.asset_nodes)
+    expect(ui.page.get_by_role("row", name=f"up_to_date {total}", exact=True)).to_be_visible()
+    expect(ui.page.get_by_role("row", name=re.compile("^runs "))).to_have_count(0)
+
+
+def test_the_launchpad_refuses_wrong_values_before_there_is_a_run(servers, ui):
+    ui.open_launchpad("everything")
+    ui.configure(device="gpu")
+    expect(ui.page.get_by_text("device not in enum type auto | cpu | cuda")).to_be_visible()
+    expect(ui.page.get_by_role("button", name="Launch run")).to_be_disabled()
+    ui.configure(top_objects=-3)
+    ui.press("Launch run")
+    dialog = ui.page.get_by_role("dialog")
+    expect(dialog).to_contain_text("PervlError: 1 setting of the launchpad cannot be used.")
+    expect(dialog).to_contain_text("top_objects=-3: must be greater than or equal to 1")
+    dialog.get_by_role("button", name="OK").click()
+    ui.go_to("/runs")
+    expect(ui.page.get_by_text("Queued (0)")).to_be_visible()
+
+
 def test_a_tree_shows_its_contact_sheet(servers, ui, everything):
     ui.open_asset(TREE)
-    with ui.show_metadata("contact_sheet") as dialog:
-        sheet = dialog.get_by_role("img", name=TREE)
-        expect(sheet).to_be_visible()
-        assert sheet.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+    first, *_ = ui.page.get_by_role("row").filter(has_text="[Show Markdown]").all()
+    expect(first).to_contain_text("contact_sheet")
+    concepts = pl.read_parquet(locate_value(servers.data, [GROUP, "concepts"], ".parquet"), glob=False)["concept"]
+    for value, shown in (("contact_sheet", 6), (f"concepts 1 to {len(concepts)}", len(concepts))):
+        with ui.show_metadata(value) as dialog:
+            images = dialog.locator("table img")
+            expect(images).to_have_count(shown)
+            assert images.evaluate_all("all => Promise.all(all.map(one => one.decode())).then(() => true)")
+            expect(dialog.get_by_role("cell", name=re.compile("class: .*; caption: "))).to_have_count(shown)
 
 
 def test_the_report_shows_scores_and_images_with_its_own_style(servers, ui, everything, tmp_path):

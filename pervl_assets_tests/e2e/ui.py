@@ -76,6 +76,12 @@ class Ui:
         self.page.get_by_role("tab", name="Launchpad").click()
         expect(self.page.get_by_role("button", name="Launch run")).to_be_enabled()
 
+    def configure(self, **config: object) -> None:
+        """Replace the config of the open launchpad by a selection of everything and these settings."""
+        lines = [f"      {name}: {value}" for name, value in {"selection": "'*'", **config}.items()]
+        text = "\n".join(["ops:", "  materialize:", "    config:", *lines])
+        self.page.locator(".CodeMirror").evaluate("(editor, text) => editor.CodeMirror.setValue(text)", text)
+
     def launch(self) -> None:
         """Press the launchpad's button; the page of the run opens."""
         self.press("Launch run")

@@ -100,7 +100,7 @@ def test_a_quarantined_image_is_not_drawn_and_a_concept_without_images_has_no_nu
     assert list_draws(as_folder, (), ALL, 1).equals(draws)
     found = check_shots(few_shot, DISTINCT)
     assert found.text == (
-        "3 of 4 concepts have fewer than 5 few-shot images: a, b, d. 2 have none and cannot be learned: b, d"
+        "3 of 4 concepts with fewer than 5 few-shot images: a, b, d. Without any, so not learned: 2: b, d"
     )
     assert check_shots({"c": few_shot["c"]}, DISTINCT).passed
 

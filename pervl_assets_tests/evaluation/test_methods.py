@@ -108,7 +108,7 @@ def test_features_that_do_not_fit_together_are_refused():
     images = make_features(list_images(), weights_sha256="other")
     with pytest.raises(PervlError, match="encoded differently: weights_sha256 fake / other"):
         rank_baselines(make_queries(), make_draws(), make_features(TEXTS), images)
-    with pytest.raises(PervlError, match="1 texts of the queries have no features: cat in the sun"):
+    with pytest.raises(PervlError, match="1 text of the queries without features: cat in the sun"):
         rank_baselines(make_queries(), make_draws(), make_features(TEXTS[1:]), make_features(list_images()))
 
 
@@ -153,5 +153,5 @@ def test_concepts_without_a_token_are_counted_once_by_query():
 @pytest.mark.parametrize("wrong", ["PALAVRA/1/palavra/rich/token/9", "PALAVRA/one/palavra/rich/token/0", "PALAVRA"])
 def test_a_text_of_no_query_is_refused(wrong):
     concepts = make_features([*name_vectors(), wrong])
-    with pytest.raises(PervlError, match=f"1 texts with tokens belong to no query: {wrong}"):
+    with pytest.raises(PervlError, match=f"1 text with tokens, but of no query: {wrong}"):
         rank_concepts(make_queries(), concepts, make_features(list_images()))

@@ -122,7 +122,7 @@ def test_captions_that_cannot_be_queries_are_counted_and_left_out():
     found = check_placeholders(marked)
     assert not found.passed
     assert "of 7 captions: * in its class in 1, " in found.text
-    assert found.text.endswith("4 of these cannot be queries and are left out")
+    assert found.text.endswith("Of these 4 cannot be asked, so left out")
     assert found.rows["query"].to_list() == [1, 2, 3, 4, 5, 6]
 
 
@@ -136,7 +136,7 @@ def test_right_images_that_are_not_in_the_tree_are_named():
     _, queries = ask([("short", 0, "7", "the person", "a.jpg"), ("short", 1, "8", "a person", "b.jpg")])
     assert check_targets(queries, {"a.jpg", "b.jpg", "c.jpg"}).passed
     found = check_targets(queries, {"b.jpg"})
-    assert found.text == "1 of 2 right images are not in the tree: a.jpg"
+    assert found.text == "1 of 2 right images not in the tree: a.jpg"
 
 
 @settings(deadline=None)

@@ -105,12 +105,12 @@ def test_no_query_has_no_place():
 def test_vectors_without_a_direction_are_an_error(value):
     vectors = np.ones((9, 3), np.float32)
     vectors[[4, 7]] = value
-    with pytest.raises(PervlError, match="2 vectors of the gallery are zero or not finite: rows 4, 7"):
+    with pytest.raises(PervlError, match="2 vectors of the gallery zero or not finite: rows 4, 7"):
         rank_targets(vectors[:1], vectors, [[0]])
     with pytest.raises(PervlError, match="2 vectors of the queries"):
         rank_targets(vectors, vectors[:1], [[0]] * 9)
 
 
 def test_a_query_without_a_right_image_is_an_error():
-    with pytest.raises(PervlError, match="1 of 2 queries have no right image: rows 1"):
+    with pytest.raises(PervlError, match="1 of 2 queries without a right image: rows 1"):
         rank_targets(np.ones((2, 3), np.float32), np.ones((2, 3), np.float32), [[0], []])

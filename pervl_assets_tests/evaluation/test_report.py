@@ -51,7 +51,7 @@ def test_scores_are_percent_with_interval_and_the_published_number(shown):
     assert "+11.1[-10.0, +30.0]" in page.text
     assert "28.4 ± 0.7" in page.text
     assert "PALAVRA: not comparable with a paper: synthetic data." in page.text
-    assert "PALAVRA: 2 queries have ties" in page.text
+    assert "PALAVRA: 2 queries with ties" in page.text
     assert len(page.find("tr")) == 2 + 2
     assert "mugs, testPALAVRA2.346" in page.text
 

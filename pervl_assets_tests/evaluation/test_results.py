@@ -17,6 +17,7 @@ from pervl_assets.evaluation.metrics import SCORES, compute_scores, expect_rando
 from pervl_assets.evaluation.published import read_published
 from pervl_assets.evaluation.results import (
     RESULTS,
+    list_plotted,
     list_unmeasured,
     show_published,
     show_results,
@@ -108,6 +109,13 @@ def test_one_row_per_method_in_order_with_the_mean_of_the_seeds(measured):
     ]
 
 
+def test_what_is_plotted_is_the_mean_of_each_method_in_percent(measured):
+    rich = tabulate(measured).filter(protocol="palavra", query_set="rich")
+    plotted = list_plotted(measured[0])
+    assert [*plotted] == [f"MRR of {method}" for method in rich["method"]]
+    assert plotted["MRR of PALAVRA"] == pytest.approx(100 * explain(rich, method="PALAVRA")["mrr"], abs=0.01)
+
+
 def test_the_difference_from_text_only_is_paired(measured):
     results = tabulate(measured).filter(protocol="palavra", query_set="rich")
     text = explain(results, method="Text only")["mrr"]
@@ -150,7 +158,7 @@ def test_published_numbers_stand_beside_the_scores(measured):
         (
             {"annotations": ["captions.csv"]},
             "Text only",
-            "1 annotation files are not known to be the official ones: captions.csv",
+            "1 annotation file not known to be official: captions.csv",
         ),
         ({"precision": "fp32 on cpu"}, "Text only", None),
         ({"trainings": [TRAINING | {"mode": "paper"}]}, "Text only", None),

@@ -59,7 +59,7 @@ def test_a_few_duplicates_pass_and_many_do_not():
     few = check_duplicates(make_triplets(*once, once[3], once[3]))
     assert few.passed
     assert few.numbers == {"triplets": 11, "duplicates": 2, "repeated": 1}
-    assert few.text == "2 of 11 triplets (18.18%) repeat an earlier one. They are kept and counted"
+    assert few.text == "2 of 11 triplets (18.18%) equal to an earlier one. All are kept and counted"
     assert few.rows.rows() == [(3, 4, "3 ", "man", "near", "dog")]
     twice = check_duplicates(make_triplets(*once, *once))
     assert not twice.passed
@@ -79,7 +79,7 @@ def test_the_number_of_classes_is_compared_with_the_requested_one():
     classes = count_object_classes(make_triplets(("1 ", "man", "dog")), 3)
     assert check_class_number(classes, 2).passed
     assert not (found := check_class_number(classes, 3)).passed
-    assert found.text == "2 classes; 3 were requested"
+    assert found.text == "2 classes of 3 requested"
 
 
 def test_sentences_add_up_to_what_was_counted():
@@ -89,7 +89,7 @@ def test_sentences_add_up_to_what_was_counted():
     assert check_class_sums(classes, sentences).passed
     found = check_class_sums(classes, sentences.filter(pl.col("image_id") != "2 "))
     assert not found.passed
-    assert found.text.startswith("1 of 2 classes have another number of sentences")
+    assert found.text.startswith("1 of 2 classes with another number of sentences")
     assert found.rows["name"].to_list() == ["dog"]
     assert not check_class_sums(classes, sentences.filter(name="man")).passed
 
@@ -112,7 +112,7 @@ def test_ties_of_equal_vectors_pass_and_others_fail():
     found = check_ties(between, classes)
     assert not found.passed
     assert found.numbers == {"names": 2, "ties": 2, "ties_of_one_vector": 1}
-    assert found.text.endswith("1 are equally near to two different vectors: middle")
+    assert found.text.endswith("1 equally near to two different vectors: middle")
     only = make_features(["man"], [[0, 0]])
     assert check_ties(find_nearest_classes(make_features(["a man"], [[0, 1]]), only), only).passed
 
@@ -122,7 +122,7 @@ def test_names_and_their_vectors_belong_together():
     assert "not the names of the table" in check_names(make_features(["a", "b"]), ["b", "a"]).text
     found = check_names(make_features(["a", "b"], [[1.0], [np.inf]]), ["a", "b"])
     assert not found.passed
-    assert "1 are not finite: b" in found.text
+    assert "1 not finite: b" in found.text
 
 
 def test_every_id_has_a_vector_or_a_reason_in_its_shard():

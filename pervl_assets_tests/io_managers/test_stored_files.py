@@ -77,13 +77,14 @@ def test_an_export_is_repaired(data, tmp_path, move_to):
     assert TREE.manage(str(out)).verify(KEY).unchanged
 
 
-def test_files_of_others_are_not_replaced(data, tmp_path):
-    write(TREE, data)
-    own = tmp_path / "out/tree/my notes.txt"
+@pytest.mark.parametrize(("kind", "name"), [(TREE, "tree/my notes.txt"), (FILE, FILE.files[0])])
+def test_files_of_others_are_not_replaced(data, tmp_path, kind, name):
+    write(kind, data)
+    own = tmp_path / "out" / name
     own.parent.mkdir(parents=True)
     own.write_text("otters!")
-    with pytest.raises(WriteError, match=r"has 1 files that are not of an export.\n  my notes.txt"):
-        plan(TREE, data).copy_to(tmp_path / "out")
+    with pytest.raises(WriteError, match=rf"1 file in .* would be replaced, and no export wrote .*\n  .*{own.name}"):
+        plan(kind, data).copy_to(tmp_path / "out")
     assert own.read_text() == "otters!"
 
 
@@ -101,7 +102,7 @@ def test_damage_is_named_and_the_earlier_export_stays(data, tmp_path, bucket):
         bucket.memory.put(f"data/objects/{damaged.sha256[:2]}/{damaged.sha256}", content)
 
     put(b"x")
-    with pytest.raises(SchemaError, match=r"1 of 2 files of group/value are missing or damaged.\n  tree/class/a.jpg"):
+    with pytest.raises(SchemaError, match=r"1 of 2 files of group/value missing or damaged.\n  tree/class/a.jpg"):
         plan(TREE, data).copy_to(out)
     assert {name: seen for name, seen in photograph(out).items() if PARTIAL not in name} == before
     put(right)

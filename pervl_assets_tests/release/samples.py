@@ -12,7 +12,7 @@ from pervl_assets.trees.ledger import LEDGER, build_frame
 from pervl_assets_tests.core.samples import draw_picture, save_jpeg
 
 ARCHIVE = Source("photos", "Photographs of pets", "see the owners", "https://example.org/photos")
-NOTES = Source("notes", "Notes on pets", "CC-BY-4.0", "https://example.org/notes")
+NOTES = Source("notes", "Notes on pets", "CC-BY-4.0", "https://example.org/notes", redistributable=True)
 SPLIT_OF = {"rex_the_1st": "validation", "tom": "test", "mia": "test"}
 CLASS_OF = {"rex_the_1st": "dog", "tom": "cat", "mia": None}
 CAPTION_OF = {"rex_the_1st": "* runs", "tom": None, "mia": "* and 'a', \"b\""}

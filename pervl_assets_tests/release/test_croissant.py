@@ -208,7 +208,7 @@ def test_mlcroissant_refuses_a_changed_table(release, description):
 
 def test_absent_results_are_named(tmp_path):
     description = build_croissant(make_release(tmp_path, absent=("pets/more [1-of-2]", "pets/most")))
-    assert "Incomplete: 2 results are not materialized" in description["description"]
+    assert "Incomplete: 2 results not materialized" in description["description"]
     assert "pets/more [1-of-2], pets/most" in description["description"]
     assert "pets/most" in description["rai:dataCollectionMissingData"]
 

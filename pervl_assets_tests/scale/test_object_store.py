@@ -159,7 +159,7 @@ def test_ytvos_in_a_bucket_is_that_of_a_folder(bucket, move_to, tmp_path, instan
 
     move_to("d")
     proxy.reset()
-    found = dict(verify_values(defs, address))
+    found = {one.name: one.result for one in verify_values(defs, address)}
     assert all(one.unchanged for one in found.values()), found
     assert sum(one.files for one in found.values()) > 100
     check_export(defs, address, proxy, tmp_path)

@@ -27,6 +27,10 @@ from pervl_assets.settings import Settings, get_variable
 PAGES: Final = Path(__file__).parents[2] / "docs/assets"
 
 _PART: Final = re.compile(r"(<!-- from the definitions: (\w+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_DOCS: Final = re.compile(r"\[docs/(\w+)\.md\]\(/docs/[^)]*\)")
+_HEADINGS: Final = {"fidelity": "#upstreams-rules"}
+"""Of rules, which have no anchors of their own in a repository's pages."""
+
 _LINK: Final = re.compile(r"\]\(/assets/(\w+)/(\w+)\)")
 """A link to an asset's page in the UI. In the docs it becomes a link to the asset's heading."""
 
@@ -68,8 +72,7 @@ def fill_page(text: str, graph: Any) -> str:
     def fill(part: re.Match[str]) -> str:
         lines = "\n".join([part[1], *writers[part[2]](part[3]), "", part[4]])
         lines = _LINK.sub(lambda link: f"]({link[1]}.md#{link[1]}{link[2]})", lines)
-        lines = lines.replace("`docs/evaluation.md`", "[evaluation](../evaluation.md)")
-        return lines.replace("`docs/fidelity.md`", "[fidelity](../fidelity.md#upstreams-rules)")
+        return _DOCS.sub(lambda link: f"[{link[1]}](../{link[1]}.md{_HEADINGS.get(link[1], '')})", lines)
 
     return _PART.sub(fill, text)
 

@@ -181,7 +181,7 @@ def test_images_without_a_vector_are_left_out(encoder, tmp_path):
     learned, _ = learn(encoder, tmp_path, images=images)
     assert learned.tokens["concept"].unique(maintain_order=True).to_list() == ["anna", "ben"]
     found = check_tokens(learned.tokens, make_draws(), 2)
-    assert found.text == "6 of 18 tokens are missing or not finite, of the concepts cleo"
+    assert found.text == "6 of 18 tokens missing or not finite, of the concepts cleo"
     assert not found.passed
 
 
@@ -219,7 +219,7 @@ def test_queries_get_the_vector_of_their_concepts_token(encoder, tmp_path):
     anna = tokens.filter(method="Only tuning", seed=2, concept="anna")["token"].to_numpy()
     expected = TokenTexts(encoder).encode(["* on a sofa"], torch.from_numpy(anna.copy())).numpy()
     found = check_queries(features, queries, tokens)
-    assert found.text.startswith("12 vectors of 4 queries. 2 queries have none, because their concept has no token or ")
+    assert found.text.startswith("12 vectors of 4 queries. 2 queries without, whose concept has no token or ")
     assert found.text.endswith("too long for the model: q/2, q/3")
     assert check_queries(features, queries[:2], tokens).passed
     assert np.allclose(features.vectors[features.ids.index("Only tuning/2/q/1")], expected, atol=1e-5)

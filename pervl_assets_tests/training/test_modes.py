@@ -33,7 +33,7 @@ def test_the_order_of_prompts_makes_no_difference(file):
 
 def test_lines_that_are_no_prompts_are_named(file):
     file.write_bytes(b"A *\nno star\nA * and a *\n\nA * here\nA \xff *\n")
-    with pytest.raises(AnnotationError, match="4 lines of the file of prompts") as raised:
+    with pytest.raises(AnnotationError, match="has 4 lines with text, and 4 unusable") as raised:
         read_prompts(file)
     assert list(raised.value.details) == [
         "line 2: 0 * instead of one",
@@ -47,8 +47,8 @@ def test_a_file_that_is_none_of_prompts_is_refused(file):
     with pytest.raises(MissingInputError, match="does not exist"):
         read_prompts(file)
     file.write_text("\n \n")
-    with pytest.raises(AnnotationError, match="0 have text"):
+    with pytest.raises(AnnotationError, match="has 0 lines with text"):
         read_prompts(file)
     file.write_text("A *\n" * 100_000)
-    with pytest.raises(AnnotationError, match="400,000 bytes, at most 100,000"):
+    with pytest.raises(AnnotationError, match="400,000 bytes, more than 100,000"):
         read_prompts(file)

@@ -71,7 +71,7 @@ def test_roles_apart(tmp_path):
 def test_a_box_that_leaves_its_image_is_an_error(tmp_path, box):
     found = check_boxes(make_tree(tmp_path, ("mask", "cat", ("a",), [0, 0, 99, 49]), ("mask", "dog", ("b",), box)))
     assert not found.passed
-    assert found.text == "1 of 2 boxes leave their image: 1.jpg"
+    assert found.text == "1 of 2 boxes not inside their image: 1.jpg"
     assert BOXES_INSIDE.severity == "error"
 
 

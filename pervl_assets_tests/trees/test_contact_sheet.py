@@ -1,13 +1,14 @@
-"""Contact sheets are small, reproducible, with box and mask; the preview of a concept shows all of its images."""
+"""Strips of a concept show box and mask; the preview of a concept shows all of its images."""
 
 import io
 
 import numpy as np
+import polars as pl
 import pytest
 from PIL import Image
 
 from pervl_assets.core.pixels import encode_jpeg, encode_mask
-from pervl_assets.trees.contact_sheet import MAX_BYTES, SheetRoles, draw_concept, draw_contact_sheet
+from pervl_assets.trees.contact_sheet import SheetRoles, draw_concept, draw_strip, list_concepts
 from pervl_assets.trees.ledger import FolderTree, build_frame
 from pervl_assets.trees.plans import Output, fill_row, record_bytes, start_row
 from pervl_assets_tests.core.samples import draw_picture
@@ -23,54 +24,61 @@ def write(root, path, concept, role, data):
     return fill_row(start_row(1, Output(path, concept, role), source, [1]), record_bytes(data))
 
 
-def make_tree(root, concepts, size=(160, 90), *, noise=False):
+def make_tree(root, concepts, size=(160, 90)):
     rows = []
-    rng = np.random.default_rng(0)
     mask = np.zeros(size[::-1], bool)
-    mask[20:60, 40:100] = True
+    mask[size[1] * 2 // 9 : size[1] * 6 // 9, size[0] // 4 : size[0] * 5 // 8] = True
     for number in range(concepts):
         concept = f"cat_{number:02}"
         for role, count in (("shot", number + 1), ("frame", 1), ("mask", 1)):
             for index in range(count):
-                pixels = rng.integers(0, 256, (*size[::-1], 3), np.uint8) if noise else draw_picture(*size) // 4
+                pixels = draw_picture(*size) // 4
                 data = encode_mask(mask) if role == "mask" else encode_jpeg(pixels)
                 path = f"{role}/{concept}_{index}.{'png' if role == 'mask' else 'jpg'}"
                 row = write(root, path, concept, role, data)
-                box = None if role == "shot" else [40, 20, 99, 59]
+                box = [size[0] // 4, size[1] * 2 // 9, size[0] * 5 // 8 - 1, size[1] * 6 // 9 - 1]
+                box = None if role == "shot" else box
                 rows.append({**row, "box": box, "width": size[0], "height": size[1]})
     return FolderTree(root, build_frame(rows))
 
 
-def decode(sheet):
-    image = Image.open(io.BytesIO(sheet))
-    assert image.format == "JPEG"
+def decode(strip):
+    image = Image.open(io.BytesIO(strip.image))
+    assert image.format == "WEBP"
     return np.asarray(image).astype(int)
 
 
-def test_box_and_mask_are_drawn_over_the_evaluation_frame(tmp_path):
-    tree = make_tree(tmp_path, 1)
-    with_mask, without = (decode(draw_contact_sheet(tree, roles)) for roles in (ROLES, SheetRoles("shot", ("frame",))))
+@pytest.mark.parametrize("size", [(160, 90), (1280, 720)])  # the larger one is decoded at a fraction of its size
+def test_box_and_mask_are_drawn_over_the_evaluation_frame(tmp_path, size):
+    tree = make_tree(tmp_path, 1, size)
+    with_mask, without = (
+        decode(draw_strip(tree, roles, "cat_00")) for roles in (ROLES, SheetRoles("shot", ("frame",)))
+    )
 
-    def count_yellow(sheet):
-        return int((np.minimum(sheet[..., 0], sheet[..., 1]) - sheet[..., 2] > 60).sum())
+    def count_yellow(strip):
+        return int((np.minimum(strip[..., 0], strip[..., 1]) - strip[..., 2] > 60).sum())
 
-    assert count_yellow(without) > 100
-    assert count_yellow(decode(draw_contact_sheet(tree, SheetRoles("shot", ("shot",))))) == 0
+    assert count_yellow(without) > 40
+    assert count_yellow(decode(draw_strip(tree, SheetRoles("shot", ("shot",)), "cat_00"))) == 0
     reddened = with_mask[..., 0] - with_mask[..., 1] - (without[..., 0] - without[..., 1])
-    assert (reddened > 40).sum() > 500
+    assert (reddened > 40).sum() == pytest.approx(84 * 84 * 9 / 16 / 6, rel=0.25)  # a sixth of the frame
 
 
-def test_the_same_seed_draws_the_same_concepts(tmp_path):
+def test_few_shot_images_are_evenly_chosen_and_all_are_counted(tmp_path):
     tree = make_tree(tmp_path, 9)
-    assert draw_contact_sheet(tree, ROLES, concepts=3, seed=1) == draw_contact_sheet(tree, ROLES, concepts=3, seed=1)
-    assert draw_contact_sheet(tree, ROLES, concepts=3, seed=1) != draw_contact_sheet(tree, ROLES, concepts=3, seed=2)
+    assert list_concepts(tree, ROLES) == [f"cat_{number:02}" for number in range(9)]
+    strip = draw_strip(tree, ROLES, "cat_08", 4, 1, 50)
+    assert (strip.few_shot, strip.evaluation) == (9, 1)
+    assert decode(strip).shape == (50, 5 * 54 - 4, 3)
 
 
-@pytest.mark.parametrize("concepts", [0, 1, 40])
-def test_a_sheet_is_never_too_large(tmp_path, concepts):
-    sheet = draw_contact_sheet(make_tree(tmp_path, min(concepts, 12), noise=True), ROLES, concepts=concepts)
-    assert 0 < len(sheet) <= MAX_BYTES
-    assert decode(sheet).ndim == 3
+def test_a_place_without_an_image_stays_white(tmp_path):
+    (tmp_path / "shot").mkdir()
+    tree = make_tree(tmp_path, 1)
+    status = pl.when(pl.col("rule") == "frame").then(pl.lit("missing")).otherwise("status")
+    strip = draw_strip(FolderTree(tmp_path, tree.ledger.with_columns(status=status)), ROLES, "cat_00", 1, 1, 50)
+    assert (strip.few_shot, strip.evaluation) == (1, 0)
+    assert (decode(strip)[:, 58:] > 245).all()
 
 
 ALL_RULES = SheetRoles("shot", ("frame", "crop"), "mask")

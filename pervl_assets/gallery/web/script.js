@@ -19,7 +19,8 @@ for (const collection of collections) {
     concept.images.push(Object.assign(image, { concept }));
     for (const [kind, text, places] of image.captions ?? []) {
       concept.captions.push([kind, text]);
-      if (places.length) [concept.method, concept.place] = [places.at(-1)[0], Math.max(concept.place, places.at(-1)[1])];
+      const [method, place] = places.at(-1) ?? [concept.method, 0];  // by the most complete one
+      Object.assign(concept, { method, place: Math.max(concept.place, place) });
     }
   });
   for (const concept of collection.concepts) {
@@ -31,7 +32,7 @@ for (const collection of collections) {
 
 function colour(of) {
   const number = current.classes.indexOf(of);
-  return `hsl(${(number * 137.5) % 360} 70% ${number % 2 ? 65 : 43}%)`;
+  return `hsl(${(number * 137.5) % 360} 70% ${number % 2 ? 68 : 50}%)`;
 }
 
 const describe = (image) => `${image.concept.name}, ${image.role}`;
@@ -54,7 +55,8 @@ function draw(image) {
 }
 
 function press(image, ...more) {
-  const button = make("button", { type: "button", className: image.role, title: describe(image) }, draw(image), ...more);
+  const facts = { type: "button", className: image.role, title: describe(image) };
+  const button = make("button", facts, draw(image), ...more);
   button.addEventListener("click", () => open(image));
   return button;
 }
@@ -68,23 +70,25 @@ function filter() {
     .filter(([, images]) => images.length);
   if (order !== "name") shown.sort(([a], [b]) => (order === "hard" ? b.place - a.place : a.place - b.place));
   visible = new Set(shown.flatMap(([, images]) => images));
-  get("count").textContent = `${shown.length} of ${count(current.concepts.length, "concept")}, ${count(visible.size, "image")}`;
+  const concepts = `${shown.length} of ${count(current.concepts.length, "concept")}`;
+  get("count").textContent = `${concepts}, ${count(visible.size, "image")}`;
   for (const button of get("legend").children) button.ariaPressed = button.textContent === of;
   drawn = 0;
   get("concepts").replaceChildren();
   extend();
   fit();
-  drawMap();
+  point(null);
 }
 
 function extend() {
   get("more")?.remove();
   const cards = shown.slice(drawn, (drawn += PART)).map(([concept, images]) => {
-    const captions = concept.captions.filter(([kind]) => kind === concept.captions[0][0]).map(([, text]) => make("p", {}, text));
+    const captions = concept.captions.filter(([kind]) => kind === concept.captions[0][0]);
     const place = concept.place ? `, worst place ${concept.place.toLocaleString("en")} by ${concept.method}` : "";
     return make("article", {},
       make("h2", { textContent: concept.name }), make("p", { className: "dim", textContent: concept.of + place }),
-      ...captions, make("div", { className: "strip" }, ...images.map((image) => press(image))));
+      ...captions.map(([, text]) => make("p", {}, text)),
+      make("div", { className: "strip" }, ...images.map((image) => press(image))));
   });
   get("concepts").append(...cards);
   if (drawn >= shown.length) return;
@@ -108,7 +112,8 @@ function open(image, focus = 0) {
   const facts = [["image", image.path], ["class", image.concept.of], ["role", image.role]];
   for (const [kind, text, places] of image.captions ?? []) {
     facts.push([`${kind} caption`, text]);
-    if (places.length) facts.push([`place of ${current.gallery}`, places.map(([method, place]) => `${place} by ${method}`).join("; ")]);
+    const found = places.map(([method, place]) => `${place} by ${method}`);
+    if (found.length) facts.push([`place of ${current.gallery}`, found.join("; ")]);
   }
   const near = (image.near ?? []).map(([number, cosine]) => {
     const other = current.images[number];
@@ -121,8 +126,8 @@ function open(image, focus = 0) {
     make("div", { className: "bar" }, ...bar, act("Close", () => dialog.close())),
     make("h2", { id: "name", textContent: image.concept.name }),
     make("div", { className: "large" }, draw(image)),
-    make("dl", {}, ...facts.flatMap(([term, text]) => [make("dt", { textContent: term }), make("dd", { textContent: text })])),
-    ...(near.length ? [make("h2", { textContent: "Nearest by cosine" }), make("div", { className: "near" }, ...near)] : []));
+    make("dl", {}, ...facts.flatMap(([term, text]) => [make("dt", {}, term), make("dd", {}, text)])),
+    ...(near.length ? [make("h2", {}, "Nearest by cosine"), make("div", { className: "near" }, ...near)] : []));
   dialog.onkeydown = ({ key }) => { if (key in STEPS) step(STEPS[key]); };
   if (!dialog.open) dialog.showModal();
   dialog.querySelectorAll("button")[focus].focus();
@@ -138,7 +143,8 @@ function toggle() {
 const points = () => current.images.filter((image) => image.point);
 function fit() {  // the map to what is visible
   const front = points().filter((image) => visible.has(image));
-  ends = [0, 1].map((axis) => front.map((image) => image.point[axis])).map((all) => [Math.min(...all), Math.max(...all)]);
+  const axes = [0, 1].map((axis) => front.map((image) => image.point[axis]));
+  ends = axes.map((values) => [Math.min(...values), Math.max(...values)]);
 }
 
 function place(image) {
@@ -173,10 +179,10 @@ function point(image) {
   get("hover").hidden = !image;
   drawMap();
   if (!image) return;
-  get("hover").replaceChildren(draw(image), make("figcaption", { textContent: `${describe(image)}, ${image.concept.of}` }));
-  const [x, y] = place(image), { clientWidth: width, clientHeight: height } = get("canvas");
-  Object.assign(get("hover").style, x < width / 2 ? { left: `${x + 12}px`, right: "" } : { left: "", right: `${width - x + 12}px` });
-  Object.assign(get("hover").style, y < height / 2 ? { top: `${y}px`, bottom: "" } : { top: "", bottom: `${height - y}px` });
+  get("hover").replaceChildren(draw(image), make("figcaption", {}, get("here").textContent));
+  const [x, y] = place(image), { clientWidth: width, clientHeight: height } = get("canvas"), style = get("hover").style;
+  [style.left, style.right] = x < width / 2 ? [`${x + 12}px`, ""] : ["", `${width - x + 12}px`];
+  [style.top, style.bottom] = y < height / 2 ? [`${y}px`, ""] : ["", `${height - y}px`];
 }
 
 function findNearest(x, y, weigh = (dx, dy) => Math.hypot(dx, dy)) {
@@ -185,6 +191,11 @@ function findNearest(x, y, weigh = (dx, dy) => Math.hypot(dx, dy)) {
     return [weigh(left - x, top - y), image];
   });
   return costs.reduce((best, one) => (one[0] < best[0] ? one : best), [Infinity, null]);
+}
+
+function touch({ offsetX, offsetY }) {
+  const [distance, image] = findNearest(offsetX, offsetY), found = distance < 30 ? image : null;
+  if (found !== here) point(found);
 }
 
 function go(event) {
@@ -213,13 +224,13 @@ function choose() {
   }));
   const share = `${(100 * current.variance).toFixed(0)} % of the variance`;
   document.querySelector("[data-boxes]").hidden = !current.images.some((image) => image.box);
+  get("role").value = "";
   get("role").lastElementChild.hidden = !current.images.some((image) => image.role === "frame");
   get("order").parentElement.hidden = !current.concepts.some((concept) => concept.place);
   get("axes").textContent = current.model
-    ? `Image features of ${current.model}: their two main components, which hold ${share}. Large dots are evaluation images.`
+    ? `Image features of ${current.model}: two main components, ${share}. Large dots are evaluation images.`
     : "There is no map: the image features of this split are not materialized.";
-  here = null;
-  get("hover").hidden = true;
+  document.querySelector(".board").hidden = !current.model;
   filter();
 }
 
@@ -235,15 +246,12 @@ get("notes").append(...notes.map((textContent) => make("p", { textContent })));
 get("collection").addEventListener("change", choose);
 for (const id of ["text", "class", "role", "order"]) get(id).addEventListener("input", filter);
 get("filters").addEventListener("submit", (event) => event.preventDefault());
-document.querySelectorAll("[data-view]").forEach((button) => button.addEventListener("click", () => turn(button.dataset.view)));
+document.querySelectorAll("[data-view]").forEach((button) => {
+  button.addEventListener("click", () => turn(button.dataset.view));
+});
 document.querySelector("[data-boxes]").addEventListener("click", toggle);
-document.querySelector("[data-boxes]").ariaPressed = false;
 get("canvas").addEventListener("keydown", go);
 get("canvas").addEventListener("pointerleave", () => point(null));
-const touch = ({ offsetX, offsetY }) => {
-  const [distance, image] = findNearest(offsetX, offsetY), found = distance < 30 ? image : null;
-  if (found !== here) point(found);
-};
 get("canvas").addEventListener("pointermove", touch);
 get("canvas").addEventListener("click", (event) => { touch(event); if (here) open(here); });
 addEventListener("resize", drawMap);
