@@ -11,8 +11,8 @@ import rich.filesize
 from rich.console import Console
 
 from pervl_assets.cli.console import escape, make_table
-from pervl_assets.cli.selections import choose_assets
-from pervl_assets.core.errors import SchemaError, WriteError, list_some, name_some
+from pervl_assets.cli.selections import choose_assets, join_words
+from pervl_assets.core.errors import PervlError, SchemaError, WriteError, list_some, name_some
 from pervl_assets.core.files import explain_write_errors, make_folder, sync_tree
 from pervl_assets.core.text import count_of
 from pervl_assets.definitions import build_assets, defs
@@ -34,7 +34,7 @@ def publish(console: Console, settings: Settings, words: Sequence[str], folder: 
         dry_run: Whether nothing is written.
 
     Raises:
-        PervlError: A word is no selection, or names nothing.
+        PervlError: A word is no selection, or names nothing that can be published.
         MissingInputError: Nothing of the selection is materialized.
         SchemaError: A value differs from its manifest.
         WriteError: The folder is not empty, or cannot be written.
@@ -46,6 +46,11 @@ def publish(console: Console, settings: Settings, words: Sequence[str], folder: 
         )
     keys = choose_assets(defs, words)
     published = [value for value in find_published(build_assets(settings)) if value.key in keys]
+    if not published:
+        raise PervlError(
+            f"{join_words(words)} has only raw inputs or descriptions of the release, which are not published.",
+            advice="Name results, e.g. ytvos or training, or nothing for everything.",
+        )
     workspace = Workspace.from_settings(settings)
     with console.status("reading manifests"):
         release = collect_release(published, workspace)
@@ -106,10 +111,14 @@ def _print(console: Console, given: Release, folder: Path, *, dry_run: bool) -> 
     console.print(table)
     if given.absent:
         console.print(f"[yellow]not materialized[/]: {escape(name_some(given.absent))}", highlight=False)
-    for line in (
-        f"[bold green]{len(given.parts):,} parts[/], {total}, {verb} in {name},",
+    lines = [
+        f"[bold green]{count_of(len(given.parts), 'part')}[/], {total}, {verb} in {name},",
         "with README.md (the data card), LICENSE.md and croissant.json.",
-        "Nothing was uploaded. To upload it under your name (hf auth login):",
-        f"  hf upload YOU/pervl {name} --repo-type dataset --private",
-    ):
+    ]
+    if not dry_run:
+        lines += [
+            "Nothing was uploaded. To upload it under your name (hf auth login):",
+            f"  hf upload YOU/pervl {name} --repo-type dataset --private",
+        ]
+    for line in lines:
         console.print(line, highlight=False, soft_wrap=True)

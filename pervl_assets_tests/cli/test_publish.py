@@ -26,8 +26,10 @@ def test_no_image_of_deep_fashion_is_published_and_the_reason_is_printed(run, tm
     assert not folder.exists()
     assert "left out: images of DeepFashion2, train.zip may not be passed on" in would_be
     assert f"would be in {folder}," in would_be
-    assert f"hf upload YOU/pervl {folder} --repo-type dataset --private" in would_be
-    assert f" are in {folder}," in run("deep_fashion", "palavra", folder)
+    assert "hf upload" not in would_be
+    printed = run("deep_fashion", "palavra", folder)
+    assert f" are in {folder}," in printed
+    assert f"\n  hf upload YOU/pervl {folder} --repo-type dataset --private\n" in printed
     files = list_files(folder)
     assert not [file for file in files if file.endswith((".jpg", ".png"))]
     assert {"README.md", "LICENSE.md", "croissant.json", "assets/deep_fashion/captions.parquet"} <= files
@@ -51,4 +53,5 @@ def test_a_damaged_value_is_not_published(run, made_world, tmp_path):
 
 
 def test_nothing_to_publish_is_an_error_with_advice(run, tmp_path):
+    assert "raw has only raw inputs" in run("raw", tmp_path / "upload", code=1)
     assert "There is nothing to release" in run("ytvos", tmp_path / "upload", data=tmp_path / "data", code=1)
