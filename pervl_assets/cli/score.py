@@ -11,7 +11,7 @@ from rich.console import Console
 
 from pervl_assets.benchmarks import find_searched
 from pervl_assets.benchmarks.benchmark import GALLERY_FOLDER
-from pervl_assets.cli.console import escape, make_console, make_table
+from pervl_assets.cli.console import escape, make_console, make_table, print_text
 from pervl_assets.core.addresses import Address
 from pervl_assets.core.errors import PervlError
 from pervl_assets.evaluation.metrics import DEPTHS, Comparison
@@ -83,21 +83,20 @@ def print_scores(gallery: Vectors, scores: Sequence[FileScore]) -> None:
     """Print the scores in percent, comparisons with the first file, and the queries that differ or fail the most."""
     console = make_console()
     for letter, score in zip(_name_columns(scores), scores, strict=True):
-        console.print(f"[bold]{letter}[/] {escape(score.queries.source)}", soft_wrap=True, highlight=False)
-    console.print(
+        print_text(console, f"[bold]{letter}[/] {escape(score.queries.source)}")
+    print_text(
+        console,
         f"ranked by cosine similarity: {len(gallery.vectors):,} images of {escape(gallery.source)}, "
         f"{gallery.vectors.shape[1]:,} numbers each",
-        soft_wrap=True,
-        highlight=False,
     )
     _print_measures(console, scores)
     for letter, score in zip(_name_columns(scores), scores, strict=True):
         if score.change:
-            console.print(_describe(letter, score.change), soft_wrap=True, highlight=False)
+            print_text(console, _describe(letter, score.change))
     _print_places(console, scores)
     if (count := len(scores[0].ranks)) > _SHOWN:
         which = "the largest differences" if len(scores) > 1 else "the worst places"
-        console.print(f"[dim]{_SHOWN} of {count:,} queries, those with {which}; --json prints all[/]", highlight=False)
+        print_text(console, f"[dim]{_SHOWN} of {count:,} queries, those with {which}; --json prints all[/]")
 
 
 def _name_columns(scores: Sequence[FileScore]) -> list[str]:

@@ -7,7 +7,6 @@ import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner
-from rich.console import Console
 
 from pervl_assets.cli import console as console_module
 from pervl_assets.cli import score as score_module
@@ -67,7 +66,7 @@ def test_two_files_are_compared(files):
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_the_text_fits_and_shows_names_as_they_are(files, monkeypatch, width):
-    monkeypatch.setattr(console_module, "Console", lambda **more: Console(**{**more, "width": width}))
+    monkeypatch.setenv("COLUMNS", str(width))
     result = run(files["near"], "--gallery", files["gallery"])
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()

@@ -304,7 +304,7 @@ def test_a_corrupt_image_is_quarantined_and_its_sentences_are_left_out(data, fak
     assert check.description == f"1 of {total} images quarantined: {name_member(victim)}"
     check = checks["palavra/object_sentences:every_image_has_features"]
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert check.description == f"{lost} sentences left out, of 1 image without features: {victim}"
+    assert check.description == f"{lost} sentence{'s' * (lost > 1)} left out, of 1 image without features: {victim}"
     loaded = load_dictionary(data)
     assert loaded[name][0].tolist() == [row[0] for row in rows if row[0] != victim]
     assert all(victim not in ids for ids, *_ in loaded.values())
