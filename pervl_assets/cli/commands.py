@@ -38,6 +38,8 @@ def main() -> None:
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     if logging.lastResort:  # prints warnings
         logging.lastResort.setFormatter(TerminalFormatter())
+        if not logging.root.handlers:  # else open_clip's first line would add one with another format
+            logging.root.addHandler(logging.lastResort)
     load_env_file(Path.cwd())
 
 
