@@ -17,6 +17,7 @@ from pervl_assets.dagster_private import ReconstructableRepository
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs import jobs
 from pervl_assets.defs.jobs import JOB_RUN_TAG, JOB_TAG, build_jobs
+from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.selections import select_assets
 from pervl_assets.settings import Settings
 from pervl_assets.testing.runs import make_settings
@@ -194,6 +195,23 @@ def test_the_launchpad_shows_the_values_of_the_settings_and_describes_them():
     assert "32 on a CPU, 64 on CUDA (PERVL_BATCH_SIZE)" in fields["batch_size"].description
     shown = get_job(make_settings("nowhere")).run_config["ops"]["materialize"]["config"]
     assert (shown["precision"], shown["batch_size"]) == ("auto", None)  # decided where the run is executed
+
+
+def test_a_value_that_is_decided_where_the_run_is_executed_replaces_one_that_is_set():
+    settings = Settings.from_env({"PERVL_PRECISION": "fp16", "PERVL_BATCH_SIZE": "8"})
+    workspace, clip = Workspace.from_settings(settings), Clip.from_settings(settings)
+    resources = jobs._configure(workspace, clip, {"precision": None, "batch_size": None})
+    assert (resources["clip"]["config"]["precision"], resources["clip"]["config"]["batch_size"]) == (None, None)
+
+    @dg.op
+    def read(clip: Clip) -> None:
+        assert (clip.precision, clip.batch_size) == (None, None)
+
+    @dg.job(resource_defs={"clip": clip})
+    def job():
+        read()
+
+    assert job.execute_in_process(run_config={"resources": {"clip": resources["clip"]}}).success
 
 
 def test_all_wrong_values_are_named_before_there_is_a_run():
