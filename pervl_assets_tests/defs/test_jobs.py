@@ -300,8 +300,9 @@ def test_a_check_of_error_severity_fails_a_job_that_made_all(tmp_path, instance)
 
 def test_a_job_that_selects_nothing_lists_the_groups(project):
     result = project.launch("everything", selection="group:zzz")
-    assert "No asset has the group 'zzz'" in get_failure(result).error.message
-    assert "deep_fashion, evaluation, inversion" in get_failure(result).error.message
+    message = get_failure(result).error.message
+    assert "No asset has the group 'zzz'" in message
+    assert all(group in message for group in ("deep_fashion", "evaluation", "inversion"))
 
 
 def test_runs_end_with_the_job_that_is_terminated(project):
@@ -348,5 +349,5 @@ def test_the_command_line_launches_a_job(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "raw/pervl_annotations: 11 files or rows" in done.stdout + done.stderr
+    assert re.search(r"raw/pervl_annotations: \d+ files or rows", done.stdout + done.stderr)
     assert (tmp_path / "data/assets/ytvos/captions.parquet").is_file()
