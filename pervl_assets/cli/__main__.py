@@ -4,7 +4,6 @@ Everything else is imported inside, so that a Ctrl-C while it is loaded ends as 
 """
 
 import atexit
-import io
 import logging
 import os
 import signal
@@ -12,27 +11,8 @@ import sys
 import threading
 from typing import Any
 
+from pervl_assets.cli.output import open_output
 from pervl_assets.core.signals import BY_SIGNAL, ignore_stops, list_stops, watch_stops
-
-
-class _Output(io.FileIO):
-    """Standard output or standard error; what cannot be written, to a closed pipe or a full disk, is dropped."""
-
-    def write(self, data: Any) -> int:
-        try:
-            written: int | None = super().write(data)
-        except OSError:
-            return len(data)
-        return len(data) if written is None else written  # None: a pipe that does not block is full
-
-
-def _open_output(number: int, old: Any) -> io.TextIOWrapper:
-    """Return text output to a file descriptor. Characters that its encoding has not are escaped."""
-    raw = _Output(number, "w", closefd=False)
-    encoding = old.encoding if old else "utf-8"
-    return io.TextIOWrapper(
-        io.BufferedWriter(raw), encoding, errors="backslashreplace", line_buffering=number == 2 or raw.isatty()
-    )
 
 
 def _repeat_interruption(ignored: Any) -> None:
@@ -50,7 +30,8 @@ def run() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
-    sys.stdout, sys.stderr = _open_output(1, sys.stdout), _open_output(2, sys.stderr)
+    encodings = [stream.encoding if stream else "utf-8" for stream in (sys.stdout, sys.stderr)]
+    sys.stdout, sys.stderr = open_output(1, encodings[0]), open_output(2, encodings[1], line_buffering=True)
     sys.unraisablehook = _repeat_interruption
     logging.getLogger("sqlalchemy").setLevel(logging.CRITICAL + 1)  # it raises every error that it logs
     # Dagster's retries of Postgres write to the root logger; the last error is raised, and explained.

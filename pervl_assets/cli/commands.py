@@ -38,6 +38,8 @@ def main() -> None:
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     if logging.lastResort:  # prints warnings
         logging.lastResort.setFormatter(TerminalFormatter())
+        if not logging.root.handlers:  # else open_clip's first line would add one with another format
+            logging.root.addHandler(logging.lastResort)
     load_env_file(Path.cwd())
 
 
@@ -294,6 +296,8 @@ def publish(words: tuple[str, ...], folder: Path, *, dry_run: bool) -> None:
     from pervl_assets.cli.console import make_console
     from pervl_assets.cli.publish import publish as prepare
 
+    if not words:
+        raise click.UsageError("Name what to publish: SELECTION FOLDER. Everything is '*'.")
     prepare(make_console(), read_settings(), words, folder.absolute(), dry_run=dry_run)
 
 

@@ -1,6 +1,7 @@
 """The console of the command line, its tables and progress, and untrusted text on it. Loads no Dagster."""
 
 import os
+from contextlib import suppress
 from datetime import timedelta
 from typing import Final, Self
 
@@ -10,6 +11,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.table import Column, Table
 from rich.text import Text
 
+from pervl_assets.cli.output import open_output
 from pervl_assets.core.progress import read_progress
 from pervl_assets.core.text import escape_terminal
 
@@ -60,7 +62,7 @@ class RunDisplay:
     """
 
     def __init__(self, console: Console, *, verbose: bool = False) -> None:
-        self._console, self._verbose = console, verbose
+        self._console, self._verbose, self._file, self._own = console, verbose, console.file, -1
         # A terminal that obeys nothing gets lines, and so does a file, even one that colours are forced into.
         self._is_live = console.is_interactive and console.file.isatty()
         self._longest = max(console.width // 3, _SHORTEST_NAME)
@@ -78,11 +80,18 @@ class RunDisplay:
         self._steps: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
+        # While a step is executed, Dagster redirects standard output and standard error to a file.
+        with suppress(OSError, AttributeError):  # output that is none of a descriptor
+            self._own = os.dup(self._file.fileno())
+            self._console.file = open_output(self._own, getattr(self._file, "encoding", "utf-8"))
         self._bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
+        self._console.file = self._file
+        if self._own >= 0:
+            os.close(self._own)
 
     def set_total(self, total: int) -> None:
         """Set how many assets are made, those that are made already included."""
@@ -105,7 +114,8 @@ class RunDisplay:
         percent = read_progress(line)
         if step in self._steps:
             total = None if percent is None else 100
-            self._bars.update(self._steps[step], total=total, completed=percent or 0, line=line)
+            # An update would leave a row finished that reached its end, as one of two counts of a step does.
+            self._bars.reset(self._steps[step], total=total, completed=percent or 0, line=line)
         if self._verbose or (percent is not None and not self._is_live):
             self.note(f"  [dim]{escape(step)}:[/] {escape(line)}")
 

@@ -64,7 +64,7 @@ def print_run_result(console: Console, result: RunResult, seconds: float, *, qui
     if not result.total:
         console.print(f"[bold green]{result.skipped} up to date, nothing to do[/] {time}", highlight=False)
         return
-    if not quiet:
+    if result.made and not quiet:
         _print_made(console, result.made)
     print_findings(console, result.findings)
     left = f", [bold red]{result.left} not[/]" if result.left else ""
@@ -133,8 +133,8 @@ def print_paths(console: Console, data: Path | Address) -> None:
         place = f"{data}/{path}"
         if isinstance(data, Address) and path != "assets":
             place = f"FOLDER/{path}, after pervl export '*' FOLDER"
-        console.print(f"  {escape(place)}", highlight=False, soft_wrap=True, end="")
-        console.print(f"  [dim]{what}[/]", highlight=False, soft_wrap=True)
+        gap = "\n    " if console.is_terminal and len(place) + len(what) + 4 > console.width else "  "
+        print_text(console, f"  {escape(place)}{gap}[dim]{what}[/]")
     console.print("  [bold]pervl ui[/] shows the same graph in the browser at http://127.0.0.1:3000", highlight=False)
 
 

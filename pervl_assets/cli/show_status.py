@@ -148,12 +148,11 @@ def print_status(
     counts = {_PROBLEMS.get(what, what): count for what, count in count_problems(states, healths).items() if count}
     problems = ", ".join(f"{count} {what}" for what, count in counts.items())
     command = name_remedy(words)
-    console.print(
+    print_text(
+        console,
         f"[bold red]{problems}[/]: run {command}; it makes missing and stale values again, and reports failures"
         if problems
         else "[bold green]all up to date, no check of error severity failed[/]",
-        highlight=False,
-        soft_wrap=True,
     )
 
 

@@ -8,10 +8,11 @@ import dagster as dg
 import rich.filesize
 from rich.console import Console
 
-from pervl_assets.cli.console import escape
+from pervl_assets.cli.console import escape, print_text
 from pervl_assets.cli.selections import choose_assets, join_words
 from pervl_assets.core.addresses import Address
 from pervl_assets.core.errors import PervlError, list_some
+from pervl_assets.core.text import count_of
 from pervl_assets.defs.run_results import name_partition
 from pervl_assets.defs.runs import list_values
 from pervl_assets.io_managers import find_io_managers
@@ -59,9 +60,8 @@ def export_values(console: Console, exports: Iterable[Export], folder: Path) -> 
         name = name_partition(export.key.to_user_string(), export.partition)
         with console.status(f"copying {escape(name)}"):
             made = export.copy_to(folder)
-        counts = f"{made.files:,} files, {rich.filesize.decimal(made.bytes)}, {made.copied:,} copied"
-        console.print(f"[bold]{escape(name)}[/]: {escape(str(made.place))}", highlight=False, soft_wrap=True, end="")
-        console.print(f"  [dim]{counts}[/]", highlight=False, soft_wrap=True)
+        counts = f"{count_of(made.files, 'file')}, {rich.filesize.decimal(made.bytes)}, {made.copied:,} copied"
+        print_text(console, f"[bold]{escape(name)}[/]: {escape(str(made.place))}  [dim]{counts}[/]")
 
 
 def prune(console: Console, data: Path | Address, age: timedelta, *, dry_run: bool) -> None:
@@ -74,7 +74,7 @@ def prune(console: Console, data: Path | Address, age: timedelta, *, dry_run: bo
     with console.status("reading all manifests"):
         found = open_store(str(data)).prune(MANIFESTS, age, dry_run=dry_run)
     for name in list_some(found.work, _SHOWN):
-        console.print(f"  {escape(name)}", highlight=False, soft_wrap=True)
+        print_text(console, f"  {escape(name)}")
     verb, size = "would be removed" if dry_run else "removed", rich.filesize.decimal(found.bytes)
-    objects, work = f"{found.objects:,} objects that no manifest names", f"{len(found.work):,} of unfinished work"
-    console.print(f"[bold green]{verb}[/]: {objects}, {work}, {size}", highlight=False, soft_wrap=True)
+    objects = f"{count_of(found.objects, 'object')} that no manifest names"
+    print_text(console, f"[bold green]{verb}[/]: {objects}, {len(found.work):,} of unfinished work, {size}")

@@ -1,4 +1,5 @@
 import io
+import os
 
 import dagster as dg
 import pytest
@@ -113,6 +114,16 @@ def shown(instance):
         return calls, console.file.getvalue()
 
     return show
+
+
+def test_the_display_goes_where_it_went_before_dagster_redirects_it(tmp_path):
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as file, RunDisplay(Console(file=file)) as display, (tmp_path / "log").open("w") as log:
+        os.dup2(log.fileno(), writer)
+        display.add("raw/a", "1 file")
+    assert os.read(reader, 99) == b"1/0 raw/a: 1 file\n"
+    os.close(reader)
+    assert not (tmp_path / "log").read_text()
 
 
 def test_a_step_is_shown_while_it_is_executed(shown):
