@@ -74,5 +74,5 @@ def print_list(console: Console, assets: Iterable[ListedAsset]) -> None:
         console.print(f"[bold]{escape(group)}[/]  [dim]{count_of(len(section), 'asset')}[/]", highlight=False)
         for one in section:
             facts = ", ".join(one.kinds) + (f"; {name_some(one.partitions, _SHOWN)}" if one.partitions else "")
-            console.print(f"  {escape(one.asset)}  [dim]{escape(facts)}[/]", highlight=False, soft_wrap=True)
+            console.print(Padding(f"{escape(one.asset)}  [dim]{escape(facts)}[/]", (0, 0, 0, 2)), highlight=False)
             console.print(Padding(escape(one.description), (0, 0, 0, 6)), highlight=False)

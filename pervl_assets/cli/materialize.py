@@ -11,7 +11,6 @@ from pervl_assets.cli.console import RunDisplay, make_console
 from pervl_assets.cli.plans import encode_plan, encode_value, print_plan
 from pervl_assets.cli.printing import print_outdated_inputs, print_reasons, print_run_result
 from pervl_assets.cli.runs import follow, open_instance, read_instance
-from pervl_assets.core.signals import BY_SIGNAL, list_stops
 from pervl_assets.dagster_private import ReconstructableRepository
 from pervl_assets.defs.run_results import RunResult
 from pervl_assets.defs.runs import Launch, fail_dead_runs
@@ -79,7 +78,6 @@ def run_graph(
 
 def encode_result(result: RunResult, seconds: float, inputs: Mapping[Value, str]) -> str:
     """Return the result of a command as JSON. `inputs` are outdated and were not selected, with the reason."""
-    stops = list_stops()
     made = [
         {
             "asset": one.asset,
@@ -94,7 +92,7 @@ def encode_result(result: RunResult, seconds: float, inputs: Mapping[Value, str]
     ]
     content = {
         "passed": result.passed,
-        "exit_code": BY_SIGNAL + stops[0] if stops else 0 if result.passed else 1,
+        "exit_code": 0 if result.passed else 1,
         "interrupted": result.interrupted,
         "seconds": round(seconds, 3),
         "made": made,

@@ -43,7 +43,7 @@ def preview_concept(data: Path | Address, asset: str, concept: str, split: str |
     if not present:
         raise MissingInputError(
             f"{name_partition(asset, split)} is not materialized.",
-            advice=f"""Materialize it first: pervl materialize --select '+key:"{asset}"'""",
+            advice=f"Materialize it first: pervl materialize +{asset}",
         )
     for part, value in present.items():
         if concept in value.ledger["concept"]:

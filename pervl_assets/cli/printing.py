@@ -10,6 +10,7 @@ import rich.filesize
 from rich.console import Console
 
 from pervl_assets.cli.console import escape, make_table, print_text
+from pervl_assets.cli.selections import add_inputs
 from pervl_assets.cli.tables import AssetRow, print_assets
 from pervl_assets.core.addresses import Address
 from pervl_assets.core.errors import name_some
@@ -46,7 +47,7 @@ def print_outdated_inputs(console: Console, reasons: Mapping[Value, str]) -> Non
     """Print the inputs that are not selected and outdated, with the reason and what to do."""
     for (key, partition), reason in reasons.items():
         name = key.to_user_string()
-        text = f"""{reason}, and it is not selected: pervl materialize --select 'key:"{name}"+' makes it again"""
+        text = f"{reason}, and it is not selected: pervl materialize {name}+ makes it again"
         print_cause(console, "stale", "outdated input", name_partition(name, partition), text)
 
 
@@ -103,9 +104,9 @@ def paint(word: str, before: str = "") -> str:
     return f"[{_COLOURS[word]}]{before}{word}[/]"
 
 
-def name_command(name: str, words: Sequence[str]) -> str:
-    """Return a command with its selection, as it is typed, in rich's markup."""
-    return f"[bold]{escape(shlex.join(['pervl', name, *words]))}[/]"
+def name_remedy(words: Sequence[str]) -> str:
+    """Return the command that makes a selection and its inputs, as it is typed, in rich's markup."""
+    return f"[bold]{escape(shlex.join(['pervl', 'materialize', *add_inputs(words)]))}[/]"
 
 
 def print_findings(console: Console, findings: Iterable[Finding]) -> None:

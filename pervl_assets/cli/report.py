@@ -54,7 +54,7 @@ def read_results(data: Path | Address, encoder: str | None = None) -> pl.DataFra
     if results is None:
         raise MissingInputError(
             f"Nothing is evaluated in {data}: the table {key.to_user_string()} does not exist.",
-            advice=f"""Evaluate first: pervl materialize --select '+key:"{key.to_user_string()}"'""",
+            advice=f"Evaluate first: pervl materialize +{key.to_user_string()}",
         )
     return results
 

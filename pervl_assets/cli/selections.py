@@ -1,13 +1,16 @@
 """The assets that a command is about: its words, positional or after --select. Loads no Dagster until they are read."""
 
+import re
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 if TYPE_CHECKING:
     import dagster as dg
+
+_NAME: Final = re.compile(r"[\w/*.-]+")
 
 
 def select_option(command: Callable[..., None]) -> Callable[..., None]:
@@ -25,6 +28,11 @@ def select_option(command: Callable[..., None]) -> Callable[..., None]:
 def join_words(words: Sequence[str]) -> str:
     """Return words as one selection: what any of them names; everything if there are none."""
     return " or ".join(f"({word})" for word in words) if len(words) > 1 else words[0] if words else "*"
+
+
+def add_inputs(words: Sequence[str]) -> list[str]:
+    """Return words that name the same assets and everything that these are made from."""
+    return [word if word[:1] in ("+", "*") else f"+{word}" if _NAME.fullmatch(word) else f"+({word})" for word in words]
 
 
 def choose_assets(defs: "dg.Definitions", words: Sequence[str]) -> "list[dg.AssetKey]":

@@ -9,17 +9,17 @@ import click
 import dagster as dg
 from rich.console import Console
 
-from pervl_assets.cli.console import escape, make_console
+from pervl_assets.cli.console import escape, make_console, print_text
 from pervl_assets.cli.printing import (
     format_bytes,
-    name_command,
+    name_remedy,
     paint,
     print_cause,
     print_findings,
     print_reasons,
     show_count,
 )
-from pervl_assets.cli.runs import open_instance
+from pervl_assets.cli.runs import read_instance
 from pervl_assets.cli.selections import choose_assets
 from pervl_assets.cli.status import (
     AssetState,
@@ -52,7 +52,7 @@ def show_status(words: Sequence[str], *, wide: bool, as_json: bool, quiet: bool)
 
     settings = Settings.from_env()
     keys = choose_assets(defs, words)
-    with open_instance(settings.data) as instance:
+    with read_instance(settings.data) as instance:
         states, healths = list(list_states(defs, instance, keys)), read_health(defs, instance, keys)
         failures = explain_failed_runs(instance, healths)
     ancestors = map(defs.resolve_asset_graph().get_ancestor_asset_keys, keys)
@@ -147,13 +147,12 @@ def print_status(
         print_cause(console, "failed", f"run {run[:_SHORT_ID]} failed", finding.asset, finding.text)
     counts = {_PROBLEMS.get(what, what): count for what, count in count_problems(states, healths).items() if count}
     problems = ", ".join(f"{count} {what}" for what, count in counts.items())
-    command = name_command("materialize", words)
-    console.print(
+    command = name_remedy(words)
+    print_text(
+        console,
         f"[bold red]{problems}[/]: run {command}; it makes missing and stale values again, and reports failures"
         if problems
         else "[bold green]all up to date, no check of error severity failed[/]",
-        highlight=False,
-        soft_wrap=True,
     )
 
 
@@ -168,7 +167,7 @@ def _print_inputs(console: Console, settings: Settings, inputs: Sequence[InputSt
             word = "[green]input found[/]" if one.found else "[yellow]input not found[/]"
             lines.append(f"{word} {one.name}: {escape(f'{settings.raw or settings.data}/{one.path}')}")
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+        print_text(console, line)
 
 
 def _list_rows(states: Iterable[AssetState], healths: Iterable[Health], *, wide: bool) -> Iterator[AssetRow]:

@@ -69,7 +69,7 @@ def print_assets(
     ]
     fitting = sum(wide or longest + width <= console.width for width in accumulate(widths))
     shown = max(fitting, least)
-    room = max(min(longest, console.width - sum(widths[:shown])), _SHORTEST_NAME)
+    room = longest if wide else max(min(longest, console.width - sum(widths[:shown])), _SHORTEST_NAME)
     table = make_table("asset", *titles[:shown])
     table.show_edge, table.padding = False, (0, 1, 0, 0)
     for group, section in sections.items():

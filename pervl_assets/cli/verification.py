@@ -15,7 +15,7 @@ from rich.console import Console
 
 from pervl_assets.cli.console import escape, make_console, print_text
 from pervl_assets.cli.group import print_error
-from pervl_assets.cli.printing import format_bytes, name_command
+from pervl_assets.cli.printing import format_bytes, name_remedy
 from pervl_assets.cli.runs import find_dagster_home, open_instance
 from pervl_assets.cli.selections import choose_assets
 from pervl_assets.cli.tables import AssetRow, print_assets
@@ -149,7 +149,7 @@ def print_verification(
                 text = f"[red]{what}[/] in [bold]{escape(one.name)}[/]: {escape(name_some(names))}"
                 print_text(console, text)
     found = [one.result for one in results if one.result.files]
-    command = name_command("materialize", words)
+    command = name_remedy(words)
     if not found:
         text = f"[red]nothing to verify below {escape(str(data))}[/]: run {command} first"
     elif differing:
@@ -173,7 +173,7 @@ def _list_verified(results: Iterable[Verified]) -> Iterator[AssetRow]:
         alike = len({_show_result(value.result) for value in values}) == 1
         for row in [values] if alike else [[value] for value in values]:
             files, size = (sum(getattr(value.result, what) for value in row) for what in ("files", "bytes"))
-            counts = (format_bytes(size), f"{files:,}") if files else ("", "")
+            counts = (format_bytes(size), f"{files:,}") if size else ("", "")
             cells = (_show_result(row[0].result), *counts)
             yield AssetRow(asset, None if alike else row[0].partition, cells, len(row))
 

@@ -89,7 +89,7 @@ def require_same_passport(passports: Iterable[EmbeddingPassport]) -> EmbeddingPa
             raise PervlError(
                 f"Shards 0 and {number} of the features were encoded differently: {'; '.join(differences)}.",
                 advice="Materialize all shards again with the same model, precision and device, also those that are up "
-                "to date: pervl materialize --force --select and the asset of the shards.",
+                "to date: pervl materialize --force, with the asset of the shards.",
             )
     return gather_notes(first, others)
 

@@ -37,7 +37,7 @@ _GALLERY: Final = f"{GALLERY_FOLDER}/"
 _SCHEMES: Final = {protocol.name: protocol.draws.scheme for protocol in PROTOCOLS}
 _FORMS: Final = ("text", "text_twice")
 _TOKEN: Final = "token"  # noqa: S105 - a form of queries
-_RUN_AGAIN: Final = "Run pervl materialize --select 'group:evaluation'. If it happens again, add --force."
+_RUN_AGAIN: Final = "Score again: pervl materialize evaluation (with --force if that does not help)"
 
 _NO_TARGET: Final = "none of its right images has a vector"
 _NO_SHOT: Final = "none of the few-shot images of its concept has a vector"

@@ -302,7 +302,7 @@ class Partitions(Mapping[str, Any]):
 def _explain_damage(key: dg.AssetKey, path: Path, store: Store) -> Iterator[None]:
     """Turn what reading an absent or damaged value raises into errors that advise. A damaged one is outdated then."""
     name = key.to_user_string()
-    command = f"""pervl materialize --select 'key:"{name}"'"""
+    command = f"pervl materialize {name}"
     try:
         yield
     except FileNotFoundError as error:

@@ -68,7 +68,7 @@ class RawArchiveIOManager(PervlIOManager):
         archive: RawArchive = super().read(key, partition)
         self._pull(archive)
         name, path = key.to_user_string(), self.locate(key, partition)
-        advice = f"""Materialize it again: pervl materialize --select 'key:"{name}"+'"""
+        advice = f"Materialize it again: pervl materialize {name}+"
         card = _identify_again(archive, is_listed=not archive.prefix)
         if card is None:
             raise MissingInputError(f"The input {name} was at {archive.path} and is gone.", advice=advice)

@@ -63,7 +63,9 @@ class TrainingFileIOManager(PervlIOManager):
         plain = asdict(written, dict_factory=lambda pairs: {name: part for name, part in pairs if part != ()})
         write_bytes_atomically(path, json.dumps(plain, indent=1, sort_keys=True).encode() + b"\n")
         shown = dg.MetadataValue.path(self.store.show(target))
-        context.add_output_metadata({"file": shown, **describe_size(written.bytes, 1)})
+        files = (written, *written.others)
+        size = describe_size(sum(file.bytes for file in files), len(files))
+        context.add_output_metadata({"file": shown, **size})
 
     def _measure(self, name: str) -> WrittenFile:
         file = self.store.locate(name)

@@ -88,7 +88,7 @@ def _hash_content(files: list[Node]) -> str:
 
 
 def describe_release(release: Release) -> str:
-    """Return what a release holds, what it lacks, and where its licences are named."""
+    """Return what a release holds, what is left out of it, and where its licences are named."""
     texts = [
         "PerVL is retrieval of images by captions with a personal concept in them. The benchmarks are folder trees and "
         "tables. The release also contains training data of PALAVRA's inversion model: object classes and sentences, "

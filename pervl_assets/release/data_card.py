@@ -187,8 +187,8 @@ def _describe_barred(release: Release) -> list[str]:
         *rows,
         "",
         f"To make them, get these inputs from their owners and run pervl_assets {release.version}, for example",
-        f"""`pervl materialize --select '+key:"{release.barred[0].name}"'`. The tables `<tree>/ledger` have the path,
-size and sha256 of every file.""",
+        f"`pervl materialize +{release.barred[0].name}`. The tables `<tree>/ledger` have the path, size and sha256 of",
+        "every file.",
         "",
     ]
 

@@ -182,7 +182,7 @@ def _require_encoder(done: str, found: EmbeddingPassport, passport: EmbeddingPas
         raise PervlError(
             f"{done} with another CLIP than the one in use: {'; '.join(differences)}.",
             advice="Use the earlier model, precision and device, or materialize all that depends on the model: "
-            "pervl materialize --select '+group:evaluation'.",
+            "pervl materialize +evaluation",
         )
 
 

@@ -62,7 +62,7 @@ def test_an_unknown_tree_or_concept_or_split_is_an_error_with_suggestions(made_w
 
 
 def test_a_tree_that_is_not_materialized_is_an_error_with_advice(made_world, tmp_path):
-    with pytest.raises(MissingInputError, match=r"pervl materialize --select '\+key:\"ytvos/fsl_seg\"'"):
+    with pytest.raises(MissingInputError, match=r"pervl materialize \+ytvos/fsl_seg"):
         preview_concept(made_world.data, "ytvos/fsl_seg", "cat")
     data = made_world.copy_to(tmp_path / "data")
     (data / "assets/deep_fashion/personalized/test.parquet").unlink()

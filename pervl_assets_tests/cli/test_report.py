@@ -76,7 +76,7 @@ def test_without_results_the_error_says_what_to_run(evaluated):
     result = run()
     assert result.exit_code == 1
     assert "Nothing is evaluated" in result.output
-    assert """pervl materialize --select '+key:"evaluation/results"'""" in result.output
+    assert "pervl materialize +evaluation/results" in result.output
     assert not (evaluated / "report.html").exists()
 
 

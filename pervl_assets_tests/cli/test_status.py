@@ -4,6 +4,7 @@ import asyncio
 import datetime
 import functools
 import io
+import json
 import time
 from collections import Counter
 from dataclasses import replace
@@ -18,9 +19,10 @@ from dagster._daemon.freshness import FreshnessDaemon
 from dagster_graphql.test.utils import execute_dagster_graphql
 from rich.console import Console
 
-from pervl_assets.cli.show_status import print_status
+from pervl_assets.cli.show_status import encode_status, print_status
 from pervl_assets.cli.status import (
     AssetState,
+    InputState,
     count_problems,
     explain_failed_runs,
     list_inputs,
@@ -321,6 +323,37 @@ def test_warnings_are_printed_and_are_healthy(instance):
     assert "warning table light: light was evaluated" in shown
     assert "1 passed, 1 warned, 1 not run" in shown
     assert shown.endswith("all up to date, no check of error severity failed\nTrue")
+
+
+def test_problems_are_those_of_the_selection(instance):
+    run(instance, public, table)
+    assert count_problems(list_states(defs, instance), read_health(defs, instance))["missing"] == 2
+    (health,) = read_health(defs, instance, [table.key])
+    (state,) = list_states(defs, instance, [table.key])
+    assert (state.asset, health.asset) == ("table", "table")
+    assert count_problems([replace(state, why="")], [health]) == {"missing": 0, "stale": 0, "failed": 0}
+
+
+def test_the_document_has_stable_keys(instance):
+    run(instance, public, table, fail={"heavy"})
+    states, healths = list(list_states(defs, instance)), read_health(defs, instance)
+    inputs = [InputState("zip", "a.zip", found=False)]
+    status = json.loads(encode_status(make_settings("nowhere"), inputs, states, healths, {}))
+    assert status["inputs"] == [{"name": "zip", "path": "a.zip", "found": False}]
+    assert set(status) == {"profile", "data", "healthy", "problems", "inputs", "values", "assets", "failed_runs"}
+    assert {key for one in status["values"] for key in one} == {
+        "asset",
+        "partition",
+        "state",
+        "reason",
+        "materialized",
+        "files_or_rows",
+        "bytes",
+    }
+    (found,) = [one for one in status["assets"] if one["asset"] == "table"]
+    text = "heavy: heavy was evaluated"
+    assert found["findings"] == [{"asset": "table", "severity": "error", "text": text}]
+    assert found["checks"]["failed"] == 1
 
 
 def test_a_failed_check_makes_its_asset_unhealthy(instance):

@@ -1,9 +1,13 @@
+from pathlib import Path
+
+import dagster as dg
 import pytest
 
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs.downloads import Downloads
 from pervl_assets.defs.resources import Clip, SettingsResource, Workspace
 from pervl_assets.settings import Settings
+from pervl_assets.testing.runs import make_settings
 
 
 @pytest.mark.parametrize(
@@ -35,3 +39,19 @@ def test_fields_of_resources_are_described_as_the_settings_are(resource: type[Se
         if field.json_schema_extra:
             setting = Settings.model_fields[field.json_schema_extra["setting"]]
             assert field.description.startswith(setting.description), name
+
+
+def test_a_run_with_wrong_values_fails_in_the_words_of_the_settings(instance):
+    @dg.asset
+    def idle(workspace: Workspace) -> None:
+        pass
+
+    workspace = Workspace.from_settings(make_settings(Path("nowhere")))
+    wrong = Workspace(**{**workspace.model_dump(), "top_objects": -3, "workers": 0})
+    run = dg.materialize([idle], resources={"workspace": wrong}, instance=instance, raise_on_error=False)
+    (failure,) = [event for event in run.all_events if event.event_type == dg.DagsterEventType.RUN_FAILURE]
+    assert failure.event_specific_data.error.message.splitlines() == [
+        "PervlError: 1 setting of the run's config cannot be used.",  # 0 workers is what tests set
+        "  top_objects=-3: must be greater than or equal to 1",
+        "What to do: Correct or remove these values, and launch again.",
+    ]

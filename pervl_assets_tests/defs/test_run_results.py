@@ -17,6 +17,7 @@ def test_failures_are_explained_without_wrapping():
     own = Info("MissingInputError", "pervl_assets.core.errors.MissingInputError: no zip: none\n", Info("OSError", "x"))
     assert explain_failure(Info("DagsterExecutionStepExecutionError", "dagster...: wrapped", own)) == "no zip: none"
     assert explain_failure(Info("Outer", "o", Info("ValueError", "ValueError: bad\n"))) == "ValueError: bad"
+    assert explain_failure(Info("Interrupted", "Interrupted: it was ended")) == "interrupted"
     assert explain_failure(Info("DagsterAssetCheckFailedError", "dagster...: check failed")) is None
 
 

@@ -1,6 +1,7 @@
 """`record_step`: seconds and settings of every materialization, and errors without a stack."""
 
 import time
+import traceback
 
 import dagster as dg
 import pytest
@@ -14,7 +15,7 @@ from pervl_assets.defs.run_results import read_run_result
 from pervl_assets.defs.steps import INPUTS, SETTINGS, describe_settings, record_step
 from pervl_assets.io_managers import metadata
 from pervl_assets.io_managers.base import PervlIOManager
-from pervl_assets.io_managers.metadata import SECONDS, make_failure, show_errors
+from pervl_assets.io_managers.metadata import SECONDS, make_failure, show_errors, show_errors_first
 from pervl_assets.settings import Settings
 from pervl_assets.testing.runs import make_settings
 
@@ -246,6 +247,25 @@ def test_other_errors_pass_unchanged():
         raise ZeroDivisionError
 
 
+def test_an_end_by_a_user_is_said_in_our_words_and_stays_an_interruption():
+    """Of the class that Dagster raises at a signal: a run that ends with it is canceled, and has not failed."""
+    with (
+        pytest.raises(dg.DagsterExecutionInterruptedError, match="finished work is kept"),
+        show_errors(),
+        show_errors(),
+    ):
+        raise dg.DagsterExecutionInterruptedError
+
+
+def test_outside_of_steps_dagster_passes_our_errors_on_as_its_own():
+    error = MissingInputError("No zip.", details=["here"], advice="Get one.")
+    with pytest.raises(MissingInputError) as caught, show_errors_first():
+        raise error
+    assert isinstance(caught.value, dg.DagsterError)
+    assert (str(caught.value), caught.value.details) == (str(error), ("here",))
+    assert traceback.format_exception_only(caught.value)[0].startswith("MissingInputError: No zip.")  # no module
+
+
 def test_a_step_ends_at_once_on_an_error_after_it_was_given_up(instance, monkeypatch, capsys):
     seen: list[bool] = []
     ended: list[int] = []
@@ -357,7 +377,7 @@ def test_every_asset_and_check_of_the_project_is_decorated(tmp_path):
 def test_a_missing_archive_and_a_missing_value_are_reported(materialize, tmp_path):
     (tmp_path / "data").mkdir()
     for selection, partition, words in (
-        ('key:"raw/youtube_vos_train"', None, "MissingInputError: YouTube-VOS"),
+        ('key:"raw/youtube_vos_train"', None, "MissingInputError: Input not found: "),
         ('key:"deep_fashion/personalized"', "test", "MissingInputError: The value of "),
     ):
         result = materialize(selection, partition, data=tmp_path / "data", profile="full")

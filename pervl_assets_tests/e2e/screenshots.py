@@ -21,7 +21,7 @@ SCALE: Final = 1.5
 COLOURS: Final = 256
 """A page of the UI has few colours; a palette keeps the repository small."""
 
-LARGE: Final = 250_000
+LARGE: Final = 200_000
 """Larger images (they contain photographs) are saved at one pixel per CSS pixel. In bytes."""
 
 MARGIN: Final = 20
@@ -29,7 +29,7 @@ TALL: Final = 2500
 """Height of a window that shows an asset's page without scrolling, in CSS pixels."""
 
 TREE: Final = "ytvos/fsl_seg"
-REPORTED: Final = 3
+REPORTED: Final = 1
 """Queries of the report that are shown before the last one."""
 
 PLOTTED_RUNS: Final = 3

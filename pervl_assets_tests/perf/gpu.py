@@ -14,7 +14,8 @@ of the checkout, into which their wheels are unpacked:
 
     pip download --no-deps --only-binary :all: --python-version 3.12 --platform manylinux_2_28_x86_64 --platform any \
         --platform manylinux2014_x86_64 --platform manylinux_2_17_x86_64 -d downloaded open_clip_torch ftfy wcwidth \
-        regex polars polars-runtime-32 simplejpeg fast-zip-decryption zlib-ng typing_extensions
+        regex polars polars-runtime-32 simplejpeg fast-zip-decryption zlib-ng typing_extensions \
+        pydantic pydantic_core annotated_types typing_inspection
     for wheel in downloaded/*.whl; do python3 -m zipfile -e $wheel wheels; done
 
 `--small` measures a tiny model on a CPU in about a minute, as a trial.

@@ -103,7 +103,7 @@ def test_trees_that_may_not_be_passed_on_are_named_with_the_reason(release):
     card = build_cards(dataclasses.replace(release, parts=release.parts[:2], barred=tuple(barred)))[CARD]
     assert "| `pets/whole` | 7 | " in card
     assert "[Photographs of pets](https://example.org/photos)" in card
-    assert """`pervl materialize --select '+key:"pets/whole"'`""" in card
+    assert "`pervl materialize +pets/whole`" in card
 
 
 def test_hugging_face_reads_every_config_and_split(release, cards, tmp_path):
