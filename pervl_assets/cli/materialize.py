@@ -23,12 +23,8 @@ def show_plan(words: Sequence[str], *, force: bool = False, as_json: bool = Fals
     """Print what `run_graph` would make, in which runs and why; nothing is written."""
     from pervl_assets.definitions import defs
 
-    selection, settings, console, resources = (
-        join_words(words),
-        Settings.from_env(),
-        make_console(),
-        defs.resources or {},
-    )
+    settings, console, resources = Settings.from_env(), make_console(), defs.resources or {}
+    selection = join_words(words)
     with read_instance(settings.data) as instance:
         launch = Launch(_find_repository(), instance)
         plan, inputs = launch.plan(selection, resources, force=force), launch.explain_inputs(selection, resources)
@@ -60,12 +56,8 @@ def run_graph(
     """
     from pervl_assets.definitions import defs
 
-    selection, settings, start, resources = (
-        join_words(words),
-        Settings.from_env(),
-        time.monotonic(),
-        defs.resources or {},
-    )
+    settings, start, resources = Settings.from_env(), time.monotonic(), defs.resources or {}
+    selection = join_words(words)
     console, progress = make_console(stderr=as_json), make_console(stderr=as_json, quiet=quiet)
     with open_instance(settings.data) as instance:
         for dead in fail_dead_runs(instance):
