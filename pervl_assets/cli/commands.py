@@ -296,6 +296,8 @@ def publish(words: tuple[str, ...], folder: Path, *, dry_run: bool) -> None:
     from pervl_assets.cli.console import make_console
     from pervl_assets.cli.publish import publish as prepare
 
+    if not words:
+        raise click.UsageError("Name what to publish: SELECTION FOLDER. Everything is '*'.")
     prepare(make_console(), read_settings(), words, folder.absolute(), dry_run=dry_run)
 
 

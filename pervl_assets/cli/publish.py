@@ -2,17 +2,17 @@
 
 import shlex
 import tempfile
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import rich.filesize
 from rich.console import Console
 
-from pervl_assets.cli.console import escape, make_table
-from pervl_assets.cli.selections import choose_assets
-from pervl_assets.core.errors import SchemaError, WriteError, list_some, name_some
+from pervl_assets.cli.console import escape
+from pervl_assets.cli.selections import choose_assets, join_words
+from pervl_assets.cli.tables import AssetRow, print_assets
+from pervl_assets.core.errors import PervlError, SchemaError, WriteError, list_some, name_some
 from pervl_assets.core.files import explain_write_errors, make_folder, sync_tree
 from pervl_assets.core.text import count_of
 from pervl_assets.definitions import build_assets, defs
@@ -29,12 +29,12 @@ def publish(console: Console, settings: Settings, words: Sequence[str], folder: 
     Args:
         console: Where it is printed.
         settings: They name the data root.
-        words: The words of a selection; everything if there are none.
+        words: The words of a selection.
         folder: The folder, which must not exist, or be empty.
         dry_run: Whether nothing is written.
 
     Raises:
-        PervlError: A word is no selection, or names nothing.
+        PervlError: A word is no selection, or names nothing that can be published.
         MissingInputError: Nothing of the selection is materialized.
         SchemaError: A value differs from its manifest.
         WriteError: The folder is not empty, or cannot be written.
@@ -46,6 +46,11 @@ def publish(console: Console, settings: Settings, words: Sequence[str], folder: 
         )
     keys = choose_assets(defs, words)
     published = [value for value in find_published(build_assets(settings)) if value.key in keys]
+    if not published:
+        raise PervlError(
+            f"{join_words(words)} has only raw inputs or descriptions of the release, which are not published.",
+            advice="Name results, e.g. ytvos or training, or nothing for everything.",
+        )
     workspace = Workspace.from_settings(settings)
     with console.status("reading manifests"):
         release = collect_release(published, workspace)
@@ -56,7 +61,7 @@ def publish(console: Console, settings: Settings, words: Sequence[str], folder: 
             _verify(published, given, workspace)
         with console.status(f"copying to {escape(str(folder))}"):
             _write(release, folder)
-    _print(console, given if dry_run else replace(given, root=folder), folder, dry_run=dry_run)
+    _print(console, given if dry_run else replace(given, root=folder), words, folder, dry_run=dry_run)
 
 
 def _verify(published: Sequence[Published], given: Release, workspace: Workspace) -> None:
@@ -88,28 +93,38 @@ def _write(release: Release, folder: Path) -> None:
             made.replace(folder)
 
 
-def _print(console: Console, given: Release, folder: Path, *, dry_run: bool) -> None:
-    groups: dict[str, list[Part]] = defaultdict(list)
-    for part in given.parts:
-        groups[", ".join(dict.fromkeys(source.short_licence for source in part.sources))].append(part)
-    for part in given.barred:
-        owners = ", ".join(source.title for source in part.barred_by)
-        groups[f"[yellow]left out[/]: images of {owners} may not be passed on"].append(part)
-    table = make_table("licence, part", ">files", ">size")
-    for heading, parts in groups.items():
-        table.add_row(f"[bold]{heading}[/]")
-        for part in parts:
-            files, size = part.measure(given.root)
-            table.add_row(f"  {part.name}", f"{files:,}", rich.filesize.decimal(size))
-    total = rich.filesize.decimal(sum(part.measure(given.root)[1] for part in given.parts))
-    name, verb = escape(shlex.quote(str(folder))), "would be" if dry_run else "are"
-    console.print(table)
+def _print(console: Console, given: Release, words: Sequence[str], folder: Path, *, dry_run: bool) -> None:
+    _print_parts(console, given.parts, given.root, {part.name: part.licences for part in given.parts}, "licences")
+    if given.barred:
+        real = " with real data" if given.synthetic else ""
+        _say(console, f"\n[yellow]left out[/]: images that{real} may not be passed on")
+        owners = {part.name: [source.title for source in part.barred_by] for part in given.barred}
+        _print_parts(console, given.barred, given.root, owners, "images of")
     if given.absent:
-        console.print(f"[yellow]not materialized[/]: {escape(name_some(given.absent))}", highlight=False)
-    for line in (
-        f"[bold green]{len(given.parts):,} parts[/], {total}, {verb} in {name},",
-        "with README.md (the data card), LICENSE.md and croissant.json.",
-        "Nothing was uploaded. To upload it under your name (hf auth login):",
-        f"  hf upload YOU/pervl {name} --repo-type dataset --private",
-    ):
-        console.print(line, highlight=False, soft_wrap=True)
+        _say(console, f"\n[yellow]not materialized[/]: {escape(name_some(given.absent))}")
+    total = rich.filesize.decimal(sum(part.measure(given.root)[1] for part in given.parts))
+    count, name = f"[bold green]{count_of(len(given.parts), 'part')}[/]", escape(shlex.quote(str(folder)))
+    verb = "would be" if dry_run else "are"
+    licences = sorted({licence for part in given.parts for licence in part.licences})
+    _say(console, f"\n{count} of {escape(' '.join(words))}, {total}, {verb} in {name}", soft_wrap=True)
+    _say(console, "with README.md (the data card), croissant.json, and LICENSE.md (the licences of each part).")
+    _say(console, f"Licences: {escape('; '.join(licences))}.")
+    if not dry_run:
+        _say(console, "Nothing was uploaded. To upload it under your name (hf auth login):")
+        _say(console, f"  hf upload YOU/pervl {name} --repo-type dataset --private", soft_wrap=True)
+
+
+def _say(console: Console, text: str, *, soft_wrap: bool = False) -> None:
+    console.print(text, highlight=False, soft_wrap=soft_wrap)
+
+
+def _print_parts(
+    console: Console, parts: Sequence[Part], root: Path, texts: Mapping[str, Sequence[str]], title: str
+) -> None:
+    """Print a table of parts with their files, sizes, and texts by name."""
+    measured = [(part.name, *part.measure(root)) for part in parts]
+    rows = [
+        AssetRow(name, None, (f"{files:,}", rich.filesize.decimal(size), escape("; ".join(texts[name]))))
+        for name, files, size in measured
+    ]
+    print_assets(console, (">files", ">size", title), rows, 2)

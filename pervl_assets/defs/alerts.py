@@ -86,8 +86,10 @@ def _try(name: str, send: Callable[[], None]) -> str:
     """Return why sending failed; empty if it did not."""
     try:
         send()
-    except (OSError, ValueError) as error:  # errors of smtplib are of the first kind
+    except OSError as error:  # errors of smtplib are of this kind
         return f"{name}: {hide_secrets(str(error)) or type(error).__name__}"
+    except ValueError:  # its text may have a part of a password: `Port could not be cast …`
+        return f"{name}: it is no such address"
     return ""
 
 

@@ -196,7 +196,7 @@ def _build_op(resources: frozenset[str], settings: Settings) -> dg.OpDefinition:
 def _configure(workspace: Workspace, clip: Clip, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the run config of the resources that have changed fields. It must contain their other fields, too."""
     return {
-        name: {"config": {k: v for k, v in (resource.model_dump() | own).items() if v is not None}}
+        name: {"config": resource.model_dump(exclude_none=True) | own}
         for name, resource in (("workspace", workspace), ("clip", clip))
         if (own := {k: v for k, v in changes.items() if k in type(resource).model_fields})
     }

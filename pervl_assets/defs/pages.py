@@ -2,6 +2,7 @@
 
 from collections.abc import Container, Iterable, Mapping
 from functools import cache
+from pathlib import PurePath
 from typing import Any
 
 import dagster as dg
@@ -94,7 +95,16 @@ def list_sources() -> dict[str, Source]:
     )
     found = [
         annotations,
-        *(Source(spec.name, spec.title, spec.licence, spec.homepage, spec.redistributable) for spec in list_specs()),
+        *(
+            Source(
+                spec.name,
+                spec.title.removesuffix(f", {PurePath(spec.file).name}"),
+                spec.licence,
+                spec.homepage,
+                spec.redistributable,
+            )
+            for spec in list_specs()
+        ),
     ]
     return {source.name: source for source in found}
 

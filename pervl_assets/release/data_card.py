@@ -163,9 +163,8 @@ def _describe_part(part: Part, root: Path, rows: int | None) -> str:
     """Return a part as a row of a table. Files are counted where there are no rows."""
     files, size = part.measure(root)
     count = files if rows is None else rows
-    licences = ", ".join(dict.fromkeys(source.short_licence for source in part.sources))
     text = " ".join(_FIRST_SENTENCE.split(part.description.strip(), 1)[0].split()).replace("|", r"\|")
-    return f"| `{part.name}` | {text} | {count:,} | {rich.filesize.decimal(size)} | {licences} |"
+    return f"| `{part.name}` | {text} | {count:,} | {rich.filesize.decimal(size)} | {'; '.join(part.licences)} |"
 
 
 def _describe_barred(release: Release) -> list[str]:
@@ -181,6 +180,7 @@ def _describe_barred(release: Release) -> list[str]:
         "## Left out",
         "",
         "The images of these folder trees are pieces of raw inputs that their licences do not let us pass on.",
+        *(["Here they are synthetic; they are left out as the real ones are."] if release.synthetic else []),
         "",
         "| tree | files | size | because of |",
         "| --- | ---: | ---: | --- |",

@@ -48,7 +48,7 @@ class Source:
     @property
     def short_licence(self) -> str:
         """The SPDX identifier, or whose terms they are."""
-        return self.licence if self.is_spdx else f"terms of {self.name}"
+        return self.licence if self.is_spdx else f"terms of {self.title.replace('The ', 'the ', 1)}"
 
     @property
     def licence_address(self) -> str:
@@ -63,6 +63,11 @@ class Part:
     name: str
     description: str
     sources: tuple[Source, ...]
+
+    @property
+    def licences(self) -> list[str]:
+        """The licences of its raw inputs, in a few words each, sorted."""
+        return sorted({source.short_licence for source in self.sources})
 
     @property
     def barred_by(self) -> tuple[Source, ...]:

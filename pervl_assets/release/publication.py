@@ -23,7 +23,7 @@ def leave_out(release: Release) -> Release:
     if barred and len(barred) == len(release.trees):  # else `images` is described with the other trees
         sources = tuple(dict.fromkeys(source for part in barred for source in part.sources))
         text = "One row per image of the folder trees that are left out: concept, class, split and caption."
-        parts.append(TablePart("images", text, sources, (IMAGES_FILE,), _IMAGES))
+        parts.append(TablePart("release/images", text, sources, (IMAGES_FILE,), _IMAGES))
     return replace(release, parts=tuple(parts), barred=barred)
 
 

@@ -1,5 +1,7 @@
 """`pervl publish`: a folder for the Hub, or what would be in it."""
 
+import re
+
 import pytest
 from click.testing import CliRunner
 
@@ -24,10 +26,13 @@ def test_no_image_of_deep_fashion_is_published_and_the_reason_is_printed(run, tm
     folder = tmp_path / "to" / "upload"
     would_be = run("deep_fashion", "palavra", folder, "--dry-run")
     assert not folder.exists()
-    assert "left out: images of DeepFashion2, train.zip may not be passed on" in would_be
-    assert f"would be in {folder}," in would_be
-    assert f"hf upload YOU/pervl {folder} --repo-type dataset --private" in would_be
-    assert f" are in {folder}," in run("deep_fashion", "palavra", folder)
+    assert "left out: images that with real data may not be passed on" in would_be
+    assert re.search(r"personalized +[0-9]+ +[0-9.]+ MB +DeepFashion2\n", would_be)
+    assert re.search(rf"[0-9]+ parts of deep_fashion palavra, [0-9.]+ [kM]B, would be in {folder}\n", would_be)
+    assert "hf upload" not in would_be
+    printed = run("deep_fashion", "palavra", folder)
+    assert f" are in {folder}\n" in printed
+    assert f"\n  hf upload YOU/pervl {folder} --repo-type dataset --private\n" in printed
     files = list_files(folder)
     assert not [file for file in files if file.endswith((".jpg", ".png"))]
     assert {"README.md", "LICENSE.md", "croissant.json", "assets/deep_fashion/captions.parquet"} <= files
@@ -50,5 +55,10 @@ def test_a_damaged_value_is_not_published(run, made_world, tmp_path):
     assert not (tmp_path / "upload").exists()
 
 
+def test_a_forgotten_folder_is_not_taken_from_the_selection(run):
+    assert "Name what to publish: SELECTION FOLDER" in run("ytvos", code=2)
+
+
 def test_nothing_to_publish_is_an_error_with_advice(run, tmp_path):
+    assert "raw has only raw inputs" in run("raw", tmp_path / "upload", code=1)
     assert "There is nothing to release" in run("ytvos", tmp_path / "upload", data=tmp_path / "data", code=1)

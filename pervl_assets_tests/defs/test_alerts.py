@@ -104,13 +104,16 @@ def test_a_run_is_not_reported_beside_its_job_or_before_its_last_attempt(report,
 
 
 def test_a_server_that_takes_no_message_is_named_without_secrets(report, mail, slack, monkeypatch):
-    address = f"http://127.0.0.1:{1}/secret-part"
-    monkeypatch.setenv(SLACK_WEBHOOK, address)
+    monkeypatch.setenv(SLACK_WEBHOOK, "http://127.0.0.1:1/secret-part")
     monkeypatch.setenv(SMTP_URL, "smtp://anna:hunter2@127.0.0.1:1")
     with pytest.raises(PervlError, match=r"PERVL_SMTP_URL: .*refused") as caught:
         report(alert_email="anna@lab.org")
     assert "PERVL_SLACK_WEBHOOK: ConnectError" in str(caught.value)
     assert "secret-part" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+    monkeypatch.setenv(SMTP_URL, "smtp://anna:hunter2/x@127.0.0.1:25")
+    with pytest.raises(PervlError, match="PERVL_SMTP_URL: it is no such address") as caught:
+        report(alert_email="anna@lab.org")
     assert "hunter2" not in str(caught.value)
     monkeypatch.delenv(SMTP_URL)
     monkeypatch.delenv(SLACK_WEBHOOK)

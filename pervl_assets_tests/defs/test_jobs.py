@@ -17,6 +17,7 @@ from pervl_assets.dagster_private import ReconstructableRepository
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs import jobs
 from pervl_assets.defs.jobs import JOB_RUN_TAG, JOB_TAG, build_jobs
+from pervl_assets.defs.resources import Clip, Workspace
 from pervl_assets.defs.selections import select_assets
 from pervl_assets.settings import Settings
 from pervl_assets.testing.runs import make_settings
@@ -196,6 +197,23 @@ def test_the_launchpad_shows_the_values_of_the_settings_and_describes_them():
     assert (shown["precision"], shown["batch_size"]) == ("auto", None)  # decided where the run is executed
 
 
+def test_a_value_that_is_decided_where_the_run_is_executed_replaces_one_that_is_set():
+    settings = Settings.from_env({"PERVL_PRECISION": "fp16", "PERVL_BATCH_SIZE": "8"})
+    workspace, clip = Workspace.from_settings(settings), Clip.from_settings(settings)
+    resources = jobs._configure(workspace, clip, {"precision": None, "batch_size": None})
+    assert (resources["clip"]["config"]["precision"], resources["clip"]["config"]["batch_size"]) == (None, None)
+
+    @dg.op
+    def read(clip: Clip) -> None:
+        assert (clip.precision, clip.batch_size) == (None, None)
+
+    @dg.job(resource_defs={"clip": clip})
+    def job():
+        read()
+
+    assert job.execute_in_process(run_config={"resources": {"clip": resources["clip"]}}).success
+
+
 def test_all_wrong_values_are_named_before_there_is_a_run():
     """Dagster processes the config for the plan of a run, which it makes before it records one."""
     job = get_job(make_settings("nowhere"))
@@ -282,8 +300,9 @@ def test_a_check_of_error_severity_fails_a_job_that_made_all(tmp_path, instance)
 
 def test_a_job_that_selects_nothing_lists_the_groups(project):
     result = project.launch("everything", selection="group:zzz")
-    assert "No asset has the group 'zzz'" in get_failure(result).error.message
-    assert "deep_fashion, evaluation, inversion" in get_failure(result).error.message
+    message = get_failure(result).error.message
+    assert "No asset has the group 'zzz'" in message
+    assert all(group in message for group in ("deep_fashion", "evaluation", "inversion"))
 
 
 def test_runs_end_with_the_job_that_is_terminated(project):
@@ -330,5 +349,5 @@ def test_the_command_line_launches_a_job(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "raw/pervl_annotations: 11 files or rows" in done.stdout + done.stderr
+    assert re.search(r"raw/pervl_annotations: \d+ files or rows", done.stdout + done.stderr)
     assert (tmp_path / "data/assets/ytvos/captions.parquet").is_file()

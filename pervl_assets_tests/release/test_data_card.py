@@ -89,7 +89,7 @@ def test_the_text_lists_every_part_with_its_size_and_licences(release, cards):
     rows = {line.split("`")[1]: line for line in cards[CARD].splitlines() if line.startswith("| `")}
     assert rows.keys() == {part.name for part in release.parts}
     assert rows["pets/none"].startswith("| `pets/none` | No pets. | 0 | ")
-    assert rows["pets/features"].endswith("| CC-BY-4.0, terms of photos |")
+    assert rows["pets/features"].endswith("| CC-BY-4.0; terms of Photographs of pets |")
     assert "| 7 | " in rows["pets/whole"]  # files
     assert '\nload_dataset("FOLDER", "pets.names", split="full")\n' in cards[CARD]
     assert "| `photos` | [Photographs of pets](https://example.org/photos) | " in cards["LICENSE.md"]

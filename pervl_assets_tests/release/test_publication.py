@@ -32,7 +32,7 @@ def test_trees_with_images_of_others_are_left_out_and_their_ledgers_kept(release
     assert verify_files(folder / FILE).unchanged
     dataset = mlc.Dataset(jsonld=str(folder / FILE))
     assert len([*dataset.records("pets/sets/ledger")]) == 3
-    assert len([*dataset.records("images")]) == 6 + 3
+    assert len([*dataset.records("release/images")]) == 6 + 3
     text = (folder / "README.md").read_text()
     assert "Left out, because their images may not be passed on: pets/whole, pets/sets." in text
     assert "- config_name: pets.sets.ledger" in text
