@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 
 from pervl_assets.cli.group import PervlGroup, TerminalFormatter, json_option, quiet_option, read_settings
-from pervl_assets.cli.selections import join_words, select_option
+from pervl_assets.cli.selections import select_option
 from pervl_assets.core.files import write_bytes_atomically
 from pervl_assets.core.text import escape_terminal
 
@@ -62,9 +62,9 @@ def materialize(
     from pervl_assets.cli.materialize import run_graph, show_plan
 
     if dry_run:
-        show_plan(join_words(words), force=force, as_json=as_json)
+        show_plan(words, force=force, as_json=as_json)
         return
-    passed = run_graph(join_words(words), force=force, as_json=as_json, quiet=quiet, verbose=verbose)
+    passed = run_graph(words, force=force, as_json=as_json, quiet=quiet, verbose=verbose)
     sys.exit(0 if passed else 1)
 
 
@@ -82,7 +82,7 @@ def demo() -> None:
     from pervl_assets.cli.printing import print_paths, print_results
     from pervl_assets.cli.verification import run_verification
 
-    passed = run_graph("*") and run_verification()
+    passed = run_graph([]) and run_verification()
     if passed:
         from pervl_assets.cli.report import read_results
 

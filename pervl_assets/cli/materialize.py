@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import click
@@ -11,6 +11,7 @@ from pervl_assets.cli.console import RunDisplay, make_console
 from pervl_assets.cli.plans import encode_plan, encode_value, print_plan
 from pervl_assets.cli.printing import print_outdated_inputs, print_reasons, print_run_result
 from pervl_assets.cli.runs import follow, open_instance, read_instance
+from pervl_assets.cli.selections import join_words
 from pervl_assets.dagster_private import ReconstructableRepository
 from pervl_assets.defs.run_results import RunResult
 from pervl_assets.defs.runs import Launch, fail_dead_runs
@@ -18,19 +19,20 @@ from pervl_assets.defs.up_to_date import Value
 from pervl_assets.settings import Settings
 
 
-def show_plan(selection: str, *, force: bool = False, as_json: bool = False) -> None:
-    """Print what `run_graph` would make of a selection, in which runs and why; nothing is written."""
+def show_plan(words: Sequence[str], *, force: bool = False, as_json: bool = False) -> None:
+    """Print what `run_graph` would make, in which runs and why; nothing is written."""
     from pervl_assets.definitions import defs
 
     settings, console, resources = Settings.from_env(), make_console(), defs.resources or {}
+    selection = join_words(words)
     with read_instance(settings.data) as instance:
         launch = Launch(_find_repository(), instance)
         plan, inputs = launch.plan(selection, resources, force=force), launch.explain_inputs(selection, resources)
     if as_json:
         click.echo(encode_plan(plan, inputs))
     else:
-        print_outdated_inputs(console, inputs)
-        print_plan(console, plan)
+        print_outdated_inputs(console, inputs, words)
+        print_plan(console, plan, inputs)
 
 
 def _find_repository() -> ReconstructableRepository:
@@ -38,12 +40,12 @@ def _find_repository() -> ReconstructableRepository:
 
 
 def run_graph(
-    selection: str, *, force: bool = False, as_json: bool = False, quiet: bool = False, verbose: bool = False
+    words: Sequence[str], *, force: bool = False, as_json: bool = False, quiet: bool = False, verbose: bool = False
 ) -> bool:
     """Materialize what is not up to date in a selection.
 
     Args:
-        selection: What to materialize.
+        words: Of the selection of what to materialize.
         force: Whether values that are up to date are made again.
         as_json: Whether the result is printed as JSON; everything else is then printed to standard error.
         quiet: Whether only errors, warnings and the result are printed.
@@ -55,6 +57,7 @@ def run_graph(
     from pervl_assets.definitions import defs
 
     settings, start, resources = Settings.from_env(), time.monotonic(), defs.resources or {}
+    selection = join_words(words)
     console, progress = make_console(stderr=as_json), make_console(stderr=as_json, quiet=quiet)
     with open_instance(settings.data) as instance:
         for dead in fail_dead_runs(instance):
@@ -63,7 +66,7 @@ def run_graph(
             )
         launch = Launch(_find_repository(), instance, devices=settings.devices)
         plan = launch.plan(selection, resources, force=force)
-        print_outdated_inputs(console, inputs := launch.explain_inputs(selection, resources))
+        print_outdated_inputs(console, inputs := launch.explain_inputs(selection, resources), words)
         if plan.skipped:
             print_reasons(progress, plan.todo)
         with RunDisplay(progress, verbose=verbose) as display:

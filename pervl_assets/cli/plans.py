@@ -6,16 +6,19 @@ from typing import Any
 
 from rich.console import Console
 
-from pervl_assets.cli.console import escape, make_table
+from pervl_assets.cli.console import escape, make_table, print_text
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.text import count_of
 from pervl_assets.defs.run_results import name_partition
 from pervl_assets.defs.runs import Plan
-from pervl_assets.defs.up_to_date import Value
+from pervl_assets.defs.up_to_date import NEVER_MADE, NOT_ON_DISK, Value
 
 
-def print_plan(console: Console, plan: Plan) -> None:
-    """Print the runs of a plan of which none has begun, with the reason for each value, and their number."""
+def print_plan(console: Console, plan: Plan, inputs: Mapping[Value, str]) -> None:
+    """Print the runs of a plan of which none has begun, with the reason for each value, and their number.
+
+    `inputs` are outdated and not selected, with the reason.
+    """
     runs, follow = plan.list_runs(), plan.list_followers()
     if not runs:
         console.print(f"[bold green]{plan.skipped} up to date, nothing to do[/]", highlight=False)
@@ -28,10 +31,11 @@ def print_plan(console: Console, plan: Plan) -> None:
         table.add_section()
     console.print(table)
     made = f"[bold]{count_of(len(plan.todo), 'value')} in {count_of(len(runs), 'run')} would be made[/]"
-    console.print(f"{made}, {plan.skipped} up to date; nothing was written", highlight=False)
+    condition = " once their inputs are" if {NEVER_MADE, NOT_ON_DISK} & {*inputs.values()} else ""
+    print_text(console, f"{made}{condition}, {plan.skipped} up to date; nothing was written")
     if follow:
         names = name_some([name_partition(key.to_user_string(), partition) for key, partition in follow])
-        console.print(f"Up to {len(follow)} more, where these change: {escape(names)}", highlight=False)
+        print_text(console, f"Up to {len(follow)} more, where these change: {escape(names)}")
 
 
 def encode_plan(plan: Plan, inputs: Mapping[Value, str]) -> str:

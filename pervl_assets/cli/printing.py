@@ -43,12 +43,11 @@ def print_reasons(console: Console, reasons: Mapping[Value, str], kind: str = ""
         print_text(console, f"{kind}[dim]{escape(reason)}:[/] {escape(name_some(names))}")
 
 
-def print_outdated_inputs(console: Console, reasons: Mapping[Value, str]) -> None:
-    """Print the inputs that are not selected and outdated, with the reason and what to do."""
-    for (key, partition), reason in reasons.items():
-        name = key.to_user_string()
-        text = f"{reason}, and it is not selected: pervl materialize {name}+ makes it again"
-        print_cause(console, "stale", "outdated input", name_partition(name, partition), text)
+def print_outdated_inputs(console: Console, reasons: Mapping[Value, str], words: Sequence[str]) -> None:
+    """Print the inputs that are outdated and not selected by these words, with the reasons and what to do."""
+    if reasons:
+        print_reasons(console, reasons, f"[{_COLOURS['stale']}]outdated and not selected[/], ")
+        print_text(console, f"{name_remedy(words)} makes these first")
 
 
 def print_run_result(console: Console, result: RunResult, seconds: float, *, quiet: bool = False) -> None:

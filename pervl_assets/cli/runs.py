@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,7 @@ from pervl_assets.cli.databases import NOT_WRITABLE, check_postgres_url, explain
 from pervl_assets.core.addresses import Place
 from pervl_assets.core.errors import PervlError, WriteError
 from pervl_assets.defs.pools import WAITING
-from pervl_assets.defs.run_results import RunResult, name_partition, read_materialization
+from pervl_assets.defs.run_results import Materialized, RunResult, name_partition, read_materialization
 from pervl_assets.defs.runs import PlannedRun
 from pervl_assets.settings import POSTGRES_URL, is_trusted
 from pervl_assets.storage import open_store
@@ -27,12 +28,7 @@ _log = logging.getLogger(__name__)
 
 _POLL_SECONDS: Final = 0.3
 _SHOWN: Final = 300
-_ENDS: Final = {
-    DagsterEventType.STEP_SUCCESS,
-    DagsterEventType.STEP_FAILURE,
-    DagsterEventType.STEP_UP_FOR_RETRY,
-    DagsterEventType.STEP_SKIPPED,
-}
+_ENDS: Final = {DagsterEventType.STEP_SUCCESS, DagsterEventType.STEP_FAILURE}
 _INSTANCE: Final = "telemetry: {enabled: false}\nnux: {enabled: false}\npython_logs: {python_log_level: INFO}\n"
 """For a Dagster home that has no `dagster.yaml`; the project's own sets more."""
 
@@ -146,7 +142,7 @@ def follow(
     The run is the last one of `result`.
     """
     over, run_id = threading.Event(), result.runs[-1]
-    running = set[str]()
+    running = dict[str, _Running]()
     display.set_total(result.total)
 
     def watch() -> None:
@@ -173,8 +169,16 @@ def follow(
         watcher.join()
 
 
-def _show_entry(display: RunDisplay, entry: EventLogEntry, partition: str | None, running: set[str]) -> None:
-    """Show an entry of the log of a run; `running` are its steps that are shown."""
+@dataclass
+class _Running:
+    """A step that is executed: when it began, in seconds since 1970, and what it has made."""
+
+    begun: float
+    made: list[Materialized] = field(default_factory=list)
+
+
+def _show_entry(display: RunDisplay, entry: EventLogEntry, partition: str | None, running: dict[str, _Running]) -> None:
+    """Show an entry of the log of a run. What a step made is shown at its end, when its duration is known."""
     step = name_partition((entry.step_key or "").replace("__", "/"), partition)
     kind = entry.dagster_event_type
     if kind == DagsterEventType.STEP_UP_FOR_RETRY or entry.message.startswith(WAITING):
@@ -182,11 +186,14 @@ def _show_entry(display: RunDisplay, entry: EventLogEntry, partition: str | None
     if kind is None:
         display.report(step, entry.message)
     elif kind in (DagsterEventType.STEP_START, DagsterEventType.STEP_RESTARTED):
-        running.add(step)
+        running.setdefault(step, _Running(entry.timestamp))
         display.begin(step)
-    elif kind in _ENDS:
-        running.discard(step)
+    elif kind == DagsterEventType.ASSET_MATERIALIZATION and step in running:
+        running[step].made.append(read_materialization(entry.get_dagster_event()))
+    elif kind == DagsterEventType.STEP_UP_FOR_RETRY and step in running:
         display.end(step)
-    elif kind == DagsterEventType.ASSET_MATERIALIZATION:
-        made = read_materialization(entry.get_dagster_event())
-        display.add(made.name, made.summary)
+    elif kind in _ENDS and step in running:
+        display.end(step)
+        ended = running.pop(step)
+        for made in ended.made:
+            display.add(made.name, replace(made, seconds=entry.timestamp - ended.begun).summary)

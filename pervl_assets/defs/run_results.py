@@ -8,9 +8,10 @@ from dagster import DagsterEventType, DagsterInstance
 from rich.filesize import decimal
 
 from pervl_assets.core.checks import Severity
+from pervl_assets.core.progress import format_seconds
 from pervl_assets.core.text import count_of, unescape_markdown
 from pervl_assets.dagster_private import RunFailureReason
-from pervl_assets.io_managers.metadata import BYTES, FILES, MISSING, QUARANTINED, ROWS, SECONDS
+from pervl_assets.io_managers.metadata import BYTES, FILES, MISSING, QUARANTINED, ROWS
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,11 @@ class Materialized:
 
     @property
     def summary(self) -> str:
-        """Its counts, size and duration as far as they are known: `1,234 files, 12.3 MB, 4.2 s`."""
+        """Its counts, its size if that is known, and its duration: `1,234 files, 12.3 MB, 4.2 s`."""
         size = None if self.bytes is None else decimal(int(self.bytes))
-        seconds = self.metadata.get(SECONDS)
         lost = f"{self.quarantined:,} quarantined" if self.quarantined else None
         missing = f"{self.missing:,} missing" if self.missing else None
-        return ", ".join(
-            filter(None, (self.count, lost, missing, size, None if seconds is None else f"{seconds:,.1f} s"))
-        )
+        return ", ".join(filter(None, (self.count, lost, missing, size, format_seconds(self.seconds))))
 
     @property
     def quarantined(self) -> int:

@@ -31,6 +31,7 @@ from pervl_assets.storage.store import Listing
 Value = tuple[dg.AssetKey, str | None]
 """An asset and the partition of it; None for an asset without partitions."""
 
+NEVER_MADE: Final = "it was never materialized"
 NOT_ON_DISK: Final = "it is not in this data folder"
 """Reason of a value that was materialized, and whose file or manifest does not exist."""
 
@@ -96,7 +97,7 @@ class _Reader:
         asset, node = self._records[key], self._graph.get(key)
         made = self.read_last(key, partition)
         if asset is None or made is None or made.asset_materialization is None:
-            yield "it was never materialized"
+            yield NEVER_MADE
             return
         manager = self._resources.get(node.assets_def.get_io_manager_key_for_asset_key(key))
         stored = manager if isinstance(manager, PervlIOManager) else None

@@ -32,8 +32,8 @@ def plan(tmp_path, instance, monkeypatch):
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_a_plan_says_what_is_made_in_which_run_and_why_and_what_may_follow(plan, width):
-    console = Console(file=io.StringIO(), width=width)
-    print_plan(console, plan)
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    print_plan(console, plan, {})
     lines = [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
     text = " ".join(" ".join(lines).split())
     assert lines.index("run 1") < lines.index("run 2, test")
@@ -64,9 +64,12 @@ def test_a_dry_run_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PERVL_PROFILE", "demo")
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    show_plan("group:ytvos")
-    assert "it was never materialized" in capsys.readouterr().out
-    show_plan("ytvos/fsl_seg", as_json=True)
+    show_plan(["ytvos"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "not selected, it was never materialized: raw/pervl_annotations, raw/youtube_vos_train" in text
+    assert "pervl materialize +ytvos makes these first" in text
+    assert "would be made once their inputs are, 0 up to date; nothing was written" in text
+    show_plan(["ytvos/fsl_seg"], as_json=True)
     (run,) = json.loads(capsys.readouterr().out)["runs"]
     assert run["values"] == [{"asset": "ytvos/fsl_seg", "partition": None, "reason": "it was never materialized"}]
     assert not [*tmp_path.iterdir()]

@@ -1,5 +1,6 @@
 import io
 import os
+import re
 
 import dagster as dg
 import pytest
@@ -98,7 +99,7 @@ def shown(instance):
     def archive(context) -> dg.MaterializeResult:
         context.log.info("[b]half[/] of it\x1b[2J")
         context.log.info("50%, 1 min left: 5 of 10 files")
-        return dg.MaterializeResult(metadata={"files": 1, "bytes": 1234, "seconds": 65.0})
+        return dg.MaterializeResult(metadata={"files": 1, "bytes": 1234})
 
     run = dg.materialize([archive], instance=instance).run_id
 
@@ -134,9 +135,8 @@ def test_a_step_is_shown_while_it_is_executed(shown):
 
 def test_a_file_gets_a_line_for_each_asset_and_for_how_far_it_is(shown):
     _, text = shown()
-    assert text == (
-        "  raw/archive: 50%, 1 min left: 5 of 10 files\n"  # the others with --verbose
-        "1/3 raw/archive: 1 file, 1.2 kB, 65.0 s\n"
-    )
+    progress, made = text.splitlines()  # the other lines with --verbose
+    assert progress == "  raw/archive: 50%, 1 min left: 5 of 10 files"
+    assert re.fullmatch(r"1/3 raw/archive: 1 file, 1\.2 kB, \d\.\d s", made)
     _, verbose = shown(verbose=True)
     assert verbose.splitlines()[0] == r"  raw/archive: [b]half[/] of it\x1b[2J"
