@@ -148,6 +148,13 @@ def test_every_rule_that_code_cites_is_explained():
     assert cited <= explained
 
 
+def test_the_messages_of_the_page_are_those_of_the_code():
+    messages = re.findall(r"^\| \*(.+?)\* ", (ROOT / "docs/full_data.md").read_text(), re.MULTILINE)
+    code = "".join(file.read_text() for file in (ROOT / "pervl_assets").rglob("*.py"))
+    assert len(messages) > 5
+    assert [part for message in messages for part in message.split("…") if part.strip() not in code] == []
+
+
 # ---- commands and variables
 
 

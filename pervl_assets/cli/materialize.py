@@ -73,13 +73,13 @@ def run_graph(
             result = launch.execute(plan, partial(follow, instance, display))
     seconds = time.monotonic() - start
     if as_json:
-        click.echo(encode_result(result, seconds, inputs))
+        click.echo(_encode_result(result, seconds, inputs))
     else:
         print_run_result(console, result, seconds, quiet=quiet)
     return result.passed
 
 
-def encode_result(result: RunResult, seconds: float, inputs: Mapping[Value, str]) -> str:
+def _encode_result(result: RunResult, seconds: float, inputs: Mapping[Value, str]) -> str:
     """Return the result of a command as JSON. `inputs` are outdated and were not selected, with the reason."""
     made = [
         {

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -11,13 +12,29 @@ if TYPE_CHECKING:
     import dagster as dg
 
 _NAME: Final = re.compile(r"[\w/*.-]+")
+_DOCUMENTED: Final = re.compile(r"^<!-- from the definitions: asset (\S+) -->$", re.MULTILINE)
+
+
+def _complete(_context: click.Context, _parameter: click.Parameter, typed: str) -> list[str]:
+    """Return the groups and keys that begin with what was typed, for the shell: those of the docs, read in no time."""
+    from pervl_assets.benchmarks import find_benchmarks
+
+    pages = (Path(__file__).parents[1] / "docs/assets").glob("*.md")
+    documented = [key for page in pages for key in _DOCUMENTED.findall(page.read_text(encoding="utf-8"))]
+    evaluated = [benchmark.name for benchmark in find_benchmarks() if benchmark.retrieval]
+    keys = {key.replace("<benchmark>", name) for key in documented for name in evaluated}
+    begun = typed.lstrip("+")
+    names = sorted(keys | {key.partition("/")[0] for key in keys})
+    return [typed.removesuffix(begun) + name for name in names if name.startswith(begun)]
 
 
 def select_option(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the arguments [SELECTION]... and the option --select, and pass both to it as `words`."""
 
-    @click.argument("positional", nargs=-1, metavar="[SELECTION]...")
-    @click.option("--select", multiple=True, metavar="SELECTION", help="The same as SELECTION.")
+    @click.argument("positional", nargs=-1, metavar="[SELECTION]...", shell_complete=_complete)
+    @click.option(
+        "--select", multiple=True, metavar="SELECTION", help="The same as SELECTION.", shell_complete=_complete
+    )
     @wraps(command)
     def run(positional: tuple[str, ...], select: tuple[str, ...], **options: Any) -> None:
         command(words=(*positional, *select), **options)

@@ -112,7 +112,7 @@ def record_results(instance: dg.DagsterInstance, results: Iterable[Verified]) ->
             )
 
 
-def encode_verification(results: Sequence[Verified], *, passed: bool) -> str:
+def _encode_verification(results: Sequence[Verified], *, passed: bool) -> str:
     """Return results of `verify_values` as JSON."""
     values = [
         {"asset": one.asset, "partition": one.partition, **vars(one.result)}
@@ -199,7 +199,7 @@ def run_verification(words: Sequence[str] = (), *, as_json: bool = False, quiet:
         results = [*verify_values(defs, settings.data, keys)]
     passed = any(one.result.files for one in results) and all(one.result.unchanged for one in results)
     if as_json:
-        click.echo(encode_verification(results, passed=passed))
+        click.echo(_encode_verification(results, passed=passed))
     else:
         print_verification(console, results, settings.data, words, quiet=quiet)
     if (find_dagster_home(settings.data) / "dagster.yaml").exists():  # else nothing is recorded as materialized

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from pervl_assets.cli.selections import choose_assets
 from pervl_assets.cli.verification import record_results, verify_values
 from pervl_assets.core.files import VerifyResult
 from pervl_assets.core.tables import CONTENT_SHA256, hash_frame
@@ -152,6 +153,17 @@ def test_materializing_repairs_values_that_differ_in_bytes_alone(data, instance)
         result = run_assets(data, dg.AssetSelection.assets(*run.keys), instance, run.partition)
         assert result.success, explain(result)
     assert not find_differences(data)
+
+
+def test_only_what_is_selected_is_verified(data):
+    (data / TABLE).unlink()
+    (data / "tree.partial").mkdir()
+    chosen = choose_assets(define(), ["inversion/coco_object_sentences", "deep_fashion/personalized"])
+    found = {one.name: one.result for one in verify_values(define(), data, chosen)}
+    trees = ["deep_fashion/personalized [test]", "deep_fashion/personalized [validation]"]
+    assert sorted(found) == [*trees, "inversion/coco_object_sentences"]
+    assert all(result.files and result.unchanged for result in found.values())
+    assert find_differences(data).keys() == {"inversion/coco_object_classes", "unfinished work"}
 
 
 def test_a_changed_raw_input_is_reported(data):

@@ -108,4 +108,4 @@ def test_a_class_with_few_images_is_a_warning_that_names_it(train):
     write_hashed(frame.filter((pl.col("name") != "bird") | pl.col("image_id").is_in(few.implode())), path)
     check = list_checks(train())["training/set_encoder:every_class_is_trained"]
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert check.description == "1 of 30 classes have too few images to train on: bird"
+    assert check.description == "1 of 30 classes with too few images to train on: bird"
