@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +15,14 @@ _ROOT: Final = "/docs/"
 DOCS_START: Final = f"{_ROOT}operating.md"
 """Address of the page that a user of the UI reads first."""
 
-_KINDS: Final = {".md": "text/html; charset=utf-8", ".png": "image/png"}
+_ASSETS: Final = "assets/README.md"
+"""The page that leads to the pages of all assets."""
+
+_KINDS: Final = {
+    ".md": "text/html; charset=utf-8",
+    ".png": "image/png",
+    ".yaml": "text/plain; charset=utf-8",
+}
 _HEADERS: Final = (
     (b"content-security-policy", b"default-src 'none'; img-src 'self'; style-src 'unsafe-inline'"),
     (b"x-content-type-options", b"nosniff"),
@@ -25,6 +32,7 @@ _HEADING: Final = re.compile(r"<h(\d)>(.*?)</h\1>")
 _RULE: Final = re.compile(r"<td>([A-Z]\d+)</td>")
 _TAG: Final = re.compile("<[^>]*>")
 
+_NO_PAGE: Final = "# No such page\n\nAll pages are linked above."
 _PAGE: Final = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
 <style>
@@ -43,7 +51,7 @@ img {{ max-width: 100% }}
 
 
 class Docs:
-    """ASGI app that serves the pages and images of `docs`, and passes everything else on to `app`.
+    """ASGI app that serves the pages, images and settings of `docs`, and passes everything else on to `app`.
 
     Args:
         app: Dagster's web server.
@@ -60,22 +68,29 @@ class Docs:
         """Serve one connection."""
         path = scope.get("path", "") if scope["type"] == "http" and scope["method"] in ("GET", "HEAD") else ""
         name = path.removeprefix(_ROOT)
-        if path == "/" and self._start:
-            await _answer(send, 307, b"", [(b"location", self._start.encode())])
-        elif path.startswith(_ROOT) and name in self._files:
-            file = self._files[name]
-            body = render(file.read_text("utf-8"), self._files).encode() if file.suffix == ".md" else file.read_bytes()
-            await _answer(send, 200, body, [(b"content-type", _KINDS[file.suffix].encode()), *_HEADERS])
+        to = DOCS_START if path in (_ROOT, _ROOT.rstrip("/")) else self._start if path == "/" else None
+        if to:
+            await _answer(send, 307, b"", [(b"location", to.encode())])
+        elif path.startswith(_ROOT):
+            file = self._files.get(name)
+            kind = _KINDS[file.suffix if file else ".md"]
+            headers = [(b"content-type", kind.encode()), *_HEADERS]
+            await _answer(send, 200 if file else 404, self._read(file), headers)
         else:
             await self._app(scope, receive, send)
 
+    def _read(self, file: Path | None) -> bytes:
+        if file and file.suffix != ".md":
+            return file.read_bytes()
+        return render(file.read_text("utf-8") if file else _NO_PAGE, self._files).encode()
 
-def render(text: str, names: Iterable[str] = ()) -> str:
+
+def render(text: str, names: Collection[str] = ()) -> str:
     """Return a page of the documentation as HTML; headings have the anchors of GitHub, numbered rules their number.
 
     Args:
         text: Its markdown.
-        names: Files of the documentation: its pages at the top are linked.
+        names: Files of the documentation: its pages at the top, and that of the assets, are linked.
     """
     from markdown_it import MarkdownIt
 
@@ -86,8 +101,10 @@ def render(text: str, names: Iterable[str] = ()) -> str:
 
     body: Any = MarkdownIt("commonmark", {"html": False}).enable("table").render(_COMMENT.sub("", text))
     body = _RULE.sub(r'<td id="\1">\1</td>', _HEADING.sub(mark, body))
-    pages = [name for name in names if name.endswith(".md") and "/" not in name]
-    links = " · ".join(f'<a href="{_ROOT}{name}">{html.escape(name.removesuffix(".md"))}</a>' for name in pages)
+    pages = {name: name.removesuffix(".md") for name in names if name.endswith(".md") and "/" not in name}
+    pages |= {_ASSETS: "assets"} if _ASSETS in names else {}
+    ordered = sorted(pages.items(), key=lambda page: page[1])
+    links = " · ".join(f'<a href="{_ROOT}{name}">{html.escape(shown)}</a>' for name, shown in ordered)
     title = text.strip().partition("\n")[0].lstrip("# ")
     return _PAGE.format(title=html.escape(title), links=links, body=body)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from urllib.parse import urljoin
 
 import pytest
 
@@ -38,11 +39,35 @@ def test_pages_and_images_are_served():
 
 
 @pytest.mark.parametrize(
-    "path", ["/docs/../pyproject.toml", "/docs//etc/passwd", "/docs/", "/docs/none.md", "/assets/docs/run.png", "/"]
+    "path", ["/docs/../pyproject.toml", "/docs//etc/passwd", "/docs/none.md", "/docs/assets/none.png"]
 )
+def test_what_is_no_page_is_not_found_and_all_pages_are_linked(path):
+    status, headers, body = get(path)
+    assert (status, headers[b"content-type"]) == (404, b"text/html; charset=utf-8")
+    assert b"No such page" in body
+    assert b'<a href="/docs/operating.md">operating</a>' in body
+
+
+@pytest.mark.parametrize("path", ["/assets/docs/run.png", "/docsx", "/"])
 def test_everything_else_is_dagsters(path):
     assert get(path)[::2] == (404, b"of Dagster")
     assert get(DOCS_START, method="POST")[0] == 404
+
+
+@pytest.mark.parametrize("path", ["/docs", "/docs/"])
+def test_the_folder_opens_its_first_page(path):
+    assert get(path)[:2] == (307, {b"location": DOCS_START.encode()})
+
+
+def test_every_link_between_pages_leads_to_a_page():
+    waiting, seen = {DOCS_START}, set()
+    while waiting:
+        seen.add(page := waiting.pop())
+        status, _, body = get(page)
+        assert status == 200, page
+        links = {urljoin(page, link).partition("#")[0] for link in re.findall('(?:href|src)="([^"]+)"', body.decode())}
+        waiting |= {link for link in links if not link.startswith("http") and not link.endswith(".png")} - seen
+    assert {"/docs/assets/README.md", "/docs/assets/ytvos.md", "/docs/security.md"} <= seen
 
 
 def test_the_start_page_is_another_one():
