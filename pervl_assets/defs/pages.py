@@ -127,8 +127,11 @@ def _list_results() -> dict[dg.AssetKey, TableAsset | TreeAsset]:
 
 
 def _tabulate_inputs(inputs: Iterable[Source]) -> dg.MetadataValue:
-    """Return raw inputs and their licences as a table, each with a link to its page."""
-    rows = [(link_asset(dg.AssetKey([RAW, one.name]), one.name), _link_licence(one)) for one in inputs]
+    """Return raw inputs and their licences as a table, each with a link to its page, which has the whole licence."""
+    rows = [
+        (link_asset(dg.AssetKey([RAW, one.name]), one.name), f"[{one.short_licence}]({one.licence_address})")
+        for one in inputs
+    ]
     return preview_table(pl.DataFrame(rows, schema=["input", "licence"], orient="row"), markup=True)
 
 

@@ -102,7 +102,8 @@ def test_licences_are_shown_with_their_addresses(nodes):
     assert "[coco_svo_triplets](/assets/raw/coco_svo_triplets)" in shown
     assert "[CC-BY-4.0](https://spdx.org/licenses/CC-BY-4.0)" in shown
     shown = find(nodes, "deep_fashion/personalized").metadata["raw_inputs"].value
-    assert "[see the official site: non-commercial research](https://github.com/switchablenorms/DeepFashion2)" in shown
+    assert "[terms of DeepFashion2](https://github.com/switchablenorms/DeepFashion2)" in shown
+    assert "non-commercial" in find(nodes, "raw/deep_fashion2_train").metadata["licence"].value
     annotations = find(nodes, "raw/pervl_annotations").metadata
     assert annotations["homepage"].value == list_sources()["pervl_annotations"].homepage
     assert "CC-BY-NC-SA-4.0" in annotations["licence"].value
