@@ -74,5 +74,9 @@ def print_list(console: Console, assets: Iterable[ListedAsset]) -> None:
         console.print(f"[bold]{escape(group)}[/]  [dim]{count_of(len(section), 'asset')}[/]", highlight=False)
         for one in section:
             facts = ", ".join(one.kinds) + (f"; {name_some(one.partitions, _SHOWN)}" if one.partitions else "")
-            console.print(Padding(f"{escape(one.asset)}  [dim]{escape(facts)}[/]", (0, 0, 0, 2)), highlight=False)
-            console.print(Padding(escape(one.description), (0, 0, 0, 6)), highlight=False)
+            _print_indented(console, f"{escape(one.asset)}  [dim]{escape(facts)}[/]", 2)
+            _print_indented(console, escape(one.description), 6)
+
+
+def _print_indented(console: Console, text: str, blanks: int) -> None:
+    console.print(Padding(text, (0, 0, 0, blanks), expand=False), highlight=False)

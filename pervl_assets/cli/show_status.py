@@ -138,14 +138,16 @@ def print_status(
         is_whole = print_assets(console, _TITLES, rows, _LEAST, wide=wide)
         if not is_whole or any(row.count > 1 for row in rows):
             console.print("[dim]--wide shows all columns, and each partition in a row[/]")
-        stale = {(dg.AssetKey.from_user_string(one.asset), one.partition): one.why for one in states if one.why}
-        print_reasons(console, stale, paint("stale") + " ")
+    counts = {_PROBLEMS.get(what, what): count for what, count in count_problems(states, healths).items() if count}
+    if quiet and counts:
+        _print_missing(console, settings, inputs)
+    stale = {(dg.AssetKey.from_user_string(one.asset), one.partition): one.why for one in states if one.why}
+    print_reasons(console, stale, paint("stale") + " ")
     there = {state.asset for state in states if state.when}
     print_findings(console, [one for health in healths if health.asset in there for one in health.findings])
     runs = {finding: run for run, findings in failures.items() for finding in findings}  # each finding once
     for finding, run in runs.items():
         print_cause(console, "failed", f"run {run[:_SHORT_ID]} failed", finding.asset, finding.text)
-    counts = {_PROBLEMS.get(what, what): count for what, count in count_problems(states, healths).items() if count}
     problems = ", ".join(f"{count} {what}" for what, count in counts.items())
     command = name_remedy(words)
     print_text(
@@ -157,17 +159,26 @@ def print_status(
 
 
 def _print_inputs(console: Console, settings: Settings, inputs: Sequence[InputState], *, wide: bool) -> None:
-    """Print where the data is and which raw inputs are there; paths of those that are not, or of all (wide)."""
-    lines = [f"profile [bold]{settings.profile}[/], data in [bold]{escape(str(settings.data))}[/]"]
-    found = [one.name for one in inputs if one.found]
-    if found and not wide:
-        lines.append(f"[green]inputs found[/] {escape(', '.join(found))}")
+    """Print where the data is and which raw inputs are there, with their paths (wide)."""
+    data = escape(str(settings.data))
+    print_text(console, f"profile [bold]{settings.profile}[/], data in [bold]{data}[/]")
+    found = [one for one in inputs if one.found]
+    if wide:
+        for one in found:
+            print_text(console, f"[green]input found[/] {one.name}: {_locate(settings, one)}")
+    elif found:
+        print_text(console, f"[green]inputs found[/] {escape(', '.join(one.name for one in found))}")
+    _print_missing(console, settings, inputs)
+
+
+def _print_missing(console: Console, settings: Settings, inputs: Iterable[InputState]) -> None:
     for one in inputs:
-        if wide or not one.found:
-            word = "[green]input found[/]" if one.found else "[yellow]input not found[/]"
-            lines.append(f"{word} {one.name}: {escape(f'{settings.raw or settings.data}/{one.path}')}")
-    for line in lines:
-        print_text(console, line)
+        if not one.found:
+            print_text(console, f"[yellow]input not found[/] {one.name}: {_locate(settings, one)}")
+
+
+def _locate(settings: Settings, state: InputState) -> str:
+    return escape(f"{settings.raw or settings.data}/{state.path}")
 
 
 def _list_rows(states: Iterable[AssetState], healths: Iterable[Health], *, wide: bool) -> Iterator[AssetRow]:

@@ -107,11 +107,11 @@ def list_some(lines: Collection[str], shown: int = _SHOWN) -> list[str]:
     return [*head, f"and {rest:,} more"] if rest else head
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """Return the known names that are like a mistaken one, as a question; all of them if there are none."""
+def suggest(name: str, known: Iterable[str], others: Iterable[str] | None = None) -> str:
+    """Return the known names that are like a mistaken one, as a question; others, or all, if there are none."""
     names = list(known)
     inside = [one for one in names if name.casefold() in one.casefold()]
-    for cutoff in (0.8, 0.4):
+    for cutoff in (0.8, 0.6):
         if similar := dict.fromkeys(inside + get_close_matches(name, names, n=_SUGGESTED, cutoff=cutoff)):
             return f"Did you mean {name_some(similar, _SUGGESTED)}?"
-    return f"Choose one of these: {name_some(names)}."
+    return f"Choose one of these: {name_some(names if others is None else [*others])}."

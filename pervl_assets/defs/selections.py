@@ -60,8 +60,9 @@ def _complete(found: re.Match[str], known: Mapping[str, Collection[str]]) -> str
     names = known.get(attribute or ("group:" if is_group else "key:"))
     if names is not None and not any(fnmatchcase(one, name) for one in names):
         what = f"has the {attribute[:-1]}" if attribute else "and no group is named"
-        possible = sorted(names) if attribute else sorted(known["group:"]) + sorted(known["key:"])
-        raise PervlError(f"No asset {what} {name!r}.", advice=f"{suggest(name, possible)} pervl list shows all.")
+        groups = sorted(known["group:"])
+        choices = (sorted(names), None) if attribute else (groups + sorted(known["key:"]), groups)
+        raise PervlError(f"No asset {what} {name!r}.", advice=f"{suggest(name, *choices)} pervl list shows all.")
     return found[0] if attribute else f'{"group" if is_group else "key"}:"{name}"'
 
 

@@ -13,7 +13,7 @@ from pervl_assets.definitions import defs
 def test_assets_are_listed_with_what_can_be_selected():
     tree, table = list_assets(defs, ["ytvos/retrieval_set", "ytvos/concepts"])[::-1]
     assert (tree.asset, tree.group, tree.partitions) == ("ytvos/retrieval_set", "ytvos", ("validation", "test"))
-    assert (table.kinds, table.partitions) == (("parquet", "polars"), ())
+    assert ("parquet" in table.kinds, table.partitions) == (True, ())
     for one in list_assets(defs, []):
         assert one.description, one
         assert not set("`[]\n") & set(one.description), one
@@ -26,7 +26,7 @@ def test_the_list_fits(width):
     lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
     assert max(map(len, lines)) <= width
     assert "inversion  10 assets" in lines
-    assert "  ytvos/retrieval_set  folder, pillow; validation, test" in lines
+    assert "  ytvos/retrieval_set  folder; validation, test" in lines
 
 
 def test_the_command_needs_no_data(tmp_path, monkeypatch):

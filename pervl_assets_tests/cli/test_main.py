@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pervl_assets.cli.__main__ import _Output
+from pervl_assets.cli.output import _Output
 
 _SCRIPT = """
 import sys, time

@@ -1,6 +1,7 @@
 import shutil
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -174,3 +175,26 @@ def test_inputs_may_be_in_a_folder_of_their_own(materialize, data, tmp_path):
     assert result.success, explain(result)
     assert not [*(tmp_path / "results").rglob("*.zip")]
     assert (tmp_path / "results/assets/raw/coco_train2014.members.parquet").is_file()
+
+
+@pytest.mark.parametrize("name", ["coco_train2014", "pervl_annotations"])
+def test_where_nothing_is_downloaded_the_setting_is_named(materialize, tmp_path, name):
+    own = {"data": tmp_path / "empty", "profile": "full", "fetch": "off"}
+    text = explain(materialize(f'key:"raw/{name}"', **own))
+    assert "nset PERVL_FETCH to have" in text
+    assert "PERVL_ANNOTATIONS" not in text
+    assert ("not downloaded, because PERVL_FETCH=off" in text) == (name == "coco_train2014")
+
+
+def test_where_raw_inputs_are_elsewhere_that_is_why_none_is_downloaded(materialize, tmp_path):
+    own = {"data": tmp_path / "data", "raw": tmp_path / "raw", "profile": "full"}
+    text = explain(materialize('key:"raw/coco_train2014"', **own))
+    assert "nothing is downloaded or drawn, because PERVL_RAW is set" in text
+    assert "PERVL_FETCH" not in text
+
+
+@pytest.mark.parametrize("spec", list_specs(), ids=lambda spec: spec.name)
+def test_sizes_in_messages_are_those_of_the_docs(spec):
+    page = Path(__file__).parents[2] / "docs/full_data.md"
+    (row,) = (line for line in page.read_text().splitlines() if line.startswith(f"| `{spec.file}` |"))
+    assert f"| {spec.disk} |" in row

@@ -57,7 +57,7 @@ def test_bad_selections_list_the_groups(graph, selection):
         ("fsl_seg", "No asset and no group is named 'fsl_seg'", "ytvos/fsl_seg?"),
         ("+ytvos/fsl_sg", "No asset and no group is named 'ytvos/fsl_sg'", "ytvos/fsl_seg?"),
         ("not group:ytvo", "No asset has the group 'ytvo'", "ytvos?"),
-        ('key:"ytvos/x*"', "No asset has the key 'ytvos/x*'", "ytvos/"),
+        ('key:"ytvos/fsl_sg"', "No asset has the key 'ytvos/fsl_sg'", "ytvos/fsl_seg?"),
         ("kind:parket", "No asset has the kind 'parket'", "parquet"),
     ],
 )
@@ -67,5 +67,7 @@ def test_a_name_that_selects_nothing_is_an_error_with_similar_names(graph, selec
 
 
 def test_a_name_like_no_other_is_an_error_with_the_groups(graph):
-    with pytest.raises(PervlError, match=f"Choose one of these: {GROUPS}, deep_fashion/captions"):
+    with pytest.raises(PervlError, match=f"Choose one of these: {GROUPS}. pervl list shows all."):
         select_assets(graph, "zzz")
+    with pytest.raises(PervlError, match="Choose one of these: .*parquet"):
+        select_assets(graph, "ytvos and kind:zzz")
