@@ -234,7 +234,7 @@ def test_the_new_benchmark_of_the_page_works_as_it_is(tmp_path):
     written = annotations.read_bytes()
     annotations.unlink()
     (write,) = re.findall(r"^python -c .*$", text, re.MULTILINE)
-    (test,) = re.findall(r"^pytest (.*)$", text, re.MULTILINE)
+    (test,) = re.findall(r"^\.venv/bin/pytest (.*)$", text, re.MULTILINE)
     commands = [
         write.replace("python", sys.executable, 1),
         f"{sys.executable} -m pytest -q -p no:cacheprovider --basetemp run {test}",

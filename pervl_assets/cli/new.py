@@ -41,7 +41,7 @@ def create_benchmark(name: str, checkout: Path, defs: dg.Definitions) -> list[Pa
         PervlError: The name is not valid or taken, or the folder is no checkout.
         WriteError: No permission, or no space left.
     """
-    _check_name(name, defs)
+    _check_form(name)
     with explain_write_errors(checkout):
         if not all((checkout / _TEMPLATES / template).is_file() for template in _FILES):
             raise PervlError(
@@ -57,6 +57,7 @@ def create_benchmark(name: str, checkout: Path, defs: dg.Definitions) -> list[Pa
                 details=map(str, there),
                 advice="Choose another name, or move these away. Nothing was written.",
             )
+        _check_free(name, defs)
         title = name.replace("_", " ").title()
         for template, target in targets.items():
             text = template.read_text(encoding="utf-8").replace("NAME", name).replace("TITLE", title)
@@ -65,14 +66,18 @@ def create_benchmark(name: str, checkout: Path, defs: dg.Definitions) -> list[Pa
     return [*targets.values(), *sorted(annotations.iterdir())]
 
 
-def _check_name(name: str, defs: dg.Definitions) -> None:
-    """Refuse a name that is no module's, or that a key has: group, prefix and files of the benchmark are named so."""
+def _check_form(name: str) -> None:
+    """Refuse a name that no module can have."""
     if not _NAME.fullmatch(name) or keyword.iskeyword(name):
         raise PervlError(
             f"{name!r} cannot be the name of a benchmark.",
             advice="Use at most 30 small letters, digits and single underscores, a letter first, and no word of "
             "Python, e.g. household_pets.",
         )
+
+
+def _check_free(name: str, defs: dg.Definitions) -> None:
+    """Refuse a name that a key has: group and prefix of the benchmark's assets are named so."""
     taken = {"assets", "views", *(part for key in defs.resolve_asset_graph().get_all_asset_keys() for part in key.path)}
     if name in taken:
         raise PervlError(f"The name {name} is taken.", advice="Choose one that no asset, group or folder has.")
@@ -88,7 +93,7 @@ def print_benchmark(console: Console, name: str, files: list[Path], checkout: Pa
         console.print(where, highlight=False, soft_wrap=True)
     console.print("\nIt works on demo data of its own. Try it:", highlight=False)
     for command in (
-        f"pytest {_FILES['test_benchmark.py'].replace('NAME', name)}",
+        f".venv/bin/pytest {_FILES['test_benchmark.py'].replace('NAME', name)}",
         f"pervl materialize +{name}",
     ):
         console.print(f"  {command}", highlight=False, soft_wrap=True)

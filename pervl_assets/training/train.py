@@ -113,7 +113,7 @@ def train_set_encoder(
         )
     lock, title = work.with_name(f"{work.name}.lock"), f"training {work.name.removesuffix(PARTIAL)}"
     with claim_work(lock, title, claim) as stop_if_asked:
-        trainer = _Trainer(data, passport, load_encoder(), work, prompts, on_encoded, on_saved)
+        trainer = Trainer(data, passport, load_encoder(), work, prompts, on_encoded, on_saved)
         trainer.restore()
         while trainer.epochs < passport.epochs:
             trainer.run_epoch()
@@ -142,8 +142,8 @@ class _Drawn:
     targets: "dict[str, torch.Tensor]"
 
 
-class _Trainer:
-    """Weights, optimisers and curves of a training.
+class Trainer:
+    """Weights, optimisers and curves of a training, made of what `train_set_encoder` takes.
 
     Attributes:
         curves: Losses of all passes so far, as `CURVES`.

@@ -68,8 +68,9 @@ def test_nothing_is_overwritten(checkout, file):
     (checkout / file).parent.mkdir(parents=True)
     (checkout / file).write_text("mine")
     before = photograph(checkout)
+    graph = dg.Definitions(assets=[dg.AssetSpec(["pets", "photos"])])  # that of the benchmark whose files are there
     with pytest.raises(PervlError, match="has files already"):
-        create_benchmark("pets", checkout, GRAPH)
+        create_benchmark("pets", checkout, graph)
     assert photograph(checkout) == before
 
 
@@ -77,6 +78,7 @@ def test_the_command_says_what_it_wrote_and_where_that_is_run(checkout):
     shown = CliRunner().invoke(main, ["new", "benchmark", "pets", "--folder", str(checkout)])
     assert shown.exit_code == 0, shown.output
     assert f"{checkout}/pervl_assets/benchmarks/pets.py" in shown.output
+    assert "  .venv/bin/pytest pervl_assets_tests/benchmarks/test_pets.py\n" in shown.output
     assert "pervl materialize +pets" in shown.output
     assert f"pervl runs the code of {ROOT}" in shown.output
 

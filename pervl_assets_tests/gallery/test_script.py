@@ -52,6 +52,15 @@ def test_every_image_is_shown_and_a_caption_is_text(page):
     assert page.locator("article .picture img").first.evaluate("image => image.naturalWidth") == 40
 
 
+def test_the_tiles_have_a_legend_and_a_place_its_total(page):
+    legend = page.locator("#borders")
+    assert "blue border: evaluation image" in legend.inner_text()
+    assert legend.inner_text().endswith("no border: few-shot image or whole frame")
+    assert page.locator("article .dim").first.inner_text() == "coffee mug, worst place 1 of 3 by PALAVRA"
+    page.get_by_role("button", name="Map").click()
+    assert not legend.is_visible()
+
+
 def test_filters_and_order(page):
     assert page.locator("#count").inner_text() == "3 of 3 concepts, 11 images"
     page.locator("#text").fill("CAKE mug")

@@ -62,7 +62,7 @@ if __name__ == "__main__":  # decode workers import this file again, and need no
     from pervl_assets.training.concept_tokens import learn_tokens
     from pervl_assets.training.modes import PROMPTS
     from pervl_assets.training.set_encoder import TrainingPassport
-    from pervl_assets.training.train import VERSION, _Trainer
+    from pervl_assets.training.train import VERSION, Trainer
     from pervl_assets.training.training_data import Rows, TrainingData
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
@@ -269,7 +269,7 @@ def measure_epochs(model: str, encoder: ClipEncoder, scale: Scale) -> Iterator[R
     passport = TrainingPassport("palavra", VERSION, 1, 1, scale.hidden, encoder.passport, "")
     data = draw_training_data(encoder.passport, scale.classes)
     with tempfile.TemporaryDirectory(suffix=".partial") as work:
-        trainer = _Trainer(data, passport, encoder, Path(work), PROMPTS, lambda *_: None, lambda _: None)
+        trainer = Trainer(data, passport, encoder, Path(work), PROMPTS, lambda *_: None, lambda _: None)
         seconds = repeat(trainer.run_epoch, 0)
         start = time.perf_counter()
         size = trainer.save().stat().st_size

@@ -88,7 +88,7 @@ class KilledError(Exception):
 @pytest.mark.parametrize("epoch", [0, 1, 2, 3])
 def test_a_training_that_is_killed_goes_on_with_the_same_weights(run, undisturbed, epoch, monkeypatch, caplog):
     """Killed in the epoch after so many were saved, and once more while the next one is being saved."""
-    passes, run_pass, move = [], train._Trainer._run_pass, train.move_synced
+    passes, run_pass, move = [], train.Trainer._run_pass, train.move_synced
 
     def die(trainer, number, phase):
         passes.append(number)
@@ -102,7 +102,7 @@ def test_a_training_that_is_killed_goes_on_with_the_same_weights(run, undisturbe
         move(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train._Trainer, "_run_pass", die)
+        patch.setattr(train.Trainer, "_run_pass", die)
         if epoch < 3:
             with pytest.raises(KilledError):
                 run()
@@ -205,7 +205,7 @@ def steps(run, monkeypatch):
     """Train an epoch in a mode; returns each pass: prompts, targets' texts, learning rate, changed parameters."""
 
     def call(mode, number=0):
-        seen, step = [], train._Trainer._step
+        seen, step = [], train.Trainer._step
 
         def watch(trainer, drawn, batch, prompt, generator):
             before = {name: one.detach().clone() for name, one in trainer._weights.items()}
@@ -215,7 +215,7 @@ def steps(run, monkeypatch):
             seen.append((drawn.kind, prompt, rate, bool(changed & {*ALIGNMENT}), bool(changed - {*ALIGNMENT})))
             return result
 
-        monkeypatch.setattr(train._Trainer, "_step", watch)
+        monkeypatch.setattr(train.Trainer, "_step", watch)
         monkeypatch.setattr(train, "_BATCH", 2)
         run(mode, epochs=1)
         return seen

@@ -26,7 +26,8 @@ for (const collection of collections) {
   for (const concept of collection.concepts) {
     concept.words = [concept.name, concept.of, ...concept.captions.map(([, text]) => text)].join("\n").toLowerCase();
   }
-  collection.gallery = collection.images.filter((image) => image.role === "evaluation" && image.point).length;
+  const gallery = collection.images.filter((image) => image.role === "evaluation" && image.point).length;
+  collection.total = gallery ? ` of ${gallery.toLocaleString("en")}` : "";
   collection.classes = [...new Set(collection.concepts.map((concept) => concept.of))].sort();
 }
 
@@ -84,9 +85,9 @@ function extend() {
   get("more")?.remove();
   const cards = shown.slice(drawn, (drawn += PART)).map(([concept, images]) => {
     const captions = concept.captions.filter(([kind]) => kind === concept.captions[0][0]);
-    const place = concept.place ? `, worst place ${concept.place.toLocaleString("en")} by ${concept.method}` : "";
+    const worst = `, worst place ${concept.place.toLocaleString("en")}${current.total} by ${concept.method}`;
     return make("article", {},
-      make("h2", { textContent: concept.name }), make("p", { className: "dim", textContent: concept.of + place }),
+      make("h2", { textContent: concept.name }), make("p", { className: "dim", textContent: concept.of + (concept.place ? worst : "") }),
       ...captions.map(([, text]) => make("p", {}, text)),
       make("div", { className: "strip" }, ...images.map((image) => press(image))));
   });
@@ -113,7 +114,7 @@ function open(image, focus = 0) {
   for (const [kind, text, places] of image.captions ?? []) {
     facts.push([`${kind} caption`, text]);
     const found = places.map(([method, place]) => `${place} by ${method}`);
-    if (found.length) facts.push([`place of ${current.gallery}`, found.join("; ")]);
+    if (found.length) facts.push([`place${current.total}`, found.join("; ")]);
   }
   const near = (image.near ?? []).map(([number, cosine]) => {
     const other = current.images[number];
@@ -225,7 +226,10 @@ function choose() {
   const share = `${(100 * current.variance).toFixed(0)} % of the variance`;
   document.querySelector("[data-boxes]").hidden = !current.images.some((image) => image.box);
   get("role").value = "";
-  get("role").lastElementChild.hidden = !current.images.some((image) => image.role === "frame");
+  const framed = current.images.some((image) => image.role === "frame");
+  get("role").lastElementChild.hidden = !framed;
+  get("borders").textContent = "; blue border: evaluation image, to be found by its caption; "
+    + `no border: few-shot image${framed ? " or whole frame" : ""}`;
   get("order").parentElement.hidden = !current.concepts.some((concept) => concept.place);
   get("axes").textContent = current.model
     ? `Image features of ${current.model}: two main components, ${share}. Large dots are evaluation images.`
@@ -237,6 +241,7 @@ function choose() {
 function turn(view) {
   get("concepts").hidden = view !== "concepts";
   get("map").hidden = view !== "map";
+  get("borders").hidden = view !== "concepts";
   document.querySelectorAll("[data-view]").forEach((button) => { button.ariaPressed = button.dataset.view === view; });
   drawMap();
 }
