@@ -191,18 +191,28 @@ def _build_data_card(published: Sequence[Published]) -> dg.AssetsDefinition:
         `datasets.load_dataset` reads tables and features by it, each under a name, by split. The images of
         `views/imagefolder` have cards of their own there, with the few-shot images and the evaluation images by split.
         """
-        cards = {path: text.encode() for path, text in build_cards(collect_release(published, workspace)).items()}
+        release = collect_release(published, workspace)
+        cards = {path: text.encode() for path, text in build_cards(release).items()}
         others = tuple(path for path in cards if path != CARD)
         for path in cards:
             refuse_foreign(workspace.root / path)
         for path in others:
             write_bytes_atomically(workspace.root / path, cards[path])
+        absent = pl.DataFrame({"result": release.absent})
         return TrainingFileIOManager.describe(
             TrainingFile(CARD, lambda target: write_bytes_atomically(target, cards[CARD]), others),
             {path: hash_bytes(content) for path, content in cards.items()},
+            parts=_tabulate_parts(release),
+            left_out=len(release.absent),
+            not_materialized=preview_table(absent, rows=50),
         )
 
     return data_card
+
+
+def _tabulate_parts(release: Release) -> dg.MetadataValue:
+    rows = [(part.name, part.measure(release.root)[0], "; ".join(part.licences)) for part in release.parts]
+    return preview_table(pl.DataFrame(rows, schema=["part", "files", "licences"], orient="row"), rows=100)
 
 
 def _check_complete(release: Release, results: int) -> dg.AssetCheckResult:

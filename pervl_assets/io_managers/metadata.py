@@ -45,7 +45,7 @@ def describe_size(size: int, files: int | None = None) -> dict[str, Any]:
 def order_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return metadata in the order of a page: images and tables, then numbers and paths, then JSON for programs.
 
-    Dagster keeps the order. What an IO manager adds comes last.
+    Dagster keeps the order. What an IO manager adds comes last, unless `describe` has a value that it replaces.
     """
 
     def rank(name: str) -> int:

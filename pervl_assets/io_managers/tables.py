@@ -74,12 +74,15 @@ class TableIOManager(PervlIOManager):
         checks: Sequence[dg.AssetCheckResult] = (),
         **more: Any,
     ) -> dg.MaterializeResult[pl.DataFrame]:
-        """Materialize a table: row count and first rows as metadata, the content's hash as data version."""
+        """Materialize a table: row count and first rows as metadata, the content's hash as data version.
+
+        Writing it completes its size.
+        """
         return dg.MaterializeResult(
             asset_key=asset_key,
             value=frame,
             data_version=dg.DataVersion(hash_frame(frame)[:16]),
-            metadata={**more, "preview": preview_table(frame), ROWS: frame.height},
+            metadata={**more, "preview": preview_table(frame), ROWS: frame.height, **describe_size(0)},
             check_results=checks,
         )
 

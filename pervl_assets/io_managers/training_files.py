@@ -107,13 +107,18 @@ class TrainingFileIOManager(PervlIOManager):
     ) -> dg.MaterializeResult[TrainingFile]:
         """Materialize a file, which is not written yet; `made_from`, the hashes of its inputs, is its data version.
 
-        Writing it completes its path.
+        Writing it completes its path and its size.
         """
         version = hash_bytes("\n".join(f"{name} {sha256}" for name, sha256 in sorted(made_from.items())).encode())
         return dg.MaterializeResult(
             value=value,
             data_version=dg.DataVersion(version[:16]),
-            metadata={"file": dg.MetadataValue.path(value.file), **({} if rows is None else {ROWS: rows}), **more},
+            metadata={
+                **more,
+                "file": dg.MetadataValue.path(value.file),
+                **({} if rows is None else {ROWS: rows}),
+                **describe_size(0, 1 + len(value.others)),
+            },
             check_results=checks,
         )
 

@@ -109,6 +109,21 @@ def test_the_whole_release_is_valid_and_complete(whole):
     assert metadata["release_files"].value > 1000
     assert metadata["record_sets"].value == len(description["recordSet"])
     assert "CC-BY-NC-SA-4.0" in metadata["licences"].value
+    (made,) = whole.results[-1].asset_materializations_for_node("release__data_card")
+    assert "| ytvos/retrieval_set | 292 | CC-BY-NC-SA-4.0; terms of YouTube-VOS," in made.metadata["parts"].value
+    assert made.metadata["left_out"].value == 0
+
+
+def test_what_people_read_comes_before_json_on_every_page(whole):
+    pages = [
+        (event.asset_key, [*event.materialization.metadata])
+        for result in whole.results
+        for event in result.all_events
+        if event.is_step_materialization
+    ]
+    assert len(pages) > 40
+    late = [key for key, names in pages if not names.index("size") < names.index("bytes") < names.index("settings")]
+    assert late == []
 
 
 def test_the_data_cards_name_every_table_and_every_image_of_the_views(whole):
@@ -265,6 +280,9 @@ def test_results_not_materialized_are_left_out_and_named(partial):
     names = {node["@id"] for node in description["recordSet"]}
     assert not any(name.startswith("ytvos/") for name in names)
     assert {"deep_fashion/captions", "inversion/coco_image_features"} <= names
+    (made,) = partial.results[-1].asset_materializations_for_node("release__data_card")
+    assert made.metadata["left_out"].value == len(absent)
+    assert "\n| evaluation/" in made.metadata["not_materialized"].value
 
 
 def test_a_removed_file_is_left_out(made_world, tmp_path):
