@@ -291,7 +291,8 @@ def prune(days: int, *, dry_run: bool) -> None:
 @select_option
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--dry-run", is_flag=True, help="Only print what would be in FOLDER.")
-def publish(words: tuple[str, ...], folder: Path, *, dry_run: bool) -> None:
+@click.option("--wide", is_flag=True, help="Print the licences of each part, too, and let the terminal wrap the lines.")
+def publish(words: tuple[str, ...], folder: Path, *, dry_run: bool, wide: bool) -> None:
     """Prepare FOLDER for an upload to the Hugging Face Hub, without images that are not yours to give.
 
     Tables, features, weights and training files are copied, with a data card, croissant.json and LICENSE.md. Folder
@@ -303,7 +304,7 @@ def publish(words: tuple[str, ...], folder: Path, *, dry_run: bool) -> None:
 
     if not words:
         raise click.UsageError("Name what to publish: SELECTION FOLDER. Everything is '*'.")
-    prepare(make_console(), read_settings(), words, folder.absolute(), dry_run=dry_run)
+    prepare(make_console(), read_settings(), words, folder.absolute(), dry_run=dry_run, wide=wide)
 
 
 @main.command()

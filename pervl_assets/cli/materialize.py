@@ -8,7 +8,7 @@ from functools import partial
 import click
 
 from pervl_assets.cli.console import RunDisplay, make_console
-from pervl_assets.cli.plans import encode_plan, encode_value, print_plan
+from pervl_assets.cli.plans import encode_plan, encode_value, list_absent, print_plan
 from pervl_assets.cli.printing import print_outdated_inputs, print_reasons, print_run_result
 from pervl_assets.cli.runs import follow, open_instance, read_instance
 from pervl_assets.cli.selections import join_words
@@ -28,11 +28,12 @@ def show_plan(words: Sequence[str], *, force: bool = False, as_json: bool = Fals
     with read_instance(settings.data) as instance:
         launch = Launch(_find_repository(), instance)
         plan, inputs = launch.plan(selection, resources, force=force), launch.explain_inputs(selection, resources)
+    absent = list_absent(settings, [*plan.todo, *inputs])
     if as_json:
-        click.echo(encode_plan(plan, inputs))
+        click.echo(encode_plan(plan, inputs, absent))
     else:
         print_outdated_inputs(console, inputs, words)
-        print_plan(console, plan, inputs)
+        print_plan(console, plan, inputs, absent)
 
 
 def _find_repository() -> ReconstructableRepository:

@@ -16,7 +16,7 @@ from pervl_assets.core.addresses import Address
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.progress import format_seconds
 from pervl_assets.defs.run_results import Finding, Materialized, RunResult, name_partition
-from pervl_assets.defs.up_to_date import Value
+from pervl_assets.defs.up_to_date import NEVER_MADE, NOT_ON_DISK, Value
 from pervl_assets.evaluation.methods import PALAVRA, TEXT_ONLY, TEXT_TWICE
 from pervl_assets.upstream import RETRIVAL_SETS
 
@@ -44,9 +44,11 @@ def print_reasons(console: Console, reasons: Mapping[Value, str], kind: str = ""
 
 
 def print_outdated_inputs(console: Console, reasons: Mapping[Value, str], words: Sequence[str]) -> None:
-    """Print the inputs that are outdated and not selected by these words, with the reasons and what to do."""
+    """Print the inputs that are missing or outdated and not selected by these words, with reasons and what to do."""
+    for word, kind in (("missing", "missing"), ("stale", "outdated")):
+        named = {value: why for value, why in reasons.items() if (why in (NEVER_MADE, NOT_ON_DISK)) == (word == kind)}
+        print_reasons(console, named, f"[{_COLOURS[word]}]{kind} and not selected[/], ")
     if reasons:
-        print_reasons(console, reasons, f"[{_COLOURS['stale']}]outdated and not selected[/], ")
         print_text(console, f"{name_remedy(words)} makes these first")
 
 

@@ -23,7 +23,9 @@ from pervl_assets.release.publication import leave_out, write_publication
 from pervl_assets.settings import Settings
 
 
-def publish(console: Console, settings: Settings, words: Sequence[str], folder: Path, *, dry_run: bool) -> None:
+def publish(
+    console: Console, settings: Settings, words: Sequence[str], folder: Path, *, dry_run: bool, wide: bool = False
+) -> None:
     """Prepare a folder for an upload, and print what is in it, what is not and why, and the command that uploads it.
 
     Args:
@@ -32,6 +34,7 @@ def publish(console: Console, settings: Settings, words: Sequence[str], folder: 
         words: The words of a selection.
         folder: The folder, which must not exist, or be empty.
         dry_run: Whether nothing is written.
+        wide: Whether the licences of each part are printed however narrow the terminal is.
 
     Raises:
         PervlError: A word is no selection, or names nothing that can be published.
@@ -61,7 +64,7 @@ def publish(console: Console, settings: Settings, words: Sequence[str], folder: 
             _verify(published, given, workspace)
         with console.status(f"copying to {escape(str(folder))}"):
             _write(release, folder)
-    _print(console, given if dry_run else replace(given, root=folder), words, folder, dry_run=dry_run)
+    _print(console, given if dry_run else replace(given, root=folder), words, folder, dry_run=dry_run, wide=wide)
 
 
 def _verify(published: Sequence[Published], given: Release, workspace: Workspace) -> None:
@@ -93,20 +96,22 @@ def _write(release: Release, folder: Path) -> None:
             made.replace(folder)
 
 
-def _print(console: Console, given: Release, words: Sequence[str], folder: Path, *, dry_run: bool) -> None:
-    _print_parts(console, given.parts, given.root, {part.name: part.licences for part in given.parts}, "licences")
+def _print(console: Console, given: Release, words: Sequence[str], folder: Path, *, dry_run: bool, wide: bool) -> None:
+    texts = {part.name: part.licences for part in given.parts}
+    _print_parts(console, given.parts, given.root, texts, "licences", wide=wide)
     if given.barred:
-        real = " with real data" if given.synthetic else ""
-        _say(console, f"\n[yellow]left out[/]: images that{real} may not be passed on")
+        what = ", as with the real images, which" if given.synthetic else ": images that"
+        _say(console, f"\n[yellow]left out[/]{what} may not be passed on")
         owners = {part.name: [source.title for source in part.barred_by] for part in given.barred}
-        _print_parts(console, given.barred, given.root, owners, "images of")
+        _print_parts(console, given.barred, given.root, owners, "images of", wide=wide)
     if given.absent:
         _say(console, f"\n[yellow]not materialized[/]: {escape(name_some(given.absent))}")
     total = rich.filesize.decimal(sum(part.measure(given.root)[1] for part in given.parts))
     count, name = f"[bold green]{count_of(len(given.parts), 'part')}[/]", escape(shlex.quote(str(folder)))
+    of = "" if "*" in words else f" of {escape(' '.join(words))}"
     verb = "would be" if dry_run else "are"
     licences = sorted({licence for part in given.parts for licence in part.licences})
-    _say(console, f"\n{count} of {escape(' '.join(words))}, {total}, {verb} in {name}", soft_wrap=True)
+    _say(console, f"\n{count}{of}, {total}, {verb} in {name}", soft_wrap=True)
     _say(console, "with README.md (the data card), croissant.json, and LICENSE.md (the licences of each part).")
     _say(console, f"Licences: {escape('; '.join(licences))}.")
     if not dry_run:
@@ -119,7 +124,7 @@ def _say(console: Console, text: str, *, soft_wrap: bool = False) -> None:
 
 
 def _print_parts(
-    console: Console, parts: Sequence[Part], root: Path, texts: Mapping[str, Sequence[str]], title: str
+    console: Console, parts: Sequence[Part], root: Path, texts: Mapping[str, Sequence[str]], title: str, *, wide: bool
 ) -> None:
     """Print a table of parts with their files, sizes, and texts by name."""
     measured = [(part.name, *part.measure(root)) for part in parts]
@@ -127,4 +132,4 @@ def _print_parts(
         AssetRow(name, None, (f"{files:,}", rich.filesize.decimal(size), escape("; ".join(texts[name]))))
         for name, files, size in measured
     ]
-    print_assets(console, (">files", ">size", title), rows, 2)
+    print_assets(console, (">files", ">size", title), rows, 2, wide=wide)

@@ -94,8 +94,9 @@ def _listen(host: str, port: int) -> Iterator[socket.socket]:
     try:
         opened = socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
+        reason = (getattr(error, "strerror", None) or str(error)).partition(" (")[0]  # without the address in Python
         raise PervlError(
-            f"The UI cannot listen at {host}, port {port}: {error}.",
+            f"The UI cannot listen at {host}, port {port}: {reason}.",
             advice="End the other server if the port is in use, or choose another: pervl ui --port 3001.",
         ) from error
     with opened:

@@ -96,6 +96,8 @@ def _try(name: str, send: Callable[[], None]) -> str:
 def _send_mail(url: str, recipients: str, subject: str, text: str) -> None:
     """Send an e-mail. A log-in is sent over TLS only, and the certificate of the server is checked."""
     server = urlsplit(url)
+    if server.scheme not in ("smtp", "smtps"):
+        raise ValueError(server.scheme)
     user, password = unquote(server.username or ""), unquote(server.password or "")
     message = EmailMessage()
     message["From"] = user if "@" in user else recipients.partition(",")[0].strip()
@@ -120,9 +122,13 @@ def _send_to_slack(url: str, text: str) -> None:
     """Post a message; what Slack would read as a link or mention is shown as it is."""
     import httpx  # loaded here, because definitions must load fast
 
+    if not url.startswith(("https://", "http://")):
+        raise ValueError("no address")
     try:
         answer = httpx.post(url, json={"text": html.escape(text, quote=False)}, timeout=_SECONDS)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise OSError(type(error).__name__) from None  # its message has the address, which is a secret
+    except httpx.InvalidURL:
+        raise ValueError("no address") from None
+    except httpx.HTTPError:
+        raise OSError("the server does not answer") from None  # the error has the address, which is a secret
     if not answer.is_success:
-        raise OSError(f"status {answer.status_code}")
+        raise OSError(f"the server refuses it with status {answer.status_code}")

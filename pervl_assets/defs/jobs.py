@@ -89,7 +89,7 @@ def _build_schema(settings: Settings) -> _Config:
             str,
             description="What to materialize, in Dagster's selection syntax: `group:ytvos`, "
             '`+key:"palavra/object_names"` (with + also everything that it needs), `*`. Every partition is '
-            "materialized.",
+            "materialized. Names are checked when the run has started.",
         )
     }
     for name, value in _list_values(settings).items():

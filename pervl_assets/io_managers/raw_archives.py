@@ -55,7 +55,7 @@ class RawArchiveIOManager(PervlIOManager):
             self.store.pull_folder(archive.path)
 
     def _refer(self, place: Place) -> str:
-        return str(place) if isinstance(place, Address) else self.store.refer(place)
+        return str(place) if isinstance(place, Address) else self.store.name(place)
 
     def read(self, key: dg.AssetKey, partition: str | None = None) -> RawArchive:
         """Read the card back, and compare the input with it: by its listing where it was unzipped, when it is opened.

@@ -98,6 +98,7 @@ def _write_card(release: Release, images: Mapping[str, Sequence[_Images]]) -> st
         "",
         *_show_loading(examples),
         "",
+        "A table with the one split `full` may have a column `split`: filter its rows by that.",
         f"Tables are Parquet files, which polars, pandas and DuckDB read, too. `{FILE}` describes their columns.",
         "",
         "## Content",

@@ -57,10 +57,6 @@ class FolderStore(Store):
         """Return the path."""
         return str(path)
 
-    def refer(self, path: Path) -> str:
-        """Return the path."""
-        return str(path)
-
     def list_values(self) -> None:
         """List nothing: a look at one file costs no more."""
 

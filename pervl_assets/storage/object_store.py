@@ -121,10 +121,6 @@ class ObjectStore(Store):
         """Return the address of a path."""
         return self._client.show(self.name(path))
 
-    def refer(self, path: Path) -> str:
-        """Return the name of a path, which is another path on each machine."""
-        return self.name(path)
-
     def list_values(self) -> Listing:
         """Return the ETag of every value and manifest by its name, in one request per 1,000 of them."""
         return {name: _get_tag(meta) for name, meta in self._client.list(VALUES) if PARTIAL not in name}

@@ -113,10 +113,6 @@ class Store(ABC):
         """Return where a path is kept, for people."""
 
     @abstractmethod
-    def refer(self, path: Path) -> str:
-        """Return how a manifest names a path of this machine, so that others find it: see `locate`."""
-
-    @abstractmethod
     def list_values(self) -> Listing | None:
         """Return what `exists` and `stamp` need to know of all values, or None if that costs nothing."""
 

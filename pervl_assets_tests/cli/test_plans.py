@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from pervl_assets.cli.materialize import show_plan
-from pervl_assets.cli.plans import encode_plan, print_plan
+from pervl_assets.cli.plans import encode_plan, list_absent, print_plan
 from pervl_assets.cli.runs import read_instance
 from pervl_assets.definitions import build_definitions
 from pervl_assets.defs import runs
@@ -14,6 +14,7 @@ from pervl_assets.defs.runs import Plan
 from pervl_assets.defs.selections import select_assets
 from pervl_assets.testing.runs import make_settings
 
+COCO = "inversion_model_train_data/train2014.zip"
 FSL_SEG, SET = dg.AssetKey(["ytvos", "fsl_seg"]), dg.AssetKey(["ytvos", "retrieval_set"])
 
 
@@ -66,7 +67,7 @@ def test_a_dry_run_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     show_plan(["ytvos"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "not selected, it was never materialized: raw/pervl_annotations, raw/youtube_vos_train" in text
+    assert "missing and not selected, it was never materialized: raw/pervl_annotations, raw/youtube_vos_train" in text
     assert "pervl materialize +ytvos makes these first" in text
     assert "would be made once their inputs are, 0 up to date; nothing was written" in text
     show_plan(["ytvos/fsl_seg"], as_json=True)
@@ -76,3 +77,25 @@ def test_a_dry_run_writes_nothing(tmp_path, monkeypatch, capsys):
     (tmp_path / "home/history").mkdir(parents=True)
     with read_instance(tmp_path / "data") as instance:
         assert instance.root_directory == str(tmp_path / "home")
+
+
+@pytest.mark.parametrize(
+    ("changes", "absent"),
+    [
+        ({"profile": "demo"}, []),
+        ({"profile": "full", "fetch": "official"}, ["youtube_vos/train.zip"]),
+        ({"profile": "full", "fetch": "off"}, ["youtube_vos/train.zip", COCO]),
+        ({"profile": "demo", "raw": "elsewhere"}, ["youtube_vos/train.zip", COCO]),
+    ],
+)
+def test_inputs_that_no_run_can_get_are_absent(tmp_path, changes, absent):
+    if "raw" in changes:
+        changes = {**changes, "raw": tmp_path / "raw"}
+    values = [(dg.AssetKey(["raw", name]), None) for name in ("youtube_vos_train", "coco_train2014")]
+    assert list_absent(make_settings(tmp_path, **changes), [*values, (FSL_SEG, None)]) == absent
+
+
+def test_a_plan_names_the_inputs_without_which_it_would_fail(plan):
+    console = Console(file=io.StringIO(), width=120)
+    print_plan(console, plan, {}, [COCO])
+    assert f"not found: {COCO}; what is made from it would fail" in console.file.getvalue()

@@ -26,11 +26,12 @@ def test_no_image_of_deep_fashion_is_published_and_the_reason_is_printed(run, tm
     folder = tmp_path / "to" / "upload"
     would_be = run("deep_fashion", "palavra", folder, "--dry-run")
     assert not folder.exists()
-    assert "left out: images that with real data may not be passed on" in would_be
+    assert "left out, as with the real images, which may not be passed on" in would_be
     assert re.search(r"personalized +[0-9]+ +[0-9.]+ MB +DeepFashion2\n", would_be)
     assert re.search(rf"[0-9]+ parts of deep_fashion palavra, [0-9.]+ [kM]B, would be in {folder}\n", would_be)
     assert "hf upload" not in would_be
-    printed = run("deep_fashion", "palavra", folder)
+    printed = run("deep_fashion", "palavra", folder, "--wide")
+    assert "CC-BY-NC-SA-4.0; terms of DeepFashion2" in printed
     assert f" are in {folder}\n" in printed
     assert f"\n  hf upload YOU/pervl {folder} --repo-type dataset --private\n" in printed
     files = list_files(folder)

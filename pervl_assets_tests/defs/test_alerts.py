@@ -108,13 +108,17 @@ def test_a_server_that_takes_no_message_is_named_without_secrets(report, mail, s
     monkeypatch.setenv(SMTP_URL, "smtp://anna:hunter2@127.0.0.1:1")
     with pytest.raises(PervlError, match=r"PERVL_SMTP_URL: .*refused") as caught:
         report(alert_email="anna@lab.org")
-    assert "PERVL_SLACK_WEBHOOK: ConnectError" in str(caught.value)
+    assert "PERVL_SLACK_WEBHOOK: the server does not answer" in str(caught.value)
     assert "secret-part" not in str(caught.value)
     assert "hunter2" not in str(caught.value)
-    monkeypatch.setenv(SMTP_URL, "smtp://anna:hunter2/x@127.0.0.1:25")
-    with pytest.raises(PervlError, match="PERVL_SMTP_URL: it is no such address") as caught:
-        report(alert_email="anna@lab.org")
-    assert "hunter2" not in str(caught.value)
+    for wrong in ("smtp://anna:hunter2/x@127.0.0.1:25", "anna:hunter2@host:25"):
+        monkeypatch.setenv(SMTP_URL, wrong)
+        monkeypatch.setenv(SLACK_WEBHOOK, "hooks.slack.com/secret-part")
+        with pytest.raises(PervlError, match="PERVL_SMTP_URL: it is no such address") as caught:
+            report(alert_email="anna@lab.org")
+        assert "PERVL_SLACK_WEBHOOK: it is no such address" in str(caught.value)
+        assert "hunter2" not in str(caught.value)
+        assert "secret-part" not in str(caught.value)
     monkeypatch.delenv(SMTP_URL)
     monkeypatch.delenv(SLACK_WEBHOOK)
     with pytest.raises(PervlError, match="no way to send it is set"):

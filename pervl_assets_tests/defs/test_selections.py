@@ -69,5 +69,5 @@ def test_a_name_that_selects_nothing_is_an_error_with_similar_names(graph, selec
 def test_a_name_like_no_other_is_an_error_with_the_groups(graph):
     with pytest.raises(PervlError, match=f"Choose one of these: {GROUPS}. pervl list shows all."):
         select_assets(graph, "zzz")
-    with pytest.raises(PervlError, match="Choose one of these: .*parquet"):
+    with pytest.raises(PervlError, match=r"Choose one of these: .*parquet"):
         select_assets(graph, "ytvos and kind:zzz")

@@ -135,8 +135,7 @@ def test_the_launchpad_refuses_wrong_values_before_there_is_a_run(servers, ui):
 
 def test_a_tree_shows_its_contact_sheet(servers, ui, everything):
     ui.open_asset(TREE)
-    first, *_ = ui.page.get_by_role("row").filter(has_text="[Show Markdown]").all()
-    expect(first).to_contain_text("contact_sheet")
+    expect(ui.page.get_by_role("row").filter(has_text="[Show Markdown]").first).to_contain_text("contact_sheet")
     concepts = pl.read_parquet(locate_value(servers.data, [GROUP, "concepts"], ".parquet"), glob=False)["concept"]
     for value, shown in (("contact_sheet", 6), (f"concepts 1 to {len(concepts)}", len(concepts))):
         with ui.show_metadata(value) as dialog:

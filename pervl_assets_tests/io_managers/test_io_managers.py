@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -309,6 +310,18 @@ def test_a_value_on_a_failing_disk_ends_the_run_and_is_reported(stored, monkeypa
     with pytest.raises(ArchiveError, match="cannot be read: Input/output error"):
         stored.read(KEY)
     assert stored.verify(KEY).changed == ["assets/group/value" + stored.extension]
+
+
+def test_an_input_below_the_data_root_is_found_after_a_move_and_in_a_copy(tmp_path):
+    kind, here, elsewhere = KINDS["raw_archives"], tmp_path / "here", tmp_path / "elsewhere"
+    inside, outside = make_archive(here, 0), make_archive(elsewhere, 0)
+    store_and_load(kind, inside, here)
+    shutil.copytree(here, tmp_path / "copy")
+    inside.path.unlink()
+    manager = kind.manage(tmp_path / "copy")
+    assert manager.read(KEY).path == tmp_path / "copy/in.zip"
+    store_and_load(kind, outside, tmp_path / "copy")
+    assert manager.read(KEY).path == outside.path
 
 
 def test_a_text_file_changed_since_it_was_identified_is_refused_and_outdated(tmp_path):
