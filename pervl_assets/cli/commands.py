@@ -255,14 +255,19 @@ def gallery(benchmark: str | None, split: str | None, encoder: str | None, out: 
     from pervl_assets.storage import open_store
 
     settings, console = read_settings(), Console(stderr=True, emoji=False)
-    folder = out or open_store(str(settings.data)).folder / "gallery"
+    store = open_store(str(settings.data))
+    folder = out or store.folder / "gallery"
     with console.status("reading values") as shown:
 
         def show(done: int, total: int) -> None:
             shown.update(f"{done:,} of {total:,} images")
 
         written = make_gallery(settings, folder.absolute(), benchmark, split, encoder, show)
+        if out is None:
+            store.push_folder(folder)
     console.print(f"{written.images:,} images, {decimal(written.bytes)}")
+    if out is None and not isinstance(settings.data, Path):
+        click.echo(f"kept in {escape_terminal(store.show(folder))}; here is a copy:", err=True)
     click.echo(escape_terminal(str(written.page)))
 
 

@@ -2,13 +2,18 @@
 
 import json
 import re
+from pathlib import Path
 
 import polars as pl
 import pytest
 from click.testing import CliRunner
 
 from pervl_assets.cli.commands import main
+from pervl_assets.gallery.page import write_gallery
 from pervl_assets_tests.core.samples import photograph
+from pervl_assets_tests.storage.buckets import DATA, bucket
+
+__all__ = ["bucket"]
 
 
 def run(*arguments):
@@ -56,3 +61,15 @@ def test_what_does_not_exist_or_is_not_materialized_is_an_error_with_advice(worl
     assert result.exit_code == 1
     assert "pervl materialize +ytvos/retrieval_set\n" in result.output
     assert not list(tmp_path.iterdir())
+
+
+def test_with_a_bucket_the_page_is_kept_there_unless_a_folder_is_given(bucket, monkeypatch, tmp_path):
+    monkeypatch.setenv("PERVL_DATA", DATA)
+    monkeypatch.setattr("pervl_assets.cli.gallery.make_gallery", lambda _, folder, *rest: write_gallery([], [], folder))
+    assert run("--out", str(tmp_path / "mine")).exit_code == 0
+    assert not bucket.list_names()
+    result = run()
+    assert result.exit_code == 0, result.output
+    page = Path(result.stdout.strip())
+    assert bucket.list_names() == {"gallery/index.html": page.read_bytes()}
+    assert result.stderr.endswith(f"kept in {DATA}/gallery; here is a copy:\n")
