@@ -6,7 +6,6 @@ from pathlib import PurePath
 from typing import Any
 
 import dagster as dg
-import polars as pl
 
 from pervl_assets.archives.official_files import load_manifest
 from pervl_assets.benchmarks import find_benchmarks, find_searched
@@ -16,7 +15,6 @@ from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW, list_specs
 from pervl_assets.defs.resources import ANNOTATIONS
 from pervl_assets.defs.source_notes import EACH, SOURCE_NOTES
 from pervl_assets.io_managers import find_io_managers
-from pervl_assets.io_managers.metadata import preview_table
 from pervl_assets.io_managers.tables import COLUMN_LINEAGE, COLUMN_SCHEMA
 from pervl_assets.release.parts import Source
 from pervl_assets.upstream import link_docs
@@ -47,7 +45,7 @@ def complete_pages(assets: Iterable[dg.AssetsDefinition]) -> list[dg.AssetsDefin
                 "licence": dg.MetadataValue.md(_link_licence(inputs[0])),
             }
         else:
-            metadata = {"raw_inputs": _tabulate_inputs(inputs)}
+            metadata = {"raw_inputs": _list_raw_inputs(inputs)}
             tags |= {f"pervl/from_{one.name}": "" for one in inputs}
         metadata["docs"] = dg.MetadataValue.md(link_docs(f"assets/{key.path[0]}", _name_anchor(key)))
         completed = spec.merge_attributes(tags=tags, metadata={**metadata, **_show_columns(spec.metadata)})
@@ -126,13 +124,17 @@ def _list_results() -> dict[dg.AssetKey, TableAsset | TreeAsset]:
     return results
 
 
-def _tabulate_inputs(inputs: Iterable[Source]) -> dg.MetadataValue:
-    """Return raw inputs and their licences as a table, each with a link to its page, which has the whole licence."""
-    rows = [
-        (link_asset(dg.AssetKey([RAW, one.name]), one.name), f"[{one.short_licence}]({one.licence_address})")
-        for one in inputs
-    ]
-    return preview_table(pl.DataFrame(rows, schema=["input", "licence"], orient="row"), markup=True)
+def _list_raw_inputs(inputs: Iterable[Source]) -> dg.MetadataValue:
+    """Return raw inputs, each linked to its page, which has the whole licence, with the licence in a second line.
+
+    A page of 1280 pixels has space for about 40 characters there, which is too little for two columns.
+    """
+    return dg.MetadataValue.md(
+        "\n".join(
+            f"- {link_asset(dg.AssetKey([RAW, one.name]), one.name)}\\\n  [{one.short_licence}]({one.licence_address})"
+            for one in inputs
+        )
+    )
 
 
 def _link_licence(source: Source) -> str:

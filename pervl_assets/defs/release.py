@@ -204,7 +204,7 @@ def _build_data_card(published: Sequence[Published]) -> dg.AssetsDefinition:
             {path: hash_bytes(content) for path, content in cards.items()},
             parts=_tabulate_parts(release),
             left_out=len(release.absent),
-            not_materialized=preview_table(absent, rows=50),
+            absent=preview_table(absent, rows=50),
         )
 
     return data_card

@@ -282,7 +282,7 @@ def test_results_not_materialized_are_left_out_and_named(partial):
     assert {"deep_fashion/captions", "inversion/coco_image_features"} <= names
     (made,) = partial.results[-1].asset_materializations_for_node("release__data_card")
     assert made.metadata["left_out"].value == len(absent)
-    assert "\n| evaluation/" in made.metadata["not_materialized"].value
+    assert "\n| evaluation/" in made.metadata["absent"].value
 
 
 def test_a_removed_file_is_left_out(made_world, tmp_path):
