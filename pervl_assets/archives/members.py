@@ -23,6 +23,7 @@ from pervl_assets.archives.zips import MemberError, read_entry
 from pervl_assets.core.addresses import Address, Place
 from pervl_assets.core.errors import ArchiveError, MissingInputError, PasswordError, name_some
 from pervl_assets.core.files import explain_read_errors
+from pervl_assets.core.text import count_of
 from pervl_assets.core.workers import map_in_threads
 
 __all__ = ["FileRecord", "MemberError", "Members", "open_members", "select_members"]
@@ -310,7 +311,7 @@ def select_members(members: Members, needed: Collection[str], what: str) -> Memb
     if needed and not present:
         raise ArchiveError(
             f"{members.path} holds none of the {len(needed):,} members that {what} is made from, "
-            f"and {len(names):,} others.",
+            f"and {count_of(len(names), 'other member')}.",
             details=[f"looked for: {name_some(sorted(needed), 3)}", f"found: {name_some(sorted(names)[:4], 3)}"],
             advice="This is not the archive that the annotations are about, or it was packed in another way.",
         )

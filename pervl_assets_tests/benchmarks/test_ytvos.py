@@ -182,7 +182,7 @@ def test_scenes_in_both_splits_are_named_and_can_be_left_out_of_validation(folde
     """The panda of validation and the second dog of test are in one video."""
     found = annotations.SCENES_APART.evaluate(annotations.read_concepts(folder))
     assert not found.passed
-    assert "1 of 2 scenes are in both splits: 1336440745" in found.text
+    assert "1 of 2 scenes in both splits: 1336440745" in found.text
     assert "giant_panda_1336440745_2 (validation), dog_1336440745_1 (test)" in found.text
     assert (found.numbers["validation concepts of these"], found.numbers["test concepts of these"]) == (1, 1)
 
