@@ -23,11 +23,14 @@ FOLDER = Path({folder!r})
 @dg.asset(partitions_def=dg.StaticPartitionsDefinition(["north", "south", "east"]), pool="gpu")
 def parts(context) -> None:
     here = context.partition_key
-    (FOLDER / here).touch()
+    (FOLDER / (here + ".pid")).write_text(str(os.getpid()))
+    (FOLDER / (here + ".pid")).rename(FOLDER / here)
     while not all((FOLDER / name).exists() for name in ("north", "south")):
         time.sleep(0.05)
     if here == "north":
         os.kill(os.getpid(), signal.SIGKILL)
+    while Path("/proc", (FOLDER / "north").read_text()).exists():  # until its end was noticed
+        time.sleep(0.05)
 
 
 @dg.asset(partitions_def=dg.StaticPartitionsDefinition(["up", "down"]))
