@@ -52,7 +52,7 @@ def publish(
     if not published:
         raise PervlError(
             f"{join_words(words)} has only raw inputs or descriptions of the release, which are not published.",
-            advice="Name results, e.g. ytvos or training, or nothing for everything.",
+            advice="Name results, e.g. ytvos or training, or '*' for everything.",
         )
     workspace = Workspace.from_settings(settings)
     with console.status("reading manifests"):
