@@ -43,7 +43,7 @@ def main() -> None:
     load_env_file(Path.cwd())
 
 
-@main.command()
+@main.command(short_help="Materialize what is not up to date.")
 @select_option
 @click.option("--force", is_flag=True, help="Materialize up-to-date values too.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be made, in which runs, and why.")
@@ -68,7 +68,7 @@ def materialize(
     sys.exit(0 if passed else 1)
 
 
-@main.command()
+@main.command(short_help="Make demo data, the whole graph on it, and a summary.")
 def demo() -> None:
     """Make the demo data, materialize the whole graph on it, verify it, and show how well pictures are found."""
     from pervl_assets.settings import get_variable
@@ -92,7 +92,7 @@ def demo() -> None:
     sys.exit(0 if passed else 1)
 
 
-@main.command()
+@main.command(short_help="Compare all values with their manifests.")
 @select_option
 @json_option
 @quiet_option
@@ -106,7 +106,7 @@ def verify(words: tuple[str, ...], *, as_json: bool, quiet: bool) -> None:
     sys.exit(0 if run_verification(words, as_json=as_json, quiet=quiet) else 1)
 
 
-@main.command()
+@main.command(short_help="Show what is up to date, stale, missing or failed.")
 @select_option
 @click.option("--check", is_flag=True, help="Exit with 1 if anything is missing, stale, failed or no longer fresh.")
 @click.option("--wide", is_flag=True, help="All columns, and each partition in a row, however wide the terminal is.")
@@ -124,7 +124,7 @@ def status(words: tuple[str, ...], *, check: bool, wide: bool, as_json: bool, qu
     sys.exit(1 if check and not healthy else 0)
 
 
-@main.command("list")
+@main.command("list", short_help="List what can be selected.")
 @select_option
 @json_option
 def list_(words: tuple[str, ...], *, as_json: bool) -> None:
@@ -139,7 +139,7 @@ def list_(words: tuple[str, ...], *, as_json: bool) -> None:
     show_assets(words, as_json=as_json)
 
 
-@main.command()
+@main.command(short_help="Draw everything about one concept as a PNG.")
 @click.argument("asset")
 @click.option("--concept", required=True, help="Name of the concept, which is the name of its class folder.")
 @click.option("--split", help="Partition of the tree; without it, the one that has the concept.")
@@ -157,7 +157,7 @@ def preview(asset: str, concept: str, split: str | None, out: Path | None) -> No
     click.echo(escape_terminal(str(target)))
 
 
-@main.command()
+@main.command(short_help="Write the evaluation as one HTML file.")
 @click.option("--encoder", help="Name of a further encoder, as in its keys: ViT-L-14-quickgelu_openai.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="HTML to write.  [default: in PERVL_DATA]")
 def report(encoder: str | None, out: Path | None) -> None:
@@ -175,7 +175,7 @@ def report(encoder: str | None, out: Path | None) -> None:
     click.echo(escape_terminal(str(out or store.show(target))))
 
 
-@main.command()
+@main.command(short_help="Score embeddings: MRR, recall, places of the queries.")
 @click.argument("queries", nargs=-1, required=True, type=_FILE)
 @click.option("--gallery", type=_FILE, help="Parquet file with the columns image and vector.")
 @click.option("--benchmark", metavar="NAME", help="Instead: the evaluation images of a benchmark, as materialized.")
@@ -217,15 +217,15 @@ def score(
         print_scores(images, scores)
 
 
-@main.command()
+@main.command(short_help="Copy folder trees and training files to a folder.")
 @select_option
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--split", metavar="SPLIT", help="Only this partition of the trees: validation or test.")
 def export(words: tuple[str, ...], folder: Path, split: str | None) -> None:
     """Copy folder trees and training files to FOLDER, as they are below a data folder, for programs that read folders.
 
-    SELECTION is for example ytvos/retrieval_set, or palavra, or both. Each file is compared with its manifest. What is
-    in FOLDER already is kept.
+    SELECTION is for example ytvos/retrieval_set, or palavra, or both; everything is '*'. Each file is compared with its
+    manifest. What is in FOLDER already is kept.
     """
     from pervl_assets.cli.console import make_console
     from pervl_assets.cli.storage import export_values, plan_exports
@@ -236,7 +236,7 @@ def export(words: tuple[str, ...], folder: Path, split: str | None) -> None:
     export_values(make_console(), plan_exports(defs, read_settings().data, words, split), folder.absolute())
 
 
-@main.command()
+@main.command(short_help="Write a web page to browse concepts and images.")
 @click.option("--benchmark", metavar="NAME", help="Only this benchmark: ytvos or deep_fashion.")
 @click.option("--split", metavar="SPLIT", help="Only this split: validation or test.")
 @click.option("--encoder", help="Name of a further encoder, as in its keys: ViT-L-14-quickgelu_openai.")
@@ -271,7 +271,7 @@ def gallery(benchmark: str | None, split: str | None, encoder: str | None, out: 
     click.echo(escape_terminal(str(written.page)))
 
 
-@main.command()
+@main.command(short_help="Remove what no manifest names, and old unfinished work.")
 @click.option("--days", default=1, show_default=True, type=click.IntRange(1, 3650), help="Age of what is removed.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be removed.")
 def prune(days: int, *, dry_run: bool) -> None:
@@ -287,7 +287,7 @@ def prune(days: int, *, dry_run: bool) -> None:
     storage.prune(make_console(), read_settings().data, timedelta(days=days), dry_run=dry_run)
 
 
-@main.command()
+@main.command(short_help="Prepare a folder for the Hugging Face Hub.")
 @select_option
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--dry-run", is_flag=True, help="Only print what would be in FOLDER.")
@@ -297,7 +297,7 @@ def publish(words: tuple[str, ...], folder: Path, *, dry_run: bool, wide: bool) 
 
     Tables, features, weights and training files are copied, with a data card, croissant.json and LICENSE.md. Folder
     trees with images of YouTube-VOS or DeepFashion2 are left out; their ledgers stay. Nothing is uploaded: the command
-    that does so is printed.
+    that does so is printed. SELECTION '*' is everything.
     """
     from pervl_assets.cli.console import make_console
     from pervl_assets.cli.publish import publish as prepare
@@ -307,7 +307,7 @@ def publish(words: tuple[str, ...], folder: Path, *, dry_run: bool, wide: bool) 
     prepare(make_console(), read_settings(), words, folder.absolute(), dry_run=dry_run, wide=wide)
 
 
-@main.command()
+@main.command(short_help="Serve the Dagster UI.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option("--port", default=3000, show_default=True, type=click.IntRange(0, 65535), help="0: any that is free.")
 @click.option("--allow-host", multiple=True, metavar="NAME", help="Further name of this server, e.g. of a proxy.")
@@ -324,7 +324,7 @@ def ui(host: str, port: int, allow_host: tuple[str, ...], workspace: Path | None
     serve(make_console(), read_settings().data, host, port, allow_host, workspace, read_only=read_only)
 
 
-@main.command()
+@main.command(short_help="Begin a benchmark of your own.")
 @click.argument("kind", type=click.Choice(["benchmark"]), expose_value=False)
 @click.argument("name")
 @click.option("--folder", default=".", show_default=True, type=_FOLDER, help="Checkout of this project to add it to.")

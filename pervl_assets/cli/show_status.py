@@ -152,7 +152,7 @@ def print_status(
     command = name_remedy(words)
     print_text(
         console,
-        f"[bold red]{problems}[/]: run {command}; it makes missing and stale values again, and reports failures"
+        f"[bold red]{problems}[/]: run {command}; it makes missing and stale values, and reports failures"
         if problems
         else "[bold green]all up to date, no check of error severity failed[/]",
     )
