@@ -32,8 +32,8 @@ lint: $(READY)     ## ruff: rules and format
 types: $(READY)    ## mypy, strict
 	$(BIN)/mypy
 
-unit: $(READY)     ## pytest on three processes: they often wait
-	$(BIN)/pytest -n 3 --dist loadfile
+unit: $(READY)     ## pytest on two processes
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-scale: $(SCALE)  ## Ray, S3 and Postgres for real, on this machine only; several minutes
 	$(BIN)/pytest -m scale pervl_assets_tests/scale
