@@ -42,7 +42,8 @@ def select_assets(graph: BaseAssetGraph[Any], selection: str) -> frozenset[dg.As
     except (dg.DagsterError, ValueError) as error:
         raise PervlError(f"The selection {selection!r} is not valid.", advice=_explain_syntax(known)) from error
     if not keys:
-        raise PervlError(f"The selection {selection!r} has no asset.", advice=_explain_syntax(known))
+        both = "X and Y is what is in both; for all of both, write X or Y. " if " and " in selection else ""
+        raise PervlError(f"The selection {selection!r} has no asset.", advice=both + _explain_syntax(known))
     return keys
 
 

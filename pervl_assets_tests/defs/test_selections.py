@@ -71,3 +71,9 @@ def test_a_name_like_no_other_is_an_error_with_the_groups(graph):
         select_assets(graph, "zzz")
     with pytest.raises(PervlError, match=r"Choose one of these: .*parquet"):
         select_assets(graph, "ytvos and kind:zzz")
+
+
+def test_groups_that_are_joined_by_and_have_nothing_in_common(graph):
+    with pytest.raises(PervlError, match="has no asset") as caught:
+        select_assets(graph, "ytvos and deep_fashion")
+    assert "write X or Y" in str(caught.value)
