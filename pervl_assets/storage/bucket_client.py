@@ -1,8 +1,9 @@
-"""Requests to a bucket, by names below an address, with errors that advise."""
+"""Requests to a bucket, by names below an address, with errors that advise; and how values and objects are named."""
 
 import contextlib
 import hashlib
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,13 +13,18 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 
 from pervl_assets.core.addresses import Address, explain_address_errors, open_address
-from pervl_assets.core.errors import AddressError
+from pervl_assets.core.errors import AddressError, SchemaError
 from pervl_assets.core.files import explain_write_errors
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
     from obstore.store import ObjectStore as Bucket
 
+VALUES: Final = "assets"
+"""Folder of the files and manifests of values."""
+OBJECTS: Final = "objects"
+"""Folder of the files that manifests name."""
+SHA256: Final = re.compile("[0-9a-f]{64}")
 REQUESTS: Final = 32
 """Requests at the same time."""
 _PART: Final = 5 << 20
@@ -154,6 +160,17 @@ class BucketClient:
 
     def _explain(self, name: str) -> contextlib.AbstractContextManager[None]:
         return explain_address_errors(Address(self.show(name)))
+
+
+def locate_object(sha256: str) -> str:
+    """Return the name of the object with a content.
+
+    Raises:
+        SchemaError: It is no sha256.
+    """
+    if not SHA256.fullmatch(sha256):
+        raise SchemaError(f"{sha256!r} is no sha256.", advice="Materialize the asset of this manifest again.")
+    return f"{OBJECTS}/{sha256[:2]}/{sha256}"
 
 
 def map_requests(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:

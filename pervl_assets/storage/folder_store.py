@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 
 from pervl_assets.archives.inputs import list_folder
 from pervl_assets.core.addresses import Address, Place
-from pervl_assets.core.errors import BusyError, PervlError
+from pervl_assets.core.errors import PervlError
 from pervl_assets.core.files import (
     PARTIAL,
     Lock,
@@ -25,7 +25,7 @@ from pervl_assets.core.files import (
     make_folder,
 )
 from pervl_assets.core.workers import map_in_threads
-from pervl_assets.storage.store import Listing, ManifestKind, Pruned, Store, StoredFile
+from pervl_assets.storage.store import Listing, ManifestKind, Pruned, Store, StoredFile, make_conflict
 from pervl_assets.storage.unfinished import remove_work
 
 _State = tuple[int, int, int] | None
@@ -100,10 +100,7 @@ class FolderStore(Store):
             BusyError: It is another one now.
         """
         if path in self._seen and self._seen[path] != _look_at(path):
-            raise BusyError(
-                f"Another run has written {path} since this one began.",
-                advice="Its value stays, and that of this run is dropped. Run again.",
-            )
+            raise make_conflict(str(path))
         yield path
         self._seen[path] = _look_at(path)
 

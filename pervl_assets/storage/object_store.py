@@ -26,13 +26,13 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Final
 
 from pervl_assets.core.addresses import Address, Place
-from pervl_assets.core.errors import BusyError, SchemaError, WriteError
+from pervl_assets.core.errors import SchemaError, WriteError
 from pervl_assets.core.files import PARTIAL, VerifyResult, explain_write_errors, hash_file, is_whole, make_folder
 from pervl_assets.core.workers import map_in_threads
 from pervl_assets.storage import pruning
-from pervl_assets.storage.bucket_client import BucketClient, log_failure, map_requests
-from pervl_assets.storage.pruning import VALUES, find_left, locate_object, prune_bucket
-from pervl_assets.storage.store import Listing, ManifestKind, Pruned, Store, StoredFile, locate_below
+from pervl_assets.storage.bucket_client import VALUES, BucketClient, locate_object, log_failure, map_requests
+from pervl_assets.storage.pruning import find_left, prune_bucket
+from pervl_assets.storage.store import Listing, ManifestKind, Pruned, Store, StoredFile, locate_below, make_conflict
 from pervl_assets.storage.unfinished import remove_work
 
 if TYPE_CHECKING:
@@ -230,10 +230,7 @@ class ObjectStore(Store):
         """
         meta = self._client.replace(name, staged, seen) or self._find_equal(name, sha256)
         if meta is None:
-            raise BusyError(
-                f"Another run has written {self._client.show(name)} since this one began.",
-                advice="Its value stays, and that of this run is dropped. Run again.",
-            )
+            raise make_conflict(self._client.show(name))
         return meta
 
     def _find_equal(self, name: str, sha256: str) -> "ObjectMeta | None":

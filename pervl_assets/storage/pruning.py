@@ -1,6 +1,5 @@
 """What may be removed from a bucket: objects that no manifest names, and unfinished work that dead runs left."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime, timedelta
@@ -11,30 +10,16 @@ from typing import TYPE_CHECKING, Final
 
 from pervl_assets.core.errors import MissingInputError, PervlError, SchemaError
 from pervl_assets.core.files import PARTIAL
-from pervl_assets.storage.bucket_client import BucketClient, map_requests
+from pervl_assets.storage.bucket_client import OBJECTS, SHA256, VALUES, BucketClient, map_requests
 from pervl_assets.storage.store import ManifestKind, Pruned
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
 
-VALUES: Final = "assets"
-_OBJECTS: Final = "objects"
 SAFE: Final = timedelta(hours=12)
 """An object that is younger may be named by a manifest soon. Only objects of twice this age may be pruned."""
 _END: Final = 1 << 20
 """Bytes at the end of a large file that show whether it is a manifest."""
-_SHA256: Final = re.compile("[0-9a-f]{64}")
-
-
-def locate_object(sha256: str) -> str:
-    """Return the name of the object with a content.
-
-    Raises:
-        SchemaError: It is no sha256.
-    """
-    if not _SHA256.fullmatch(sha256):
-        raise SchemaError(f"{sha256!r} is no sha256.", advice="Materialize the asset of this manifest again.")
-    return f"{_OBJECTS}/{sha256[:2]}/{sha256}"
 
 
 def find_left(values: "Iterable[tuple[str, ObjectMeta]]", oldest: datetime) -> dict[str, datetime]:
@@ -72,11 +57,11 @@ def prune_bucket(
     """
     if age < 2 * SAFE:
         raise PervlError(f"Objects younger than {2 * SAFE} may be named by a manifest soon.", advice="Wait longer.")
-    oldest = (datetime.now(UTC) if dry_run else client.read_clock(f"{_OBJECTS}/clock")) - age
+    oldest = (datetime.now(UTC) if dry_run else client.read_clock(f"{OBJECTS}/clock")) - age
     objects = {
         name: meta["size"]
-        for name, meta in client.list(_OBJECTS)
-        if _SHA256.fullmatch(name[-64:]) and meta["last_modified"] < oldest
+        for name, meta in client.list(OBJECTS)
+        if SHA256.fullmatch(name[-64:]) and meta["last_modified"] < oldest
     }
     values = [*client.list(VALUES)]
     named = {sha for part in map_requests(partial(_list_named, client, kinds, make_file), values) for sha in part}

@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path, PurePath, PurePosixPath
 
 from pervl_assets.core.addresses import Place
-from pervl_assets.core.errors import SchemaError
+from pervl_assets.core.errors import BusyError, SchemaError
 from pervl_assets.core.files import VerifyResult
 
 Listing = Mapping[str, str]
@@ -67,6 +67,14 @@ def locate_below(folder: Path, name: str) -> Path:
     if not parts or name.startswith("/") or ".." in parts or "\0" in name:
         raise SchemaError(f"The name {name!r} leads out of {folder}.", advice="Materialize its asset again.")
     return folder.joinpath(*parts)
+
+
+def make_conflict(place: str) -> BusyError:
+    """Return the error of a step whose value was written by another run since it began."""
+    return BusyError(
+        f"Another run has written {place} since this one began.",
+        advice="Its value stays, and that of this run is dropped. Run again.",
+    )
 
 
 class Store(ABC):
