@@ -32,8 +32,9 @@ lint: $(READY)     ## ruff: rules and format
 types: $(READY)    ## mypy, strict
 	$(BIN)/mypy
 
+# Tests start the command a hundred times: Python may keep what it compiled.
 unit: $(READY)     ## pytest on two processes
-	$(BIN)/pytest -n 2 --dist loadfile
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest -n 2 --dist loadfile
 
 test-scale: $(SCALE)  ## Ray, S3 and Postgres for real, on this machine only; several minutes
 	$(BIN)/pytest -m scale pervl_assets_tests/scale

@@ -1,5 +1,6 @@
 """Fixtures of this project's own tests, in addition to those of `pervl_assets.testing`."""
 
+import gc
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ pytest_plugins = ["pervl_assets.testing.fixtures"]
 
 # The processes of pytest share the cores, so more than one thread per process would only wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A collection of all objects takes 0.3 s beside those of Dagster and torch, and a run of a test needs several.
+gc.set_threshold(*gc.get_threshold()[:2], 1000)
 
 
 SLOW = (

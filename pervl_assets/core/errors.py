@@ -69,6 +69,10 @@ class AnnotationError(PervlError):
     """An annotation or text file does not follow its format."""
 
 
+class FailedCheckError(PervlError):
+    """A blocking check did not pass. The value is stored, and nothing is built on it; the check's result says why."""
+
+
 class SchemaError(PervlError):
     """A table has other columns or types than declared."""
 

@@ -10,7 +10,8 @@ import json
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from functools import cache
+from functools import cache, reduce
+from operator import or_
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,7 +40,9 @@ _Path = tuple[dg.AssetKey, ...]
 _PRESS: Final = "**Press the switch** to start it: it ships stopped."
 
 
-def _build_automation_condition(paths: Iterable[_Path], *, whole: bool) -> dg.AutomationCondition[Any]:
+def _build_automation_condition(
+    paths: Iterable[_Path], made: Collection[dg.AssetKey], *, whole: bool
+) -> dg.AutomationCondition[Any]:
     """Return the condition under which an asset is refreshed: a dependency has another data version than before.
 
     It waits until nothing above it will still change, so that an asset that two changes reach is made once.
@@ -47,21 +50,34 @@ def _build_automation_condition(paths: Iterable[_Path], *, whole: bool) -> dg.Au
     Args:
         paths: One to every asset that it descends from; all paths are far more. Dagster maps the partitions of direct
             dependencies only: an asset that is named without the path seems to have none of the right partitions.
+        made: The assets that have dependencies. The others change only by a run that is in progress.
         whole: Whether it is never true while a dependency was never materialized.
     """
     condition = dg.AutomationCondition
     handled = condition.newly_requested() | condition.newly_updated()
     changed = condition.any_deps_match(condition.data_version_changed()).since(handled)
-    possible = changed & ~condition.any_deps_missing()
-    unsettled = possible | condition.in_progress()
-    ready: Any = (possible if whole else changed) & ~condition.in_progress()
-    for path in paths:
-        above: Any = unsettled
-        for key in reversed(path):
-            above = condition.asset_matches(key, above)
-        ready &= ~above
+    possible = changed & ~condition.any_deps_match(condition.missing())
+    busy = condition.in_progress()
+
+    def match(parent: dg.AssetKey, further: Collection[_Path]) -> Any:
+        """Return whether any asset at the end of the paths is unsettled; what paths share is evaluated once."""
+        here = [possible, busy] if parent in made else [busy]
+        above = [match(*item) for item in _group(further).items()]
+        return condition.asset_matches(parent, reduce(or_, (here if () in further else []) + above))
+
+    ready: Any = (possible if whole else changed) & ~busy
+    for parent, further in _group(paths).items():
+        ready &= ~match(parent, further)
     labelled: dg.AutomationCondition[Any] = ready.with_label("the data of a dependency changed")
     return labelled
+
+
+def _group(paths: Iterable[_Path]) -> dict[dg.AssetKey, list[_Path]]:
+    """Return the rests of paths by their first asset."""
+    rests = dict[dg.AssetKey, list[_Path]]()
+    for path in filter(None, paths):
+        rests.setdefault(path[0], []).append(path[1:])
+    return rests
 
 
 def add_refreshes(
@@ -80,6 +96,7 @@ def add_refreshes(
     policy = dg.FreshnessPolicy.time_window(fail_window=days, warn_window=days - _WARN_BEFORE)
     public, assets = {*_list_public_inputs(specs)}, [*assets]
     known = {spec.key: spec for asset in assets for spec in asset.specs}
+    made = {key for key, spec in known.items() if [*spec.deps]}
 
     @cache
     def find_paths(key: dg.AssetKey) -> dict[dg.AssetKey, _Path]:
@@ -94,9 +111,10 @@ def add_refreshes(
     def add(spec: dg.AssetSpec) -> dg.AssetSpec:
         if spec.key in public:
             spec = spec.replace_attributes(freshness_policy=policy)
-        if not [*spec.deps]:
+        if spec.key not in made:
             return spec
-        condition = _build_automation_condition(sorted(find_paths(spec.key).values()), whole=spec.key not in partial)
+        paths = sorted(find_paths(spec.key).values())
+        condition = _build_automation_condition(paths, made, whole=spec.key not in partial)
         return spec.replace_attributes(automation_condition=condition)
 
     return [*dg.map_asset_specs(add, assets)]

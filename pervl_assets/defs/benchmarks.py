@@ -20,7 +20,7 @@ from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW, build_raw_asset
 from pervl_assets.defs.resources import Workspace
 from pervl_assets.defs.sheets import show_concepts
 from pervl_assets.defs.steps import record_step
-from pervl_assets.defs.tree_checks import check_ledger, check_quarantine, declare_tree_checks
+from pervl_assets.defs.tree_checks import check_ledger, check_quarantine, declare_tree_checks, require_sources
 from pervl_assets.io_managers.metadata import preview_table
 from pervl_assets.io_managers.tables import TableIOManager, declare_columns
 from pervl_assets.io_managers.trees import TreeIOManager
@@ -123,6 +123,7 @@ def _build_tree_asset(benchmark: Benchmark, tree: TreeAsset) -> dg.AssetsDefinit
             image_sizes=preview_table(tabulate_sizes(on_disk, shown).rename(_space)),
             **pages,
         )
+        require_sources(built)
 
     return folder_tree
 

@@ -8,6 +8,7 @@ from dagster import DagsterEventType, DagsterInstance
 from rich.filesize import decimal
 
 from pervl_assets.core.checks import Severity
+from pervl_assets.core.errors import FailedCheckError
 from pervl_assets.core.progress import format_seconds
 from pervl_assets.core.text import count_of, unescape_markdown
 from pervl_assets.dagster_private import RunFailureReason
@@ -208,6 +209,8 @@ def explain_failure(error: Any) -> str | None:
     """
     while True:
         name, _, message = error.message.partition(": ")
+        if name.endswith(f".{FailedCheckError.__name__}"):
+            return None
         if name.startswith("pervl_assets."):
             return str(message).strip()
         if error.cause is None:
@@ -217,4 +220,4 @@ def explain_failure(error: Any) -> str | None:
         return "interrupted"
     if error.cls_name == "ChildProcessCrashException":
         return "its process ended; the system may have run out of memory"
-    return None if error.cls_name == "DagsterAssetCheckFailedError" else str(error.message).strip()
+    return str(error.message).strip()

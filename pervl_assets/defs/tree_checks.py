@@ -3,13 +3,16 @@
 import dagster as dg
 import polars as pl
 
-from pervl_assets.core.errors import name_some
+from pervl_assets.core.errors import FailedCheckError, list_some, name_some
 from pervl_assets.core.text import count_of
 from pervl_assets.defs.metadata import make_check_result
 from pervl_assets.trees.ledger import FolderTree
 
 _LEDGER_ADDS_UP = "ledger_adds_up"
 _NOTHING_QUARANTINED = "nothing_quarantined"
+_ADVICE = (
+    "Is it the official archive, downloaded whole? Replace it and materialize again. Finished files are kept."
+)
 
 
 def declare_tree_checks(key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
@@ -33,8 +36,7 @@ def declare_tree_checks(key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
 
 def check_ledger(tree: FolderTree) -> dg.AssetCheckResult:
     """Compare the ledger's counts with its number of rows, and name missing members."""
-    missing = tree.ledger.filter(status="missing")
-    members = missing["source_members"].explode().unique().sort().drop_nulls().to_list()
+    missing, members = _find_missing(tree)
     total = tree.ledger.height
     adds_up = tree.written + tree.quarantined + tree.missing == total
     text = (
@@ -43,8 +45,7 @@ def check_ledger(tree: FolderTree) -> dg.AssetCheckResult:
     if members:
         text += (
             f". Not in the archive: {count_of(len(members), 'member')} that the annotations name: "
-            f"{name_some(members)}. Is it the official archive, downloaded whole? Replace it and materialize again. "
-            "Finished files are kept."
+            f"{name_some(members)}. {_ADVICE}"
         )
     return make_check_result(
         _LEDGER_ADDS_UP,
@@ -57,6 +58,28 @@ def check_ledger(tree: FolderTree) -> dg.AssetCheckResult:
         missing=tree.missing,
         missing_files=missing.select("path", "source_members"),
     )
+
+
+def require_sources(tree: FolderTree) -> None:
+    """Fail the step of a tree that is stored, but not whole; else it would end with Dagster's words for a failed check.
+
+    Raises:
+        FailedCheckError: A file's source is not in the archive, so the check `ledger_adds_up` has failed.
+    """
+    missing, members = _find_missing(tree)
+    if members:
+        raise FailedCheckError(
+            f"Nothing is built on this tree, which is not whole: {missing.height:,} of {tree.ledger.height:,} files "
+            f"missing. Not in the archive: {count_of(len(members), 'member')} that the annotations name:",
+            details=list_some(members),
+            advice=_ADVICE,
+        )
+
+
+def _find_missing(tree: FolderTree) -> tuple[pl.DataFrame, list[str]]:
+    """Return the ledger's rows of missing files, and the members of the archive that they need."""
+    rows = tree.ledger.filter(status="missing")
+    return rows, rows["source_members"].explode().unique().sort().drop_nulls().to_list()
 
 
 def check_quarantine(tree: FolderTree) -> dg.AssetCheckResult:

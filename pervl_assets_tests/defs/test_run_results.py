@@ -18,7 +18,7 @@ def test_failures_are_explained_without_wrapping():
     assert explain_failure(Info("DagsterExecutionStepExecutionError", "dagster...: wrapped", own)) == "no zip: none"
     assert explain_failure(Info("Outer", "o", Info("ValueError", "ValueError: bad\n"))) == "ValueError: bad"
     assert explain_failure(Info("Interrupted", "Interrupted: it was ended")) == "interrupted"
-    assert explain_failure(Info("DagsterAssetCheckFailedError", "dagster...: check failed")) is None
+    assert explain_failure(Info("FailedCheckError", "pervl_assets.core.errors.FailedCheckError: 2 missing")) is None
 
 
 def test_materializations_and_findings_are_read_back(instance):
