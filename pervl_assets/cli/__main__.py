@@ -4,6 +4,7 @@ Everything else is imported inside, so that a Ctrl-C while it is loaded ends as 
 """
 
 import atexit
+import gc
 import logging
 import os
 import signal
@@ -36,6 +37,7 @@ def run() -> None:
     logging.getLogger("sqlalchemy").setLevel(logging.CRITICAL + 1)  # it raises every error that it logs
     # Dagster's retries of Postgres write to the root logger; the last error is raised, and explained.
     logging.getLogger().addFilter(lambda record: not str(record.msg).startswith("Retrying failed database"))
+    gc.set_threshold(10_000)  # short commands search what they import for garbage: 0.4 s of 3 with Python's own 700
     watch_stops()
     code: Any = 1
     try:

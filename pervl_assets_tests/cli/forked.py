@@ -9,6 +9,7 @@ reads one command a line, as JSON, and prints one exit status a line.
 """
 
 import functools
+import gc
 import importlib
 import json
 import os
@@ -61,6 +62,7 @@ if __name__ == "__main__":
     importlib.import_module("pervl_assets.cli.runs")
     importlib.import_module(DEFINITIONS)
     del sys.modules[DEFINITIONS]
+    gc.freeze()
     for line in sys.stdin:
         if (child := os.fork()) == 0:
             _run_child(*json.loads(line))

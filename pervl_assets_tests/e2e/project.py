@@ -10,7 +10,7 @@ from typing import Final
 from pervl_assets_tests.cli.forked import run_pervl
 from pervl_assets_tests.core.samples import photograph
 
-SHORT_TRAINING: Final = MappingProxyType({"PERVL_REPETITIONS": "1"})  # of three
+SHORT_TRAINING: Final = MappingProxyType({"PERVL_REPETITIONS": "1", "PERVL_TRAINING_EPOCHS": "2"})  # of 3 and of 10
 
 
 class Project:
