@@ -10,9 +10,7 @@ from pervl_assets.trees.ledger import FolderTree
 
 _LEDGER_ADDS_UP = "ledger_adds_up"
 _NOTHING_QUARANTINED = "nothing_quarantined"
-_ADVICE = (
-    "Is it the official archive, downloaded whole? Replace it and materialize again. Finished files are kept."
-)
+_ADVICE = "Is it the official archive, downloaded whole? Replace it and materialize again. Finished files are kept."
 
 
 def declare_tree_checks(key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
