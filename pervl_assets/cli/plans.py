@@ -10,8 +10,7 @@ from pervl_assets.cli.console import escape, make_table, print_text
 from pervl_assets.cli.status import list_inputs
 from pervl_assets.core.errors import name_some
 from pervl_assets.core.text import count_of
-from pervl_assets.defs.downloads import OFF
-from pervl_assets.defs.raw import RAW, list_specs
+from pervl_assets.defs.raw import RAW
 from pervl_assets.defs.run_results import name_partition
 from pervl_assets.defs.runs import Plan
 from pervl_assets.defs.up_to_date import NEVER_MADE, NOT_ON_DISK, Value
@@ -21,10 +20,7 @@ from pervl_assets.settings import Settings
 def list_absent(settings: Settings, values: Iterable[Value]) -> list[str]:
     """Return the paths of the raw inputs among these values that a run would neither find, download nor draw."""
     names = {key.path[-1] for key, _ in values if key.path[0] == RAW}
-    if settings.raw is None:
-        urls = {spec.name: spec.url for spec in list_specs()}
-        names -= {name for name in names if settings.profile == "demo" or (settings.fetch != OFF and urls.get(name))}
-    return [one.path for one in list_inputs(settings, names) if not one.found]
+    return [one.path for one in list_inputs(settings, names) if not one.found and not one.brought]
 
 
 def print_plan(console: Console, plan: Plan, inputs: Mapping[Value, str], absent: Collection[str] = ()) -> None:

@@ -16,7 +16,10 @@ _DOCUMENTED: Final = re.compile(r"^<!-- from the definitions: asset (\S+) -->$",
 
 
 def _complete(_context: click.Context, _parameter: click.Parameter, typed: str) -> list[str]:
-    """Return the groups and keys that begin with what was typed, for the shell: those of the docs, read in no time."""
+    """Return the groups, keys and first parts of keys that begin with what was typed, for the shell.
+
+    They are those of the docs, which are read in no time.
+    """
     from pervl_assets.benchmarks import find_benchmarks
 
     pages = (Path(__file__).parents[1] / "docs/assets").glob("*.md")
@@ -24,7 +27,7 @@ def _complete(_context: click.Context, _parameter: click.Parameter, typed: str) 
     evaluated = [benchmark.name for benchmark in find_benchmarks() if benchmark.retrieval]
     keys = {key.replace("<benchmark>", name) for key in documented for name in evaluated}
     begun = typed.lstrip("+")
-    names = sorted(keys | {key.partition("/")[0] for key in keys})
+    names = sorted(keys | {key[:end] for key in keys for end, letter in enumerate(key) if letter == "/"})
     return [typed.removesuffix(begun) + name for name in names if name.startswith(begun)]
 
 

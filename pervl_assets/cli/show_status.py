@@ -174,7 +174,8 @@ def _print_inputs(console: Console, settings: Settings, inputs: Sequence[InputSt
 def _print_missing(console: Console, settings: Settings, inputs: Iterable[InputState]) -> None:
     for one in inputs:
         if not one.found:
-            print_text(console, f"[yellow]input not found[/] {one.name}: {_locate(settings, one)}")
+            state = f"input that a run {one.brought}" if one.brought else "[yellow]input not found[/]"
+            print_text(console, f"{state} {one.name}: {_locate(settings, one)}")
 
 
 def _locate(settings: Settings, state: InputState) -> str:

@@ -24,6 +24,7 @@ from pervl_assets.dagster_private import (
     find_failed_run,
     read_freshness,
 )
+from pervl_assets.defs.downloads import OFF
 from pervl_assets.defs.raw import list_specs
 from pervl_assets.defs.run_results import Finding, Materialized, read_run_result
 from pervl_assets.defs.runs import list_values
@@ -60,11 +61,16 @@ class AssetState(Materialized):
 
 @dataclass(frozen=True)
 class InputState:
-    """A raw input: its path below the folder or address of raw inputs, or the path that is searched first."""
+    """A raw input: its path below the folder or address of raw inputs, or the path that is searched first.
+
+    Attributes:
+        brought: What a run does to have it, `draws` or `downloads`; empty if it is there, or you must add it.
+    """
 
     name: str
     path: str
     found: bool
+    brought: Literal["", "draws", "downloads"] = ""
 
 
 def list_inputs(settings: Settings, names: Collection[str] | None = None) -> list[InputState]:
@@ -74,10 +80,15 @@ def list_inputs(settings: Settings, names: Collection[str] | None = None) -> lis
         if names is not None and spec.name not in names:
             continue
         if isinstance(root, Address):
-            states.append(InputState(spec.name, spec.file, look_for(root / spec.file) is not None))
-            continue
-        found = next((path for path in (spec.file, *spec.folders) if (root / path).exists()), None)
-        states.append(InputState(spec.name, found or spec.file, found is not None))
+            path, found = spec.file, look_for(root / spec.file) is not None
+        else:
+            there = next((path for path in (spec.file, *spec.folders) if (root / path).exists()), None)
+            path, found = there or spec.file, there is not None
+        brought: Literal["", "draws", "downloads"] = ""
+        if not found and settings.raw is None:
+            can_fetch = spec.url and settings.fetch != OFF
+            brought = "draws" if settings.profile == "demo" else "downloads" if can_fetch else ""
+        states.append(InputState(spec.name, path, found, brought))
     return states
 
 

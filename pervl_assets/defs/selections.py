@@ -1,7 +1,7 @@
 """Selections: how a user names a part of the graph, e.g. `ytvos`, `+palavra/object_names`, `group:ytvos and kind:csv`.
 
-A bare name is an asset key or, if there is none, a group, or a pattern of keys with `*`. Everything else is Dagster's
-syntax. What would select nothing is an error that says what is similar.
+A bare name is an asset key or, if there is none, a group, the first parts of keys (`evaluation/ytvos`), or a pattern of
+keys with `*`. Everything else is Dagster's syntax. What would select nothing is an error that says what is similar.
 """
 
 import re
@@ -58,6 +58,8 @@ def _complete(found: re.Match[str], known: Mapping[str, Collection[str]]) -> str
     if not attribute and (is_function or _SYNTAX.fullmatch(name)):
         return found[0]
     is_group = name in known["group:"] and name not in known["key:"]
+    if not attribute and not is_group and any(key.startswith(f"{name}/") for key in known["key:"]):
+        name += "/*"
     names = known.get(attribute or ("group:" if is_group else "key:"))
     if names is not None and not any(fnmatchcase(one, name) for one in names):
         what = f"has the {attribute[:-1]}" if attribute else "and no group is named"

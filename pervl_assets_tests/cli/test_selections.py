@@ -34,7 +34,7 @@ def test_words_are_positional_or_options(arguments, words):
     [
         ("yt", ["ytvos", "ytvos/captions", "ytvos/concepts"]),
         ("+ytvos/f", ["+ytvos/fsl_seg"]),
-        ("training/y", ["training/ytvos/concept_tokens"]),
+        ("training/y", ["training/ytvos", "training/ytvos/concept_tokens"]),
         ("zebra", []),
     ],
 )

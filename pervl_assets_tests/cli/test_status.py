@@ -149,6 +149,28 @@ def test_inputs_are_found_as_archive_or_as_folder(data):
     assert not (data / TRIPLETS).exists()  # listing generates nothing
 
 
+@pytest.mark.parametrize(
+    ("changes", "brought"),
+    [
+        ({"profile": "demo"}, {"draws": 6}),
+        ({"profile": "demo", "raw": "elsewhere"}, {"": 6}),
+        ({"profile": "full", "fetch": "official"}, {"": 2, "downloads": 4}),
+        ({"profile": "full", "fetch": "off"}, {"": 6}),
+    ],
+)
+def test_inputs_that_a_run_brings_are_not_missed(tmp_path, changes, brought):
+    if "raw" in changes:
+        changes = {**changes, "raw": tmp_path / "raw"}
+    settings = make_settings(tmp_path, **changes)
+    inputs = list_inputs(settings)
+    assert Counter(one.brought for one in inputs) == brought
+    console = Console(file=io.StringIO(), width=200)
+    print_status(console, settings, inputs, [], [], {})
+    printed = console.file.getvalue()
+    assert printed.count("input not found ") == brought.get("", 0)
+    assert all(printed.count(f"input that a run {word} ") == brought.get(word, 0) for word in ("draws", "downloads"))
+
+
 # ---- health, on a small graph
 
 WEEK = datetime.timedelta(days=7)
@@ -339,7 +361,7 @@ def test_the_document_has_stable_keys(instance):
     states, healths = list(list_states(defs, instance)), read_health(defs, instance)
     inputs = [InputState("zip", "a.zip", found=False)]
     status = json.loads(encode_status(make_settings("nowhere"), inputs, states, healths, {}))
-    assert status["inputs"] == [{"name": "zip", "path": "a.zip", "found": False}]
+    assert status["inputs"] == [{"name": "zip", "path": "a.zip", "found": False, "brought": ""}]
     assert set(status) == {"profile", "data", "healthy", "problems", "inputs", "values", "assets", "failed_runs"}
     assert {key for one in status["values"] for key in one} == {
         "asset",

@@ -24,6 +24,8 @@ def choose(graph, selection: str) -> set[str]:
         ("ytvos/fsl_seg", 'key:"ytvos/fsl_seg"'),
         ("ytvos", "group:ytvos"),
         ("ytvos/*", 'key:"ytvos/*"'),
+        ("evaluation/ytvos", 'key:"evaluation/ytvos/*"'),
+        ("1+evaluation/ytvos or ytvos", '1+key:"evaluation/ytvos/*" or group:ytvos'),
         ("+palavra/object_names", '+key:"palavra/object_names"'),
         ("1+ytvos/fsl_seg", '1+key:"ytvos/fsl_seg"'),
         ("raw/youtube_vos_train+1", 'key:"raw/youtube_vos_train"+1'),
