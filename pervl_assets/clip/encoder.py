@@ -254,6 +254,9 @@ class ClipEncoder:
         passport: Everything the vectors depend on; an attribute.
         device: The device the model is moved to.
         preprocessing: How images must be prepared; an attribute.
+
+    Attributes:
+        largest_batch: The largest number of inputs that is tried at once: what halving left.
     """
 
     def __init__(
@@ -271,7 +274,7 @@ class ClipEncoder:
         self._model = model.eval().requires_grad_(False).to(device)
         self._tokenizer = tokenizer
         self._device = device
-        self._largest_batch = sys.maxsize
+        self.largest_batch = sys.maxsize
         self._dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[passport.precision]
         dtypes = {parameter.dtype for parameter in model.parameters()}
         self._autocast = passport.precision != "fp32" and dtypes == {torch.float32}
@@ -397,7 +400,7 @@ class ClipEncoder:
 
         vectors, start = [self._no_vectors()], 0
         while start < len(inputs):
-            part = inputs[start : start + self._largest_batch]
+            part = inputs[start : start + self.largest_batch]
             try:
                 with torch.inference_mode():
                     vectors.append(forward(part).float().cpu().numpy())
@@ -408,7 +411,7 @@ class ClipEncoder:
                         advice="End other processes on the device, or choose another one with PERVL_DEVICE"
                         + (", or set PERVL_PRECISION=fp16." if self.passport.precision == "fp32" else "."),
                     ) from error
-                self._largest_batch = (len(part) + 1) // 2
+                self.largest_batch = (len(part) + 1) // 2
             else:
                 start += len(part)
                 continue

@@ -315,7 +315,7 @@ def measure_halving(model: str, source: tuple[str, str], device: str, scale: Sca
         seconds = time.perf_counter() - start
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    largest = encoder._largest_batch  # what halving left
+    largest = encoder.largest_batch
     difference = float(np.abs(vectors[:32] - expected).max())
     limit = torch.cuda.get_device_properties(0).total_memory * scale.memory / 2**30
     figure = f"halved to {largest}, {seconds:.1f} s, largest difference {difference:.1e}"
