@@ -8,7 +8,7 @@ SCALE  := $(VENV)/.scale
 
 export DAGSTER_HOME ?= $(CURDIR)
 
-.PHONY: help demo test lint types unit test-scale wheel ui screenshots tables bench bench-gpu install clean
+.PHONY: help demo test lint types unit test-bench test-scale wheel ui screenshots tables bench bench-gpu install clean
 
 help:          ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -35,6 +35,9 @@ types: $(READY)    ## mypy, strict
 # Tests start the command a hundred times: Python may keep what it compiled.
 unit: $(READY)     ## pytest on two processes
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest -n 2 --dist loadfile
+
+test-bench: $(READY)  ## the benchmarks and tools of this repository, at a small size
+	$(BIN)/pytest -n 2 --dist loadfile -m bench
 
 test-scale: $(SCALE)  ## Ray, S3 and Postgres for real, on this machine only; several minutes
 	$(BIN)/pytest -m scale pervl_assets_tests/scale

@@ -1,6 +1,10 @@
 """The benchmark of the evaluation at a small size."""
 
+import pytest
+
 from pervl_assets_tests.perf import evaluation
+
+pytestmark = pytest.mark.bench
 
 
 def test_both_ways_agree_on_the_scores(tmp_path, capsys, monkeypatch):

@@ -19,6 +19,8 @@ from pervl_assets_tests.perf.inversion_project import SIMULATED, watch_memory
 from pervl_assets_tests.perf.measure import Measured, measure
 from pervl_assets_tests.perf.synthetic_inputs import draw_jpeg, draw_lines, list_lines, list_photographs, write_coco
 
+pytestmark = pytest.mark.bench
+
 
 def test_both_ways_give_the_same_sentences(tmp_path):
     outcome = triplets.compare_ways([*draw_lines(300)], 400, True, 1, tmp_path)

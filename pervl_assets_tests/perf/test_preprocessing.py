@@ -3,12 +3,15 @@
 import zipfile
 
 import numpy as np
+import pytest
 from rich.console import Console
 
 from pervl_assets_tests.core.samples import save_jpeg
 from pervl_assets_tests.inversion.kit import draw_jpeg
 from pervl_assets_tests.perf import preprocessing
 from pervl_assets_tests.perf.preprocessing import PLAIN, PROJECT, compare_ways, list_ways, make_table, read_photos
+
+pytestmark = pytest.mark.bench
 
 
 def write_kit(kit):

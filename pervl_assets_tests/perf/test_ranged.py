@@ -1,6 +1,10 @@
 """Reading members from a bucket is less work than one request a member, and than downloading the archive."""
 
+import pytest
+
 from pervl_assets_tests.perf import ranged
+
+pytestmark = pytest.mark.bench
 
 
 def test_ranges_are_few_and_sooner_than_both_straightforward_ways(tmp_path):

@@ -6,6 +6,8 @@ pytest.importorskip("faiss", reason="needs faiss-cpu, of the extra dev")
 
 from pervl_assets_tests.perf import ranking
 
+pytestmark = pytest.mark.bench
+
 
 def test_both_ways_agree_on_the_places(tmp_path, capsys):
     figures, found = ranking.compare_ways(2_000, 40, 2, tmp_path)

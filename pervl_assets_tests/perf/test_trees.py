@@ -10,6 +10,8 @@ from pervl_assets_tests.perf.measure import list_family, measure, summarise
 from pervl_assets_tests.perf.trees import RunResult, Work, compare_files, list_needed, make_table
 from pervl_assets_tests.perf.wasteful_archive import count_unneeded, draw_wasteful_archive
 
+pytestmark = pytest.mark.bench
+
 
 @pytest.mark.parametrize("benchmark", ["ytvos", "deep_fashion"])
 def test_both_ways_make_the_same_files(drawn, tmp_path, benchmark):

@@ -5,6 +5,8 @@ import pytest
 
 from pervl_assets_tests.perf import tuning
 
+pytestmark = pytest.mark.bench
+
 
 def test_both_ways_learn_the_same_tokens(monkeypatch):
     seconds = tuning.compare_ways(3, 4, 1)

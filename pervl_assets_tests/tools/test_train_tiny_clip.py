@@ -26,6 +26,8 @@ from pervl_assets_tests.tools.train_tiny_clip import (
     write_merges,
 )
 
+pytestmark = pytest.mark.bench
+
 # The accuracy of the committed weights is in their README. Chance is 1/23 for things and 1/30 for all classes.
 LEAST_THING_ACCURACY = 0.8
 LEAST_CLASS_ACCURACY = 0.75
