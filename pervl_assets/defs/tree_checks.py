@@ -34,16 +34,15 @@ def declare_tree_checks(key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
 
 def check_ledger(tree: FolderTree) -> dg.AssetCheckResult:
     """Compare the ledger's counts with its number of rows, and name missing members."""
-    missing, members = _find_missing(tree)
-    total = tree.ledger.height
+    missing, total = tree.ledger.filter(status="missing"), tree.ledger.height
     adds_up = tree.written + tree.quarantined + tree.missing == total
     text = (
         f"{tree.written:,} written + {tree.quarantined:,} quarantined + {tree.missing:,} missing = {total:,} expected"
     )
-    if members:
+    if tree.absent:
         text += (
-            f". Not in the archive: {count_of(len(members), 'member')} that the annotations name: "
-            f"{name_some(members)}. {_ADVICE}"
+            f". Not in the archive: {count_of(len(tree.absent), 'member')} that the annotations name: "
+            f"{name_some(tree.absent)}. {_ADVICE}"
         )
     return make_check_result(
         _LEDGER_ADDS_UP,
@@ -54,7 +53,7 @@ def check_ledger(tree: FolderTree) -> dg.AssetCheckResult:
         written=tree.written,
         quarantined=tree.quarantined,
         missing=tree.missing,
-        missing_files=missing.select("path", "source_members"),
+        missing_files=missing.select("path", "reason"),
     )
 
 
@@ -64,20 +63,13 @@ def require_sources(tree: FolderTree) -> None:
     Raises:
         FailedCheckError: A file's source is not in the archive, so the check `ledger_adds_up` has failed.
     """
-    missing, members = _find_missing(tree)
-    if members:
+    if tree.missing:
         raise FailedCheckError(
-            f"Nothing is built on this tree, which is not whole: {missing.height:,} of {tree.ledger.height:,} files "
-            f"missing. Not in the archive: {count_of(len(members), 'member')} that the annotations name:",
-            details=list_some(members),
+            f"Nothing is built on this tree, which is not whole: {tree.missing:,} of {tree.ledger.height:,} files "
+            f"missing. Not in the archive: {count_of(len(tree.absent), 'member')} that the annotations name:",
+            details=list_some(tree.absent),
             advice=_ADVICE,
         )
-
-
-def _find_missing(tree: FolderTree) -> tuple[pl.DataFrame, list[str]]:
-    """Return the ledger's rows of missing files, and the members of the archive that they need."""
-    rows = tree.ledger.filter(status="missing")
-    return rows, rows["source_members"].explode().unique().sort().drop_nulls().to_list()
 
 
 def check_quarantine(tree: FolderTree) -> dg.AssetCheckResult:

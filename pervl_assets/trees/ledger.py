@@ -64,6 +64,7 @@ class FolderTree:
         ledger: Every expected output (schema `LEDGER`).
         staged: The finished tree beside `root`, to be put in place by `commit_tree`. None if `root` is up to date.
         rendered: Number of outputs made by the build that returned this value.
+        absent: Members that the annotations name and that the build did not find in the source, sorted.
         recorded_ns: When the ledger was saved, in nanoseconds since the epoch. None if unknown or not saved yet. A file
             of the right size that is older is unchanged.
         lock: Held from the build to the end of `commit_tree`: no other run builds this tree. None if the tree was found
@@ -75,6 +76,7 @@ class FolderTree:
     ledger: pl.DataFrame
     staged: Path | None = None
     rendered: int = field(default=0, kw_only=True)
+    absent: tuple[str, ...] = field(default=(), kw_only=True)
     recorded_ns: int | None = field(default=None, kw_only=True)
     lock: Lock | None = field(default=None, kw_only=True, repr=False)
     is_saved: bool = field(default=False, kw_only=True)
