@@ -17,8 +17,9 @@ pytest_plugins = ["pervl_assets.testing.fixtures"]
 # The processes of pytest share the cores, so more than one thread per process would only wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A collection of all objects takes 0.3 s beside those of Dagster and torch, and a run of a test needs several.
-gc.set_threshold(*gc.get_threshold()[:2], 1000)
+# A search of all objects for garbage takes 0.3 s beside those of Dagster and torch. It is rare here; young objects are
+# searched as often as ever.
+gc.set_threshold(*gc.get_threshold()[:2], 100)
 
 
 SLOW = (
@@ -36,6 +37,9 @@ SLOW = (
     "defs/test_inversion.py",
     "io_managers/test_io_managers.py",
     "training/test_train.py",
+    "perf/test_inversion.py",
+    "tools/test_train_tiny_clip.py",
+    "perf/test_trees.py",
     "cli/test_verification.py",
     "defs/test_evaluation.py",
     "trees/test_kill.py",

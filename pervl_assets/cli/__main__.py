@@ -37,7 +37,7 @@ def run() -> None:
     logging.getLogger("sqlalchemy").setLevel(logging.CRITICAL + 1)  # it raises every error that it logs
     # Dagster's retries of Postgres write to the root logger; the last error is raised, and explained.
     logging.getLogger().addFilter(lambda record: not str(record.msg).startswith("Retrying failed database"))
-    gc.set_threshold(10_000)  # short commands search what they import for garbage: 0.4 s of 3 with Python's own 700
+    gc.set_threshold(10_000)  # with Python's 700 a command searches what it imports for garbage: 0.4 s of 3
     watch_stops()
     code: Any = 1
     try:

@@ -130,9 +130,9 @@ def status(words: tuple[str, ...], *, check: bool, wide: bool, as_json: bool, qu
 def list_(words: tuple[str, ...], *, as_json: bool) -> None:
     """List what can be selected: assets by group, with their kinds and partitions.
 
-    SELECTION is an asset (ytvos/fsl_seg), a group (ytvos), what is below a name (evaluation/ytvos), or Dagster's
-    syntax: 'kind:parquet and not group:evaluation'. +X is X with all its inputs, X+ with all that is made from it. Of
-    several selections, the assets of any are meant.
+    SELECTION is an asset (ytvos/fsl_seg), a group (ytvos), the first parts of names (evaluation/ytvos), a pattern
+    ('*/queries'), or Dagster's syntax: 'kind:parquet and not group:evaluation'. +X is X with all its inputs, X+ with
+    all that is made from it. Of several selections, the assets of any are meant.
     """
     from pervl_assets.cli.listing import show_assets
 

@@ -20,7 +20,7 @@ from pervl_assets.settings import Settings
 def list_absent(settings: Settings, values: Iterable[Value]) -> list[str]:
     """Return the paths of the raw inputs among these values that a run would neither find, download nor draw."""
     names = {key.path[-1] for key, _ in values if key.path[0] == RAW}
-    return [one.path for one in list_inputs(settings, names) if not one.found and not one.brought]
+    return [one.path for one in list_inputs(settings, names) if one.is_wanted]
 
 
 def print_plan(console: Console, plan: Plan, inputs: Mapping[Value, str], absent: Collection[str] = ()) -> None:

@@ -168,14 +168,16 @@ def _print_inputs(console: Console, settings: Settings, inputs: Sequence[InputSt
             print_text(console, f"[green]input found[/] {one.name}: {_locate(settings, one)}")
     elif found:
         print_text(console, f"[green]inputs found[/] {escape(', '.join(one.name for one in found))}")
+    for origin, what in (("server", "will be downloaded"), ("demo", "will be drawn")):
+        if names := [one.name for one in inputs if not one.found and one.origin == origin]:
+            print_text(console, f"inputs that {what}: {escape(', '.join(names))}")
     _print_missing(console, settings, inputs)
 
 
 def _print_missing(console: Console, settings: Settings, inputs: Iterable[InputState]) -> None:
     for one in inputs:
-        if not one.found:
-            state = f"input that a run {one.brought}" if one.brought else "[yellow]input not found[/]"
-            print_text(console, f"{state} {one.name}: {_locate(settings, one)}")
+        if one.is_wanted:
+            print_text(console, f"[yellow]input not found[/] {one.name}: {_locate(settings, one)}")
 
 
 def _locate(settings: Settings, state: InputState) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 import dagster as dg
 from dagster import DagsterInstance
 
+from pervl_assets.archives.inputs import ArchiveSpec
 from pervl_assets.archives.remote_files import look_for
 from pervl_assets.core.addresses import Address
 from pervl_assets.core.text import unescape_markdown
@@ -29,6 +30,7 @@ from pervl_assets.defs.raw import list_specs
 from pervl_assets.defs.run_results import Finding, Materialized, read_run_result
 from pervl_assets.defs.runs import list_values
 from pervl_assets.defs.up_to_date import NOT_ON_DISK, explain_values
+from pervl_assets.demo import RAW_NAMES
 from pervl_assets.settings import Settings
 
 CheckStatus = Literal["passed", "warned", "failed", "unfinished", "not run"]
@@ -64,13 +66,18 @@ class InputState:
     """A raw input: its path below the folder or address of raw inputs, or the path that is searched first.
 
     Attributes:
-        brought: What a run does to have it, `draws` or `downloads`; empty if it is there, or you must add it.
+        origin: Where a run gets it if it is not there: the `demo` draws it, a `server` has it, or the `user` adds it.
     """
 
     name: str
     path: str
     found: bool
-    brought: Literal["", "draws", "downloads"] = ""
+    origin: Literal["user", "server", "demo"] = "user"
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether you must add it."""
+        return not self.found and self.origin == "user"
 
 
 def list_inputs(settings: Settings, names: Collection[str] | None = None) -> list[InputState]:
@@ -84,12 +91,16 @@ def list_inputs(settings: Settings, names: Collection[str] | None = None) -> lis
         else:
             there = next((path for path in (spec.file, *spec.folders) if (root / path).exists()), None)
             path, found = there or spec.file, there is not None
-        brought: Literal["", "draws", "downloads"] = ""
-        if not found and settings.raw is None:
-            can_fetch = spec.url and settings.fetch != OFF
-            brought = "draws" if settings.profile == "demo" else "downloads" if can_fetch else ""
-        states.append(InputState(spec.name, path, found, brought))
+        states.append(InputState(spec.name, path, found, _find_origin(settings, spec)))
     return states
+
+
+def _find_origin(settings: Settings, spec: ArchiveSpec) -> Literal["user", "server", "demo"]:
+    if settings.raw is not None:
+        return "user"
+    if settings.profile == "demo":
+        return "demo" if spec.name in RAW_NAMES else "user"
+    return "server" if spec.url and settings.fetch != OFF else "user"
 
 
 def list_states(

@@ -254,9 +254,6 @@ class ClipEncoder:
         passport: Everything the vectors depend on; an attribute.
         device: The device the model is moved to.
         preprocessing: How images must be prepared; an attribute.
-
-    Attributes:
-        largest_batch: The largest number of inputs that is tried at once: what halving left.
     """
 
     def __init__(
@@ -274,7 +271,7 @@ class ClipEncoder:
         self._model = model.eval().requires_grad_(False).to(device)
         self._tokenizer = tokenizer
         self._device = device
-        self.largest_batch = sys.maxsize
+        self._largest_batch = sys.maxsize
         self._dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[passport.precision]
         dtypes = {parameter.dtype for parameter in model.parameters()}
         self._autocast = passport.precision != "fp32" and dtypes == {torch.float32}
@@ -392,6 +389,11 @@ class ClipEncoder:
     def _move(self, tensor: "torch.Tensor") -> "torch.Tensor":
         return tensor.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else tensor
 
+    @property
+    def largest_batch(self) -> int:
+        """The largest number of inputs that is tried at once: it is halved where they do not fit into memory."""
+        return self._largest_batch
+
     def _encode(
         self, inputs: npt.NDArray[Any], forward: Callable[[npt.NDArray[Any]], "torch.Tensor"]
     ) -> npt.NDArray[np.float32]:
@@ -400,7 +402,7 @@ class ClipEncoder:
 
         vectors, start = [self._no_vectors()], 0
         while start < len(inputs):
-            part = inputs[start : start + self.largest_batch]
+            part = inputs[start : start + self._largest_batch]
             try:
                 with torch.inference_mode():
                     vectors.append(forward(part).float().cpu().numpy())
@@ -411,7 +413,7 @@ class ClipEncoder:
                         advice="End other processes on the device, or choose another one with PERVL_DEVICE"
                         + (", or set PERVL_PRECISION=fp16." if self.passport.precision == "fp32" else "."),
                     ) from error
-                self.largest_batch = (len(part) + 1) // 2
+                self._largest_batch = (len(part) + 1) // 2
             else:
                 start += len(part)
                 continue

@@ -70,7 +70,11 @@ class AnnotationError(PervlError):
 
 
 class FailedCheckError(PervlError):
-    """A blocking check did not pass. The value is stored, and nothing is built on it; the check's result says why."""
+    """A blocking check did not pass. The value is stored, and the result of the check says what is wrong with it."""
+
+
+class IncompleteInputError(PervlError):
+    """A value that a step needs is stored, but a blocking check of it did not pass."""
 
 
 class SchemaError(PervlError):

@@ -56,11 +56,12 @@ def _build_automation_condition(
     condition = dg.AutomationCondition
     handled = condition.newly_requested() | condition.newly_updated()
     changed = condition.any_deps_match(condition.data_version_changed()).since(handled)
+    # Not `any_deps_missing`, which has more parts: what is requested in the same evaluation is waited for anyway.
     possible = changed & ~condition.any_deps_match(condition.missing())
     busy = condition.in_progress()
 
     def match(parent: dg.AssetKey, further: Collection[_Path]) -> Any:
-        """Return whether any asset at the end of the paths is unsettled; what paths share is evaluated once."""
+        """Return the condition that an asset at the end of a path will still change; what paths share is in it once."""
         here = [possible, busy] if parent in made else [busy]
         above = [match(*item) for item in _group(further).items()]
         return condition.asset_matches(parent, reduce(or_, (here if () in further else []) + above))
@@ -73,7 +74,7 @@ def _build_automation_condition(
 
 
 def _group(paths: Iterable[_Path]) -> dict[dg.AssetKey, list[_Path]]:
-    """Return the rests of paths by their first asset."""
+    """Return what remains of paths, by their first asset."""
     rests = dict[dg.AssetKey, list[_Path]]()
     for path in filter(None, paths):
         rests.setdefault(path[0], []).append(path[1:])

@@ -11,6 +11,7 @@ from pervl_assets.archives.inputs import ArchiveSpec, RawArchive, locate_local
 from pervl_assets.archives.members import open_members
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.benchmarks.benchmark import Benchmark, TableAsset, TreeAsset
+from pervl_assets.core.errors import FailedCheckError
 from pervl_assets.core.files import hash_bytes
 from pervl_assets.core.progress import Progress
 from pervl_assets.defs.checks import declare_benchmark_checks, evaluate_checks, evaluate_counts
@@ -18,14 +19,15 @@ from pervl_assets.defs.metadata import OWNERS
 from pervl_assets.defs.placement import HEAVY
 from pervl_assets.defs.raw import ANNOTATIONS_KEY, RAW, build_raw_asset
 from pervl_assets.defs.resources import Workspace
+from pervl_assets.defs.run_results import name_partition
 from pervl_assets.defs.sheets import show_concepts
 from pervl_assets.defs.steps import record_step
-from pervl_assets.defs.tree_checks import check_ledger, check_quarantine, declare_tree_checks, require_sources
+from pervl_assets.defs.tree_checks import check_ledger, check_quarantine, declare_tree_checks
 from pervl_assets.io_managers.metadata import preview_table
 from pervl_assets.io_managers.tables import TableIOManager, declare_columns
 from pervl_assets.io_managers.trees import TreeIOManager
 from pervl_assets.trees.build import build_tree
-from pervl_assets.trees.ledger import FolderTree
+from pervl_assets.trees.ledger import FolderTree, require_whole
 from pervl_assets.trees.members import open_tree, open_trees
 from pervl_assets.trees.summary import count_classes, tabulate_sizes
 
@@ -123,7 +125,8 @@ def _build_tree_asset(benchmark: Benchmark, tree: TreeAsset) -> dg.AssetsDefinit
             image_sizes=preview_table(tabulate_sizes(on_disk, shown).rename(_space)),
             **pages,
         )
-        require_sources(built)
+        # It is stored by now. Without this the step would end with Dagster's error, which names the failed check alone.
+        require_whole(built, name_partition(context.asset_key.to_user_string(), split), FailedCheckError)
 
     return folder_tree
 

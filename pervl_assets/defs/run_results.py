@@ -1,7 +1,7 @@
 """Results of runs, read back from their events: what was made, what checks found, why a step failed."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import dagster as dg
 from dagster import DagsterEventType, DagsterInstance
@@ -202,6 +202,9 @@ def read_finding(event: dg.DagsterEvent) -> Finding | None:
     return None
 
 
+_FAILED_CHECKS: Final = {FailedCheckError.__name__, "DagsterAssetCheckFailedError"}
+
+
 def explain_failure(error: Any) -> str | None:
     """Return the message of a step's failure without a stack; the project's own error comes first.
 
@@ -209,7 +212,7 @@ def explain_failure(error: Any) -> str | None:
     """
     while True:
         name, _, message = error.message.partition(": ")
-        if name.endswith(f".{FailedCheckError.__name__}"):
+        if name.rpartition(".")[2] in _FAILED_CHECKS:
             return None
         if name.startswith("pervl_assets."):
             return str(message).strip()

@@ -58,7 +58,8 @@ def _complete(found: re.Match[str], known: Mapping[str, Collection[str]]) -> str
     if not attribute and (is_function or _SYNTAX.fullmatch(name)):
         return found[0]
     is_group = name in known["group:"] and name not in known["key:"]
-    if not attribute and not is_group and any(key.startswith(f"{name}/") for key in known["key:"]):
+    is_known = attribute or is_group or name in known["key:"]
+    if not is_known and any(key.startswith(f"{name}/") for key in known["key:"]):
         name += "/*"
     names = known.get(attribute or ("group:" if is_group else "key:"))
     if names is not None and not any(fnmatchcase(one, name) for one in names):
@@ -71,6 +72,7 @@ def _complete(found: re.Match[str], known: Mapping[str, Collection[str]]) -> str
 
 def _explain_syntax(known: Mapping[str, Collection[str]]) -> str:
     return (
-        f"Name a group ({', '.join(sorted(known['group:']))}) or an asset, e.g. ytvos/fsl_seg. "
+        f"Name a group ({', '.join(sorted(known['group:']))}) an asset, e.g. ytvos/fsl_seg, "
+        "or the first parts of names, e.g. evaluation/ytvos. "
         'Names are combined by "and", "or", "not"; +X adds upstream assets, X+ downstream assets.'
     )

@@ -3,14 +3,13 @@
 import dagster as dg
 import polars as pl
 
-from pervl_assets.core.errors import FailedCheckError, list_some, name_some
+from pervl_assets.core.errors import name_some
 from pervl_assets.core.text import count_of
 from pervl_assets.defs.metadata import make_check_result
-from pervl_assets.trees.ledger import FolderTree
+from pervl_assets.trees.ledger import WHOLE_ARCHIVE, FolderTree
 
 _LEDGER_ADDS_UP = "ledger_adds_up"
 _NOTHING_QUARANTINED = "nothing_quarantined"
-_ADVICE = "Is it the official archive, downloaded whole? Replace it and materialize again. Finished files are kept."
 
 
 def declare_tree_checks(key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
@@ -21,7 +20,7 @@ def declare_tree_checks(key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
             asset=key,
             blocking=True,
             description="Every file that the annotations name is written or quarantined. A file whose source is not in "
-            "the archive is an error, and nothing is built on such a tree.",
+            "the archive is an error, and nothing is made from such a tree.",
         ),
         dg.AssetCheckSpec(
             _NOTHING_QUARANTINED,
@@ -39,11 +38,8 @@ def check_ledger(tree: FolderTree) -> dg.AssetCheckResult:
     text = (
         f"{tree.written:,} written + {tree.quarantined:,} quarantined + {tree.missing:,} missing = {total:,} expected"
     )
-    if tree.absent:
-        text += (
-            f". Not in the archive: {count_of(len(tree.absent), 'member')} that the annotations name: "
-            f"{name_some(tree.absent)}. {_ADVICE}"
-        )
+    if tree.missing:
+        text += f": {name_some(tree.missing_sources)}. {WHOLE_ARCHIVE}"
     return make_check_result(
         _LEDGER_ADDS_UP,
         adds_up and not tree.missing,
@@ -55,21 +51,6 @@ def check_ledger(tree: FolderTree) -> dg.AssetCheckResult:
         missing=tree.missing,
         missing_files=missing.select("path", "reason"),
     )
-
-
-def require_sources(tree: FolderTree) -> None:
-    """Fail the step of a tree that is stored, but not whole; else it would end with Dagster's words for a failed check.
-
-    Raises:
-        FailedCheckError: A file's source is not in the archive, so the check `ledger_adds_up` has failed.
-    """
-    if tree.missing:
-        raise FailedCheckError(
-            f"Nothing is built on this tree, which is not whole: {tree.missing:,} of {tree.ledger.height:,} files "
-            f"missing. Not in the archive: {count_of(len(tree.absent), 'member')} that the annotations name:",
-            details=list_some(tree.absent),
-            advice=_ADVICE,
-        )
 
 
 def check_quarantine(tree: FolderTree) -> dg.AssetCheckResult:

@@ -8,6 +8,7 @@ from typing import Any, Final
 import dagster as dg
 import polars as pl
 
+from pervl_assets.core.errors import IncompleteInputError
 from pervl_assets.core.files import VerifyResult
 from pervl_assets.core.tables import read_hashed
 from pervl_assets.io_managers.base import PervlIOManager
@@ -16,7 +17,7 @@ from pervl_assets.release.images import Labeller, label_images
 from pervl_assets.release.parts import Part, Tree, TreePart
 from pervl_assets.storage.store import StoredFile, locate_below
 from pervl_assets.trees.build import commit_tree
-from pervl_assets.trees.ledger import LEDGER, FolderTree, verify_tree
+from pervl_assets.trees.ledger import LEDGER, FolderTree, require_whole, verify_tree
 
 _ROOT: Final = "root"
 """Key of the ledger's file metadata: the tree's folder, relative to the data root."""
@@ -47,6 +48,19 @@ class TreeIOManager(PervlIOManager):
         ledger, metadata = read_hashed(path)
         LEDGER.validate(ledger, "ledger")
         return FolderTree(self.store.locate(metadata[_ROOT]), ledger, recorded_ns=path.stat().st_mtime_ns)
+
+    def read_input(self, context: dg.InputContext) -> Any:
+        """Read a tree, or a mapping from partition to tree; one that is incomplete is refused.
+
+        Raises:
+            IncompleteInputError: Files are missing.
+            MissingInputError: It has not been materialized.
+            SchemaError: It is damaged.
+        """
+        value = super().read_input(context)
+        for tree in value.values() if isinstance(value, Mapping) else [value]:
+            require_whole(tree, context.asset_key.to_user_string(), IncompleteInputError)
+        return value
 
     def list_parts(self, path: Path) -> list[Path]:
         """Return the tree's folder."""

@@ -82,22 +82,21 @@ def build_tree(
     members.check_password()
     with explain_write_errors(destination):
         work = _plan_work(plan, members, Staging(destination), previous, max_lost)
-        seen, absent = work.staging.identify_target(), tuple(sorted(work.absent))
+        seen = work.staging.identify_target()
         in_place = _find_whole(work.recipes, work.old, work.staging.target)
         if len(in_place) == len(work.recipes):
             ledger, summaries = _complete(work, work.rows | in_place)
             if _is_in_place(work.staging, ledger, _list_kept(work.staging, in_place, summaries)):
                 work.staging.tidy()
                 on_progress(total, total)
-                is_saved = previous is not None and ledger.equals(previous)
-                return FolderTree(destination, ledger, absent=absent, is_saved=is_saved)
+                return FolderTree(destination, ledger, is_saved=previous is not None and ledger.equals(previous))
         lock = work.staging.lock()
         try:
             journal = work.staging.heal()
             if work.staging.identify_target() != seen:  # another run has finished since
                 in_place = _find_whole(work.recipes, work.old, work.staging.target)
             tree = _build_locked(work, in_place, journal, lock, workers, lambda done: on_progress(done, total))
-            return replace(tree, root=destination, absent=absent)
+            return replace(tree, root=destination)
         except BaseException:
             lock.release()
             raise
@@ -221,14 +220,13 @@ class _Work:
     """The start of a build: its plan, its members only, and the tree's folders.
 
     By path: rows of outputs whose members are missing, and recipes of the outputs of `tasks`, whose members are all
-    there. `absent` are those members that are missing, `old` the rows of the previous ledger.
+    there. `old` are the rows of the previous ledger.
     """
 
     plan: TreePlan
     members: Members
     staging: Staging
     rows: dict[str, Row]
-    absent: set[str]
     tasks: list[RenderTask]
     recipes: dict[str, str]
     old: list[Row]
@@ -273,11 +271,10 @@ def _plan_work(
     plan: TreePlan, members: Members, staging: Staging, previous: pl.DataFrame | None, max_lost: float
 ) -> _Work:
     old: list[Row] = [] if previous is None else previous.to_dicts()  # type: ignore[assignment]
-    work = _Work(plan, members, staging, {}, set(), [], {}, old, max_lost)
+    work = _Work(plan, members, staging, {}, [], {}, old, max_lost)
     present = members.names
     for task in plan.tasks:
         if absent := [name for name in task.members if name not in present]:
-            work.absent.update(absent)
             reason = f"not in {members.path.name}: {', '.join(absent)}"
             for output in task.outputs:
                 work.rows[output.path] = {**start_row(plan.version, output, task.members, []), "reason": reason}

@@ -9,9 +9,15 @@ from typing import Final, Literal, TypedDict
 
 import polars as pl
 
+from pervl_assets.core.errors import PervlError, list_some
 from pervl_assets.core.files import Lock, VerifyResult, is_whole
 from pervl_assets.core.tables import Column, TableSchema
 from pervl_assets.core.workers import map_in_threads
+
+WHOLE_ARCHIVE: Final = (
+    "Replace the archive by the official one, downloaded whole, and materialize again. Finished files are kept."
+)
+"""What to do where files are missing."""
 
 Status = Literal["written", "quarantined", "missing"]
 
@@ -64,7 +70,6 @@ class FolderTree:
         ledger: Every expected output (schema `LEDGER`).
         staged: The finished tree beside `root`, to be put in place by `commit_tree`. None if `root` is up to date.
         rendered: Number of outputs made by the build that returned this value.
-        absent: Members that the annotations name and that the build did not find in the source, sorted.
         recorded_ns: When the ledger was saved, in nanoseconds since the epoch. None if unknown or not saved yet. A file
             of the right size that is older is unchanged.
         lock: Held from the build to the end of `commit_tree`: no other run builds this tree. None if the tree was found
@@ -76,7 +81,6 @@ class FolderTree:
     ledger: pl.DataFrame
     staged: Path | None = None
     rendered: int = field(default=0, kw_only=True)
-    absent: tuple[str, ...] = field(default=(), kw_only=True)
     recorded_ns: int | None = field(default=None, kw_only=True)
     lock: Lock | None = field(default=None, kw_only=True, repr=False)
     is_saved: bool = field(default=False, kw_only=True)
@@ -95,6 +99,11 @@ class FolderTree:
     def missing(self) -> int:
         """Number of outputs whose source is not in the archive."""
         return self._count("missing")
+
+    @property
+    def missing_sources(self) -> list[str]:
+        """Why files are missing, each reason once: `not in train.zip: train/Annotations/…/00000.png`."""
+        return self.ledger.filter(status="missing")["reason"].drop_nulls().unique().sort().to_list()
 
     @property
     def bytes(self) -> int:
@@ -117,6 +126,21 @@ def build_frame(rows: Iterable[Row]) -> pl.DataFrame:
     """Return rows as a ledger, sorted by path."""
     in_order = sorted(rows, key=lambda row: row["path"])
     return pl.DataFrame({name: [row[name] for row in in_order] for name in LEDGER.names}, schema=LEDGER.to_polars())  # type: ignore[literal-required]
+
+
+def require_whole(tree: FolderTree, name: str, error: type[PervlError]) -> None:
+    """Refuse a tree of which files are missing, because nothing is made from it.
+
+    Raises:
+        PervlError: Of the class `error`: files are missing. It names the tree, and what is not in its source.
+    """
+    if tree.missing:
+        raise error(
+            f"{name} is incomplete, so nothing is made from it: "
+            f"{tree.missing:,} of {tree.ledger.height:,} files missing.",
+            details=list_some(tree.missing_sources),
+            advice=WHOLE_ARCHIVE,
+        )
 
 
 def verify_tree(root: Path, ledger: pl.DataFrame) -> VerifyResult:

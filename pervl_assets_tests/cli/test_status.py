@@ -22,6 +22,7 @@ from rich.console import Console
 from pervl_assets.cli.show_status import encode_status, print_status
 from pervl_assets.cli.status import (
     AssetState,
+    Health,
     InputState,
     count_problems,
     explain_failed_runs,
@@ -31,6 +32,7 @@ from pervl_assets.cli.status import (
 )
 from pervl_assets.core.errors import MissingInputError
 from pervl_assets.definitions import build_definitions, build_resources
+from pervl_assets.defs.raw import list_specs
 from pervl_assets.defs.steps import record_step
 from pervl_assets.demo import RAW_NAMES
 from pervl_assets.testing.runs import explain, make_settings, run_selection
@@ -150,25 +152,35 @@ def test_inputs_are_found_as_archive_or_as_folder(data):
 
 
 @pytest.mark.parametrize(
-    ("changes", "brought"),
+    ("changes", "origins"),
     [
-        ({"profile": "demo"}, {"draws": 5}),
-        ({"profile": "demo", "raw": "elsewhere"}, {"": 5}),
-        ({"profile": "full", "fetch": "official"}, {"": 2, "downloads": 3}),
-        ({"profile": "full", "fetch": "off"}, {"": 5}),
+        ({"profile": "demo"}, {"demo": 5, "user": 1}),
+        ({"profile": "demo", "raw": "elsewhere"}, {"user": 6}),
+        ({"profile": "full", "fetch": "official"}, {"user": 2, "server": 4}),
+        ({"profile": "full", "fetch": "off"}, {"user": 6}),
     ],
 )
-def test_inputs_that_a_run_brings_are_not_missed(tmp_path, changes, brought):
+def test_inputs_that_a_run_gets_are_not_missed(tmp_path, monkeypatch, changes, origins):
+    """Also of a benchmark of your own, whose input the demo does not draw."""
+    own = replace(list_specs()[0], name="own_input", file="own.zip", url="https://example.org/own.zip")
+    monkeypatch.setattr("pervl_assets.cli.status.list_specs", lambda: [*list_specs(), own])
     if "raw" in changes:
         changes = {**changes, "raw": tmp_path / "raw"}
     settings = make_settings(tmp_path, **changes)
     inputs = list_inputs(settings)
-    assert Counter(one.brought for one in inputs) == brought
-    console = Console(file=io.StringIO(), width=200)
-    print_status(console, settings, inputs, [], [], {})
-    printed = console.file.getvalue()
-    assert printed.count("input not found ") == brought.get("", 0)
-    assert all(printed.count(f"input that a run {word} ") == brought.get(word, 0) for word in ("draws", "downloads"))
+    assert Counter(one.origin for one in inputs) == origins
+    printed = {}
+    for quiet in (False, True):
+        console = Console(file=io.StringIO(), width=300)
+        missing = [AssetState("raw/own_input", None, {})]
+        health = Health("raw/own_input", freshness=None, failed_run=None)
+        print_status(console, settings, inputs, missing, [health], {}, quiet=quiet)
+        printed[quiet] = console.file.getvalue()
+        assert printed[quiet].count("input not found ") == origins["user"]
+    for origin, words in (("server", "inputs that will be downloaded: "), ("demo", "inputs that will be drawn: ")):
+        line = next((line for line in printed[False].splitlines() if line.startswith(words)), "")
+        assert len([name for name in line.removeprefix(words).split(", ") if name]) == origins.get(origin, 0)
+        assert words not in printed[True]
 
 
 # ---- health, on a small graph
@@ -361,7 +373,7 @@ def test_the_document_has_stable_keys(instance):
     states, healths = list(list_states(defs, instance)), read_health(defs, instance)
     inputs = [InputState("zip", "a.zip", found=False)]
     status = json.loads(encode_status(make_settings("nowhere"), inputs, states, healths, {}))
-    assert status["inputs"] == [{"name": "zip", "path": "a.zip", "found": False, "brought": ""}]
+    assert status["inputs"] == [{"name": "zip", "path": "a.zip", "found": False, "origin": "user"}]
     assert set(status) == {"profile", "data", "healthy", "problems", "inputs", "values", "assets", "failed_runs"}
     assert {key for one in status["values"] for key in one} == {
         "asset",

@@ -14,6 +14,7 @@ from PIL import Image
 from pervl_assets.benchmarks import find_benchmarks
 from pervl_assets.defs.benchmarks import _build_tree_asset
 from pervl_assets.defs.resources import ANNOTATIONS
+from pervl_assets.defs.run_results import read_run_result
 from pervl_assets.demo import DEMO_PASSWORD
 from pervl_assets.io_managers.base import locate_value
 from pervl_assets.testing.hostile import change_member, cut_jpeg, drop_members
@@ -151,18 +152,25 @@ def test_members_that_are_not_in_the_archive_are_all_named_and_fail_the_run(mate
     ledger = read_ledger(data, "ytvos", "fsl_seg")
     missing = ledger.filter(status="missing")
     assert check.metadata["missing"].value == missing.height > 0
-    absent = f"Not in the archive: 2 members that the annotations name: {', '.join(sorted(gone))}. "
-    assert absent in check.description  # not their images, which are there
-    assert "materialize again" in check.description
+    reasons = ", ".join(f"not in train.zip: {name}" for name in sorted(gone))
+    assert (
+        f"= {ledger.height:,} expected: {reasons}. Replace the archive" in check.description
+    )  # no image: they are there
     (failure,) = (event.step_failure_data for event in result.all_events if event.is_step_failure)
     assert failure.error.cls_name == "FailedCheckError"  # not Dagster's, which names the check alone
-    assert f"{missing.height:,} of {ledger.height:,} files missing" in failure.error.message
-    assert all(name in failure.error.message for name in gone)
+    assert f"nothing is made from it: {missing.height:,} of {ledger.height:,} files missing" in failure.error.message
     assert failure.user_failure_data is not None  # shown without a stack
+    assert [one.text for one in read_run_result(instance, result.run_id).errors if one.asset == "ytvos/fsl_seg"] == [
+        f"ledger_adds_up: {check.description}"
+    ]
     assert ledger.height == sum((ledger["status"] == status).sum() for status in ("written", "quarantined", "missing"))
-    # Nothing is built on a tree with missing files.
-    downstream = materialize('key:"ytvos/fsl_seg"+', partition="test", instance=instance)
+    # Nothing is made from a tree with missing files, in another run either.
+    assert materialize('key:"ytvos/captions"', instance=instance).success
+    downstream = materialize('key:"ytvos/retrieval_set"', partition="test", instance=instance)
     assert not downstream.success
+    assert "IncompleteInputError: ytvos/fsl_seg is incomplete" in explain(downstream)
+    (error,) = read_run_result(instance, downstream.run_id).errors
+    assert error.text.startswith("ytvos/fsl_seg is incomplete, so nothing is made from it")
 
 
 def test_a_corrupt_frame_is_quarantined_counted_and_repaired_later(materialize, data, instance):

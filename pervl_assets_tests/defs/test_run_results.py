@@ -18,7 +18,10 @@ def test_failures_are_explained_without_wrapping():
     assert explain_failure(Info("DagsterExecutionStepExecutionError", "dagster...: wrapped", own)) == "no zip: none"
     assert explain_failure(Info("Outer", "o", Info("ValueError", "ValueError: bad\n"))) == "ValueError: bad"
     assert explain_failure(Info("Interrupted", "Interrupted: it was ended")) == "interrupted"
-    assert explain_failure(Info("FailedCheckError", "pervl_assets.core.errors.FailedCheckError: 2 missing")) is None
+    failed = Info("FailedCheckError", "pervl_assets.core.errors.FailedCheckError: 2 missing\n")
+    assert explain_failure(Info("FailedCheckError", "FailedCheckError: 2 missing\n", failed)) is None
+    theirs = "dagster._core.errors.DagsterAssetCheckFailedError: 1 blocking asset check failed\n"
+    assert explain_failure(Info("DagsterAssetCheckFailedError", theirs)) is None
 
 
 def test_materializations_and_findings_are_read_back(instance):

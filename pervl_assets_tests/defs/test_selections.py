@@ -1,5 +1,6 @@
 import re
 
+import dagster as dg
 import pytest
 
 from pervl_assets.core.errors import PervlError
@@ -43,6 +44,18 @@ def test_a_name_is_a_key_or_a_group_anywhere_in_a_selection(graph, short, long):
 def test_the_outputs_of_a_multi_asset_are_selected_together(graph):
     outputs = {"inversion/coco_triplets", "inversion/coco_malformed_lines"}
     assert choose(graph, 'key:"inversion/coco_triplets"') == choose(graph, "inversion/coco_triplets") == outputs
+
+
+def test_an_asset_is_chosen_before_what_is_below_its_name():
+    @dg.asset(key=["a", "b"])
+    def one(): ...
+
+    @dg.asset(key=["a", "b", "c"])
+    def two(): ...
+
+    small = dg.Definitions([one, two]).resolve_asset_graph()
+    assert choose(small, "a/b") == {"a/b"}
+    assert choose(small, "a") == {"a/b", "a/b/c"}
 
 
 @pytest.mark.parametrize("selection", ["grop:ytvos", 'key:"a', "", "ytvos or", "ytvos and palavra", "ytvos palavra"])
