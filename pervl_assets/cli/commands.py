@@ -20,6 +20,9 @@ from pervl_assets.core.text import escape_terminal
 _NOT_IN_DEMO = ("annotations", "clip_model", "clip_pretrained")
 """Settings that fit other inputs than those of the demo data."""
 
+_OF_FULL_DATA = ("data", "raw")
+"""Where the real data are, if the profile is full: the demo draws no images beside them."""
+
 _FILE: Final = click.Path(path_type=Path, exists=True, dir_okay=False)
 _FOLDER: Final = click.Path(path_type=Path, exists=True, file_okay=False)
 
@@ -73,7 +76,8 @@ def demo() -> None:
     """Make the demo data, materialize the whole graph on it, verify it, and show how well pictures are found."""
     from pervl_assets.settings import get_variable
 
-    for name in _NOT_IN_DEMO:
+    is_full = os.environ.get("PERVL_PROFILE") == "full"
+    for name in _NOT_IN_DEMO + (_OF_FULL_DATA if is_full else ()):
         if os.environ.pop(get_variable(name), None):
             Console(stderr=True).print(f"{get_variable(name)} is ignored: the demo has its own.", soft_wrap=True)
     os.environ["PERVL_PROFILE"] = "demo"
@@ -237,7 +241,7 @@ def export(words: tuple[str, ...], folder: Path, split: str | None) -> None:
 
 
 @main.command(short_help="Write a web page to browse concepts and images.")
-@click.option("--benchmark", metavar="NAME", help="Only this benchmark: ytvos or deep_fashion.")
+@click.option("--benchmark", metavar="NAME", help="Only this benchmark, e.g. ytvos.")
 @click.option("--split", metavar="SPLIT", help="Only this split: validation or test.")
 @click.option("--encoder", help="Name of a further encoder, as in its keys: ViT-L-14-quickgelu_openai.")
 @click.option(

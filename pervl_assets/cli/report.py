@@ -54,7 +54,8 @@ def read_results(data: Path | Address, encoder: str | None = None) -> pl.DataFra
     if results is None:
         raise MissingInputError(
             f"Nothing is evaluated in {data}: the table {key.to_user_string()} does not exist.",
-            advice=f"Evaluate first: pervl materialize +{key.to_user_string()}",
+            advice=f"Evaluate first: pervl materialize +{key.to_user_string()}; or only a part, e.g. without training: "
+            f"pervl materialize '+evaluation/*baseline_scores' {key.to_user_string()}",
         )
     return results
 
