@@ -14,6 +14,9 @@ from pervl_assets.core.text import count_of, unescape_markdown
 from pervl_assets.dagster_private import RunFailureReason
 from pervl_assets.io_managers.metadata import BYTES, FILES, MISSING, QUARANTINED, ROWS
 
+_FAILED_CHECKS: Final = {FailedCheckError.__name__, "DagsterAssetCheckFailedError"}
+"""Errors of steps whose blocking check failed; the check is reported itself."""
+
 
 @dataclass(frozen=True)
 class Materialized:
@@ -200,9 +203,6 @@ def read_finding(event: dg.DagsterEvent) -> Finding | None:
         message = explain_failure(event.step_failure_data.error)
         return None if message is None else Finding((event.step_key or "").replace("__", "/"), "error", message)
     return None
-
-
-_FAILED_CHECKS: Final = {FailedCheckError.__name__, "DagsterAssetCheckFailedError"}
 
 
 def explain_failure(error: Any) -> str | None:
