@@ -25,7 +25,7 @@ from pervl_assets.dagster_private import (
     find_failed_run,
     read_freshness,
 )
-from pervl_assets.defs.downloads import OFF
+from pervl_assets.defs.downloads import Downloads
 from pervl_assets.defs.raw import list_specs
 from pervl_assets.defs.run_results import Finding, Materialized, read_run_result
 from pervl_assets.defs.runs import list_values
@@ -100,7 +100,7 @@ def _find_origin(settings: Settings, spec: ArchiveSpec) -> Literal["user", "serv
         return "user"
     if settings.profile == "demo":
         return "demo" if spec.name in RAW_NAMES else "user"
-    return "server" if spec.url and settings.fetch != OFF else "user"
+    return "server" if Downloads.from_settings(settings).locate(spec) else "user"
 
 
 def list_states(

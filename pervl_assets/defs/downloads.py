@@ -19,7 +19,7 @@ from pervl_assets.defs.resources import SettingsResource, from_setting
 from pervl_assets.settings import get_variable
 
 _OFFICIAL: Final = "official"
-OFF: Final = "off"
+_OFF: Final = "off"
 
 
 class Downloads(SettingsResource):
@@ -36,7 +36,7 @@ class Downloads(SettingsResource):
 
     def locate(self, spec: ArchiveSpec) -> str | None:
         """Return the address of a public input, or None if it is not to be downloaded."""
-        if spec.url is None or self.source == OFF:
+        if spec.url is None or self.source == _OFF:
             return None
         return spec.url if self.source == _OFFICIAL else f"{self.source.rstrip('/')}/{spec.file}"
 
@@ -46,7 +46,7 @@ class Downloads(SettingsResource):
         Raises:
             MissingInputError: Files are missing and cannot be downloaded, or downloads are off.
         """
-        if self.source == OFF:
+        if self.source == _OFF:
             return require_files(folder, manifest, get_variable("fetch"))
         if self.source != _OFFICIAL:
             manifest = replace(manifest, base_url=f"{self.source.rstrip('/')}/annotations/")

@@ -72,7 +72,7 @@ def _complete(found: re.Match[str], known: Mapping[str, Collection[str]]) -> str
 
 def _explain_syntax(known: Mapping[str, Collection[str]]) -> str:
     return (
-        f"Name a group ({', '.join(sorted(known['group:']))}) an asset, e.g. ytvos/fsl_seg, "
+        f"Name a group ({', '.join(sorted(known['group:']))}), an asset, e.g. ytvos/fsl_seg, "
         "or the first parts of names, e.g. evaluation/ytvos. "
         'Names are combined by "and", "or", "not"; +X adds upstream assets, X+ downstream assets.'
     )

@@ -32,7 +32,7 @@ def declare_tree_checks(key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
 
 
 def check_ledger(tree: FolderTree) -> dg.AssetCheckResult:
-    """Compare the ledger's counts with its number of rows, and name missing members."""
+    """Compare the ledger's counts with its number of rows, and name what its source lacks."""
     missing, total = tree.ledger.filter(status="missing"), tree.ledger.height
     adds_up = tree.written + tree.quarantined + tree.missing == total
     text = (

@@ -62,7 +62,7 @@ if __name__ == "__main__":
     importlib.import_module("pervl_assets.cli.runs")
     importlib.import_module(DEFINITIONS)
     del sys.modules[DEFINITIONS]
-    gc.freeze()
+    gc.freeze()  # no child searches these objects for garbage, which would also copy their pages
     for line in sys.stdin:
         if (child := os.fork()) == 0:
             _run_child(*json.loads(line))

@@ -91,4 +91,4 @@ def test_a_name_like_no_other_is_an_error_with_the_groups(graph):
 def test_groups_that_are_joined_by_and_have_nothing_in_common(graph):
     with pytest.raises(PervlError, match="has no asset") as caught:
         select_assets(graph, "ytvos and deep_fashion")
-    assert "write X or Y" in str(caught.value)
+    assert f"write X or Y. Name a group ({GROUPS}), an asset, e.g. ytvos/fsl_seg, or the first" in str(caught.value)
